@@ -1,0 +1,113 @@
+"""Every key that SAM-CP adds to Detectron2's config, with its default."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_samcp_config(cfg: CN) -> None:
+    """Add SAM-CP's keys to a Detectron2 config, in place."""
+    _add_data_config(cfg)
+    _add_model_config(cfg)
+    _add_loss_config(cfg)
+    _add_inference_config(cfg)
+    _add_solver_config(cfg)
+
+
+def _add_data_config(cfg: CN) -> None:
+    # Patch caches beside DATASETS.TRAIN / DATASETS.TEST, one each, in the same order. Relative paths are looked up
+    # under the environment variable DETECTRON2_DATASETS.
+    cfg.DATASETS.PATCHES_TRAIN = ()
+    cfg.DATASETS.PATCHES_TEST = ()
+    # Patches of a cropped image that keep fewer pixels than this (in the image's own pixels) are dropped.
+    cfg.INPUT.MIN_PATCH_AREA = 16
+
+    # The ground-truth affinity G of patches and entities (METHOD 6; paper 3.2.3, Table 12).
+    cfg.MODEL.SAMCP = CN()
+    cfg.MODEL.SAMCP.TARGETS = CN()
+    cfg.MODEL.SAMCP.TARGETS.IOP_THRESHOLD = 0.8  # tau: G = 1 where the IoP exceeds it
+    cfg.MODEL.SAMCP.TARGETS.IGNORE_THRESHOLD = 0.5  # between this and tau: no affinity loss
+    cfg.MODEL.SAMCP.TARGETS.BOX_IOP = True  # use IoP of the boxes
+    cfg.MODEL.SAMCP.TARGETS.MASK_IOP = True  # use IoP of the masks
+    cfg.MODEL.SAMCP.TARGETS.LOW_QUALITY_MATCHES = True  # add patches by box IoU
+
+
+def _add_model_config(cfg: CN) -> None:
+    cfg.MODEL.SAMCP.HIDDEN_DIM = 256  # D
+    cfg.MODEL.SAMCP.NHEADS = 8  # eta
+    cfg.MODEL.SAMCP.FFN_DIM = 2048
+    cfg.MODEL.SAMCP.ROI_SIZE = 7
+    cfg.MODEL.SAMCP.ROI_FC_DIM = 1024
+    cfg.MODEL.SAMCP.ENC_LAYERS = 6  # self-attention layers of the patch encoder
+    cfg.MODEL.SAMCP.DEC_LAYERS = 6  # omega, layers of the unified affinity decoder
+    # FPN levels that patches are pooled from.
+    cfg.MODEL.SAMCP.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    # Recompute the layers' activations in the backward pass: less memory, more time.
+    cfg.MODEL.SAMCP.ACTIVATION_CHECKPOINT = False
+
+    # Classes with a semantic (Type-I) query: "stuff" (things come from instance queries) or "all".
+    cfg.MODEL.SAMCP.SEMANTIC_QUERIES = "stuff"
+    # Instance (Type-II) queries, one a patch. Off only where a vocabulary has no things.
+    cfg.MODEL.SAMCP.INSTANCE_QUERIES = True
+
+    # Switches of Tables 4 and 5.
+    cfg.MODEL.SAMCP.DCA = "patch"  # dynamic cross-attention on "patch" or "image" features
+    cfg.MODEL.SAMCP.DCA_MASK = True  # mask low-affinity patches in cross-attention
+    cfg.MODEL.SAMCP.AFFINITY_REFINEMENT = True
+    cfg.MODEL.SAMCP.MASK_ROI = True
+    cfg.MODEL.SAMCP.QUERY_ENHANCEMENT = True
+    cfg.MODEL.SAMCP.SELF_AFFINITY = True  # "BG": an unmatched query's target is its own patch
+
+    # Contrastive denoising (METHOD 3), training only.
+    cfg.MODEL.SAMCP.DENOISING = CN()
+    cfg.MODEL.SAMCP.DENOISING.ENABLED = True
+    cfg.MODEL.SAMCP.DENOISING.MAX_QUERIES = 300
+    cfg.MODEL.SAMCP.DENOISING.LABEL_NOISE = 0.5
+    cfg.MODEL.SAMCP.DENOISING.BOX_NOISE = 1.0
+
+    # Class embeddings: "learned", a table trained with the model, or "clip", an open_clip text encoder.
+    cfg.MODEL.SAMCP.TEXT = CN()
+    cfg.MODEL.SAMCP.TEXT.ENCODER = "clip"
+    cfg.MODEL.SAMCP.TEXT.NAME = "convnext_large_d_320"  # open_clip model name
+    # open_clip pretrained tag, or a local checkpoint file, which is read without any network.
+    cfg.MODEL.SAMCP.TEXT.PRETRAINED = "laion2b_s29b_b131k_ft_soup"
+    cfg.MODEL.SAMCP.TEXT.LEARNED_DIM = 256  # width of the learned table
+    cfg.MODEL.SAMCP.TEXT.PROMPTS = ["a photo of a {}."]  # templates whose embeddings are averaged
+
+    # A backbone from timm under Detectron2's FPN: MODEL.BACKBONE.NAME "build_timm_fpn_backbone".
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
+    # "" for random weights, a checkpoint file, or "package:NAME" for the one inside an installed package.
+    cfg.MODEL.TIMM.WEIGHTS = ""
+    cfg.MODEL.TIMM.FREEZE_NORM = True  # BatchNorm keeps its statistics and its affine parameters
+
+
+def _add_loss_config(cfg: CN) -> None:
+    cfg.MODEL.SAMCP.LOSS = CN()  # weights (METHOD 7); 0 switches a term off (Table 3)
+    cfg.MODEL.SAMCP.LOSS.CLS = 2.0
+    cfg.MODEL.SAMCP.LOSS.MASK_FOCAL = 1.0
+    cfg.MODEL.SAMCP.LOSS.DICE = 1.0
+    cfg.MODEL.SAMCP.MATCHER = CN()  # costs of the Hungarian matching (METHOD 6)
+    cfg.MODEL.SAMCP.MATCHER.CLS = 2.0
+    cfg.MODEL.SAMCP.MATCHER.MASK_FOCAL = 1.0
+    cfg.MODEL.SAMCP.MATCHER.DICE = 1.0
+    cfg.MODEL.SAMCP.MATCHER.L1 = 1.0
+    cfg.MODEL.SAMCP.MATCHER.GIOU = 1.0
+
+
+def _add_inference_config(cfg: CN) -> None:
+    cfg.MODEL.SAMCP.TEST = CN()
+    cfg.MODEL.SAMCP.TEST.SEMANTIC_ON = True
+    cfg.MODEL.SAMCP.TEST.INSTANCE_ON = True
+    cfg.MODEL.SAMCP.TEST.PANOPTIC_ON = True
+    cfg.MODEL.SAMCP.TEST.SCORE_THRESHOLD = 0.3  # panoptic: least class score of an entity
+    cfg.MODEL.SAMCP.TEST.AFFINITY_THRESHOLD = 0.3  # panoptic: least maximal affinity of an entity
+    cfg.MODEL.SAMCP.TEST.MEMBER_THRESHOLD = 0.5  # normalised affinity above which a patch is a member
+    cfg.MODEL.SAMCP.TEST.OVERLAP_THRESHOLD = 0.8  # panoptic: least share of its area an entity must keep
+    # Return "sem_seg" as C x H x W scores, as Detectron2 does, not as an H x W label map (-1: no patch there).
+    cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False
+    # Feed the ground-truth affinity through the same inference: the bound that the patches allow.
+    cfg.TEST.ORACLE = False
+
+
+def _add_solver_config(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
