@@ -1,0 +1,179 @@
+"""Patches: each operation against the same on decoded masks."""
+
+import time
+
+import numpy as np
+import pytest
+
+from proposal_cache import CacheError, Patches
+from proposal_cache.errors import MaskError
+
+
+def discs(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Wobbly overlapping discs, (N, H, W)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    masks = []
+    for _ in range(count):
+        cy, cx = rng.uniform(0, height), rng.uniform(0, width)
+        radius = rng.uniform(1, min(height, width) / 3)
+        angle = np.arctan2(y - cy, x - cx)
+        masks.append(np.hypot(y - cy, x - cx) < radius * (1 + 0.2 * np.sin(5 * angle + cy)) + 0.7)
+    return np.array(masks, bool).reshape(count, height, width)
+
+
+def test_from_masks_and_back() -> None:
+    masks = discs(6, 31, 45)
+    patches = Patches.from_masks(masks, predicted_iou=np.linspace(0, 1, 6), source=3)
+    assert len(patches) == 6
+    assert (patches.decode() == masks).all()
+    assert (patches.decode([4, 1]) == masks[[4, 1]]).all()
+    assert (patches.decode(2) == masks[[2]]).all()
+    assert patches.areas.tolist() == masks.sum((1, 2)).tolist()
+    assert patches.predicted_iou == pytest.approx(np.linspace(0, 1, 6))
+    assert np.isnan(patches.stability_score).all()
+    assert patches.source.tolist() == [3] * 6
+    assert patches.coco_rles[0] == {"size": [31, 45], "counts": patches.rles[0]}
+
+
+def test_types_and_shapes_without_any_patch() -> None:
+    empty = Patches.empty(10, 20)
+    full = Patches.from_masks(discs(3, 10, 20))
+    for patches, n in (
+        (empty, 0),
+        (full, 3),
+        (Patches.from_masks(np.zeros((0, 10, 20), bool)), 0),
+        (full.select([]), 0),
+    ):
+        assert (patches.boxes.shape, patches.boxes.dtype) == ((n, 4), np.float32)
+        assert (patches.areas.shape, patches.areas.dtype) == ((n,), np.int64)
+        assert (patches.source.shape, patches.source.dtype) == ((n,), np.uint8)
+        assert patches.predicted_iou.dtype == patches.stability_score.dtype == np.float32
+        assert patches.decode().shape == (n, 10, 20)
+        assert patches.roi_masks().shape == (n, 7, 7)
+        assert len(patches.crop_to((0, 0, 5, 5))) == n
+        assert patches.iou(full).shape == (n, 3)
+        assert patches.iop(empty).shape == (n, 0)
+        assert len(patches.select(slice(None))) == n
+        assert len(patches.union([[]])) == 1
+
+
+def test_cannot_be_changed() -> None:
+    scores = np.ones(2, np.float32)
+    patches = Patches.from_masks(discs(2, 9, 9), predicted_iou=scores)
+    for name in ("boxes", "areas", "predicted_iou", "stability_score", "source"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(patches, name)[:] = 0
+    with pytest.raises(AttributeError):
+        patches.height = 3  # type: ignore[misc]
+    scores[:] = 0
+    assert patches.predicted_iou.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("index", [[3, 0], slice(1, 4), np.array([True, False, True, False, False]), np.int64(2), [-1]])
+def test_select(index) -> None:
+    masks = discs(5, 20, 20)
+    patches = Patches.from_masks(masks, stability_score=np.arange(5) / 5)
+    chosen = patches.select(index)
+    expected = masks[index].reshape(-1, 20, 20)
+    assert (chosen.decode() == expected).all()
+    assert chosen.areas.tolist() == expected.sum((1, 2)).tolist()
+    assert chosen.stability_score.tolist() == np.atleast_1d(patches.stability_score[index]).tolist()
+
+
+def test_concatenate() -> None:
+    masks = discs(5, 20, 20)
+    a, b = Patches.from_masks(masks[:2], source=0), Patches.from_masks(masks[2:], source=1)
+    joined = Patches.concatenate([a, Patches.empty(20, 20), b])
+    assert (joined.decode() == masks).all()
+    assert joined.source.tolist() == [0, 0, 1, 1, 1]
+    with pytest.raises(CacheError, match="20 x 20 and 20 x 21"):
+        Patches.concatenate([a, Patches.empty(20, 21)])
+    with pytest.raises(CacheError, match="nothing to concatenate"):
+        Patches.concatenate([])
+
+
+def test_crop_keeps_number_order_and_scores() -> None:
+    masks = discs(8, 40, 50)
+    patches = Patches.from_masks(masks, predicted_iou=np.arange(8) / 8)
+    cropped = patches.crop_to((10, 5, 30, 25))
+    inside = np.zeros((40, 50), bool)
+    inside[5:25, 10:30] = True
+    assert (cropped.decode() == masks & inside).all()
+    assert cropped.predicted_iou.tolist() == patches.predicted_iou.tolist()
+    gone = patches.crop_to((0, 0, 0, 0))
+    assert gone.areas.tolist() == [0] * 8
+    assert not gone.boxes.any()
+
+
+def test_comparing_images_of_different_size_is_refused() -> None:
+    with pytest.raises(CacheError, match="different size"):
+        Patches.empty(4, 5).iop(Patches.empty(5, 4))
+
+
+def reference_roi(mask: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
+    """Point by point, as the docstring of `roi_masks` says."""
+    (x0, y0, x1, y1), (height, width) = box, mask.shape
+    result = np.zeros((size, size))
+    for i in range(size * 4):
+        for j in range(size * 4):
+            y, x = y0 + (y1 - y0) * (i + 0.5) / (size * 4), x0 + (x1 - x0) * (j + 0.5) / (size * 4)
+            if 0 <= y < height and 0 <= x < width and x1 > x0 and y1 > y0:
+                result[i // 4, j // 4] += mask[int(y), int(x)] / 16
+    return result
+
+
+def test_roi_masks_of_own_and_of_given_boxes() -> None:
+    masks = discs(6, 60, 80)
+    patches = Patches.from_masks(masks)
+    other = np.random.default_rng(5).uniform(-20, 100, (6, 4))
+    other[0] = [0, 0, 80, 60]
+    for boxes in (None, other):
+        found = patches.roi_masks(boxes, size=5)
+        for mask, box, roi in zip(masks, patches.boxes if boxes is None else boxes, found, strict=True):
+            np.testing.assert_allclose(roi, reference_roi(mask, box, 5), atol=1e-6)
+
+
+def test_roi_mask_of_a_rectangle_is_full_and_its_mirror_image_is_mirrored() -> None:
+    masks = discs(1, 60, 80)
+    masks = np.concatenate([masks, masks[:, :, ::-1], np.zeros((1, 60, 80), bool)])
+    masks[2, 10:33, 7:70] = True
+    roi = Patches.from_masks(masks).roi_masks()
+    assert (roi[2] == 1).all()
+    np.testing.assert_allclose(roi[0], roi[1][:, ::-1], atol=0.13)  # points on pixel borders fall to the right
+
+
+def test_roi_masks_needs_one_finite_box_each() -> None:
+    patches = Patches.from_masks(discs(2, 9, 9))
+    for boxes in (np.zeros((3, 4)), np.full((2, 4), np.nan)):
+        with pytest.raises(CacheError, match="finite boxes"):
+            patches.roi_masks(boxes)
+
+
+def test_roi_masks_is_far_faster_than_decoding() -> None:
+    patches = Patches.from_masks(discs(150, 480, 640))
+
+    def best(work) -> float:
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best(patches.roi_masks) < best(patches.decode) / 3
+
+
+def test_damaged_counts_are_refused_before_pycocotools_sees_them() -> None:
+    with pytest.raises(MaskError, match="mask 1"):
+        Patches.from_rles(3, 4, [b"<", b"99"])
+    good = Patches.from_rles(3, 4, [b"<"])
+    bad = Patches(3, 4, (b"99",), good.boxes, good.areas, good.predicted_iou, good.stability_score, good.source)
+    for work in (bad.decode, bad.roi_masks, lambda: bad.iou(good), lambda: bad.union([[0]])):
+        with pytest.raises(MaskError):
+            work()
+
+
+def test_columns_of_another_length_are_refused() -> None:
+    with pytest.raises(CacheError, match="predicted_iou of 2 patches has shape"):
+        Patches.from_masks(discs(2, 9, 9), predicted_iou=[0.5])
