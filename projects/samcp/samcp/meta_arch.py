@@ -1,0 +1,321 @@
+"""SAM-CP: label patches (Prompt I) and join them (Prompt II) in one pass (paper, Figure 2)."""
+
+from typing import Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from .data.vocabulary import Vocabulary
+from .modeling.affinity_decoder import AffinityDecoder, DecoderOutput
+from .modeling.classifier import Classifier
+from .modeling.criterion import Criterion
+from .modeling.denoising import DenoisingQueries, make_denoising_queries
+from .modeling.inference import Inference, Predictions
+from .modeling.matcher import HungarianMatcher
+from .modeling.oracle import oracle_predictions
+from .modeling.patch_batch import PatchBatch
+from .modeling.patch_encoder import PatchEncoder, RoIEmbedding
+from .modeling.queries import QueryBuilder, QuerySet
+from .modeling.targets import Entities, TargetBuilder, gather_entities
+from .modeling.text_encoder import CLIPClassEmbedding, LearnedClassEmbedding
+
+
+@META_ARCH_REGISTRY.register()
+class SAMCP(nn.Module):
+    """The meta-architecture.
+
+    Args:
+        backbone: gives feature maps, in_features of them are pooled from.
+        in_features: names of feature levels, fine to coarse.
+        class_embedding: () -> (C, text_dim).
+        patch_encoder, query_builder, decoder, classifier: the network, as in Figure 2.
+        criterion: training losses.
+        inference: predictions to segmentations.
+        is_thing: for every class.
+        semantic_queries: "stuff" or "all": which classes have a semantic query.
+        denoising: arguments of :func:`make_denoising_queries`, or None for none.
+        roi_size: of the mapper's roi_masks.
+        oracle: predict the ground-truth affinity instead of running the network; inputs need their targets.
+        pixel_mean, pixel_std: of the input images, one a channel.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        in_features: Sequence[str],
+        class_embedding: nn.Module,
+        patch_encoder: PatchEncoder,
+        query_builder: QueryBuilder,
+        decoder: AffinityDecoder,
+        classifier: Classifier,
+        criterion: Criterion,
+        inference: Inference,
+        is_thing: Sequence[bool],
+        semantic_queries: str,
+        denoising: dict | None,
+        roi_size: int,
+        oracle: bool,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.in_features = list(in_features)
+        self.class_embedding = class_embedding
+        self.patch_encoder = patch_encoder
+        self.query_builder = query_builder
+        self.decoder = decoder
+        self.classifier = classifier
+        self.criterion = criterion
+        self.inference = inference
+        self.denoising = denoising
+        self.roi_size = roi_size
+        self.oracle = oracle
+        things = torch.tensor(is_thing, dtype=torch.bool)
+        self.register_buffer("thing_classes", things.nonzero().squeeze(1), persistent=False)
+        self.register_buffer("semantic_classes", _semantic_classes(things, semantic_queries), persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        options = cfg.MODEL.SAMCP
+        vocabulary = Vocabulary.of_dataset(cfg.DATASETS.TRAIN[0])
+        backbone = build_backbone(cfg)
+        shapes = [backbone.output_shape()[name] for name in options.IN_FEATURES]
+        class_embedding = _build_class_embedding(options.TEXT, vocabulary.names)
+        text_dim = class_embedding.weight.shape[-1]
+        dim = options.HIDDEN_DIM
+        if options.DCA == "image" and shapes[-1].channels != dim:
+            raise ValueError(
+                f"MODEL.SAMCP.DCA image needs MODEL.FPN.OUT_CHANNELS ({shapes[-1].channels}) to equal "
+                f"MODEL.SAMCP.HIDDEN_DIM ({dim})"
+            )
+        roi_embedding = RoIEmbedding(
+            strides=[s.stride for s in shapes],
+            in_channels=shapes[0].channels,
+            dim=dim,
+            roi_size=options.ROI_SIZE,
+            fc_dim=options.ROI_FC_DIM,
+        )
+        transformer = {
+            "dim": dim,
+            "num_heads": options.NHEADS,
+            "ffn_dim": options.FFN_DIM,
+            "activation_checkpoint": options.ACTIVATION_CHECKPOINT,
+        }
+        return {
+            "backbone": backbone,
+            "in_features": options.IN_FEATURES,
+            "class_embedding": class_embedding,
+            "patch_encoder": PatchEncoder(
+                roi_embedding=roi_embedding,
+                num_layers=options.ENC_LAYERS,
+                mask_roi=options.MASK_ROI,
+                **transformer,
+            ),
+            "query_builder": QueryBuilder(
+                dim=dim, text_dim=text_dim, instance_queries=options.INSTANCE_QUERIES
+            ),
+            "decoder": AffinityDecoder(
+                num_layers=options.DEC_LAYERS,
+                dca=options.DCA,
+                dca_mask=options.DCA_MASK,
+                affinity_refinement=options.AFFINITY_REFINEMENT,
+                query_enhancement=options.QUERY_ENHANCEMENT,
+                image_stride=shapes[-1].stride,
+                **transformer,
+            ),
+            "classifier": Classifier(dim=dim, text_dim=text_dim),
+            "criterion": Criterion(
+                targets=TargetBuilder(
+                    matcher=HungarianMatcher(
+                        cls=options.MATCHER.CLS,
+                        mask_focal=options.MATCHER.MASK_FOCAL,
+                        dice=options.MATCHER.DICE,
+                        l1=options.MATCHER.L1,
+                        giou=options.MATCHER.GIOU,
+                    ),
+                    self_affinity=options.SELF_AFFINITY,
+                ),
+                cls=options.LOSS.CLS,
+                mask_focal=options.LOSS.MASK_FOCAL,
+                dice=options.LOSS.DICE,
+            ),
+            "inference": Inference(
+                thing_classes=[i for i, thing in enumerate(vocabulary.is_thing) if thing],
+                num_classes=len(vocabulary.names),
+                semantic_on=options.TEST.SEMANTIC_ON,
+                instance_on=options.TEST.INSTANCE_ON,
+                panoptic_on=options.TEST.PANOPTIC_ON,
+                top_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
+                score_threshold=options.TEST.SCORE_THRESHOLD,
+                affinity_threshold=options.TEST.AFFINITY_THRESHOLD,
+                overlap_threshold=options.TEST.OVERLAP_THRESHOLD,
+                member_threshold=options.TEST.MEMBER_THRESHOLD,
+                sem_seg_scores=options.TEST.SEM_SEG_SCORES,
+            ),
+            "is_thing": vocabulary.is_thing,
+            "semantic_queries": options.SEMANTIC_QUERIES,
+            "denoising": _denoising_options(options),
+            "roi_size": options.ROI_SIZE,
+            "oracle": cfg.TEST.ORACLE,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives; inputs are moved there."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Run a batch.
+
+        Args:
+            batched_inputs: one dict an image, from :class:`samcp.data.SAMCPDatasetMapper`: ``image`` (3, H, W),
+                ``patches`` with patch_boxes and roi_masks, and
+
+                * in training, and for the oracle: ``instances`` and ``sem_segments`` with gt_classes, gt_boxes,
+                  gt_affinity, gt_ignore, and ``patches.in_crowd``;
+                * at test: ``patch_rles``, the same patches as RLEs at the image's own size.
+
+        Returns:
+            In training a dict of losses. At test, a dict an image, at the image's own size:
+
+            * ``sem_seg``: (H, W) int64 label map, -1 where no patch lies (or (C, H, W) scores, by configuration);
+            * ``instances``: Instances with pred_boxes, scores, pred_classes and pred_masks (``RLEMasks``);
+            * ``panoptic_seg``: an (H, W) int32 map of segment ids and a list of segments.
+        """
+        if self.oracle and not self.training:
+            predictions = [oracle_predictions(x, self.semantic_classes, self.inference.num_classes) for x in batched_inputs]
+            return self._segment(predictions, batched_inputs)
+
+        images = self._preprocess(batched_inputs)
+        patches = PatchBatch.from_instances([x["patches"] for x in batched_inputs], self.roi_size, self.device)
+        features = self.backbone(images.tensor)
+        levels = [features[name] for name in self.in_features]
+        embeddings = self.class_embedding()
+
+        encoded, position = self.patch_encoder(levels, patches)
+        regions, instances = self._ground_truth(batched_inputs, patches)
+        denoising = self._denoise(instances)
+        queries = self.query_builder(
+            embeddings=embeddings,
+            semantic_classes=self.semantic_classes,
+            features=encoded,
+            patches=patches,
+            denoising=denoising,
+        )
+        outputs = self.decoder(
+            queries=queries,
+            features=encoded,
+            position=position,
+            patches=patches,
+            levels=levels,
+            roi_embedding=self.patch_encoder.roi_embedding,
+        )
+        if self.training:
+            return self.criterion(
+                outputs=outputs,
+                class_logits=[self.classifier(output.queries, embeddings) for output in outputs],
+                queries=queries,
+                semantic_classes=self.semantic_classes,
+                denoising=denoising,
+                patches=patches,
+                in_crowd=_pad_in_crowd(batched_inputs, patches),
+                regions=regions,
+                instances=instances,
+            )
+        return self._segment(self._predict(outputs[-1], queries, patches, embeddings), batched_inputs)
+
+    def _preprocess(self, batched_inputs: list[dict]) -> ImageList:
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        return ImageList.from_tensors(
+            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
+        )
+
+    def _ground_truth(
+        self, batched_inputs: list[dict], patches: PatchBatch
+    ) -> tuple[list[Entities], list[Entities]]:
+        """Semantic regions and instances of every image; none at test."""
+        if not self.training:
+            return [], []
+        regions, instances = [], []
+        for i, x in enumerate(batched_inputs):
+            regions.append(gather_entities(x["sem_segments"], patches, i, check_box=False))
+            instances.append(gather_entities(x["instances"], patches, i, check_box=True))
+        return regions, instances
+
+    def _denoise(self, instances: list[Entities]) -> DenoisingQueries | None:
+        if not self.training or self.denoising is None:
+            return None
+        return make_denoising_queries(
+            classes=[e.classes for e in instances],
+            boxes=[e.boxes for e in instances],
+            label_pool=self.thing_classes,
+            **self.denoising,
+        )
+
+    def _predict(
+        self, output: DecoderOutput, queries: QuerySet, patches: PatchBatch, embeddings: Tensor
+    ) -> list[Predictions]:
+        scores = self.classifier(output.queries, embeddings).sigmoid()
+        affinity = output.affinity_logits.sigmoid()
+        first = queries.num_semantic
+        predictions = []
+        for i, valid in enumerate(patches.valid):
+            instance = slice(first, first + int(valid.sum()) if queries.num_instance else first)
+            predictions.append(
+                Predictions(
+                    semantic_classes=self.semantic_classes,
+                    semantic_scores=scores[i, torch.arange(first, device=self.device), self.semantic_classes],
+                    semantic_affinity=affinity[i, :first, valid],
+                    instance_scores=scores[i, instance],
+                    instance_affinity=affinity[i, instance][:, valid],
+                )
+            )
+        return predictions
+
+    def _segment(self, predictions: list[Predictions], batched_inputs: list[dict]) -> list[dict]:
+        return [self.inference(p, x["patch_rles"]) for p, x in zip(predictions, batched_inputs)]
+
+
+def _semantic_classes(is_thing: Tensor, which: str) -> Tensor:
+    if which == "all":
+        return torch.arange(len(is_thing))
+    if which == "stuff":
+        return (~is_thing).nonzero().squeeze(1)
+    raise ValueError(f"MODEL.SAMCP.SEMANTIC_QUERIES is {which!r}; choose 'stuff' or 'all'")
+
+
+def _denoising_options(options: CfgNode) -> dict | None:
+    if not (options.DENOISING.ENABLED and options.INSTANCE_QUERIES):
+        return None
+    return {
+        "max_queries": options.DENOISING.MAX_QUERIES,
+        "label_noise": options.DENOISING.LABEL_NOISE,
+        "box_noise": options.DENOISING.BOX_NOISE,
+    }
+
+
+def _build_class_embedding(options: CfgNode, names: Sequence[str]) -> nn.Module:
+    if options.ENCODER == "learned":
+        return LearnedClassEmbedding(names, options.LEARNED_DIM)
+    if options.ENCODER == "clip":
+        return CLIPClassEmbedding(
+            names, name=options.NAME, pretrained=options.PRETRAINED, prompts=options.PROMPTS
+        )
+    raise ValueError(f"MODEL.SAMCP.TEXT.ENCODER is {options.ENCODER!r}; choose 'clip' or 'learned'")
+
+
+def _pad_in_crowd(batched_inputs: list[dict], patches: PatchBatch) -> Tensor:
+    in_crowd = torch.zeros_like(patches.valid)
+    for i, x in enumerate(batched_inputs):
+        in_crowd[i, : len(x["patches"])] = x["patches"].in_crowd.to(in_crowd.device)
+    return in_crowd

@@ -1,0 +1,284 @@
+"""The unified affinity decoder (METHOD 4; paper 3.2.2, A.1, Algorithm 1)."""
+
+import math
+from dataclasses import dataclass
+from typing import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .layers import MLP, AttentionLayer, BoxEmbedding, FeedForward, init_transformer, sine_embedding, some_visible
+from .patch_batch import PatchBatch
+from .patch_encoder import RoIEmbedding
+from .queries import QuerySet
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What one layer of the decoder says.
+
+    Attributes:
+        queries: (B, M, D) after the shared LayerNorm.
+        affinity_logits: (B, M, N), of any value where the patch is padding.
+        boxes: (B, M, 4) the queries' merged boxes, XYXY normalised, without gradient.
+    """
+
+    queries: Tensor
+    affinity_logits: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """Image features as a sequence, for image-level cross-attention (Table 5).
+
+    Attributes:
+        features, position: (B, T, D).
+        centers: (T, 2) x, y in input pixels.
+        valid: (B, T) bool, False in the padding of the batch.
+    """
+
+    features: Tensor
+    position: Tensor
+    centers: Tensor
+    valid: Tensor
+
+
+class AffinityDecoder(nn.Module):
+    """Queries gather the patches they have high affinity with, layer after layer.
+
+    Args:
+        dim, num_heads, ffn_dim, num_layers: D, eta, the feed-forward width, omega.
+        dca: cross-attention on "patch" or "image" features (Table 5).
+        dca_mask: mask what has a low affinity in the layer before (DCA, Table 4).
+        affinity_refinement: add the layer before's affinity logits (AR, Table 4).
+        query_enhancement: average queries with the RoI features of their boxes (QE, Table 4).
+        image_stride: of the feature level that image-level cross-attention looks at.
+        activation_checkpoint: recompute layers in the backward pass.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        num_layers: int,
+        dca: str = "patch",
+        dca_mask: bool = True,
+        affinity_refinement: bool = True,
+        query_enhancement: bool = True,
+        image_stride: int = 32,
+        activation_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if dca not in ("patch", "image"):
+            raise ValueError(f"MODEL.SAMCP.DCA is {dca!r}; choose 'patch' or 'image'")
+        self.dim = dim
+        self.dca = dca
+        self.dca_mask = dca_mask
+        self.affinity_refinement = affinity_refinement
+        self.query_enhancement = query_enhancement
+        self.image_stride = image_stride
+        self.activation_checkpoint = activation_checkpoint
+        self.position = BoxEmbedding(dim)
+        # With refinement the logits of all layers add up, and so would their biases: only the first layer's bias
+        # starts at the prior, so that every layer's affinity starts at 0.01.
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim, num_heads, ffn_dim, prior=0.5 if affinity_refinement and i else 0.01)
+            for i in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        init_transformer(self.position)
+
+    def forward(
+        self,
+        *,
+        queries: QuerySet,
+        features: Tensor,
+        position: Tensor,
+        patches: PatchBatch,
+        levels: Sequence[Tensor],
+        roi_embedding: RoIEmbedding,
+    ) -> list[DecoderOutput]:
+        """Run all layers.
+
+        Args:
+            queries: M queries an image.
+            features, position: (B, N, D) the encoder's F and P_F.
+            levels: the feature maps that RoIs are pooled from, fine to coarse.
+            roi_embedding: the patch encoder's, for query enhancement.
+
+        Returns:
+            One output a layer; the last one predicts, all are supervised.
+        """
+        tokens = self._image_tokens(levels[-1], patches) if self.dca == "image" else None
+        x, boxes = queries.content, queries.boxes
+        logits: Tensor | None = None
+        normalized: Tensor | None = None
+        outputs = []
+        for layer in self.layers:
+            args = (x, self.position(boxes).to(x.dtype), queries.visible, features, position, patches.valid)
+            memory = self._cross_attention_memory(features, position, patches.valid, normalized, boxes, tokens, patches)
+            if self.activation_checkpoint and self.training:
+                x, new_logits = checkpoint(layer, *args, *memory, use_reentrant=False)
+            else:
+                x, new_logits = layer(*args, *memory)
+            logits = new_logits + logits if self.affinity_refinement and logits is not None else new_logits
+            with torch.no_grad():
+                normalized = normalize_affinity(logits.sigmoid(), patches.valid)
+                boxes = merged_boxes(normalized > 0.5, patches.normalized_boxes)
+            if self.query_enhancement:
+                region = roi_embedding(levels, list(boxes * patches.scale))
+                x = (x + region.unflatten(0, x.shape[:2]).to(x.dtype)) / 2
+            outputs.append(DecoderOutput(self.norm(x), logits, boxes))
+        return outputs
+
+    def _cross_attention_memory(
+        self,
+        features: Tensor,
+        position: Tensor,
+        valid: Tensor,
+        normalized: Tensor | None,
+        boxes: Tensor,
+        tokens: ImageTokens | None,
+        patches: PatchBatch,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What cross-attention looks at: keys, their positions, and which of them every query may see.
+
+        From layer 2 on a query sees the patches with a normalised affinity of at least 0.5 in the layer before, or,
+        at image level, the tokens inside the box around them.
+        """
+        masked = self.dca_mask and normalized is not None
+        if tokens is None:
+            visible = valid.unsqueeze(1)
+            if masked:
+                visible = visible & (normalized >= 0.5)
+            return features, position, some_visible(visible)
+        visible = tokens.valid.unsqueeze(1)
+        if masked:
+            corners = (boxes * patches.scale).unsqueeze(2)
+            inside = (tokens.centers >= corners[..., :2]) & (tokens.centers < corners[..., 2:])
+            visible = visible & inside.all(-1)
+        return tokens.features, tokens.position, some_visible(visible)
+
+    def _image_tokens(self, level: Tensor, patches: PatchBatch) -> ImageTokens:
+        h, w = level.shape[-2:]
+        ys = (torch.arange(h, device=level.device) + 0.5) * self.image_stride
+        xs = (torch.arange(w, device=level.device) + 0.5) * self.image_stride
+        centers = torch.stack([xs.repeat(h), ys.repeat_interleave(w)], dim=-1)
+        size = patches.scale[:, :, :2]
+        position = sine_embedding(centers / size, self.dim // 2).flatten(-2)
+        return ImageTokens(
+            features=level.flatten(2).transpose(1, 2),
+            position=position.to(level.dtype),
+            centers=centers,
+            valid=(centers < size).all(-1),
+        )
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, affinity, dynamic cross-attention, feed-forward (METHOD 4, steps 1, 2, 4 and 5)."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, prior: float = 0.01) -> None:
+        super().__init__()
+        self.self_attention = AttentionLayer(dim, num_heads)
+        self.affinity = Affinity(dim, num_heads, prior)
+        self.cross_attention = AttentionLayer(dim, num_heads)
+        self.ffn = FeedForward(dim, ffn_dim)
+        init_transformer(self)
+
+    def forward(
+        self,
+        x: Tensor,
+        x_pos: Tensor,
+        x_visible: Tensor,
+        features: Tensor,
+        position: Tensor,
+        valid: Tensor,
+        memory: Tensor,
+        memory_pos: Tensor,
+        memory_visible: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the queries (B, M, D) and this layer's affinity logits (B, M, N), before refinement."""
+        x = self.self_attention(x, x_pos, x, x_pos, x_visible)
+        logits = self.affinity(x + x_pos, features + position)
+        x = self.cross_attention(x, x_pos, memory, memory_pos, memory_visible)
+        return self.ffn(x), logits
+
+
+class Affinity(nn.Module):
+    """How much every patch belongs to every query (Algorithm 1, lines 1 to 8).
+
+    Args:
+        dim: width D of queries and patches.
+        num_heads: eta, the number of similarities that are mixed into one.
+        prior: the affinity that the bias starts at.
+    """
+
+    def __init__(self, dim: int, num_heads: int, prior: float = 0.01) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_mlp = MLP(dim, dim, dim)
+        self.patch_mlp = MLP(dim, dim, dim)
+        self.mix = nn.ModuleList(nn.Linear(num_heads, d_out) for d_out in (num_heads, num_heads, 1))
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.patch_bias = nn.Parameter(torch.zeros(dim))
+        self.bias = nn.Parameter(torch.tensor(math.log(prior / (1 - prior))))
+
+    def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
+        """Logits (B, M, N), float32, of ``queries`` (B, M, D) and ``patches`` (B, N, D), both with their positions."""
+        q = self.query_mlp(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k = self.patch_mlp(patches).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        similarity = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        logits = self._mix_heads(similarity).float() / self.log_scale.exp()
+        return logits + (patches.float() @ self.patch_bias + self.bias).unsqueeze(1)
+
+    def _mix_heads(self, similarity: Tensor) -> Tensor:
+        """Three 1x1 convolutions over the head axis, a ReLU in front of each: (B, eta, M, N) -> (B, M, N).
+
+        Written as matrix products, which eight channels make several times faster than a convolution's kernels.
+        """
+        x = similarity.flatten(2)
+        for linear in self.mix:
+            x = linear.weight @ x.relu() + linear.bias.unsqueeze(-1)
+        return x.squeeze(1).unflatten(-1, similarity.shape[2:])
+
+
+def normalize_affinity(affinity: Tensor, valid: Tensor) -> Tensor:
+    """Scale every query's affinities to [0, 1] over its valid patches: (A - min) / (max - min).
+
+    A row whose maximum equals its minimum becomes 1 (it masks nothing), or 0 if it is all zero (it has no patch).
+
+    Args:
+        affinity: (..., M, N) in [0, 1].
+        valid: (..., N) bool.
+
+    Returns:
+        (..., M, N), 0 where the patch is padding.
+    """
+    padding = ~valid.unsqueeze(-2)
+    low = affinity.masked_fill(padding, float("inf")).amin(-1, keepdim=True)
+    high = affinity.masked_fill(padding, float("-inf")).amax(-1, keepdim=True)
+    span = high - low
+    scaled = torch.where(span > 0, (affinity - low) / span.clamp(min=1e-38), (high > 0).to(affinity.dtype))
+    return scaled.masked_fill(padding, 0.0)
+
+
+def merged_boxes(members: Tensor, boxes: Tensor) -> Tensor:
+    """The rectangle around every query's patches, the whole image where it has none (METHOD 4, step 6).
+
+    Args:
+        members: (B, M, N) bool.
+        boxes: (B, N, 4) XYXY normalised.
+
+    Returns:
+        (B, M, 4) XYXY normalised.
+    """
+    outside = ~members
+    low = [boxes[:, None, :, i].masked_fill(outside, float("inf")).amin(-1) for i in (0, 1)]
+    high = [boxes[:, None, :, i].masked_fill(outside, float("-inf")).amax(-1) for i in (2, 3)]
+    merged = torch.stack(low + high, dim=-1)
+    whole = merged.new_tensor([0.0, 0.0, 1.0, 1.0])
+    return torch.where(members.any(-1, keepdim=True), merged, whole)

