@@ -109,5 +109,4 @@ def _add_inference_config(cfg: CN) -> None:
 
 
 def _add_solver_config(cfg: CN) -> None:
-    cfg.SOLVER.OPTIMIZER = "ADAMW"
-    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1  # of the learning rate, for the pretrained network under the FPN

@@ -1,0 +1,85 @@
+"""Detectron2's checkpoints, which say what is wrong with them and carry their config."""
+
+import pickle
+import zipfile
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from torch import nn
+
+_SHOWN_KEYS = 3
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, unreadable, or of another model; the message says which and what to do."""
+
+
+class Checkpointer(DetectionCheckpointer):
+    """Saves the config beside the weights ("config", as yaml) and refuses a checkpoint that does not fit.
+
+    As in Detectron2, `resume_or_load` and `load` differ: weights that a training starts from may cover a part of the
+    model only, as ImageNet's do; those to evaluate or to resume from must be the whole model.
+    """
+
+    def __init__(self, model: nn.Module, cfg: CfgNode, **checkpointables: Any) -> None:
+        super().__init__(model, cfg.OUTPUT_DIR, config=_ConfigText(cfg), **checkpointables)
+        self._path = ""
+        self._whole_model = True
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load weights and the states of training, or, where `checkpointables` is empty, weights to start from.
+
+        Raises:
+            CheckpointError: see there.
+        """
+        self._path = path
+        self._whole_model = checkpointables is None
+        try:
+            return super().load(path, checkpointables)
+        except CheckpointError:
+            raise
+        except (OSError, AssertionError) as error:
+            raise CheckpointError(
+                f"MODEL.WEIGHTS {path}: cannot be found or fetched ({error}); name a local file, or start a training "
+                'without any by MODEL.WEIGHTS ""'
+            ) from error
+        except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path}: is no checkpoint, or a damaged one ({_first_line(error)})") from error
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        unfit = [key for key, *_ in incompatible.incorrect_shapes]
+        absent = list(incompatible.missing_keys)
+        if self._whole_model and (unfit or absent):
+            raise CheckpointError(
+                f"{self._path}: is not a checkpoint of this config's model: {_count('tensor', absent, 'missing')}, "
+                f"{_count('tensor', unfit, 'of another shape')}; use the config it was trained with"
+            )
+        if len(absent) >= len(self.model.state_dict()):
+            raise CheckpointError(
+                f"{self._path}: has no tensor that this config's model knows; name another MODEL.WEIGHTS"
+            )
+        return incompatible
+
+
+class _ConfigText:
+    """A config as a checkpoint keeps it."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self._yaml = cfg.dump()
+
+    def state_dict(self) -> dict[str, str]:
+        return {"yaml": self._yaml}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """The config of the present run stays; a checkpoint's is for readers."""
+
+
+def _count(what: str, keys: list[str], how: str) -> str:
+    shown = ", ".join(keys[:_SHOWN_KEYS]) + (", ..." if len(keys) > _SHOWN_KEYS else "")
+    return f"{len(keys)} {what}s {how}" + (f" ({shown})" if keys else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

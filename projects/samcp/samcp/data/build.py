@@ -1,0 +1,122 @@
+"""Data loaders over a dataset's images and the patches in their cache."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch.utils.data
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader, build_detection_train_loader
+
+from proposal_cache import PatchCache, image_key
+
+from . import datasets as _datasets  # noqa: F401  (registers them)
+from .dataset_mapper import SAMCPDatasetMapper
+from .errors import DataError
+from .patch_caches import cache_paths, image_root, open_cache
+from .vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+
+def build_train_loader(cfg: CfgNode) -> Iterable[list[Record]]:
+    """Detectron2's endless training loader over DATASETS.TRAIN with the patches of DATASETS.PATCHES_TRAIN.
+
+    Raises:
+        DataError: a dataset cannot be read, or the datasets have different classes.
+        CacheError: a cache is missing, damaged, or lacks patches of some image.
+    """
+    paths = cache_paths(cfg, is_train=True)
+    _check_same_labels(list(paths))
+    records: list[Record] = []
+    caches: dict[str, PatchCache] = {}
+    for name, path in paths.items():
+        found, caches[path] = load_records(name, path)
+        records += _with_ground_truth(found) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else found
+    logger.info("Training on %d images of %s", len(records), ", ".join(paths))
+    mapper = SAMCPDatasetMapper(cfg, is_train=True, dataset_name=cfg.DATASETS.TRAIN[0], caches=caches)
+    return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
+    """Detectron2's test loader, an image a batch, over one of DATASETS.TEST with its cache of DATASETS.PATCHES_TEST.
+
+    Raises:
+        DataError, CacheError: as `build_train_loader`.
+    """
+    path = cache_paths(cfg, is_train=False)[dataset_name]
+    records, cache = load_records(dataset_name, path)
+    mapper = SAMCPDatasetMapper(cfg, is_train=False, dataset_name=dataset_name, caches={path: cache})
+    return build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def check_test_data(cfg: CfgNode) -> None:
+    """Load every test dataset and its cache, so that what is wrong with them shows before training, not after it.
+
+    Raises:
+        DataError, CacheError: as `build_train_loader`.
+    """
+    for name, path in cache_paths(cfg, is_train=False).items():
+        load_records(name, path)
+
+
+def load_records(dataset: str, cache_path: str) -> tuple[list[Record], PatchCache]:
+    """Detectron2's records of a dataset with, added to each, what the mapper needs to find its patches.
+
+    Returns:
+        the records, each with "key", "patches_path" and "dataset_name"; and the cache, which has all of their keys.
+
+    Raises:
+        DataError, CacheError: as `build_train_loader`.
+    """
+    records = _load_dataset(dataset)
+    root = image_root(dataset)
+    for record in records:
+        record["key"] = image_key(record["file_name"], root)
+        record["patches_path"] = cache_path
+        record["dataset_name"] = dataset
+    return records, open_cache(cache_path, dataset, [record["key"] for record in records])
+
+
+def _load_dataset(name: str) -> list[Record]:
+    if name not in DatasetCatalog:
+        raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
+    try:
+        records = DatasetCatalog.get(name)
+    except (OSError, AssertionError) as error:
+        raise DataError(
+            f"dataset {name!r} cannot be read: {error}. DETECTRON2_DATASETS must name the folder that holds it"
+        ) from error
+    if not records:
+        raise DataError(f"dataset {name!r} has no images")
+    return records
+
+
+def _with_ground_truth(records: list[Record]) -> list[Record]:
+    """The records that can teach something: a label PNG, or a segment that is no crowd."""
+    kept = [record for record in records if _is_labelled(record)]
+    if not kept:
+        raise DataError("no training image has any ground truth; see DATALOADER.FILTER_EMPTY_ANNOTATIONS")
+    if len(kept) < len(records):
+        logger.info("Left out %d of %d images, which have no ground truth", len(records) - len(kept), len(records))
+    return kept
+
+
+def _is_labelled(record: Record) -> bool:
+    segments = record.get("segments_info", record.get("annotations"))
+    if segments is None:
+        return "sem_seg_file_name" in record
+    return any(not segment.get("iscrowd", 0) for segment in segments)
+
+
+def _check_same_labels(names: Sequence[str]) -> None:
+    """Datasets trained on together must agree on what a label means."""
+    labels = {name: (Vocabulary.of_dataset(name), MetadataCatalog.get(name).get("ignore_label")) for name in names}
+    different = [name for name in names if labels[name] != labels[names[0]]]
+    if different:
+        raise DataError(
+            f"DATASETS.TRAIN: {different[0]!r} has other classes or another ignore_label than {names[0]!r}; "
+            "datasets that are trained on together must share both"
+        )

@@ -1,0 +1,155 @@
+"""From a record of a dataset to what the model takes (METHOD 6 and 9)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog, detection_utils
+from detectron2.data import transforms as T
+
+from proposal_cache import PatchCache
+
+from .affinity_targets import AffinityRule, build_targets
+from .errors import DataError
+from .ground_truth import read_ground_truth
+from .patch_caches import read_patches
+from .patch_transforms import AxisAlignedMap, crop_patches, patch_instances
+from .vocabulary import Vocabulary
+
+# DETR's augmentation shrinks an image to one of these shorter sides before it crops.
+_SIZES_BEFORE_CROP = (400, 500, 600)
+
+
+class SAMCPDatasetMapper:
+    """Reads an image and its patches, augments both, and, where asked for, computes the targets.
+
+    Returns a dict:
+        image: (3, H, W) uint8 tensor in the format asked for.
+        height, width, file_name, key and, if the record has one, image_id: of the original image.
+        patches: Instances with patch_boxes, Boxes (N, 4) in input pixels, and roi_masks (N, roi_size, roi_size); with
+            targets also in_crowd (N,).
+        instances, sem_segments: with targets; see `affinity_targets.Targets`.
+        patch_rles: in test, Patches of the original size, row by row those of `patches`.
+
+    Raises:
+        DataError: the image or its ground truth is missing, unreadable or inconsistent.
+        CacheError: its patches are missing, damaged, or of another image.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        with_targets: bool,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str,
+        caches: Mapping[str, PatchCache],
+        roi_size: int,
+        min_patch_area: int,
+        rule: AffinityRule,
+        num_classes: int,
+        ignore_label: int,
+    ) -> None:
+        """
+        Args:
+            is_train: whether the records are trained on, and not tested.
+            with_targets: compute targets; in test, for the oracle.
+            augmentations: applied in order; all must keep rectangles upright.
+            image_format: a PIL mode or "BGR".
+            caches: the records' "patches_path" -> cache.
+            roi_size: cells along a side of a patch's RoI mask.
+            min_patch_area: patches that a crop leaves with fewer original pixels are dropped.
+            rule: when a patch belongs to an entity.
+            num_classes, ignore_label: what label PNGs hold.
+        """
+        self.is_train = is_train
+        self.with_targets = with_targets
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.caches = caches
+        self.roi_size = roi_size
+        self.min_patch_area = min_patch_area
+        self.rule = rule
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, is_train: bool, dataset_name: str) -> dict[str, Any]:
+        targets = cfg.MODEL.SAMCP.TARGETS
+        return {
+            "is_train": is_train,
+            "with_targets": is_train or cfg.TEST.ORACLE,
+            "augmentations": build_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "roi_size": cfg.MODEL.SAMCP.ROI_SIZE,
+            "min_patch_area": cfg.INPUT.MIN_PATCH_AREA,
+            "rule": AffinityRule(
+                iop_threshold=targets.IOP_THRESHOLD,
+                ignore_threshold=targets.IGNORE_THRESHOLD,
+                box_iop=targets.BOX_IOP,
+                mask_iop=targets.MASK_IOP,
+                low_quality_matches=targets.LOW_QUALITY_MATCHES,
+            ),
+            "num_classes": len(Vocabulary.of_dataset(dataset_name).names),
+            "ignore_label": MetadataCatalog.get(dataset_name).get("ignore_label", 255),
+        }
+
+    def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        image = _read_image(record, self.image_format)
+        size = _size(image)
+        patches = read_patches(self.caches[record["patches_path"]], record, size)
+
+        augmented = T.AugInput(image)
+        transforms = self.augmentations(augmented)
+        mapping = AxisAlignedMap.from_transforms(transforms, size, _size(augmented.image))
+        visible = crop_patches(patches, mapping, self.min_patch_area)
+
+        sample = {name: record[name] for name in ("file_name", "key", "image_id") if name in record}
+        sample |= {"height": size[0], "width": size[1]}
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        sample["patches"] = patch_instances(visible, mapping, self.roi_size)
+        if self.with_targets:
+            ground_truth = read_ground_truth(record, size, num_classes=self.num_classes, ignore_label=self.ignore_label)
+            targets = build_targets(visible, ground_truth, rule=self.rule, mapping=mapping)
+            sample["instances"], sample["sem_segments"] = targets.instances, targets.sem_segments
+            sample["patches"].in_crowd = targets.in_crowd
+        if not self.is_train:
+            sample["patch_rles"] = visible
+        return sample
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """DETR's augmentation in training (METHOD 9): half the time a crop, then a resize, and a flip; in test a resize."""
+    augmentations = detection_utils.build_augmentation(cfg, is_train)
+    if is_train and cfg.INPUT.CROP.ENABLED:
+        shrink = T.ResizeShortestEdge(_SIZES_BEFORE_CROP, sample_style="choice")
+        crop = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+        augmentations.insert(0, T.RandomApply(T.AugmentationList([shrink, crop]), prob=0.5))
+    return augmentations
+
+
+def _size(image: np.ndarray) -> tuple[int, int]:
+    """(height, width)."""
+    return image.shape[0], image.shape[1]
+
+
+def _read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    path = record["file_name"]
+    try:
+        image = detection_utils.read_image(path, format=image_format)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the image is missing; is DETECTRON2_DATASETS set to the right folder?") from error
+    except (OSError, SyntaxError, ValueError) as error:  # all of them are raised by PIL for damaged files
+        raise DataError(
+            f"{path}: the image cannot be read ({error}); replace it, or take it out of the dataset"
+        ) from error
+    if "height" in record and (record["height"], record["width"]) != image.shape[:2]:
+        raise DataError(
+            f"{path}: is {image.shape[0]} x {image.shape[1]} pixels (height x width), but its dataset says "
+            f"{record['height']} x {record['width']}; correct the annotations"
+        )
+    return image

@@ -1,0 +1,180 @@
+"""The ground truth of an image as RLE segments, whatever form the dataset has it in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from PIL import Image, UnidentifiedImageError
+
+from proposal_cache import Patches
+from proposal_cache.rle import encode_labels
+
+from .errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """S labelled segments of one image.
+
+    Attributes:
+        masks: S segments at the image's own size.
+        classes: (S,) int64 contiguous class ids, over things and stuff together.
+        is_thing, is_crowd: (S,) bool.
+    """
+
+    masks: Patches
+    classes: np.ndarray
+    is_thing: np.ndarray
+    is_crowd: np.ndarray
+
+    def things(self) -> tuple[Patches, np.ndarray]:
+        """The thing instances without crowds: masks and classes."""
+        return self._select(self.is_thing & ~self.is_crowd)
+
+    def semantic(self) -> tuple[Patches, np.ndarray]:
+        """One entity a class, the union of its segments without crowds (METHOD 6): masks and ascending classes."""
+        masks, classes = self._select(~self.is_crowd)
+        present = np.unique(classes)
+        unions = masks.union([np.flatnonzero(classes == c).tolist() for c in present])
+        return Patches.from_rles(masks.height, masks.width, unions), present
+
+    def crowds(self) -> Patches:
+        """The crowd regions."""
+        return self.masks.select(np.flatnonzero(self.is_crowd))
+
+    def _select(self, which: np.ndarray) -> tuple[Patches, np.ndarray]:
+        index = np.flatnonzero(which)
+        return self.masks.select(index), self.classes[index]
+
+
+def read_ground_truth(
+    record: Mapping[str, Any], size: tuple[int, int], *, num_classes: int, ignore_label: int
+) -> GroundTruth:
+    """Read what a Detectron2 dataset record says of its image.
+
+    Args:
+        record: it has "pan_seg_file_name" and "segments_info" (COCO's panoptic PNG), or "sem_seg_file_name" (a PNG of
+            class ids), or "annotations" (instances as polygons or RLEs); a panoptic PNG goes before the others.
+        size: (height, width) of the image.
+        num_classes, ignore_label: a label PNG holds 0..num_classes-1, and ignore_label where nothing is known.
+
+    Raises:
+        DataError: unreadable, of another size than the image, or without a known form; the file is named.
+    """
+    if "pan_seg_file_name" in record:
+        return _from_panoptic(record["pan_seg_file_name"], record["segments_info"], size)
+    forms = [form for form in ("sem_seg_file_name", "annotations") if form in record]
+    if forms == ["sem_seg_file_name"]:
+        return _from_label_map(record["sem_seg_file_name"], size, num_classes, ignore_label)
+    if forms == ["annotations"]:
+        return _from_annotations(record["annotations"], size, record["file_name"])
+    raise DataError(
+        f"{record['file_name']}: the dataset must give either pan_seg_file_name, sem_seg_file_name or annotations as "
+        f"ground truth, but this record has {forms or 'none of them'}"
+    )
+
+
+def read_panoptic_ids(path: str) -> np.ndarray:
+    """Read a COCO panoptic PNG as (H, W) int32 segment ids, R + 256 G + 256^2 B."""
+    image = _read_png(path)
+    if image.ndim != 3:
+        raise DataError(f"{path}: a panoptic annotation must be an RGB PNG, this one has shape {image.shape}")
+    rgb = image.astype(np.int32)
+    return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+
+
+def read_label_map(path: str) -> np.ndarray:
+    """Read a PNG of class ids as (H, W) int32."""
+    labels = _read_png(path)
+    if labels.ndim != 2:
+        raise DataError(f"{path}: a label map must have one channel of class ids, this one has shape {labels.shape}")
+    return labels.astype(np.int32)
+
+
+def _from_panoptic(path: str, segments_info: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> GroundTruth:
+    ids, rles = _encode(read_panoptic_ids(path), size, path)
+    info = {segment["id"]: segment for segment in segments_info}
+    # Ids that the json does not list are void, as in COCO's own evaluation.
+    listed = [(info[i], rle) for i, rle in zip(ids, rles, strict=True) if i in info]
+    return _ground_truth(
+        size,
+        [rle for _, rle in listed],
+        classes=[segment["category_id"] for segment, _ in listed],
+        is_thing=[segment["isthing"] for segment, _ in listed],
+        is_crowd=[bool(segment.get("iscrowd", 0)) for segment, _ in listed],
+    )
+
+
+def _from_label_map(path: str, size: tuple[int, int], num_classes: int, ignore_label: int) -> GroundTruth:
+    ids, rles = _encode(read_label_map(path), size, path)
+    unknown = [i for i in ids if i != ignore_label and not 0 <= i < num_classes]
+    if unknown:
+        raise DataError(
+            f"{path}: holds the labels {unknown}, but the dataset has the classes 0..{num_classes - 1} and marks "
+            f"unknown pixels with {ignore_label}; correct the dataset's stuff_classes or ignore_label"
+        )
+    known = [(i, rle) for i, rle in zip(ids, rles, strict=True) if i != ignore_label]
+    return _ground_truth(
+        size,
+        [rle for _, rle in known],
+        classes=[i for i, _ in known],
+        is_thing=[False] * len(known),
+        is_crowd=[False] * len(known),
+    )
+
+
+def _from_annotations(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], image: str) -> GroundTruth:
+    return _ground_truth(
+        size,
+        [_encode_annotation(annotation["segmentation"], size, image) for annotation in annotations],
+        classes=[annotation["category_id"] for annotation in annotations],
+        is_thing=[True] * len(annotations),
+        is_crowd=[bool(annotation.get("iscrowd", 0)) for annotation in annotations],
+    )
+
+
+def _encode_annotation(segmentation: Any, size: tuple[int, int], image: str) -> bytes:
+    """The compressed counts of a COCO "segmentation": polygons, or a compressed or uncompressed RLE."""
+    height, width = size
+    if isinstance(segmentation, list):
+        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))["counts"]
+    if tuple(segmentation["size"]) != size:
+        raise DataError(f"{image}: is {height} x {width} pixels, but an annotated mask is {segmentation['size']}")
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        return mask_util.frPyObjects(segmentation, height, width)["counts"]
+    return counts.encode() if isinstance(counts, str) else counts
+
+
+def _encode(labels: np.ndarray, size: tuple[int, int], path: str) -> tuple[list[int], list[bytes]]:
+    if labels.shape != size:
+        raise DataError(
+            f"{path}: is {labels.shape} (height, width), but its image is {size}; they do not belong together"
+        )
+    ids, rles = encode_labels(labels)
+    return [int(i) for i in ids], list(rles)
+
+
+def _ground_truth(
+    size: tuple[int, int], rles: Sequence[bytes], *, classes: list[int], is_thing: list[bool], is_crowd: list[bool]
+) -> GroundTruth:
+    return GroundTruth(
+        Patches.from_rles(*size, rles),
+        np.asarray(classes, dtype=np.int64),
+        np.asarray(is_thing, dtype=bool),
+        np.asarray(is_crowd, dtype=bool),
+    )
+
+
+def _read_png(path: str) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: the ground truth is missing; is DETECTRON2_DATASETS set to the right folder?"
+        ) from error
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{path}: the ground truth cannot be read ({error}); replace the file") from error

@@ -1,0 +1,95 @@
+"""Finds the patch caches that a config names and checks them against their datasets."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from proposal_cache import CacheError, PatchCache, Patches
+
+_SHOWN_KEYS = 3
+
+
+def cache_paths(cfg: CfgNode, is_train: bool) -> dict[str, str]:
+    """The cache of every dataset of DATASETS.TRAIN or TEST: dataset name -> path.
+
+    Raises:
+        CacheError: not as many caches as datasets.
+    """
+    split = "TRAIN" if is_train else "TEST"
+    names, caches = cfg.DATASETS[split], cfg.DATASETS[f"PATCHES_{split}"]
+    if len(names) != len(caches):
+        raise CacheError(
+            f"DATASETS.PATCHES_{split} names {len(caches)} patch caches {tuple(caches)} for the {len(names)} datasets "
+            f"of DATASETS.{split} {tuple(names)}; give one each, in the same order. To make one: "
+            + generate_command(names[min(len(caches), len(names) - 1)] if names else "NAME", "DIR")
+        )
+    return {name: _absolute(cache) for name, cache in zip(names, caches, strict=True)}
+
+
+def open_cache(path: str, dataset: str, keys: Sequence[str]) -> PatchCache:
+    """Open a cache and make sure that it has the patches of every image of a dataset.
+
+    Raises:
+        CacheError: there is no cache, it is damaged, or it lacks images; with the command that makes them.
+    """
+    if not os.path.isdir(path):
+        raise CacheError(f"{path}: no patch cache; make it with: {generate_command(dataset, path)}")
+    cache = PatchCache(path)
+    missing = cache.missing(keys)
+    if missing:
+        shown = ", ".join(missing[:_SHOWN_KEYS]) + (", ..." if len(missing) > _SHOWN_KEYS else "")
+        raise CacheError(
+            f"{path}: this patch cache of {cache.manifest.dataset!r} lacks {len(missing)} of the {len(keys)} images "
+            f"of {dataset}: {shown}. Name another cache, or make the missing ones with: "
+            + generate_command(dataset, path)
+        )
+    return cache
+
+
+def read_patches(cache: PatchCache, record: Mapping[str, Any], size: tuple[int, int]) -> Patches:
+    """The patches of one record.
+
+    Raises:
+        CacheError: missing, damaged, or of an image of another size.
+    """
+    key, path = record["key"], record["patches_path"]
+    if key not in cache:
+        raise CacheError(
+            f"{path}: no patches of {key!r}; make them with: {generate_command(record['dataset_name'], path)}"
+        )
+    patches = cache[key]
+    if (patches.height, patches.width) != size:
+        raise CacheError(
+            f"{record['file_name']}: is {size[0]} x {size[1]} pixels (height x width), but the patches of {key!r} in "
+            f"{path} are of {patches.height} x {patches.width}; name the cache of this dataset, or make it anew with: "
+            + generate_command(record["dataset_name"], path)
+        )
+    return patches
+
+
+def image_root(dataset: str) -> str:
+    """The folder below which the images of a registered dataset lie; keys are relative to it.
+
+    Raises:
+        CacheError: the metadata do not tell.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    for name in ("image_root", "image_dir"):
+        if metadata.get(name):
+            return metadata.get(name)
+    raise CacheError(
+        f"dataset {dataset!r} has no image_root in its metadata, so its images have no keys in a patch cache; "
+        f"set it with MetadataCatalog.get({dataset!r}).image_root = FOLDER"
+    )
+
+
+def generate_command(dataset: str, path: str) -> str:
+    """The command that makes, or completes, a cache."""
+    return f"python scripts/generate_sam_patches.py --dataset {dataset} --output {path}"
+
+
+def _absolute(path: str) -> str:
+    return os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), path)

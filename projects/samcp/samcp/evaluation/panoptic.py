@@ -1,0 +1,82 @@
+"""Panoptic quality, for datasets of things alone or stuff alone too."""
+
+import contextlib
+import io
+import itertools
+import json
+import logging
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.evaluation import COCOPanopticEvaluator
+from detectron2.utils import comm
+from panopticapi.evaluation import PQStat, pq_compute_multi_core
+from tabulate import tabulate
+
+from samcp.data.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_FIGURES = ("pq", "sq", "rq")
+_GROUPS = {"": None, "_th": True, "_st": False}  # suffix of the figure -> panopticapi's "isthing"
+
+
+class PanopticEvaluator(COCOPanopticEvaluator):
+    """Detectron2's COCOPanopticEvaluator where panopticapi's average can be empty.
+
+    panopticapi divides by the number of categories seen, so a dataset without any thing, or without any stuff, ends it
+    with a ZeroDivisionError after all images are done. Here such an average is NaN.
+    """
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """PQ, SQ and RQ in percent over all categories, things (_th) and stuff (_st)."""
+        comm.synchronize()
+        gathered = comm.gather(self._predictions)
+        if not comm.is_main_process():
+            return None
+        with open(self._metadata.panoptic_json) as file:
+            truth = json.load(file)
+        predictions = {prediction["image_id"]: prediction for prediction in itertools.chain(*gathered)}
+        statistics = self._compare(truth, predictions)
+        categories = {category["id"]: category for category in truth["categories"]}
+        figures: dict[str, float] = {}
+        for suffix, things in _GROUPS.items():
+            averages = _average(statistics, categories, things)
+            figures |= {f"{name.upper()}{suffix}": 100 * averages[name] for name in _FIGURES}
+        logger.info("Panoptic quality:\n%s", _table(figures))
+        return OrderedDict(panoptic_seg=figures)
+
+    def _compare(self, truth: Mapping[str, Any], predictions: Mapping[int, dict[str, Any]]) -> PQStat:
+        missing = [a["image_id"] for a in truth["annotations"] if a["image_id"] not in predictions]
+        if missing:
+            raise DataError(
+                f"{self._metadata.panoptic_json}: {len(missing)} of its images have no prediction, first {missing[0]}; "
+                "the dataset and its json must list the same images"
+            )
+        with tempfile.TemporaryDirectory(prefix="panoptic_eval") as folder:
+            for prediction in predictions.values():
+                with open(os.path.join(folder, prediction["file_name"]), "wb") as file:
+                    file.write(prediction["png_string"])
+            pairs = [(annotation, predictions[annotation["image_id"]]) for annotation in truth["annotations"]]
+            categories = {category["id"]: category for category in truth["categories"]}
+            with contextlib.redirect_stdout(io.StringIO()):
+                return pq_compute_multi_core(pairs, self._metadata.panoptic_root, folder, categories)
+
+
+def _average(statistics: PQStat, categories: Mapping[int, Any], things: bool | None) -> dict[str, float]:
+    """panopticapi's average; NaN where no category was seen."""
+    try:
+        return statistics.pq_average(categories, isthing=things)[0]
+    except ZeroDivisionError:
+        return dict.fromkeys(_FIGURES, float("nan"))
+
+
+def _table(figures: Mapping[str, float]) -> str:
+    rows = [
+        [name, *(figures[f"{figure.upper()}{suffix}"] for figure in _FIGURES)]
+        for name, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st"))
+    ]
+    return tabulate(rows, headers=["", "PQ", "SQ", "RQ"], tablefmt="pipe", floatfmt=".2f")

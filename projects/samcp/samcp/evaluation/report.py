@@ -1,0 +1,41 @@
+"""The figures of an evaluation in the order of the paper's tables."""
+
+import math
+from collections.abc import Mapping
+
+from tabulate import tabulate
+
+# Column of the table -> (task, figure) of Detectron2's results.
+_COLUMNS = {
+    "PQ": ("panoptic_seg", "PQ"),
+    "PQ_th": ("panoptic_seg", "PQ_th"),
+    "PQ_st": ("panoptic_seg", "PQ_st"),
+    "SQ": ("panoptic_seg", "SQ"),
+    "RQ": ("panoptic_seg", "RQ"),
+    "AP": ("segm", "AP"),
+    "AP50": ("segm", "AP50"),
+    "AP box": ("bbox", "AP"),
+    "mIoU": ("sem_seg", "mIoU"),
+}
+
+
+def format_results(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """A table, a row a dataset, of the figures that were computed.
+
+    Args:
+        results: name of the row -> what a DatasetEvaluator returns, task -> figure -> value.
+
+    A figure that was not asked for has no column; one that cannot be computed (NaN) shows as "-".
+    """
+    columns = [
+        column
+        for column, (task, figure) in _COLUMNS.items()
+        if any(figure in r.get(task, {}) for r in results.values())
+    ]
+    rows = [[name, *(_cell(tasks, *_COLUMNS[column]) for column in columns)] for name, tasks in results.items()]
+    return tabulate(rows, headers=["", *columns], tablefmt="pipe", floatfmt=".1f", missingval="-")
+
+
+def _cell(tasks: Mapping[str, Mapping[str, float]], task: str, figure: str) -> float | None:
+    value = tasks.get(task, {}).get(figure)
+    return None if value is None or math.isnan(value) else value
