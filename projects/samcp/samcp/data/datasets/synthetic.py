@@ -1,0 +1,172 @@
+"""A small panoptic dataset that is drawn, not downloaded: five things and four stuff classes, in COCO's layout.
+
+Layout of its folder (by default `synthetic` under DETECTRON2_DATASETS):
+
+    train/, val/                       NAME.jpg
+    panoptic_train/, panoptic_val/     NAME.png, ids as COCO's panoptic format has them
+    annotations/                       panoptic_{train,val}.json, instances_{train,val}.json
+    synthetic.json                     how it was made; written last
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_panoptic
+from panopticapi.utils import id2rgb
+from PIL import Image
+
+from samcp.data.datasets.synthetic_scenes import STUFF, THINGS, Segment, draw_scene
+from samcp.data.errors import DataError
+
+_SPLITS = ("train", "val")
+_FORMAT = 1  # raised when the same parameters begin to draw other pictures
+# Dataset ids have gaps, as COCO's do, so that a mix-up with contiguous ids shows.
+_CATEGORIES = [{"id": 2 * i + 3, "name": name, "isthing": 1} for i, name in enumerate(THINGS)] + [
+    {"id": 3 * i + 101, "name": name, "isthing": 0} for i, name in enumerate(STUFF)
+]
+_CATEGORY_IDS = {str(category["name"]): int(str(category["id"])) for category in _CATEGORIES}
+_COLORS = [
+    (230, 25, 60), (255, 140, 0), (145, 60, 220), (240, 60, 200), (130, 70, 30),
+    (90, 140, 255), (0, 170, 70), (250, 210, 40), (0, 60, 150),
+]  # fmt: skip
+
+
+def make_synthetic_dataset(
+    folder: str | os.PathLike[str],
+    num_train: int,
+    num_val: int,
+    size: tuple[int, int] = (160, 224),
+    seed: int = 0,
+) -> None:
+    """Write the dataset; the same arguments give the same pictures. Does nothing where it is there already.
+
+    Args:
+        folder: made if missing.
+        num_train, num_val: images in each split; the first ones do not depend on how many follow.
+        size: height and width of every image, in pixels.
+        seed: of all that is random.
+
+    Raises:
+        DataError: the folder holds a dataset made with other arguments.
+    """
+    folder = Path(folder)
+    record = {"format": _FORMAT, "num_train": num_train, "num_val": num_val, "size": list(size), "seed": seed}
+    made = folder / "synthetic.json"
+    if made.exists():
+        found = json.loads(made.read_text())
+        if found != record:
+            raise DataError(f"{folder} holds a synthetic dataset made with {found}, not {record}: name another folder")
+        return
+    for number, (split, count) in enumerate(zip(_SPLITS, (num_train, num_val), strict=True)):
+        _write_split(folder, split, number, count, size, seed)
+    made.write_text(json.dumps(record))
+
+
+def register_synthetic(folder: str | os.PathLike[str] | None = None) -> None:
+    """Register synthetic_train and synthetic_val, as COCO's panoptic datasets are; files are read when asked for.
+
+    A later call replaces what an earlier one registered.
+
+    Args:
+        folder: as given to make_synthetic_dataset; default, `synthetic` under DETECTRON2_DATASETS.
+    """
+    folder = Path(folder or os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "synthetic"))
+    for split in _SPLITS:
+        name = f"synthetic_{split}"
+        if name in DatasetCatalog:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        register_coco_panoptic(
+            name,
+            _metadata(),
+            image_root=str(folder / split),
+            panoptic_root=str(folder / f"panoptic_{split}"),
+            panoptic_json=str(folder / "annotations" / f"panoptic_{split}.json"),
+            instances_json=str(folder / "annotations" / f"instances_{split}.json"),
+        )
+
+
+def _metadata() -> dict[str, Any]:
+    """Detectron2's "standard" panoptic metadata: one contiguous numbering, both lists of names hold all of them."""
+    names = list(_CATEGORY_IDS)
+    contiguous = {dataset_id: i for i, dataset_id in enumerate(_CATEGORY_IDS.values())}
+    things = {_CATEGORY_IDS[name] for name in THINGS}
+    return {
+        "thing_classes": names,
+        "stuff_classes": names,
+        "thing_colors": list(_COLORS),
+        "stuff_colors": list(_COLORS),
+        "thing_dataset_id_to_contiguous_id": {k: v for k, v in contiguous.items() if k in things},
+        "stuff_dataset_id_to_contiguous_id": {k: v for k, v in contiguous.items() if k not in things},
+    }
+
+
+def _write_split(folder: Path, split: str, number: int, count: int, size: tuple[int, int], seed: int) -> None:
+    for part in (split, f"panoptic_{split}", "annotations"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    panoptic: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
+    for index in range(count):
+        name = f"{split}_{index:05d}"
+        image, segments = draw_scene(np.random.default_rng([seed, number, index]), *size)
+        Image.fromarray(image).save(folder / split / f"{name}.jpg", quality=95, subsampling=0)
+        ids, infos = _panoptic_map(segments, size)
+        Image.fromarray(id2rgb(ids)).save(folder / f"panoptic_{split}" / f"{name}.png")
+        image_id = index + 1
+        images.append({"id": image_id, "file_name": f"{name}.jpg", "height": size[0], "width": size[1]})
+        panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": infos})
+        instances += [
+            _instance(segment, image_id, len(instances) + i) for i, segment in enumerate(_things(segments), start=1)
+        ]
+    things = [category for category in _CATEGORIES if category["isthing"]]
+    _write_json(folder, f"panoptic_{split}", images, panoptic, _CATEGORIES)
+    _write_json(folder, f"instances_{split}", images, instances, things)
+
+
+def _panoptic_map(segments: list[Segment], size: tuple[int, int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """(H, W) ids, 0 where unlabelled, and COCO's segments_info."""
+    ids = np.zeros(size, np.uint32)
+    infos = []
+    for index, segment in enumerate(segments):
+        segment_id = 1000 * _CATEGORY_IDS[segment.name] + index  # beyond one byte, as COCO's are
+        ids[segment.mask] = segment_id
+        infos.append({"id": segment_id, "category_id": _CATEGORY_IDS[segment.name], **_extent(segment)})
+    return ids, infos
+
+
+def _instance(segment: Segment, image_id: int, annotation_id: int) -> dict[str, Any]:
+    rle = mask_util.encode(np.asfortranarray(segment.mask, dtype=np.uint8))
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": _CATEGORY_IDS[segment.name],
+        "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
+        **_extent(segment),
+    }
+
+
+def _extent(segment: Segment) -> dict[str, Any]:
+    y, x = np.nonzero(segment.mask)
+    box = [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
+    return {"area": int(segment.mask.sum()), "bbox": [int(v) for v in box], "iscrowd": int(segment.crowd)}
+
+
+def _things(segments: list[Segment]) -> list[Segment]:
+    return [segment for segment in segments if segment.name in THINGS]
+
+
+def _write_json(
+    folder: Path,
+    name: str,
+    images: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    categories: list[dict[str, Any]],
+) -> None:
+    content = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations" / f"{name}.json").write_text(json.dumps(content))

@@ -1,0 +1,40 @@
+#!/usr/bin/env python
+"""Draw the synthetic dataset: shapes of two colours in front of sky, grass, sand and water, with panoptic ground truth.
+
+    python scripts/prepare_synthetic.py
+
+Afterwards synthetic_train and synthetic_val are known to every command by these names.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from samcp.data import DataError
+from samcp.data.datasets.synthetic import make_synthetic_dataset
+
+
+def main() -> None:
+    root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(root) / "synthetic",
+        help="folder to write; the default, synthetic under DETECTRON2_DATASETS, is where the datasets' names point to",
+    )
+    parser.add_argument("--train", type=int, default=400, metavar="N", help="training images (default %(default)s)")
+    parser.add_argument("--val", type=int, default=50, metavar="N", help="validation images (default %(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, default=(160, 224), metavar=("HEIGHT", "WIDTH"), help="in pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    try:
+        make_synthetic_dataset(arguments.output, arguments.train, arguments.val, tuple(arguments.size), arguments.seed)
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    print(f"{arguments.train} + {arguments.val} images in {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
