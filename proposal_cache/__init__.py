@@ -1,9 +1,10 @@
 """Patches of images: made once by a generator, kept in a sharded cache, served fast, worked on without decoding.
 
-Needs numpy, h5py and pycocotools; knows nothing of the model that reads the patches.
+Needs numpy, h5py, pycocotools and zstandard; knows nothing of the model that reads the patches.
 """
 
 from proposal_cache.errors import CacheError
 from proposal_cache.patches import Patches
+from proposal_cache.store import CacheWriter, PatchCache, join, verify
 
-__all__ = ["CacheError", "Patches"]
+__all__ = ["CacheError", "CacheWriter", "PatchCache", "Patches", "join", "verify"]

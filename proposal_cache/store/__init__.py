@@ -1,0 +1,9 @@
+"""The cache on disk: sharded, columnar HDF5 with checksums; see `format.py` for what its files hold."""
+
+from proposal_cache.store.join import join
+from proposal_cache.store.manifest import Manifest, ShardInfo
+from proposal_cache.store.reader import PatchCache
+from proposal_cache.store.verify import Verdict, verify
+from proposal_cache.store.writer import CacheWriter
+
+__all__ = ["CacheWriter", "Manifest", "PatchCache", "ShardInfo", "Verdict", "join", "verify"]

@@ -1,0 +1,245 @@
+"""Column files: named arrays in one HDF5 file, each lying in one piece, with its SHA-256.
+
+Both kinds of files of a cache, shards and the key index, are such files. They are written at one stroke, so that a file
+with its final name is complete, and read by offset, so that an image costs a few system calls and no HDF5 traffic.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from proposal_cache.errors import FormatError, StorageError
+
+FORMAT_VERSION = 1
+
+_BLOCK = 1 << 20  # bytes read at a time where a whole column passes by
+_MAX_ATTRIBUTE = 1024  # bytes
+
+
+class Column(NamedTuple):
+    """Where an array lies in its file."""
+
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    checksum: str
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
+
+
+class ColumnFile:
+    """A column file whose layout has been checked: every column lies inside the file and has an allowed type.
+
+    Attributes:
+        path: of the file.
+        columns: where each column lies.
+        size: of the file, in bytes.
+    """
+
+    def __init__(self, path: Path, columns: Mapping[str, Column], descriptor: "Descriptor") -> None:
+        self.path = path
+        self.columns = columns
+        self.size = descriptor.size
+        self._descriptor: Descriptor | None = descriptor
+
+    @property
+    def checksum(self) -> str:
+        """One SHA-256 over those of all columns."""
+        return combined_checksum({name: column.checksum for name, column in self.columns.items()})
+
+    def release(self) -> None:
+        """Gives the file's descriptor back; the next read takes a new one."""
+        self._descriptor = None
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Rows [start, stop) of a column, read at one stroke."""
+        column = self.columns[name]
+        stop = column.shape[0] if stop is None else stop
+        row = column.shape[1:]
+        row_bytes = column.dtype.itemsize * (row[0] if row else 1)
+        data = self.read_bytes(column.offset + start * row_bytes, (stop - start) * row_bytes)
+        values = np.frombuffer(data, column.dtype)
+        return values.reshape(-1, *row) if row else values
+
+    def read_checked(self, name: str) -> NDArray[Any]:
+        """A whole column, whose checksum must be right."""
+        values = self.read(name)
+        self._compare(name, hashlib.sha256(values.data).hexdigest())
+        return values
+
+    def verify(self) -> None:
+        """Reads every column, block by block.
+
+        Raises:
+            FormatError: naming the first column whose checksum is wrong.
+        """
+        for name, column in self.columns.items():
+            digest = hashlib.sha256()
+            for start in range(0, column.nbytes, _BLOCK):
+                digest.update(self.read_bytes(column.offset + start, min(_BLOCK, column.nbytes - start)))
+            self._compare(name, digest.hexdigest())
+
+    def read_bytes(self, offset: int, count: int) -> bytes:
+        """Bytes [offset, offset + count) of the file."""
+        try:
+            # Kept in a local, for another thread may release the file meanwhile.
+            descriptor = self._descriptor = self._descriptor or Descriptor(self.path)
+            data = os.pread(descriptor.number, count, offset)
+            while len(data) < count:  # cut short after it was opened, or a file system that gives little at a time
+                more = os.pread(descriptor.number, count - len(data), offset + len(data))
+                if not more:
+                    raise FormatError(f"{self.path} is truncated: it ends before byte {offset + count}")
+                data += more
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be read: {error.strerror}") from error
+        return data
+
+    def _compare(self, name: str, digest: str) -> None:
+        if digest != self.columns[name].checksum:
+            raise FormatError(f"{self.path} is damaged: wrong checksum of its column '{name}'")
+
+
+class Descriptor:
+    """A file descriptor for reading, closed with its last reference: other threads may still be reading through it."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = -1
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return os.fstat(self.number).st_size
+
+    def __del__(self) -> None:
+        if self.number >= 0:
+            os.close(self.number)
+
+
+def pack(kind: str, columns: Mapping[str, NDArray[Any]]) -> tuple[bytes, str]:
+    """The bytes of a column file, and its checksum. Built in memory: HDF5 on a full disk does not fail cleanly."""
+    checksums = {
+        name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest() for name, values in columns.items()
+    }
+    # From version 1.10 on, HDF5 puts checksums on its own structures.
+    with h5py.File(f"{kind}.h5", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
+        file.attrs["format"] = np.bytes_(f"proposal_cache.{kind}")
+        file.attrs["version"] = FORMAT_VERSION
+        for name, values in columns.items():
+            dataset = file.create_dataset(name, data=np.ascontiguousarray(values))
+            dataset.attrs["sha256"] = np.bytes_(checksums[name])
+        file.flush()
+        return file.id.get_file_image(), combined_checksum(checksums)
+
+
+def combined_checksum(checksums: Mapping[str, str]) -> str:
+    """One SHA-256 over those of all columns."""
+    return hashlib.sha256("".join(f"{name}:{checksums[name]}\n" for name in sorted(checksums)).encode()).hexdigest()
+
+
+def open_columns(path: Path, kind: str, schema: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]) -> ColumnFile:
+    """Opens a column file and reads its layout, nothing else.
+
+    Args:
+        path: of the file.
+        kind: what it must be.
+        schema: for each column, the types it may have and the shape of a row.
+
+    Raises:
+        StorageError: where the file is missing or may not be read.
+        FormatError: where it is not a complete file of this kind and version, laid out as `pack` does.
+    """
+    try:
+        descriptor = Descriptor(path)
+        with h5py.File(path, "r", locking=False) as file:
+            _check_head(path, file, kind)
+            columns = {name: _layout(path, file, name, *schema[name]) for name in schema}
+    except (StorageError, FormatError):
+        raise
+    except (FileNotFoundError, PermissionError) as error:
+        raise StorageError(f"{path} cannot be opened: {error.strerror}") from error
+    except Exception as error:  # HDF5 meets damage in many ways: OSError, RuntimeError, KeyError, ValueError, ...
+        raise FormatError(f"{path} is truncated, damaged, or no HDF5 file: {error}") from error
+    for name, column in columns.items():
+        if column.offset + column.nbytes > descriptor.size:
+            raise FormatError(f"{path} is truncated or damaged: its column '{name}' reaches beyond its end")
+    return ColumnFile(path, columns, descriptor)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Writes a file that is either complete under its name, even after a power cut, or not there at all.
+
+    Raises:
+        StorageError: where the disk is full or gone; nothing is left behind.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}; what was complete before is kept") from error
+
+
+def sync_directory(path: Path) -> None:
+    """Makes the names in a directory durable."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _check_head(path: Path, file: h5py.File, kind: str) -> None:
+    found = _attribute(path, file, "format")
+    if found != f"proposal_cache.{kind}".encode():
+        raise FormatError(f"{path} is no {kind} of a patch cache: its format is {found!r}")
+    version = _attribute(path, file, "version")
+    if version != FORMAT_VERSION:
+        raise FormatError(
+            f"{path} has format version {version}, this program reads version {FORMAT_VERSION}: "
+            "use the program that wrote it, or make the cache again"
+        )
+
+
+def _attribute(path: Path, item: h5py.HLObject, name: str) -> Any:
+    """A small attribute: one number or string of fixed length."""
+    if name not in item.attrs:
+        raise FormatError(f"{path} is no file of a patch cache: {item.name} has no attribute '{name}'")
+    attribute = item.attrs.get_id(name)
+    if attribute.shape != () or attribute.dtype.kind not in "iuS" or attribute.get_storage_size() > _MAX_ATTRIBUTE:
+        raise FormatError(f"{path} is damaged: the attribute '{name}' of {item.name} is neither a number nor a string")
+    return item.attrs[name]
+
+
+def _layout(path: Path, file: h5py.File, name: str, dtypes: tuple[str, ...], row: tuple[int, ...]) -> Column:
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+        raise FormatError(f"{path} is damaged: it has no column '{name}'")  # links might lead into other files
+    dataset = file[name]
+    plist = dataset.id.get_create_plist()
+    if plist.get_layout() != h5py.h5d.CONTIGUOUS or plist.get_external_count() or plist.get_nfilters():
+        raise FormatError(f"{path} is damaged: its column '{name}' does not lie in one piece")
+    if dataset.dtype not in [np.dtype(d) for d in dtypes] or dataset.shape[1:] != row or len(dataset.shape) < 1:
+        raise FormatError(f"{path} is damaged: its column '{name}' is {dataset.dtype} of shape {dataset.shape}")
+    offset = dataset.id.get_offset()
+    column = Column(offset or 0, dataset.dtype, dataset.shape, _attribute(path, dataset, "sha256").decode("ascii"))
+    if offset is None and column.nbytes:
+        raise FormatError(f"{path} is damaged: its column '{name}' was never written")
+    return column

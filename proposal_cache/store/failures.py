@@ -1,0 +1,39 @@
+"""Images that could not be done: each rank's journal, until `join` puts them into the manifest."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from proposal_cache.errors import StorageError
+
+JOURNAL_NAME = re.compile(r"failures-r(\d{3,6})\.jsonl")
+
+
+def record_failure(cache: Path, rank: int, key: str, reason: str) -> None:
+    """Appends to the rank's journal, durably."""
+    path = cache / f"failures-r{rank:03d}.jsonl"
+    # The newline in front ends a line that a crash may have left half written.
+    line = "\n" + json.dumps({"key": key, "reason": reason}) + "\n"
+    try:
+        with open(path, "ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def read_failures(cache: Path) -> dict[str, str]:
+    """The last reason for each key in all journals; half-written lines are passed over."""
+    failures = {}
+    for path in sorted(cache.iterdir()):
+        if not JOURNAL_NAME.fullmatch(path.name):
+            continue
+        for line in path.read_bytes().splitlines():
+            try:
+                entry = json.loads(line)
+                failures[str(entry["key"])] = str(entry["reason"])
+            except (ValueError, TypeError, KeyError):
+                continue
+    return failures

@@ -1,0 +1,132 @@
+"""What the files of a cache hold: shards with the patches of many images, and the index of their keys.
+
+A cache is a directory:
+
+    manifest.json               what it holds, who made it and how; see manifest.py
+    shard-r000-00000.h5 ...     images and their patches, written by rank 0, 1, ...
+    index-<checksum>.h5         which shard and row each key is in
+    failures-r000.jsonl         images that could not be done, until the manifest has them
+    .lock-r000                  held by the process that writes as rank 0
+
+Columns of a shard of n images and p patches, patches of an image lying together:
+
+    keys                        the keys as UTF-8, each followed by a newline
+    height, width               (n,) of the image, pixels
+    patch_offset, rle_offset    (n + 1,) image i has patches [patch_offset[i], patch_offset[i + 1]), and its masks are
+                                bytes [rle_offset[i], rle_offset[i + 1]) of `rles`
+    box                         (p, 4) x0, y0, x1, y1, whole pixels, maximum exclusive
+    area                        (p,)
+    predicted_iou, stability_score   (p,) NaN where the generator gives none
+    source                      (p,) which of the manifest's generators
+    rles                        for each image one zstd frame (with checksum): compressed counts joined by newlines
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from proposal_cache.errors import CacheError
+
+Schema = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
+
+SHARD_SCHEMA: Schema = {
+    "keys": (("u1",), ()),
+    "height": (("<u4",), ()),
+    "width": (("<u4",), ()),
+    "patch_offset": (("<u8",), ()),
+    "rle_offset": (("<u8",), ()),
+    "box": (("<u2", "<u4"), (4,)),
+    "area": (("<u4",), ()),
+    "predicted_iou": (("<f4",), ()),
+    "stability_score": (("<f4",), ()),
+    "source": (("u1",), ()),
+    "rles": (("u1",), ()),
+}
+INDEX_SCHEMA: Schema = {"keys": (("u1",), ()), "shard": (("<u4",), ()), "row": (("<u4",), ())}
+
+SHARD_NAME = re.compile(r"shard-r(\d{3,6})-(\d{5,9})\.h5")
+INDEX_NAME = re.compile(r"index-[0-9a-f]{16}\.h5")
+
+MAX_TEXT = 256 << 20  # bytes of counts of one image: thousands of patches of noise
+
+_ZSTD_LEVEL = 3  # higher ones save 2 % and take five times as long
+_UNSAFE_KEY = re.compile(r"(^|/)(\.{1,2})?(/|$)|[\x00-\x1f\x7f\\]")
+_UNSAFE_LINE = re.compile(rb"(?:^|/)(?:\.{1,2})?(?:/|$)|[\x00-\x09\x0b-\x1f\x7f\\]", re.MULTILINE)
+_MAX_KEY = 4096  # bytes: the longest path there is
+
+
+def check_key(key: str) -> None:
+    """Raises `CacheError` unless the key is a relative path with `/` that stays under its root."""
+    if _UNSAFE_KEY.search(key):
+        raise CacheError(
+            f"{key!r} cannot be a key: it must be a relative path with '/', without empty parts, '.', '..', "
+            "backslashes or control characters"
+        )
+    try:
+        encoded = key.encode()
+    except UnicodeEncodeError as error:
+        raise CacheError(f"{key!r} cannot be a key: its file name is no valid text; rename the file") from error
+    if len(encoded) > _MAX_KEY:
+        raise CacheError(f"a key of {len(encoded)} bytes is too long ({_MAX_KEY} at most): {key[:60]!r}...")
+
+
+def shard_name(rank: int, number: int) -> str:
+    return f"shard-r{rank:03d}-{number:05d}.h5"
+
+
+def pack_keys(keys: Iterable[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(key + b"\n" for key in keys), np.uint8)
+
+
+def key_text(column: NDArray[np.uint8]) -> bytes:
+    """The text of a column of keys that may come from anywhere: each key followed by a newline.
+
+    Raises:
+        CacheError: if a key could lead out of a folder.
+    """
+    text = column.tobytes()
+    if text and not text.endswith(b"\n"):
+        raise CacheError("its keys break off")
+    unsafe = _UNSAFE_LINE.search(text, 0, len(text) - 1) if text else None
+    if unsafe:
+        start = text.rfind(b"\n", 0, unsafe.start()) + 1
+        raise CacheError(f"it holds an unsafe key: {text[start : text.index(10, start)][:60]!r}")
+    return text
+
+
+def unpack_keys(column: NDArray[np.uint8]) -> list[bytes]:
+    """The keys of such a column."""
+    return key_text(column).split(b"\n")[:-1]
+
+
+def pack_masks(rles: Sequence[bytes]) -> bytes:
+    """One frame of all the masks of an image; no bytes for no masks."""
+    if not rles:
+        return b""
+    text = b"\n".join(rles)
+    if len(text) > MAX_TEXT:
+        raise CacheError(f"masks of {len(text)} bytes for one image are too many: {MAX_TEXT} are possible")
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress(text)
+
+
+def unpack_masks(frame: memoryview, count: int) -> tuple[bytes, ...]:
+    """The masks in a frame that may come from anywhere.
+
+    Raises:
+        CacheError: if it is damaged, does not hold `count` masks, or would be larger than an image's masks can be.
+    """
+    if count == 0 and not frame:
+        return ()
+    try:
+        size = zstandard.get_frame_parameters(frame).content_size
+        if size > MAX_TEXT:
+            raise CacheError("its masks claim an absurd size")
+        rles = tuple(zstandard.ZstdDecompressor().decompress(frame).split(b"\n"))
+    except zstandard.ZstdError as error:
+        raise CacheError(f"its masks are damaged ({error})") from error
+    if len(rles) != count:
+        raise CacheError(f"it has {len(rles)} masks where {count} are promised")
+    return rles

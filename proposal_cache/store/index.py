@@ -1,0 +1,79 @@
+"""The key index: which shard and which row of it every key is in, so that opening a cache touches no shard."""
+
+import bisect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proposal_cache.errors import CacheError, FormatError
+from proposal_cache.store.columns import open_columns, pack, write_durably
+from proposal_cache.store.format import INDEX_SCHEMA, key_text, pack_keys
+from proposal_cache.store.manifest import IndexInfo
+
+
+class KeyIndex:
+    """The sorted keys of a cache, as bytes, and where each is.
+
+    It is a handful of flat arrays, not a dictionary of objects: small, and shared with forked workers for good, since
+    looking up a key writes to no object's reference count.
+    """
+
+    def __init__(self, text: bytes, shard: NDArray[np.uint32], row: NDArray[np.uint32]) -> None:
+        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
+        self._text = text
+        self._bounds = np.concatenate([[0], ends]).astype(np.int64).data
+        self._shard, self._row = shard.data, row.data
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, position: int) -> bytes:
+        return self._text[self._bounds[position] : self._bounds[position + 1] - 1]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self.__getitem__, range(len(self)))
+
+    def find(self, key: bytes) -> tuple[int, int] | None:
+        """The number of the shard and the row in it, or None."""
+        position = bisect.bisect_left(self, key)
+        if position == len(self) or self[position] != key:
+            return None
+        return self._shard[position], self._row[position]
+
+    @classmethod
+    def open(cls, cache: Path, info: IndexInfo) -> "KeyIndex":
+        """The index that the manifest means by `info`.
+
+        Raises:
+            FormatError: where it is damaged, or another one, or holds keys that lead out of a folder.
+        """
+        file = open_columns(cache / info.file, "index", INDEX_SCHEMA)
+        if file.checksum != info.checksum:
+            raise FormatError(f"{file.path} is not the index that the manifest names: its checksum differs")
+        shard, row = file.read_checked("shard"), file.read_checked("row")
+        try:
+            index = cls(key_text(file.read_checked("keys")), shard, row)
+        except FormatError:
+            raise
+        except CacheError as error:
+            raise FormatError(f"{file.path} is damaged or hostile: {error}") from error
+        if not len(index) == len(shard) == len(row) == info.images:
+            raise FormatError(f"{file.path} is damaged: {len(index)} keys, {len(shard)} shards, {len(row)} rows")
+        return index
+
+
+def write_index(cache: Path, shard_keys: Sequence[Sequence[bytes]]) -> IndexInfo:
+    """Writes the index of the keys of each shard; of a key in two shards the first one counts."""
+    lengths = [len(keys) for keys in shard_keys]
+    keys = [key for keys in shard_keys for key in keys]
+    shard = np.repeat(np.arange(len(lengths), dtype="<u4"), lengths)
+    row = np.concatenate([np.arange(n, dtype="<u4") for n in [0, *lengths]])
+    order = sorted(range(len(keys)), key=keys.__getitem__)  # stable: the first shard's stays first
+    order = [i for n, i in enumerate(order) if n == 0 or keys[i] != keys[order[n - 1]]]
+    columns = {"keys": pack_keys(keys[i] for i in order), "shard": shard[order], "row": row[order]}
+    data, checksum = pack("index", columns)
+    info = IndexInfo(f"index-{checksum[:16]}.h5", len(order), checksum)
+    write_durably(cache / info.file, data)
+    return info

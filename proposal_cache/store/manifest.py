@@ -1,0 +1,214 @@
+"""The manifest of a cache: what it holds, of which dataset, and by which generators with which parameters."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from proposal_cache.errors import CacheError, FormatError, MismatchError, StorageError
+from proposal_cache.store.columns import FORMAT_VERSION, write_durably
+from proposal_cache.store.format import INDEX_NAME, SHARD_NAME, check_key
+
+MANIFEST = "manifest.json"
+
+_FORMAT = "proposal_cache"
+_MAX_BYTES = 256 << 20  # a manifest is kilobytes; millions of failures may make it longer
+
+Generator = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """A complete shard: its file name, what it holds, its size in bytes, and one checksum over all its columns."""
+
+    file: str
+    images: int
+    patches: int
+    bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """The key index: its file name and checksum, and the number of keys."""
+
+    file: str
+    images: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a cache says of itself.
+
+    Attributes:
+        dataset: name of the dataset whose images these are.
+        generators: description of each generator (name, every parameter, SHA-256 of its weights); `Patches.source`
+            counts in this list.
+        shards: the complete shards, by name.
+        index: the key index, None until the first `join`.
+        failures: the reason for each image that could not be done, by key.
+    """
+
+    dataset: str
+    generators: tuple[dict[str, Any], ...]
+    shards: tuple[ShardInfo, ...] = ()
+    index: IndexInfo | None = None
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def images(self) -> int:
+        return self.index.images if self.index else 0
+
+    @property
+    def patches(self) -> int:
+        return sum(shard.patches for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @classmethod
+    def load(cls, cache: Path) -> "Manifest":
+        """The manifest of the cache in this directory.
+
+        Raises:
+            CacheError: where there is no cache.
+            FormatError: where its manifest is damaged, of another version, or names files outside the cache.
+        """
+        path = cache / MANIFEST
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise FormatError(f"{path} is {path.stat().st_size} bytes long: that is no manifest")
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            what = f"holds no {MANIFEST}" if cache.is_dir() else "does not exist"
+            raise CacheError(
+                f"{cache} is no patch cache: it {what}. "
+                f"Make one with scripts/generate_sam_patches.py --output {cache}, or correct the path"
+            ) from error
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{path} is damaged: {error}") from error
+        return cls._from_json(path, content)
+
+    def save(self, cache: Path) -> None:
+        """Replaces the manifest of the cache in this directory."""
+        content = {
+            "format": _FORMAT,
+            "version": FORMAT_VERSION,
+            "dataset": self.dataset,
+            "generators": list(self.generators),
+            "images": self.images,
+            "patches": self.patches,
+            "index": asdict(self.index) if self.index else None,
+            "shards": [asdict(shard) for shard in self.shards],
+            "failures": dict(self.failures),
+        }
+        write_durably(cache / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+
+    def with_content(self, shards: Sequence[ShardInfo], index: IndexInfo, failures: Mapping[str, str]) -> "Manifest":
+        """The same cache holding something else."""
+        return replace(self, shards=tuple(shards), index=index, failures=dict(failures))
+
+    def require(
+        self,
+        cache: Path,
+        *,
+        generators: Generator | Sequence[Generator] | None = None,
+        dataset: str | None = None,
+    ) -> None:
+        """Raises `MismatchError`, naming each difference, unless the cache is of this dataset and these generators."""
+        found: list[str] = []
+        if dataset is not None and dataset != self.dataset:
+            found.append(f"it is of dataset {self.dataset!r}, not {dataset!r}")
+        if generators is not None:
+            found += _differences(list(self.generators), as_generators(generators))
+        if found:
+            raise MismatchError(
+                f"{cache} is another cache than asked for: {'; '.join(found)}. "
+                "Ask for what it holds, or write to another directory"
+            )
+
+    @classmethod
+    def _from_json(cls, path: Path, content: Any) -> "Manifest":
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise FormatError(f"{path} is no manifest of a patch cache")
+        if content.get("version") != FORMAT_VERSION:
+            raise FormatError(
+                f"{path} has format version {content.get('version')!r}, this program reads version {FORMAT_VERSION}: "
+                "use the program that wrote it, or make the cache again"
+            )
+        try:
+            manifest = cls(
+                dataset=_expect(content["dataset"], str),
+                generators=tuple(_expect(g, dict) for g in _expect(content["generators"], list)),
+                shards=tuple(_shard_info(shard) for shard in _expect(content["shards"], list)),
+                index=None if content["index"] is None else _index_info(content["index"]),
+                failures={key: _expect(reason, str) for key, reason in _expect(content["failures"], dict).items()},
+            )
+            for key in manifest.failures:
+                check_key(key)
+            return manifest
+        except KeyError as error:
+            raise FormatError(f"{path} is damaged: it has no {error}") from error
+        except (TypeError, CacheError) as error:
+            raise FormatError(f"{path} is damaged: {error}") from error
+
+
+def as_generators(generators: Generator | Sequence[Generator]) -> list[dict[str, Any]]:
+    """A list of descriptions as they read after a trip through JSON."""
+    several = [generators] if isinstance(generators, Mapping) else list(generators)
+    try:
+        return [_expect(json.loads(json.dumps(generator)), dict) for generator in several]
+    except TypeError as error:
+        raise CacheError(f"a generator must be described by JSON values, not {generators!r}: {error}") from error
+
+
+def _differences(cached: Any, asked: Any, name: str = "") -> list[str]:
+    """Each parameter in which two descriptions differ, in words."""
+    if isinstance(cached, list) and isinstance(asked, list) and not name:
+        if len(cached) != len(asked):
+            names = [[generator.get("name") for generator in side] for side in (cached, asked)]
+            return [f"its patches are by the generators {names[0]}, not {names[1]}"]
+        return [text for a, b in zip(cached, asked, strict=True) for text in _differences(a, b, "generator")]
+    if isinstance(cached, dict) and isinstance(asked, dict):
+        found = []
+        for key in sorted(cached.keys() | asked.keys()):
+            found += _differences(
+                cached.get(key), asked.get(key), f"{name} {key}" if name == "generator" else f"{name}.{key}"
+            )
+        return found
+    return [] if cached == asked else [f"its {name} is {cached!r}, not {asked!r}"]
+
+
+def _shard_info(content: Any) -> ShardInfo:
+    content = _expect(content, dict)
+    file = _expect(content["file"], str)
+    if not SHARD_NAME.fullmatch(file):
+        raise CacheError(f"{file!r} is no name of a shard")
+    images, patches, size = (_count(content[name]) for name in ("images", "patches", "bytes"))
+    return ShardInfo(file, images, patches, size, _expect(content["checksum"], str))
+
+
+def _index_info(content: Any) -> IndexInfo:
+    content = _expect(content, dict)
+    file = _expect(content["file"], str)
+    if not INDEX_NAME.fullmatch(file):
+        raise CacheError(f"{file!r} is no name of an index")
+    return IndexInfo(file, _count(content["images"]), _expect(content["checksum"], str))
+
+
+def _count(value: Any) -> int:
+    if _expect(value, int) < 0 or isinstance(value, bool):
+        raise CacheError(f"{value!r} is no count")
+    return value
+
+
+def _expect(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{str(value)[:60]!r} is no {kind.__name__}")
+    return value

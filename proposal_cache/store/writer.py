@@ -1,0 +1,176 @@
+"""Writing a cache: durable, resumable, one writer per rank."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from proposal_cache import rle
+from proposal_cache.errors import CacheError, StorageError
+from proposal_cache.patches import Patches
+from proposal_cache.store.columns import sync_directory
+from proposal_cache.store.failures import record_failure
+from proposal_cache.store.format import SHARD_NAME, check_key, shard_name
+from proposal_cache.store.join import join_locked, remove_temporaries, shard_files
+from proposal_cache.store.lock import RankLock
+from proposal_cache.store.manifest import MANIFEST, Manifest, as_generators
+from proposal_cache.store.shard import Shard, ShardBuffer
+
+_MAX_SHARD_BYTES = 64 << 20  # compressed: what a writer may hold in memory
+
+
+class CacheWriter:
+    """Adds images to a cache, made if it is not there; images already in it are in `done`.
+
+        with CacheWriter("patches", generator.describe(), "coco_2017_val") as writer:
+            for key, image in images:
+                if key not in writer.done:
+                    writer.add(key, generator(image))
+
+    Images are gathered into a shard, which appears complete or not at all: whatever happens, at most the images of the
+    open shard are lost, and the same program run again does just those. Closing writes the open shard, after an error
+    too, and, where this is the only rank, joins all shards into a readable cache. Several ranks write at the same time,
+    in any number of processes and machines; when all have closed, one of them calls `join`.
+
+    Args:
+        path: directory of the cache.
+        generator: what makes the patches: name, every parameter, SHA-256 of weights; or several, in the order that
+            `Patches.source` counts.
+        dataset: name of the dataset.
+        shard_size: images in a shard.
+        shard_seconds: age at which a shard is written though it is not full, so that slow generators lose little.
+        rank, ranks: of this process, and how many there are.
+
+    Raises:
+        MismatchError: if the directory holds a cache of another dataset or generator.
+        LockedError: if another process writes to it as the same rank.
+        FormatError: if it holds a damaged shard.
+        StorageError: if the disk is full or gone.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        generator: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        dataset: str,
+        shard_size: int = 1000,
+        *,
+        shard_seconds: float = 600.0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        if shard_size < 1 or not 0 <= rank < ranks:
+            raise CacheError(
+                f"shard_size {shard_size}, rank {rank} of {ranks}: a shard holds 1 image or more, ranks count from 0"
+            )
+        self.path = Path(path)
+        self.shard_size, self.shard_seconds = shard_size, shard_seconds
+        self.rank, self.ranks = rank, ranks
+        self._buffer = ShardBuffer()
+        self._opened_at = 0.0
+        self._lock = RankLock(self.path, rank)
+        _make_directory(self.path)
+        self._lock.acquire()
+        try:
+            self._manifest = _agree(self.path, Manifest(dataset, tuple(as_generators(generator))))
+            remove_temporaries(self.path, rank)
+            self._done = {key.decode() for file in shard_files(self.path) for key in Shard.open(file).read_keys()}
+            self._next = _next_number(self.path, rank)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @property
+    def done(self) -> set[str]:
+        """Keys of the images in complete shards of all ranks when this writer was opened, and of those added since."""
+        return self._done
+
+    def add(self, key: str, patches: Patches) -> None:
+        """Adds the patches of one image.
+
+        Raises:
+            CacheError: for a key that is there already or that could lead out of a folder, and for patches whose boxes
+                or areas are not those of their masks.
+            StorageError: if the shard is full and cannot be written; it is kept, and `flush` tries again.
+        """
+        check_key(key)
+        if key in self._done:
+            raise CacheError(f"{self.path} has patches of {key!r} already")
+        _check_patches(key, patches)
+        if not self._buffer.keys:
+            self._opened_at = time.monotonic()
+        self._buffer.add(key, patches)
+        self._done.add(key)
+        old = time.monotonic() - self._opened_at >= self.shard_seconds
+        if old or len(self._buffer) >= self.shard_size or self._buffer.nbytes >= _MAX_SHARD_BYTES:
+            self.flush()
+
+    def add_failure(self, key: str, reason: str) -> None:
+        """Notes that an image could not be done. It goes into the manifest, and is tried again by the next run."""
+        check_key(key)
+        record_failure(self.path, self.rank, key, reason)
+
+    def flush(self) -> None:
+        """Writes the open shard now."""
+        if len(self._buffer):
+            self._buffer.write(self.path / shard_name(self.rank, self._next))
+            self._next += 1
+            self._buffer = ShardBuffer()
+
+    def close(self) -> None:
+        """Writes the open shard; where this is the only rank, joins all shards into a readable cache."""
+        try:
+            self.flush()
+            if self.ranks == 1:
+                self._manifest = join_locked(self.path, self._manifest)
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> "CacheWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except CacheError:
+            if error is None:  # otherwise the first error is the one to tell
+                raise
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        if path.is_dir():
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be made a directory: {error.strerror}") from error
+
+
+def _agree(cache: Path, asked: Manifest) -> Manifest:
+    """The manifest in the directory, which must be of the same dataset and generators; `asked`, where there is none."""
+    if not (cache / MANIFEST).exists():
+        stray = shard_files(cache)
+        if stray:
+            raise CacheError(f"{cache} holds shards ({stray[0].name}, ...) but no {MANIFEST}: it is no cache to add to")
+        asked.save(cache)
+    manifest = Manifest.load(cache)
+    manifest.require(cache, generators=asked.generators, dataset=asked.dataset)
+    return manifest
+
+
+def _next_number(cache: Path, rank: int) -> int:
+    matches = [SHARD_NAME.fullmatch(file.name) for file in shard_files(cache)]
+    return max((int(m[2]) for m in matches if m and int(m[1]) == rank), default=-1) + 1
+
+
+def _check_patches(key: str, patches: Patches) -> None:
+    areas, boxes = rle.area_and_box(patches.rles, patches.height, patches.width)
+    if not (np.array_equal(areas, patches.areas) and np.array_equal(boxes, patches.boxes)):
+        raise CacheError(f"the patches of {key!r} have boxes or areas that are not those of their masks")
