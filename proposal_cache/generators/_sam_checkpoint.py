@@ -1,0 +1,71 @@
+"""Loading SAM's weights from a file, with errors that tell a wrong file from a wrong model type."""
+
+import hashlib
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+
+from proposal_cache.errors import CacheError
+
+MODEL_TYPES = ("vit_h", "vit_l", "vit_b")
+WEIGHTS_PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
+
+
+class CheckpointError(CacheError):
+    """SAM's weights are missing, unreadable, or of another model than was asked for."""
+
+
+def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
+    """The model with the weights of a file, on the CPU, and the SHA-256 of that file.
+
+    Args:
+        model_type: one of vit_h, vit_l, vit_b.
+        checkpoint: a file of SAM's own kind (`sam_vit_h_4b8939.pth`); read without running code from it.
+
+    Raises:
+        CheckpointError: naming the file, the model type, and the type that would fit if there is one.
+    """
+    path = Path(checkpoint)
+    if model_type not in MODEL_TYPES:
+        raise CheckpointError(f"SAM has no model type '{model_type}'; choose one of {', '.join(MODEL_TYPES)}")
+    if not path.is_file():
+        raise CheckpointError(f"no SAM checkpoint at {path}; the weights of {model_type} are at {WEIGHTS_PAGE}")
+    weights = _read(path)
+    found = _type_of(weights)
+    if found is None:
+        raise CheckpointError(f"{path} holds no SAM image encoder; the weights of {model_type} are at {WEIGHTS_PAGE}")
+    if found != model_type:
+        raise CheckpointError(f"{path} holds SAM's {found}, not {model_type}: ask for model type {found}")
+    sam = sam_model_registry[model_type](checkpoint=None)
+    try:
+        sam.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} does not fit SAM's {model_type}, though its encoder is as wide: {error}"
+        ) from None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
+    return sam, digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} is no file of weights, or a damaged one ({reason}); download it again from {WEIGHTS_PAGE}"
+        ) from None
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{path} holds a {type(weights).__name__}, not weights; see {WEIGHTS_PAGE}")
+    return weights
+
+
+def _type_of(weights: dict[str, torch.Tensor]) -> str | None:
+    """The model type whose image encoder is as wide as that of the weights."""
+    position = weights.get("image_encoder.pos_embed")
+    width = position.shape[-1] if isinstance(position, torch.Tensor) and position.ndim > 0 else None
+    return {1280: "vit_h", 1024: "vit_l", 768: "vit_b"}.get(width)
