@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import MLP, AttentionLayer, BoxEmbedding, FeedForward, init_transformer, sine_embedding, some_visible
+from .layers import MLP, AttentionLayer, BoxEmbedding, FeedForward, full_precision, init_transformer, sine_embedding, some_visible
 from .patch_batch import PatchBatch
 from .patch_encoder import RoIEmbedding
 from .queries import QuerySet
@@ -228,12 +228,12 @@ class Affinity(nn.Module):
         self.bias = nn.Parameter(torch.tensor(math.log(prior / (1 - prior))))
 
     def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
-        """Logits (B, M, N), float32, of ``queries`` (B, M, D) and ``patches`` (B, N, D), both with their positions."""
+        """Logits (B, M, N), at least float32, of ``queries`` (B, M, D) and ``patches`` (B, N, D), both with their positions."""
         q = self.query_mlp(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k = self.patch_mlp(patches).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         similarity = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        logits = self._mix_heads(similarity).float() / self.log_scale.exp()
-        return logits + (patches.float() @ self.patch_bias + self.bias).unsqueeze(1)
+        logits = full_precision(self._mix_heads(similarity)) / self.log_scale.exp()
+        return logits + (full_precision(patches) @ self.patch_bias + self.bias).unsqueeze(1)
 
     def _mix_heads(self, similarity: Tensor) -> Tensor:
         """Three 1x1 convolutions over the head axis, a ReLU in front of each: (B, eta, M, N) -> (B, M, N).

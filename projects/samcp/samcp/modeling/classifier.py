@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import full_precision
+
 
 class Classifier(nn.Module):
     """Score queries against class embeddings, as GLIP does. No weight depends on the vocabulary.
@@ -27,6 +29,6 @@ class Classifier(nn.Module):
     def forward(self, queries: Tensor, embeddings: Tensor) -> Tensor:
         """Logits S (B, M, C) of ``queries`` (B, M, D) for class ``embeddings`` (C, text_dim)."""
         unit = F.normalize(embeddings, dim=-1)
-        q = F.normalize(self.query_proj(queries).float(), dim=-1)
-        similarity = q @ self.text_proj(10 * unit).float().T
+        q = F.normalize(full_precision(self.query_proj(queries)), dim=-1)
+        similarity = q @ full_precision(self.text_proj(10 * unit)).T
         return similarity / self.log_scale.exp() + (unit @ self.text_bias + self.bias)

@@ -101,3 +101,8 @@ def init_transformer(module: nn.Module) -> None:
 def some_visible(visible: Tensor) -> Tensor:
     """Let rows that could see nothing see everything, since attention over no key is not defined."""
     return visible | ~visible.any(dim=-1, keepdim=True)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """At least float32: scores are computed so even where autocast made half precision of what they come from."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

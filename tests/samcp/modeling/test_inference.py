@@ -1,0 +1,123 @@
+"""Segmentations against literal versions, pixel by pixel."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from proposal_cache import Patches
+from samcp.modeling.inference import Inference, Predictions
+
+THINGS, CLASSES = [0, 1, 2], 5
+
+
+def make_predictions(num_patches: int, *, semantic: list[int], instances: int, seed: int = 0) -> Predictions:
+    torch.manual_seed(seed)
+    return Predictions(
+        semantic_classes=torch.tensor(semantic, dtype=torch.long),
+        semantic_scores=torch.rand(len(semantic)),
+        semantic_affinity=torch.rand(len(semantic), num_patches),
+        instance_scores=torch.rand(instances, CLASSES),
+        instance_affinity=torch.rand(instances, num_patches),
+    )
+
+
+def members(affinity: torch.Tensor) -> list[int]:
+    low, high = affinity.min(), affinity.max()
+    return [n for n, a in enumerate(affinity) if (a - low) / (high - low) > 0.5]
+
+
+@pytest.mark.parametrize("semantic", [[3, 4], [0, 1, 2, 3, 4]], ids=["stuff", "all"])
+def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int]) -> None:
+    patches = toy.patches(12, 20, 30)
+    predictions = make_predictions(12, semantic=semantic, instances=12)
+    label = Inference(thing_classes=THINGS, num_classes=CLASSES).semantic(predictions, patches)
+    scores = Inference(thing_classes=THINGS, num_classes=CLASSES, sem_seg_scores=True).semantic(predictions, patches)
+    masks = patches.decode()
+    for y in range(20):
+        for x in range(30):
+            best = [0.0] * CLASSES
+            for n in np.flatnonzero(masks[:, y, x]):
+                for q, c in enumerate(semantic):
+                    best[c] = max(best[c], float(predictions.semantic_scores[q] * predictions.semantic_affinity[q, n]))
+                for q in range(12):
+                    for c in set(THINGS) - set(semantic):
+                        value = predictions.instance_scores[q, c] * predictions.instance_affinity[q, n]
+                        best[c] = max(best[c], float(value))
+            assert scores[:, y, x].tolist() == pytest.approx(best)
+            assert label[y, x] == (int(np.argmax(best)) if masks[:, y, x].any() else -1)
+
+
+def test_instances_are_the_best_pairs_with_unions_of_patches(toy: Any) -> None:
+    patches = toy.patches(10)
+    predictions = make_predictions(10, semantic=[3, 4], instances=10)
+    result = Inference(thing_classes=THINGS, num_classes=CLASSES, top_instances=8).instances(predictions, patches)
+    pairs = sorted(
+        ((float(predictions.instance_scores[q, c]), q, c) for q in range(10) for c in THINGS), reverse=True
+    )[:8]
+    masks = patches.decode()
+    assert result.scores.tolist() == pytest.approx([p[0] for p in pairs])
+    assert result.pred_classes.tolist() == [p[2] for p in pairs]
+    for (_, q, _), mask, box in zip(pairs, result.pred_masks, result.pred_boxes.tensor):
+        union = masks[members(predictions.instance_affinity[q])].any(0)
+        assert np.array_equal(mask.numpy(), union)
+        ys, xs = np.nonzero(union)
+        assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+
+
+def test_panoptic_map_pixel_by_pixel(toy: Any) -> None:
+    patches = toy.patches(10, seed=3)
+    predictions = make_predictions(10, semantic=[3, 4], instances=10, seed=3)
+    predictions.instance_affinity[4] *= 0.2  # never sure of a patch: dropped
+    inference = Inference(thing_classes=THINGS, num_classes=CLASSES, overlap_threshold=0.5)
+    panoptic, segments = inference.panoptic(predictions, patches)
+
+    entities = []
+    for q, c in enumerate([3, 4]):
+        entities.append((float(predictions.semantic_scores[q]), c, predictions.semantic_affinity[q]))
+    for q in range(10):
+        score, c = predictions.instance_scores[q, :3].max(0)
+        entities.append((float(score), int(c), predictions.instance_affinity[q]))
+    entities = [e for e in entities if e[0] > 0.3 and e[2].max() > 0.3]
+    masks = patches.decode()
+    unions = [masks[members(a)].any(0) for _, _, a in entities]
+    owner = np.full(panoptic.shape, -1)
+    for y in range(owner.shape[0]):
+        for x in range(owner.shape[1]):
+            covering = [(entities[i][0], i) for i in range(len(entities)) if unions[i][y, x]]
+            if covering:
+                owner[y, x] = max(covering)[1]
+    expected = {}
+    for i, union in enumerate(unions):
+        if (owner == i).sum() >= 0.5 * union.sum():
+            expected[i] = owner == i
+    assert len(segments) == len(expected)
+    assert 0 < len(expected) < len(entities), "the test wants some entities kept and some dropped"
+    for segment, (i, mask) in zip(segments, expected.items()):
+        assert segment["category_id"] == entities[i][1]
+        assert segment["isthing"] == (entities[i][1] in THINGS)
+        assert segment["area"] == mask.sum()
+        assert np.array_equal(panoptic.numpy() == segment["id"], mask)
+    assert (panoptic.numpy() == 0).sum() == panoptic.numel() - sum(m.sum() for m in expected.values())
+
+
+def test_no_patches_no_prediction() -> None:
+    patches = Patches.empty(10, 12)
+    result = Inference(thing_classes=THINGS, num_classes=CLASSES)(
+        make_predictions(0, semantic=[3, 4], instances=0), patches
+    )
+    assert (result["sem_seg"] == -1).all()
+    assert len(result["instances"]) == 0
+    assert result["panoptic_seg"][1] == []
+    assert result["instances"].pred_masks.tensor.shape == (0, 10, 12)
+
+
+def test_no_things_no_instances(toy: Any) -> None:
+    patches = toy.patches(4)
+    result = Inference(thing_classes=[], num_classes=CLASSES)(make_predictions(4, semantic=[3], instances=0), patches)
+    assert len(result["instances"]) == 0
+
+
+def test_only_what_is_asked_for(toy: Any) -> None:
+    inference = Inference(thing_classes=THINGS, num_classes=CLASSES, semantic_on=False, panoptic_on=False)
+    assert inference(make_predictions(4, semantic=[3], instances=4), toy.patches(4)).keys() == {"instances"}

@@ -1,0 +1,83 @@
+"""Queries: visibility by enumeration, and denoising groups."""
+
+import torch
+from samcp.modeling.denoising import make_denoising_queries
+from samcp.modeling.queries import query_visibility
+
+BOXES = [torch.tensor([[0.2, 0.2, 0.6, 0.8], [0.5, 0.1, 0.9, 0.3]]), torch.tensor([[0.1, 0.1, 0.9, 0.9]])]
+CLASSES = [torch.tensor([4, 7]), torch.tensor([5])]
+
+
+def make(**changes: object):
+    options = {"max_queries": 13, "label_noise": 0.5, "box_noise": 1.0} | changes
+    return make_denoising_queries(classes=CLASSES, boxes=BOXES, label_pool=torch.tensor([4, 5, 7]), **options)
+
+
+def test_as_many_groups_as_fit() -> None:
+    queries = make()
+    assert queries.labels.shape == (2, 12), "three groups of 2 x 2 queries fit into 13"
+    assert queries.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert queries.entity.tolist() == [0, 1] * 6
+    assert queries.positive.tolist() == [True, True, False, False] * 3
+    assert queries.valid[1].tolist() == [True, False] * 6, "the second image has one instance only"
+
+
+def test_one_group_even_if_too_large() -> None:
+    assert make(max_queries=1).labels.shape == (2, 4)
+
+
+def test_without_noise_positives_are_the_ground_truth() -> None:
+    queries = make(label_noise=0.0, box_noise=0.0)
+    assert queries.labels[0].tolist() == [4, 7] * 6
+    assert torch.equal(queries.boxes[0, :2], BOXES[0])
+
+
+def test_positives_stay_closer_than_negatives() -> None:
+    torch.manual_seed(0)
+    queries = make(max_queries=4000)
+    moved = (queries.boxes[1] - BOXES[1]).abs()[queries.valid[1]]
+    positive = queries.positive[queries.valid[1]]
+    # The box is 0.8 wide: positives move a corner by less than 0.4; negatives by more, unless the image ends there.
+    assert moved[positive].max() < 0.4
+    assert moved[~positive].max() > 0.05
+    assert (queries.boxes >= 0).all() and (queries.boxes <= 1).all()
+    assert (queries.boxes[..., 2:] >= queries.boxes[..., :2]).all()
+
+
+def test_half_of_the_noise_rate_changes_labels() -> None:
+    torch.manual_seed(0)
+    queries = make(max_queries=8000)
+    changed = (queries.labels[1] != 5)[queries.valid[1]].float().mean().item()
+    assert abs(changed - 0.25 * 2 / 3) < 0.02, "a quarter is drawn anew, and a third of the draws hits the same class"
+
+
+def test_no_instances_no_queries() -> None:
+    queries = make_denoising_queries(
+        classes=[torch.zeros(0, dtype=torch.long)],
+        boxes=[torch.zeros(0, 4)],
+        label_pool=torch.zeros(0, dtype=torch.long),
+        max_queries=10,
+        label_noise=0.5,
+        box_noise=1.0,
+    )
+    assert queries.labels.shape == (1, 0)
+
+
+def test_visibility_by_enumeration() -> None:
+    queries = make()
+    valid = torch.tensor([[True, True, True], [True, False, False]])
+    visible = query_visibility(2, 3, valid, queries)
+    kinds = ["semantic"] * 2 + ["instance"] * 3 + ["denoising"] * 12
+    for image in range(2):
+        for m, kind in enumerate(kinds):
+            for n, other in enumerate(kinds):
+                if m == n:
+                    expected = True
+                elif other == "instance":
+                    expected = bool(valid[image, n - 2])
+                elif other == "semantic":
+                    expected = kind == "denoising"
+                else:
+                    same = kind == "denoising" and queries.group[m - 5] == queries.group[n - 5]
+                    expected = bool(same and queries.valid[image, n - 5])
+                assert visible[image, m, n] == expected, (image, m, kind, n, other)

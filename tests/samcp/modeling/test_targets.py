@@ -1,0 +1,134 @@
+"""What queries are taught, entity by entity."""
+
+from typing import Any
+
+import pytest
+import torch
+from samcp.modeling.affinity_decoder import DecoderOutput
+from samcp.modeling.denoising import make_denoising_queries
+from samcp.modeling.matcher import HungarianMatcher
+from samcp.modeling.patch_batch import PatchBatch
+from samcp.modeling.queries import QuerySet
+from samcp.modeling.targets import QueryTargets, TargetBuilder, gather_entities
+
+NUM_CLASSES, SEMANTIC = 5, torch.tensor([3, 4])
+MATCHER = HungarianMatcher(cls=2, mask_focal=1, dice=1, l1=1, giou=1)
+
+
+def build(image: dict, *, self_affinity: bool = True, favourite: dict[int, int] | None = None) -> QueryTargets:
+    """Targets of one image where query ``q`` already predicts entity k's patches, for ``favourite[k] = q``."""
+    patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
+    num = patches.valid.shape[1]
+    affinity = torch.full((1, len(SEMANTIC) + num, num), -4.0)
+    boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, len(SEMANTIC) + num, 4).clone()
+    for k, q in (favourite or {}).items():
+        affinity[0, len(SEMANTIC) + q] = torch.where(image["instances"].gt_affinity[k], 6.0, -6.0)
+        boxes[0, len(SEMANTIC) + q] = image["instances"].gt_boxes.tensor[k] / patches.scale[0]
+    total = len(SEMANTIC) + num
+    queries = QuerySet(torch.zeros(1, total, 8), boxes, torch.ones(1, total, total).bool(), len(SEMANTIC), num, 0)
+    in_crowd = torch.zeros_like(patches.valid)
+    in_crowd[0, : len(image["patches"])] = image["patches"].in_crowd
+    return TargetBuilder(matcher=MATCHER, self_affinity=self_affinity).matching(
+        output=DecoderOutput(queries.content, affinity, boxes),
+        class_logits=torch.zeros(1, total, NUM_CLASSES),
+        queries=queries,
+        semantic_classes=SEMANTIC,
+        patches=patches,
+        in_crowd=in_crowd,
+        regions=[gather_entities(image["sem_segments"], patches, 0, check_box=False)],
+        instances=[gather_entities(image["instances"], patches, 0, check_box=True)],
+    )
+
+
+def test_matched_query_learns_its_entity(toy: Any) -> None:
+    image = toy.input(6, {1: [0, 2], 2: [4], 3: [5]})
+    targets = build(image, favourite={0: 2, 1: 4})
+    row = len(SEMANTIC) + 2
+    assert targets.classes[0, row].tolist() == [0, 1, 0, 0, 0]
+    assert targets.affinity[0, row].tolist() == [1, 0, 1, 0, 0, 0]
+    assert targets.positive[0].nonzero().squeeze(1).tolist() == [0, row, len(SEMANTIC) + 4]
+
+
+def test_unmatched_query_learns_its_own_patch(toy: Any) -> None:
+    image = toy.input(6, {1: [0, 2]})
+    row = len(SEMANTIC) + 5
+    with_bg, without = (build(image, favourite={0: 2}, self_affinity=on) for on in (True, False))
+    assert with_bg.affinity[0, row].tolist() == [0, 0, 0, 0, 0, 1]
+    assert with_bg.affinity_weights[0, row].sum() == 6
+    assert with_bg.classes[0, row].sum() == 0
+    assert with_bg.class_weights[0, row].sum() == NUM_CLASSES, "it learns to be no class"
+    assert without.affinity_weights[0, row].sum() == 0
+
+
+def test_semantic_query_is_judged_on_its_class_alone(toy: Any) -> None:
+    targets = build(toy.input(6, {1: [0], 3: [1, 5]}))
+    assert targets.class_weights[0, 0].tolist() == [0, 0, 0, 1, 0]
+    assert targets.classes[0, 0, 3] == 1
+    assert targets.affinity[0, 0].tolist() == [0, 1, 0, 0, 0, 1]
+    assert targets.class_weights[0, 1].tolist() == [0, 0, 0, 0, 1], "grass is absent: judged, and negative"
+    assert targets.classes[0, 1].sum() == 0
+    assert targets.affinity_weights[0, 1].sum() == 0, "an absent class has no affinity loss"
+
+
+def test_ignored_pairs_have_no_weight_but_positives_do(toy: Any) -> None:
+    image = toy.input(4, {1: [0, 1]})
+    image["instances"].gt_ignore[0] = torch.tensor([True, False, False, True])
+    row = len(SEMANTIC)
+    targets = build(image, favourite={0: 0})
+    assert targets.affinity_weights[0, row].tolist() == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("why", ["no patch", "patches elsewhere"])
+def test_unbuildable_entity_teaches_nothing(toy: Any, why: str) -> None:
+    image = toy.input(4, {1: [0, 1]})
+    if why == "no patch":
+        image["instances"].gt_affinity[:] = False
+    else:
+        image["instances"].gt_boxes.tensor[:] = torch.tensor([90.0, 60.0, 95.0, 63.0])
+    targets = build(image)
+    assert not targets.positive[0, len(SEMANTIC) :].any()
+    silent = targets.class_weights[0, len(SEMANTIC) :].sum(-1) == 0
+    assert silent.sum() == 1, "the query matched to it has no loss"
+    assert targets.affinity_weights[0, len(SEMANTIC) :][silent].sum() == 0
+
+
+def test_patch_in_a_crowd_is_no_negative(toy: Any) -> None:
+    image = toy.input(4, {1: [0]})
+    image["patches"].in_crowd[3] = True
+    targets = build(image, favourite={0: 0})
+    assert targets.class_weights[0, len(SEMANTIC) + 3].sum() == 0
+    assert targets.class_weights[0, len(SEMANTIC) + 2].sum() == NUM_CLASSES
+
+
+def test_image_without_patches_teaches_nothing(toy: Any) -> None:
+    image = toy.input(0, {})
+    image["sem_segments"] = toy.entities(image["patch_rles"], {})
+    targets = build(image)
+    assert targets.class_weights.sum() == 0
+    assert targets.affinity_weights.sum() == 0
+
+
+def test_denoising_positives_learn_their_entity_and_negatives_background(toy: Any) -> None:
+    image = toy.input(5, {0: [1], 2: [3, 4]})
+    patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
+    instances = gather_entities(image["instances"], patches, 0, check_box=True)
+    noised = make_denoising_queries(
+        classes=[instances.classes],
+        boxes=[instances.boxes],
+        label_pool=torch.arange(3),
+        max_queries=8,
+        label_noise=1.0,
+        box_noise=1.0,
+    )
+    targets = TargetBuilder(matcher=MATCHER).denoising(
+        denoising=noised, patches=patches, instances=[instances], num_classes=NUM_CLASSES
+    )
+    for slot in range(8):
+        entity, positive = int(noised.entity[slot]), bool(noised.positive[slot])
+        expected = torch.zeros(NUM_CLASSES)
+        if positive:
+            expected[instances.classes[entity]] = 1
+        assert torch.equal(targets.classes[0, slot], expected)
+        assert torch.equal(targets.affinity[0, slot], instances.affinity[entity] * positive)
+        assert targets.class_weights[0, slot].sum() == NUM_CLASSES
+        assert bool(targets.affinity_weights[0, slot].any()) == positive
