@@ -5,6 +5,7 @@ Needs numpy, h5py, pycocotools and zstandard; knows nothing of the model that re
 
 from proposal_cache.errors import CacheError
 from proposal_cache.patches import Patches
+from proposal_cache.sources import image_key
 from proposal_cache.store import CacheWriter, PatchCache, join, verify
 
-__all__ = ["CacheError", "CacheWriter", "PatchCache", "Patches", "join", "verify"]
+__all__ = ["CacheError", "CacheWriter", "PatchCache", "Patches", "image_key", "join", "verify"]

@@ -1,0 +1,1 @@
+"""Makers of patches: `regions` needs no weights; `sam` needs torch and a checkpoint."""
