@@ -161,8 +161,9 @@ def open_columns(path: Path, kind: str, schema: Mapping[str, tuple[tuple[str, ..
     try:
         descriptor = Descriptor(path)
         with h5py.File(path, "r", locking=False) as file:
-            _check_head(path, file, kind)
-            columns = {name: _layout(path, file, name, *schema[name]) for name in schema}
+            root = h5py.h5g.open(file.id, b"/")
+            _check_head(path, root, kind)
+            columns = {name: _layout(path, root, name, *schema[name]) for name in schema}
     except (StorageError, FormatError):
         raise
     except (FileNotFoundError, PermissionError) as error:
@@ -207,7 +208,7 @@ def sync_directory(path: Path) -> None:
         os.close(directory)
 
 
-def _check_head(path: Path, file: h5py.File, kind: str) -> None:
+def _check_head(path: Path, file: h5py.h5g.GroupID, kind: str) -> None:
     found = _attribute(path, file, "format")
     if found != f"proposal_cache.{kind}".encode():
         raise FormatError(f"{path} is no {kind} of a patch cache: its format is {found!r}")
@@ -219,27 +220,31 @@ def _check_head(path: Path, file: h5py.File, kind: str) -> None:
         )
 
 
-def _attribute(path: Path, item: h5py.HLObject, name: str) -> Any:
-    """A small attribute: one number or string of fixed length."""
-    if name not in item.attrs:
-        raise FormatError(f"{path} is no file of a patch cache: {item.name} has no attribute '{name}'")
-    attribute = item.attrs.get_id(name)
-    if attribute.shape != () or attribute.dtype.kind not in "iuS" or attribute.get_storage_size() > _MAX_ATTRIBUTE:
-        raise FormatError(f"{path} is damaged: the attribute '{name}' of {item.name} is neither a number nor a string")
-    return item.attrs[name]
-
-
-def _layout(path: Path, file: h5py.File, name: str, dtypes: tuple[str, ...], row: tuple[int, ...]) -> Column:
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
-        raise FormatError(f"{path} is damaged: it has no column '{name}'")  # links might lead into other files
-    dataset = file[name]
-    plist = dataset.id.get_create_plist()
-    if plist.get_layout() != h5py.h5d.CONTIGUOUS or plist.get_external_count() or plist.get_nfilters():
+def _layout(path: Path, file: h5py.h5g.GroupID, name: str, dtypes: tuple[str, ...], row: tuple[int, ...]) -> Column:
+    """Where a column lies. By HDF5's own interface, for h5py's takes five times as long."""
+    if not file.links.exists(name.encode()) or file.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise FormatError(f"{path} is damaged: it has no column '{name}'")  # other links might lead into other files
+    dataset = h5py.h5d.open(file, name.encode())
+    storage = dataset.get_create_plist()
+    if storage.get_layout() != h5py.h5d.CONTIGUOUS or storage.get_external_count() or storage.get_nfilters():
         raise FormatError(f"{path} is damaged: its column '{name}' does not lie in one piece")
-    if dataset.dtype not in [np.dtype(d) for d in dtypes] or dataset.shape[1:] != row or len(dataset.shape) < 1:
-        raise FormatError(f"{path} is damaged: its column '{name}' is {dataset.dtype} of shape {dataset.shape}")
-    offset = dataset.id.get_offset()
-    column = Column(offset or 0, dataset.dtype, dataset.shape, _attribute(path, dataset, "sha256").decode("ascii"))
+    dtype, shape = dataset.dtype, dataset.shape
+    if dtype not in [np.dtype(d) for d in dtypes] or len(shape) != 1 + len(row) or shape[1:] != row:
+        raise FormatError(f"{path} is damaged: its column '{name}' is {dtype} of shape {shape}")
+    offset = dataset.get_offset()
+    column = Column(offset or 0, dtype, shape, _attribute(path, dataset, "sha256").decode("ascii"))
     if offset is None and column.nbytes:
         raise FormatError(f"{path} is damaged: its column '{name}' was never written")
     return column
+
+
+def _attribute(path: Path, item: h5py.h5g.GroupID, name: str) -> Any:
+    """A small attribute: one number or string of fixed length."""
+    if not h5py.h5a.exists(item, name.encode()):
+        raise FormatError(f"{path} is no file of a patch cache: it has no attribute '{name}' where it should")
+    attribute = h5py.h5a.open(item, name.encode())
+    if attribute.shape != () or attribute.dtype.kind not in "iuS" or attribute.get_storage_size() > _MAX_ATTRIBUTE:
+        raise FormatError(f"{path} is damaged: its attribute '{name}' is neither a number nor a short string")
+    value = np.empty((), attribute.dtype)
+    attribute.read(value)
+    return value[()]

@@ -18,9 +18,11 @@ Columns of a shard of n images and p patches, patches of an image lying together
     area                        (p,)
     predicted_iou, stability_score   (p,) NaN where the generator gives none
     source                      (p,) which of the manifest's generators
-    rles                        for each image one zstd frame (with checksum): compressed counts joined by newlines
+    rle_length                  (p,) characters of its compressed counts
+    rles                        for each image one zstd frame, with checksum, of its patches' compressed counts
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -43,6 +45,7 @@ SHARD_SCHEMA: Schema = {
     "predicted_iou": (("<f4",), ()),
     "stability_score": (("<f4",), ()),
     "source": (("u1",), ()),
+    "rle_length": (("<u2", "<u4"), ()),
     "rles": (("u1",), ()),
 }
 INDEX_SCHEMA: Schema = {"keys": (("u1",), ()), "shard": (("<u4",), ()), "row": (("<u4",), ())}
@@ -106,27 +109,30 @@ def pack_masks(rles: Sequence[bytes]) -> bytes:
     """One frame of all the masks of an image; no bytes for no masks."""
     if not rles:
         return b""
-    text = b"\n".join(rles)
+    text = b"".join(rles)
     if len(text) > MAX_TEXT:
         raise CacheError(f"masks of {len(text)} bytes for one image are too many: {MAX_TEXT} are possible")
     return zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress(text)
 
 
-def unpack_masks(frame: memoryview, count: int) -> tuple[bytes, ...]:
+def unpack_masks(frame: memoryview, lengths: Sequence[int]) -> tuple[bytes, ...]:
     """The masks in a frame that may come from anywhere.
 
+    Args:
+        frame: as made by `pack_masks`.
+        lengths: characters of each mask.
+
     Raises:
-        CacheError: if it is damaged, does not hold `count` masks, or would be larger than an image's masks can be.
+        CacheError: if it is damaged, or does not hold masks of these lengths.
     """
-    if count == 0 and not frame:
+    if not lengths and not frame:
         return ()
+    stops = list(itertools.accumulate(lengths, initial=0))
     try:
         size = zstandard.get_frame_parameters(frame).content_size
-        if size > MAX_TEXT:
-            raise CacheError("its masks claim an absurd size")
-        rles = tuple(zstandard.ZstdDecompressor().decompress(frame).split(b"\n"))
+        if size != stops[-1] or size > MAX_TEXT:
+            raise CacheError(f"its masks claim {size} bytes where {stops[-1]} are promised ({MAX_TEXT} at most)")
+        text = zstandard.ZstdDecompressor().decompress(frame)
     except zstandard.ZstdError as error:
         raise CacheError(f"its masks are damaged ({error})") from error
-    if len(rles) != count:
-        raise CacheError(f"it has {len(rles)} masks where {count} are promised")
-    return rles
+    return tuple([text[start:stop] for start, stop in itertools.pairwise(stops)])

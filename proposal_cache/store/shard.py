@@ -37,6 +37,7 @@ class ShardBuffer:
             "predicted_iou": patches.predicted_iou.astype("<f4"),
             "stability_score": patches.stability_score.astype("<f4"),
             "source": patches.source.astype("u1"),
+            "rle_length": np.array([len(counts) for counts in patches.rles], "<u4"),
         }
         self.keys.append(key)
         self.nbytes += len(frame) + sum(column.nbytes for column in columns.values())
@@ -57,6 +58,8 @@ class ShardBuffer:
         }
         for name in self._patches[0]:
             columns[name] = np.concatenate([patches[name] for patches in self._patches])
+        if columns["rle_length"].max(initial=0) < 1 << 16:
+            columns["rle_length"] = columns["rle_length"].astype("<u2")
         write_durably(path, pack("shard", columns)[0])
 
 
@@ -126,7 +129,7 @@ class Shard:
         read, start, stop = self.file.read, self.patch_offset[row], self.patch_offset[row + 1]
         frame = read("rles", self.rle_offset[row], self.rle_offset[row + 1])
         try:
-            rles = unpack_masks(frame.data, stop - start)
+            rles = unpack_masks(frame.data, read("rle_length", start, stop).tolist())
         except CacheError as error:
             raise FormatError(f"{self.path} is damaged: in its image {row}, {error}") from error
         return Patches(
@@ -149,7 +152,7 @@ def _check_lengths(file: ColumnFile, images: int) -> None:
     """Refuses columns whose lengths contradict each other."""
     patches = file.columns["source"].shape[0]
     expected = {"width": images, "patch_offset": images + 1, "rle_offset": images + 1}
-    expected |= dict.fromkeys(("box", "area", "predicted_iou", "stability_score"), patches)
+    expected |= dict.fromkeys(("box", "area", "predicted_iou", "stability_score", "rle_length"), patches)
     for name, length in expected.items():
         if file.columns[name].shape[0] != length:
             raise FormatError(
