@@ -100,6 +100,7 @@ class Inference:
         # For a label, only the best class of a patch matters, and patches can be painted from the worst to the best.
         best, label = values.max(-1)
         order = np.lexsort((-patches.areas, best.numpy()))
+        order = order[best.numpy()[order] > 0]  # the oracle's patches that belong to nothing have no class
         canvas = paint(patches.rles, order, label.numpy(), patches.height, patches.width, background=UNLABELED)
         return torch.from_numpy(canvas)
 
