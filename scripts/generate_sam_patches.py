@@ -1,0 +1,135 @@
+#!/usr/bin/env python
+"""Cut the images of a dataset or a folder into patches, and keep them in a cache that training and evaluation read.
+
+    python scripts/generate_sam_patches.py --dataset coco_2017_val_panoptic --checkpoint sam_vit_h_4b8939.pth \\
+        --device cuda --output datasets/patches/coco_val
+    python scripts/generate_sam_patches.py --images photos --generator regions --workers 4 --output patches
+
+Interrupted, the same command continues. An image that cannot be read is left out, with a warning and a note in the
+cache's manifest; the exit status is 1 only if none could be done.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from proposal_cache import CacheError, PatchCache
+from proposal_cache.generators.base import Generator
+from proposal_cache.pipeline import Summary, generate
+from proposal_cache.sources import ImageFile, SourceError, from_folder, from_list, image_key
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    try:
+        images = _dataset_images(arguments.dataset) if arguments.dataset else from_folder(arguments.images)
+        name = arguments.dataset or str(arguments.images.resolve().name)
+        generate(
+            images,
+            _generator(arguments),
+            arguments.output,
+            name,
+            workers=arguments.workers if arguments.generator == "regions" else 0,
+            loaders=arguments.loaders,
+            shard_size=arguments.shard_size,
+        )
+        summary = Summary.of(PatchCache(arguments.output))
+    except (CacheError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues")
+    print(summary)
+    if summary.failed and not summary.images:
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset", metavar="NAME", help="registered in Detectron2; found under DETECTRON2_DATASETS")
+    source.add_argument("--images", type=Path, metavar="DIR", help="a folder, with all folders in it")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of the cache")
+    parser.add_argument(
+        "--generator",
+        choices=("sam", "regions"),
+        default="sam",
+        help="sam: segment-everything; regions: by colour and texture, needs no checkpoint (default %(default)s)",
+    )
+    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes, for regions (default 1)")
+    parser.add_argument(
+        "--loaders", type=_count, default=2, metavar="N", help="image-reading threads, for sam (default 2)"
+    )
+    parser.add_argument("--shard-size", type=_count, default=1000, metavar="N", help="images in a file (default 1000)")
+    sam = parser.add_argument_group("sam")
+    sam.add_argument(
+        "--model-type", default="vit_h", metavar="NAME", help="vit_h, vit_l or vit_b (default %(default)s)"
+    )
+    sam.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of this model type")
+    sam.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default %(default)s)")
+    sam.add_argument("--points-per-side", type=_count, default=48, metavar="N", help="grid (default %(default)s)")
+    sam.add_argument("--pred-iou-thresh", type=float, default=0.8, metavar="X", help="(default %(default)s)")
+    sam.add_argument("--stability-score-thresh", type=float, default=0.9, metavar="X", help="(default %(default)s)")
+    sam.add_argument("--box-nms-thresh", type=float, default=0.7, metavar="X", help="(default %(default)s)")
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
+    return number
+
+
+def _generator(arguments: argparse.Namespace) -> Generator:
+    if arguments.generator == "regions":
+        from proposal_cache.generators.regions import RegionGenerator
+
+        return RegionGenerator()
+    if arguments.checkpoint is None:
+        raise CacheError(
+            f"SAM needs weights: give --checkpoint FILE for --model-type {arguments.model_type} (they are at "
+            "https://github.com/facebookresearch/segment-anything#model-checkpoints), or use --generator regions"
+        )
+    from proposal_cache.generators.sam import SamGenerator  # torch is slow to import, and regions do without
+
+    return SamGenerator.from_checkpoint(
+        arguments.model_type,
+        arguments.checkpoint,
+        device=arguments.device,
+        points_per_side=arguments.points_per_side,
+        pred_iou_thresh=arguments.pred_iou_thresh,
+        stability_score_thresh=arguments.stability_score_thresh,
+        box_nms_thresh=arguments.box_nms_thresh,
+    )
+
+
+def _dataset_images(name: str) -> list[ImageFile]:
+    """The images of a registered dataset, with the keys by which training finds their patches."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+        from detectron2.data import DatasetCatalog
+
+        import samcp.data.datasets  # noqa: F401  registers what Detectron2 does not know
+        from samcp.data.patch_caches import image_root
+
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, list(DatasetCatalog), n=5, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"registered are: {', '.join(sorted(DatasetCatalog))}"
+        raise SourceError(f"there is no dataset {name!r}; {hint}")
+    try:
+        records = DatasetCatalog.get(name)
+        root = image_root(name)
+    except (OSError, AssertionError) as error:
+        folder = os.environ.get("DETECTRON2_DATASETS")
+        where = f"DETECTRON2_DATASETS is {folder}" if folder else "DETECTRON2_DATASETS is not set: ./datasets is used"
+        raise SourceError(
+            f"dataset {name!r} cannot be read: {error}. {where}; it must name the datasets' folder"
+        ) from error
+    return from_list(((image_key(r["file_name"], root), r["file_name"]) for r in records), name)
+
+
+if __name__ == "__main__":
+    main()
