@@ -109,14 +109,15 @@ def main(args: argparse.Namespace) -> None:
         sys.exit(f"error: {_message(error)}")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Train, or evaluate only."""
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Train, or evaluate only; returns the figures of the last evaluation (in the main process)."""
     cfg = load_config(args)
     default_setup(cfg, args)
     if not args.eval_only:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
+        trainer.train()
+        return trainer._last_eval_results
     check_test_data(cfg)
     model = Trainer.build_model(cfg)
     if not cfg.TEST.ORACLE:

@@ -1,14 +1,22 @@
 """Detectron2's checkpoints, which say what is wrong with them and carry their config."""
 
 import pickle
-import zipfile
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import nn
 
 _SHOWN_KEYS = 3
+# All that a pickle of arrays names, Detectron2's ImageNet weights for one.
+_ARRAY_PARTS = {
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    *((f"numpy.{core}.multiarray", part) for core in ("core", "_core") for part in ("_reconstruct", "scalar")),
+}
 
 
 class CheckpointError(ValueError):
@@ -37,15 +45,25 @@ class Checkpointer(DetectionCheckpointer):
         self._whole_model = checkpointables is None
         try:
             return super().load(path, checkpointables)
-        except CheckpointError:
-            raise
         except (OSError, AssertionError) as error:
             raise CheckpointError(
                 f"MODEL.WEIGHTS {path}: cannot be found or fetched ({error}); name a local file, or start a training "
                 'without any by MODEL.WEIGHTS ""'
             ) from error
-        except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path}: is no checkpoint, or a damaged one ({_first_line(error)})") from error
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            if filename.endswith(".pkl"):
+                _check_pickle(filename)
+            data = super()._load_file(filename)
+            data["model"].items()
+        except Exception as error:  # what a damaged pickle raises has no common base
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CheckpointError(f"{self._path}: is no checkpoint, or a damaged one ({reason})") from error
+        return data
+
+    def _torch_load(self, filename: str) -> dict[str, Any]:
+        return torch.load(filename, map_location="cpu", weights_only=True)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
@@ -81,5 +99,16 @@ def _count(what: str, keys: list[str], how: str) -> str:
     return f"{len(keys)} {what}s {how}" + (f" ({shown})" if keys else "")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+class _ArrayUnpickler(pickle.Unpickler):
+    """Makes arrays and containers, and refuses to call anything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ARRAY_PARTS:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which weights have no need of")
+        return super().find_class(module, name)
+
+
+def _check_pickle(filename: str) -> None:
+    """Raise UnpicklingError for a pickle that could run code when Detectron2 loads it."""
+    with open(filename, "rb") as file:
+        _ArrayUnpickler(file, encoding="latin1").load()

@@ -4,7 +4,7 @@ Everything is measured in the original image. Flip and resize change no ratio of
 patches and entities before they are compared.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -91,35 +91,36 @@ def build_targets(
         rule: when a patch belongs to an entity.
         mapping: from the original image to the network's input.
     """
-    crowded = _inside_crowd(patches, mapping.crop(ground_truth.crowds()))
-    parts = [
-        _compare(patches, *entities, rule, mapping) for entities in (ground_truth.things(), ground_truth.semantic())
-    ]
-    for part in parts:
-        # A crowd is no entity, and a patch inside one may well be part of what it shows: neither yes nor no.
-        part.gt_ignore |= crowded[None] & ~part.gt_affinity
-    positive = torch.cat([part.gt_affinity for part in parts]).any(dim=0)
-    return Targets(instances=parts[0], sem_segments=parts[1], in_crowd=crowded & ~positive)
+    visible = replace(ground_truth, masks=mapping.crop(ground_truth.masks))
+    things, thing_classes = visible.things()
+    regions, region_classes = visible.semantic()
+    crowded = _inside_crowd(patches, visible.crowds())
 
-
-def _compare(
-    patches: Patches, masks: Patches, classes: np.ndarray, rule: AffinityRule, mapping: AxisAlignedMap
-) -> Instances:
-    cropped = mapping.crop(masks)
-    visible = np.flatnonzero(cropped.areas > 0)
-    entities = cropped.select(visible)
+    entities = Patches.concatenate([things, regions])
     affinity, ignore = rule(patches, entities)
-    instances = Instances(mapping.input_size)
-    instances.gt_classes = torch.from_numpy(classes[visible].astype(np.int64))
-    instances.gt_boxes = mapping.map_boxes(entities.boxes)
-    instances.gt_affinity = torch.from_numpy(affinity)
-    instances.gt_ignore = torch.from_numpy(ignore)
-    return instances
+    # A crowd is no entity, and a patch inside one may well be part of what it shows: neither yes nor no.
+    ignore |= crowded[None] & ~affinity
+    fields = {
+        "gt_classes": torch.from_numpy(np.concatenate([thing_classes, region_classes])),
+        "gt_boxes": mapping.map_boxes(entities.boxes),
+        "gt_affinity": torch.from_numpy(affinity),
+        "gt_ignore": torch.from_numpy(ignore),
+    }
+    both = Instances(mapping.input_size, **fields)
+    seen = torch.from_numpy(entities.areas > 0)
+    is_thing = torch.arange(len(both)) < len(things)
+    return Targets(
+        instances=both[seen & is_thing],
+        sem_segments=both[seen & ~is_thing],
+        in_crowd=torch.from_numpy(crowded & ~affinity.any(axis=0)),
+    )
 
 
-def _inside_crowd(patches: Patches, crowds: Patches) -> torch.Tensor:
+def _inside_crowd(patches: Patches, crowds: Patches) -> np.ndarray:
     """(N,) bool: more than half of the patch lies inside one crowd region."""
-    return torch.from_numpy((patches.iop(crowds) > _CROWD_SHARE).any(axis=1))
+    if not len(crowds):  # as in most images
+        return np.zeros(len(patches), dtype=bool)
+    return (patches.iop(crowds) > _CROWD_SHARE).any(axis=1)
 
 
 def _add_low_quality_matches(affinity: np.ndarray, iou: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from proposal_cache import PatchCache, image_key
 from . import datasets as _datasets  # noqa: F401  (registers them)
 from .dataset_mapper import SAMCPDatasetMapper
 from .errors import DataError
-from .patch_caches import cache_paths, image_root, open_cache
+from .patch_caches import cache_paths, check_keys, image_root, open_cache
 from .vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -29,12 +29,12 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[Record]]:
         CacheError: a cache is missing, damaged, or lacks patches of some image.
     """
     paths = cache_paths(cfg, is_train=True)
-    _check_same_labels(list(paths))
     records: list[Record] = []
     caches: dict[str, PatchCache] = {}
     for name, path in paths.items():
-        found, caches[path] = load_records(name, path)
+        found, caches[path] = load_records(name, path, skip_failed=True)
         records += _with_ground_truth(found) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else found
+    _check_same_labels(list(paths))
     logger.info("Training on %d images of %s", len(records), ", ".join(paths))
     mapper = SAMCPDatasetMapper(cfg, is_train=True, dataset_name=cfg.DATASETS.TRAIN[0], caches=caches)
     return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
@@ -62,8 +62,13 @@ def check_test_data(cfg: CfgNode) -> None:
         load_records(name, path)
 
 
-def load_records(dataset: str, cache_path: str) -> tuple[list[Record], PatchCache]:
+def load_records(dataset: str, cache_path: str, *, skip_failed: bool = False) -> tuple[list[Record], PatchCache]:
     """Detectron2's records of a dataset with, added to each, what the mapper needs to find its patches.
+
+    Args:
+        dataset: a registered name.
+        cache_path: of its patches.
+        skip_failed: leave out, with a warning, images whose patches could not be made (broken pictures, as a rule).
 
     Returns:
         the records, each with "key", "patches_path" and "dataset_name"; and the cache, which has all of their keys.
@@ -77,7 +82,11 @@ def load_records(dataset: str, cache_path: str) -> tuple[list[Record], PatchCach
         record["key"] = image_key(record["file_name"], root)
         record["patches_path"] = cache_path
         record["dataset_name"] = dataset
-    return records, open_cache(cache_path, dataset, [record["key"] for record in records])
+    cache = open_cache(cache_path, dataset)
+    if skip_failed:
+        records = _without_failed(records, cache)
+    check_keys(cache, dataset, [record["key"] for record in records])
+    return records, cache
 
 
 def _load_dataset(name: str) -> list[Record]:
@@ -92,6 +101,16 @@ def _load_dataset(name: str) -> list[Record]:
     if not records:
         raise DataError(f"dataset {name!r} has no images")
     return records
+
+
+def _without_failed(records: list[Record], cache: PatchCache) -> list[Record]:
+    failed = [record["key"] for record in records if record["key"] in cache.manifest.failures]
+    if failed:
+        reason = cache.manifest.failures[failed[0]]
+        logger.warning(
+            "%s: left out %d images without patches, first %s: %s", cache.path, len(failed), failed[0], reason
+        )
+    return [record for record in records if record["key"] not in cache.manifest.failures]
 
 
 def _with_ground_truth(records: list[Record]) -> list[Record]:

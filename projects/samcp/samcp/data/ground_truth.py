@@ -79,15 +79,14 @@ def read_ground_truth(
 def read_panoptic_ids(path: str) -> np.ndarray:
     """Read a COCO panoptic PNG as (H, W) int32 segment ids, R + 256 G + 256^2 B."""
     image = _read_png(path)
-    if image.ndim != 3:
-        raise DataError(f"{path}: a panoptic annotation must be an RGB PNG, this one has shape {image.shape}")
-    rgb = image.astype(np.int32)
-    return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+    if image.mode not in ("RGB", "RGBA"):
+        raise DataError(f"{path}: a panoptic annotation must be an RGB PNG, this one has mode {image.mode}")
+    return np.asarray(image.convert("RGBA")).view("<i4")[..., 0] & 0xFFFFFF
 
 
 def read_label_map(path: str) -> np.ndarray:
     """Read a PNG of class ids as (H, W) int32."""
-    labels = _read_png(path)
+    labels = np.asarray(_read_png(path))
     if labels.ndim != 2:
         raise DataError(f"{path}: a label map must have one channel of class ids, this one has shape {labels.shape}")
     return labels.astype(np.int32)
@@ -168,10 +167,11 @@ def _ground_truth(
     )
 
 
-def _read_png(path: str) -> np.ndarray:
+def _read_png(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return np.asarray(image)
+            image.load()
+            return image
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: the ground truth is missing; is DETECTRON2_DATASETS set to the right folder?"

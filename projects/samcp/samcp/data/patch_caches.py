@@ -29,24 +29,31 @@ def cache_paths(cfg: CfgNode, is_train: bool) -> dict[str, str]:
     return {name: _absolute(cache) for name, cache in zip(names, caches, strict=True)}
 
 
-def open_cache(path: str, dataset: str, keys: Sequence[str]) -> PatchCache:
-    """Open a cache and make sure that it has the patches of every image of a dataset.
+def open_cache(path: str, dataset: str) -> PatchCache:
+    """Open the cache of a dataset.
 
     Raises:
-        CacheError: there is no cache, it is damaged, or it lacks images; with the command that makes them.
+        CacheError: there is none, with the command that makes it; or it is damaged.
     """
     if not os.path.isdir(path):
         raise CacheError(f"{path}: no patch cache; make it with: {generate_command(dataset, path)}")
-    cache = PatchCache(path)
+    return PatchCache(path)
+
+
+def check_keys(cache: PatchCache, dataset: str, keys: Sequence[str]) -> None:
+    """Make sure that a cache has the patches of every image of a dataset.
+
+    Raises:
+        CacheError: it lacks images; with the command that makes them.
+    """
     missing = cache.missing(keys)
     if missing:
         shown = ", ".join(missing[:_SHOWN_KEYS]) + (", ..." if len(missing) > _SHOWN_KEYS else "")
         raise CacheError(
-            f"{path}: this patch cache of {cache.manifest.dataset!r} lacks {len(missing)} of the {len(keys)} images "
-            f"of {dataset}: {shown}. Name another cache, or make the missing ones with: "
-            + generate_command(dataset, path)
+            f"{cache.path}: this patch cache of {cache.manifest.dataset!r} lacks {len(missing)} of the {len(keys)} "
+            f"images of {dataset}: {shown}. Name another cache, or make the missing ones with: "
+            + generate_command(dataset, str(cache.path))
         )
-    return cache
 
 
 def read_patches(cache: PatchCache, record: Mapping[str, Any], size: tuple[int, int]) -> Patches:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from detectron2.data import MetadataCatalog
 
+from .errors import DataError
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -25,7 +27,7 @@ class Vocabulary:
         thing_dataset_id_to_contiguous_id; an instance dataset has thing_classes alone, a semantic one stuff_classes.
 
         Raises:
-            ValueError: the dataset has neither.
+            DataError: the dataset has neither.
         """
         metadata = MetadataCatalog.get(name)
         names = metadata.get("stuff_classes")
@@ -34,7 +36,7 @@ class Vocabulary:
             return cls(tuple(names), tuple(i in things for i in range(len(names))))
         names = metadata.get("thing_classes")
         if names is None:
-            raise ValueError(
+            raise DataError(
                 f"dataset {name!r} has no stuff_classes and no thing_classes in its metadata; set one of them"
             )
         return cls(tuple(names), (True,) * len(names))

@@ -32,7 +32,7 @@ _IMAGE_SUFFIXES = {".jpg", ".png"}
 
 
 def register_camvid(root: str | None = None) -> None:
-    """Register camvid_train and camvid_val; files are looked at when the dataset is asked for. A second call does nothing.
+    """Register camvid_train and camvid_val, whose files are read when they are asked for. A second call does nothing.
 
     Args:
         root: the folder that holds camvid/; default, the environment variable DETECTRON2_DATASETS.
@@ -60,7 +60,9 @@ def _load(images: Path, annotations: Path) -> list[dict[str, Any]]:
     """Detectron2's records, by name. Raises FileNotFoundError if a folder is missing."""
     for folder in (images, annotations):
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not there; CamVid must lie in camvid/{{images,annotations}}/{{train,val}}")
+            raise FileNotFoundError(
+                f"{folder} is not there; CamVid must lie in camvid/{{images,annotations}}/{{train,val}}"
+            )
     return [
         {
             "file_name": str(image),

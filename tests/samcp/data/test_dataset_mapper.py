@@ -1,0 +1,222 @@
+"""From a dataset's records to the model's inputs, on a small dataset written here."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+from proposal_cache import CacheError, Patches
+from samcp import add_samcp_config
+from samcp.data import DataError, build_test_loader, build_train_loader, check_test_data
+from samcp.data.build import load_records
+from samcp.data.dataset_mapper import SAMCPDatasetMapper
+from tests.toy_datasets import SIZE, panoptic_dataset, write_patches
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A dataset of four images and its cache, not to be changed by a test."""
+    root = tmp_path_factory.mktemp("toy")
+    with panoptic_dataset(root, "toy_mapper"):
+        yield root
+
+
+def config(root, **overrides):
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("toy_mapper",)
+    cfg.DATASETS.PATCHES_TRAIN = cfg.DATASETS.PATCHES_TEST = (str(root / "patches"),)
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (90, 120), 120
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.merge_from_list([part for item in overrides.items() for part in (item[0].replace("__", "."), item[1])])
+    return cfg
+
+
+def mapped(cfg, index, is_train):
+    records, cache = load_records("toy_mapper", cfg.DATASETS.PATCHES_TEST[0])
+    mapper = SAMCPDatasetMapper(
+        cfg, is_train=is_train, dataset_name="toy_mapper", caches={cfg.DATASETS.PATCHES_TEST[0]: cache}
+    )
+    return mapper(records[index])
+
+
+def test_what_the_model_gets_in_test(toy):
+    sample = mapped(config(toy), 0, is_train=False)
+    assert sample["image"].shape == (3, 120, 160)
+    assert sample["image"].dtype == torch.uint8
+    assert (sample["height"], sample["width"]) == SIZE
+    assert sample["key"] == "001"
+    assert sample["image_id"] == 1
+    patches, rles = sample["patches"], sample["patch_rles"]
+    assert patches.image_size == (120, 160)
+    assert len(patches) == len(rles) > 10
+    np.testing.assert_allclose(patches.patch_boxes.tensor.numpy(), 2 * rles.boxes)
+    np.testing.assert_array_equal(patches.roi_masks.numpy(), rles.roi_masks(size=7))
+    assert "instances" not in sample
+
+
+def test_the_oracle_gets_targets_in_test(toy):
+    sample = mapped(config(toy, TEST__ORACLE=True), 0, is_train=False)
+    instances, regions = sample["instances"], sample["sem_segments"]
+    assert (instances.gt_classes < 2).all()
+    assert regions.gt_classes.tolist() == sorted(set(regions.gt_classes.tolist()))
+    assert {2, 3} <= set(regions.gt_classes.tolist())
+    # The cache has every segment and its halves, so each one is found whole, and is of its box.
+    for entities in (instances, regions):
+        assert entities.gt_affinity.shape == (len(entities), len(sample["patch_rles"]))
+        assert (entities.gt_affinity.sum(dim=1) >= 3).all()
+    # The crowd of discs in image 1, a segment and its halves, belongs to nothing.
+    assert sample["patches"].in_crowd.sum() == 3
+    assert instances.gt_ignore[:, sample["patches"].in_crowd].all()
+
+
+def test_training_augments_and_gives_targets_and_no_rles(toy):
+    np.random.seed(0)
+    cfg = config(toy, INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="absolute_range", INPUT__CROP__SIZE=[100, 300])
+    samples = [mapped(cfg, i % 4, is_train=True) for i in range(24)]
+    assert len({tuple(s["image"].shape) for s in samples}) > 5
+    for sample in samples:
+        height, width = sample["image"].shape[1:]
+        patches, instances = sample["patches"], sample["instances"]
+        assert "patch_rles" not in sample
+        assert patches.image_size == (height, width)
+        assert len(patches) > 0
+        for boxes in (patches.patch_boxes, instances.gt_boxes, sample["sem_segments"].gt_boxes):
+            assert (boxes.tensor[:, :2] >= 0).all()
+            assert (boxes.tensor[:, 2:] <= torch.tensor([width, height])).all()
+            assert boxes.nonempty().all()
+        assert instances.gt_affinity.shape == instances.gt_ignore.shape == (len(instances), len(patches))
+        assert not (instances.gt_affinity & instances.gt_ignore).any()
+        # Each entity still visible has itself among the patches, and that is its box.
+        whole = sample["sem_segments"].gt_affinity.float().argmax(dim=1)
+        assert len(whole) > 0
+
+
+def test_boxes_follow_the_picture(toy):
+    """In the middle of a disc's box the augmented image has the colour of discs."""
+    np.random.seed(1)
+    cfg = config(toy, INPUT__FORMAT="RGB", INPUT__CROP__ENABLED=True, INPUT__CROP__SIZE=[0.5, 0.5])
+    disc = torch.tensor([220.0, 40, 40])
+    seen = 0
+    for i in range(12):
+        sample = mapped(cfg, i % 4, is_train=True)
+        instances = sample["instances"]
+        for box in instances.gt_boxes.tensor[instances.gt_classes == 0]:
+            x0, y0, x1, y1 = box.tolist()
+            if min(x1 - x0, y1 - y0) < 20 or x0 < 1 or y0 < 1:
+                continue
+            x, y = int((x0 + x1) / 2), int((y0 + y1) / 2)
+            middle = sample["image"][:, y - 2 : y + 3, x - 2 : x + 3].float().mean(dim=(1, 2))
+            assert (middle - disc).abs().max() < 40
+            seen += 1
+    assert seen > 5
+
+
+def test_loaders_give_what_detectron2_expects(toy):
+    cfg = config(toy)
+    batch = next(iter(build_train_loader(cfg)))
+    assert len(batch) == 2
+    assert {"image", "patches", "instances", "sem_segments"} <= set(batch[0])
+    assert [sample[0]["key"] for sample in build_test_loader(cfg, "toy_mapper")] == ["001", "002", "003", "004"]
+
+
+def test_loads_in_worker_processes(toy):
+    plain = [sample[0] for sample in build_test_loader(config(toy), "toy_mapper")]
+    loader = build_test_loader(config(toy, DATALOADER__NUM_WORKERS=2), "toy_mapper")
+    for sample, [other] in zip(plain, loader, strict=True):
+        assert torch.equal(sample["image"], other["image"])
+        assert torch.equal(sample["patches"].roi_masks, other["patches"].roi_masks)
+        assert sample["patch_rles"].rles == other["patch_rles"].rles
+
+
+def test_the_dataset_can_be_sent_to_a_spawned_worker(toy):
+    dataset = build_test_loader(config(toy), "toy_mapper").dataset
+    received = pickle.loads(pickle.dumps(dataset))
+    assert received[2]["patch_rles"].rles == dataset[2]["patch_rles"].rles
+
+
+def test_an_image_without_patches(tmp_path):
+    with panoptic_dataset(tmp_path, "toy_mapper", patches=False):
+        keys = [f"{i:03d}" for i in range(1, 5)]
+        write_patches(tmp_path / "patches", "toy_mapper", {key: Patches.empty(*SIZE) for key in keys})
+        for is_train in (True, False):
+            sample = mapped(config(tmp_path, TEST__ORACLE=True), 0, is_train)
+            assert len(sample["patches"]) == 0
+            assert sample["patches"].roi_masks.shape == (0, 7, 7)
+            assert sample["instances"].gt_affinity.shape == (len(sample["instances"]), 0)
+
+
+class TestBadInput:
+    def test_no_cache(self, toy):
+        cfg = config(toy, DATASETS__PATCHES_TEST=(str(toy / "nowhere"),))
+        with pytest.raises(
+            CacheError, match=r"nowhere.*generate_sam_patches.py --dataset toy_mapper --output .*nowhere"
+        ):
+            check_test_data(cfg)
+
+    def test_a_number_of_caches_that_does_not_fit(self, toy):
+        with pytest.raises(CacheError, match=r"PATCHES_TRAIN names 0 patch caches \(\) for the 1 datasets"):
+            build_train_loader(config(toy, DATASETS__PATCHES_TRAIN=()))
+
+    def test_a_cache_that_lacks_images(self, toy, tmp_path):
+        write_patches(tmp_path / "patches", "another_dataset", {"001": Patches.empty(*SIZE)})
+        with pytest.raises(
+            CacheError, match=r"another_dataset.*lacks 3 of the 4 images of toy_mapper: 002, 003, 004.*generate"
+        ):
+            check_test_data(config(tmp_path))
+
+    def test_patches_of_an_image_of_another_size(self, toy, tmp_path):
+        keys = [f"{i:03d}" for i in range(1, 5)]
+        write_patches(tmp_path / "patches", "toy_mapper", {key: Patches.empty(10, 20) for key in keys})
+        with pytest.raises(CacheError, match=r"001.jpg: is 60 x 80 pixels.*of 10 x 20"):
+            mapped(config(tmp_path), 0, is_train=False)
+
+    def test_a_dataset_nobody_registered(self, toy):
+        with pytest.raises(DataError, match=r"no dataset 'imaginary'"):
+            check_test_data(config(toy, DATASETS__TEST=("imaginary",)))
+
+    def test_a_dataset_whose_files_are_gone(self, tmp_path):
+        with panoptic_dataset(tmp_path, "toy_mapper"):
+            (tmp_path / "panoptic.json").unlink()
+            with pytest.raises(DataError, match=r"panoptic.json.*DETECTRON2_DATASETS"):
+                check_test_data(config(tmp_path))
+
+    @pytest.mark.parametrize("content", [b"", b"this is no picture", "truncated"])
+    def test_an_unreadable_image(self, tmp_path, content):
+        with panoptic_dataset(tmp_path, "toy_mapper"):
+            image = tmp_path / "images" / "001.jpg"
+            image.write_bytes(image.read_bytes()[:900] if content == "truncated" else content)
+            with pytest.raises(DataError, match=r"001.jpg: the image cannot be read"):
+                mapped(config(tmp_path), 0, is_train=True)
+
+    def test_a_missing_image(self, tmp_path):
+        with panoptic_dataset(tmp_path, "toy_mapper"):
+            (tmp_path / "images" / "002.jpg").unlink()
+            with pytest.raises(DataError, match=r"002.jpg: the image is missing"):
+                mapped(config(tmp_path), 1, is_train=True)
+
+    def test_ground_truth_of_another_size(self, tmp_path):
+        with panoptic_dataset(tmp_path, "toy_mapper"):
+            Image.new("RGB", (8, 6)).save(tmp_path / "panoptic" / "001.png")
+            with pytest.raises(DataError, match=r"001.png: is \(6, 8\).*image is \(60, 80\)"):
+                mapped(config(tmp_path), 0, is_train=True)
+
+
+def test_images_without_ground_truth_are_left_out_of_training(toy):
+    records = DatasetCatalog.get("toy_mapper")
+    records[0]["segments_info"] = [s for s in records[0]["segments_info"] if s["iscrowd"]]  # only a crowd
+    records[1]["segments_info"] = []
+    original = DatasetCatalog["toy_mapper"]
+    DatasetCatalog["toy_mapper"] = lambda: pickle.loads(pickle.dumps(records))
+    try:
+        loader = iter(build_train_loader(config(toy)))
+        assert {sample["key"] for _ in range(6) for sample in next(loader)} == {"003", "004"}
+        everything = iter(build_train_loader(config(toy, DATALOADER__FILTER_EMPTY_ANNOTATIONS=False)))
+        assert {sample["key"] for _ in range(6) for sample in next(everything)} == {"001", "002", "003", "004"}
+    finally:
+        DatasetCatalog["toy_mapper"] = original

@@ -1,0 +1,244 @@
+"""The evaluators on a small dataset: the truth gets 100, a known mistake the figure worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from proposal_cache import Patches
+from samcp import RLEMasks, add_samcp_config
+from samcp.data.ground_truth import read_ground_truth, read_panoptic_ids
+from samcp.evaluation import build_evaluator, format_results
+from samcp.evaluation.panoptic import PanopticEvaluator
+from samcp.evaluation.semantic import SemanticEvaluator
+from tests.toy_datasets import SIZE, panoptic_dataset
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    with panoptic_dataset(tmp_path_factory.mktemp("toy"), "toy_evaluation", patches=False) as name:
+        yield name
+
+
+def perfect_outputs(record):
+    """What a model that knows the ground truth returns for an image."""
+    truth = read_ground_truth(record, SIZE, num_classes=4, ignore_label=255)
+    ids = read_panoptic_ids(record["pan_seg_file_name"])
+    labels, info = np.full(SIZE, -1), []
+    for segment in record["segments_info"]:
+        labels[ids == segment["id"]] = segment["category_id"]
+        info.append({"id": segment["id"], "category_id": segment["category_id"], "isthing": segment["isthing"]})
+    masks, classes = truth.things()
+    return {
+        "sem_seg": torch.from_numpy(labels),
+        "instances": instances_of(masks, classes, np.ones(len(classes))),
+        "panoptic_seg": (torch.from_numpy(ids.copy()), info),
+    }
+
+
+def instances_of(masks: Patches, classes, scores):
+    return Instances(
+        SIZE,
+        pred_boxes=Boxes(torch.from_numpy(masks.boxes.copy())),
+        pred_masks=RLEMasks(masks.coco_rles, *SIZE),
+        pred_classes=torch.as_tensor(classes),
+        scores=torch.as_tensor(scores, dtype=torch.float32),
+    )
+
+
+def evaluate(evaluator, name, change=lambda record, outputs: outputs):
+    """Run an evaluator on the ground truth as `change` alters it."""
+    evaluator.reset()
+    for record in DatasetCatalog.get(name):
+        evaluator.process([record], [change(record, perfect_outputs(record))])
+    return evaluator.evaluate()
+
+
+def config(tmp_path):
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.OUTPUT_DIR = str(tmp_path)
+    return cfg
+
+
+def test_the_ground_truth_gets_100_everywhere(toy, tmp_path):
+    results = evaluate(build_evaluator(config(tmp_path), toy), toy)
+    figures = {
+        "panoptic_seg": ["PQ", "SQ", "RQ", "PQ_th", "PQ_st"],
+        "segm": ["AP", "AP50"],
+        "bbox": ["AP"],
+        "sem_seg": ["mIoU", "fwIoU", "mACC", "pACC"],
+    }
+    for task, names in figures.items():
+        for name in names:
+            assert results[task][name] == pytest.approx(100), (task, name)
+
+
+def test_only_the_tasks_that_are_on(toy, tmp_path):
+    cfg = config(tmp_path)
+    cfg.MODEL.SAMCP.TEST.INSTANCE_ON = cfg.MODEL.SAMCP.TEST.PANOPTIC_ON = False
+    assert set(evaluate(build_evaluator(cfg, toy), toy)) == {"sem_seg"}
+    cfg.MODEL.SAMCP.TEST.SEMANTIC_ON = False
+    with pytest.raises(ValueError, match=r"nothing to evaluate on 'toy_evaluation'.*coco_panoptic_seg"):
+        build_evaluator(cfg, toy)
+
+
+class TestSemantic:
+    def test_half_a_class_called_another(self, toy):
+        """Every second column of grass (3) is called sky (2)."""
+        records = DatasetCatalog.get(toy)
+        truth = [perfect_outputs(record)["sem_seg"].numpy() for record in records]
+        swapped = [np.where((t == 3) & (np.arange(SIZE[1]) % 2 == 0), 2, t) for t in truth]
+        expected = []
+        for c in range(4):
+            intersection = sum(((t == c) & (p == c)).sum() for t, p in zip(truth, swapped, strict=True))
+            union = sum((((t == c) | (p == c)) & (t >= 0)).sum() for t, p in zip(truth, swapped, strict=True))
+            expected.append(100 * intersection / union)
+        outputs = iter(swapped)
+        results = evaluate(SemanticEvaluator(toy), toy, lambda record, _: {"sem_seg": torch.from_numpy(next(outputs))})[
+            "sem_seg"
+        ]
+        assert [results[f"IoU-{name}"] for name in ("disc", "square", "sky", "grass")] == pytest.approx(expected)
+        assert results["mIoU"] == pytest.approx(np.mean(expected))
+        assert 40 < expected[3] < 60
+
+    def test_silence_is_a_miss(self, toy):
+        """Nothing predicted on half of the sky: half its IoU is gone, not left out of the account."""
+
+        def silent(record, outputs):
+            labels = outputs["sem_seg"].clone()
+            labels[:, ::2] = torch.where(labels[:, ::2] == 2, -1, labels[:, ::2])
+            return {"sem_seg": labels}
+
+        results = evaluate(SemanticEvaluator(toy), toy, silent)["sem_seg"]
+        assert results["IoU-sky"] == pytest.approx(50, abs=3)
+        assert results["ACC-sky"] == pytest.approx(50, abs=3)
+        assert results["IoU-grass"] == pytest.approx(100)
+
+    def test_scores_are_as_good_as_labels(self, toy):
+        """(C, H, W) scores; a pixel without any score has no prediction."""
+
+        def scores(record, outputs):
+            labels = outputs["sem_seg"]
+            return {"sem_seg": torch.stack([(labels == c).float() for c in range(4)])}
+
+        assert evaluate(SemanticEvaluator(toy), toy, scores)["sem_seg"]["mIoU"] == pytest.approx(100)
+
+    def test_equals_detectron2_where_every_pixel_is_predicted(self, tmp_path):
+        rng = np.random.default_rng(0)
+        truth = rng.integers(0, 5, (3, *SIZE)).astype(np.uint8)
+        truth[truth == 4] = 255
+        truth[truth == 2] = 1  # class 2 is in no image
+        records = []
+        for i, labels in enumerate(truth):
+            path = tmp_path / f"{i}.png"
+            Image.fromarray(labels).save(path)
+            records.append({"file_name": f"{i}.jpg", "sem_seg_file_name": str(path)})
+        DatasetCatalog.register("toy_labels", lambda: records)
+        MetadataCatalog.get("toy_labels").set(stuff_classes=["a", "b", "c", "d"], ignore_label=255)
+        try:
+            ours, theirs = SemanticEvaluator("toy_labels"), SemSegEvaluator("toy_labels")
+            ours.reset()
+            theirs.reset()
+            for record in records:
+                labels = torch.from_numpy(rng.integers(0, 4, SIZE))
+                scores = torch.nn.functional.one_hot(labels, 4).permute(2, 0, 1).float()
+                ours.process([record], [{"sem_seg": labels}])
+                theirs.process([record], [{"sem_seg": scores}])
+            found, expected = ours.evaluate(), theirs.evaluate()
+        finally:
+            DatasetCatalog.remove("toy_labels")
+            MetadataCatalog.remove("toy_labels")
+        assert found is not None
+        for name, value in found["sem_seg"].items():
+            assert value == pytest.approx(expected["sem_seg"][name], nan_ok=True), name
+        assert math.isnan(found["sem_seg"]["IoU-c"])
+
+
+class TestInstances:
+    def test_lost_objects_lower_the_recall(self, toy, tmp_path):
+        """Without the squares, their AP is 0 and that of discs stays."""
+
+        def without_squares(record, outputs):
+            instances = outputs["instances"]
+            return {**outputs, "instances": instances[instances.pred_classes == 0]}
+
+        results = evaluate(build_evaluator(config(tmp_path), toy), toy, without_squares)
+        for task in ("segm", "bbox"):
+            assert results[task]["AP-disc"] == pytest.approx(100)
+            assert results[task]["AP-square"] == pytest.approx(0)
+            assert results[task]["AP"] == pytest.approx(50)
+
+    def test_equals_detectron2_on_decoded_masks(self, tmp_path):
+        """With names of things alone, which is what Detectron2's own evaluator can take."""
+        rng = np.random.default_rng(0)
+
+        def noisy(record, outputs):
+            masks = outputs["instances"].pred_masks.tensor.numpy() & (rng.random(SIZE) < 0.8)
+            classes = outputs["instances"].pred_classes
+            return {**outputs, "instances": instances_of(Patches.from_masks(masks), classes, rng.random(len(masks)))}
+
+        with panoptic_dataset(tmp_path / "data", "toy_instances", patches=False) as name:
+            metadata = MetadataCatalog.get(name)
+            cfg = config(tmp_path)
+            cfg.MODEL.SAMCP.TEST.SEMANTIC_ON = cfg.MODEL.SAMCP.TEST.PANOPTIC_ON = False
+            ours = evaluate(build_evaluator(cfg, name), name, noisy)
+            rng = np.random.default_rng(0)
+            MetadataCatalog.remove(name)
+            things = {**metadata.as_dict(), "thing_classes": metadata.thing_classes[:2]}
+            MetadataCatalog.get(name).set(**things)
+            theirs = evaluate(COCOEvaluator(name, ("bbox", "segm"), output_dir=str(tmp_path)), name, noisy)
+        assert ours["segm"] == pytest.approx(theirs["segm"], nan_ok=True)
+        assert ours["bbox"] == pytest.approx(theirs["bbox"], nan_ok=True)
+        assert 10 < ours["segm"]["AP"] < 90
+
+    def test_no_instance_anywhere(self, toy, tmp_path):
+        results = evaluate(
+            build_evaluator(config(tmp_path), toy),
+            toy,
+            lambda _, outputs: {**outputs, "instances": outputs["instances"][:0]},
+        )
+        assert math.isnan(results["segm"]["AP"])
+
+
+class TestPanoptic:
+    def test_a_class_mistaken(self, toy, tmp_path):
+        """Sky and grass swapped: no stuff is recognised, things are untouched."""
+
+        def swapped(record, outputs):
+            ids, info = outputs["panoptic_seg"]
+            other = {2: 3, 3: 2}
+            info = [{**s, "category_id": other.get(s["category_id"], s["category_id"])} for s in info]
+            return {**outputs, "panoptic_seg": (ids, info)}
+
+        results = evaluate(PanopticEvaluator(toy, str(tmp_path)), toy, swapped)["panoptic_seg"]
+        assert results["PQ_th"] == pytest.approx(100)
+        assert results["PQ_st"] == pytest.approx(0)
+        assert results["PQ"] == pytest.approx(50)
+
+    def test_a_dataset_without_stuff(self, tmp_path):
+        """panopticapi alone would end in a ZeroDivisionError."""
+        with panoptic_dataset(tmp_path / "data", "toy_things", patches=False, things_only=True) as name:
+            results = evaluate(PanopticEvaluator(name, str(tmp_path)), name)["panoptic_seg"]
+        assert results["PQ"] == results["PQ_th"] == pytest.approx(100)
+        assert math.isnan(results["PQ_st"])
+
+    def test_nothing_predicted(self, toy, tmp_path):
+        def nothing(record, outputs):
+            return {**outputs, "panoptic_seg": (torch.zeros(SIZE, dtype=torch.int32), [])}
+
+        results = evaluate(PanopticEvaluator(toy, str(tmp_path)), toy, nothing)["panoptic_seg"]
+        assert results["PQ"] == 0
+
+
+def test_the_table_has_the_figures_that_were_computed():
+    results = {"panoptic_seg": {"PQ": 41.23, "PQ_st": float("nan")}, "sem_seg": {"mIoU": 50.0}}
+    lines = format_results({"coco": results}).splitlines()
+    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == ["", "PQ", "PQ_st", "mIoU"]
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["coco", "41.2", "-", "50.0"]

@@ -1,0 +1,101 @@
+"""Checkpoints that fit, and what is said of those that do not."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from torch import nn
+
+from samcp import add_samcp_config
+from samcp.checkpoint import Checkpointer, CheckpointError
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.OUTPUT_DIR = str(tmp_path)
+    return cfg
+
+
+def model(width=3):
+    return nn.Sequential(nn.Linear(2, width), nn.Linear(width, 1))
+
+
+def test_round_trip_and_the_config_inside(cfg, tmp_path):
+    cfg.MODEL.SAMCP.HIDDEN_DIM = 48
+    saved, loaded = model(), model()
+    Checkpointer(saved, cfg).save("model_final")
+    path = str(tmp_path / "model_final.pth")
+    Checkpointer(loaded, cfg).load(path)
+    assert torch.equal(saved[0].weight, loaded[0].weight)
+    restored = get_cfg()
+    add_samcp_config(restored)
+    restored.merge_from_other_cfg(cfg.load_cfg(torch.load(path, weights_only=True)["config"]["yaml"]))
+    assert restored.MODEL.SAMCP.HIDDEN_DIM == 48
+
+
+def test_a_part_is_enough_to_start_from_but_not_to_evaluate(cfg, tmp_path):
+    path = str(tmp_path / "part.pth")
+    torch.save({"model": {"0.weight": torch.ones(3, 2)}}, path)
+    started = model()
+    Checkpointer(started, cfg).resume_or_load(path, resume=False)
+    assert (started[0].weight == 1).all()
+    with pytest.raises(
+        CheckpointError, match=r"part.pth: is not a checkpoint of this config's model: 3 tensors missing"
+    ):
+        Checkpointer(model(), cfg).load(path)
+
+
+def test_a_model_of_another_size(cfg, tmp_path):
+    Checkpointer(model(width=5), cfg).save("wide")
+    with pytest.raises(CheckpointError, match=r"wide.pth.*3 tensors of another shape \(0.weight, 0.bias, 1.weight\)"):
+        Checkpointer(model(), cfg).load(str(tmp_path / "wide.pth"))
+
+
+def test_a_model_with_nothing_in_common(cfg, tmp_path):
+    path = str(tmp_path / "other.pth")
+    torch.save({"model": {"conv.weight": torch.ones(1)}}, path)
+    with pytest.raises(CheckpointError, match=r"other.pth: has no tensor"):
+        Checkpointer(model(), cfg).resume_or_load(path, resume=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no checkpoint", b"PK\x03\x04 nor this"])
+def test_a_file_that_is_none(cfg, tmp_path, content):
+    path = tmp_path / "broken.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"broken.pth: is no checkpoint"):
+        Checkpointer(model(), cfg).load(str(path))
+
+
+def test_a_file_that_is_missing(cfg, tmp_path):
+    with pytest.raises(CheckpointError, match=r"gone.pth: cannot be found"):
+        Checkpointer(model(), cfg).load(str(tmp_path / "gone.pth"))
+
+
+def test_no_code_runs_from_a_checkpoint(cfg, tmp_path):
+    """What would create a file when unpickled is refused unrun, in PyTorch's format and in Detectron2's own."""
+    victim = tmp_path / "victim"
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(victim), "w"))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": Evil(), "__author__": "me"}))
+    for name in ("evil.pth", "evil.pkl"):
+        with pytest.raises(CheckpointError, match=rf"{name}: is no checkpoint"):
+            Checkpointer(model(), cfg).load(str(tmp_path / name))
+        assert not victim.exists()
+
+
+def test_detectron2s_pickles_of_arrays_load(cfg, tmp_path):
+    weights = {"0.weight": np.ones((3, 2), dtype=np.float32), "1.bias": np.array([5.0], dtype=np.float32)}
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"model": weights, "__author__": "torchvision"}, protocol=2))
+    loaded = model()
+    Checkpointer(loaded, cfg).resume_or_load(str(path), resume=False)
+    assert (loaded[0].weight == 1).all()
+    assert loaded[1].bias == 5

@@ -1,0 +1,90 @@
+"""Rates, decay and clipping of the optimiser."""
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.solver import build_lr_scheduler
+from torch import nn
+
+from samcp import add_samcp_config
+from samcp.solver import build_optimizer
+
+
+class Model(nn.Module):
+    """Named as a SAM-CP model over Detectron2's FPN is."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.ModuleDict(
+            {"bottom_up": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), "fpn_lateral2": nn.Conv2d(4, 4, 1)}
+        )
+        self.norm = nn.LayerNorm(4)
+        self.classes = nn.Embedding(5, 4)
+        self.head = nn.Linear(4, 4)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+
+def config():
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = 1e-3, 1e-2
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
+    return cfg
+
+
+def test_rate_and_decay_of_every_parameter():
+    model = Model()
+    optimizer = build_optimizer(config(), model)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    settings = {
+        names[p]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
+    }
+    assert settings == {
+        "backbone.bottom_up.0.weight": (1e-4, 1e-2),
+        "backbone.bottom_up.0.bias": (1e-4, 1e-2),
+        "backbone.bottom_up.1.weight": (1e-4, 0),
+        "backbone.bottom_up.1.bias": (1e-4, 0),
+        "backbone.fpn_lateral2.weight": (1e-3, 1e-2),  # starts from nothing, so learns at full rate
+        "backbone.fpn_lateral2.bias": (1e-3, 1e-2),
+        "norm.weight": (1e-3, 0),
+        "norm.bias": (1e-3, 0),
+        "classes.weight": (1e-3, 0),
+        "head.weight": (1e-3, 1e-2),
+        "head.bias": (1e-3, 1e-2),
+    }
+
+
+def test_the_gradient_is_clipped_as_a_whole():
+    model = Model()
+    optimizer = build_optimizer(config(), model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.full_like(parameter, 7.0)
+    trained[0].grad = None  # a part that a batch did not use
+    optimizer.step()
+    gradients = torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
+    assert gradients.norm() == pytest.approx(0.1, rel=1e-3)
+    assert gradients.std() == pytest.approx(0, abs=1e-8)  # all scaled alike
+
+
+def test_clipping_another_way_is_refused():
+    cfg = config()
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "value"
+    with pytest.raises(ValueError, match="'value'.*full_model"):
+        build_optimizer(cfg, Model())
+
+
+def test_the_schedule_keeps_the_ratio_of_rates():
+    cfg = config()
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS = 10, (4,), 0
+    optimizer = build_optimizer(cfg, Model())
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(10):
+        rates.append(sorted({round(group["lr"], 10) for group in optimizer.param_groups}))
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == rates[3] == [1e-4, 1e-3]
+    assert rates[4] == rates[9] == [1e-5, 1e-4]

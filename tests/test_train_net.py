@@ -1,0 +1,136 @@
+"""The command line of training and evaluation, on a small dataset and a small model."""
+
+import json
+import logging
+
+import pytest
+import torch
+import train_net
+from detectron2.engine import default_argument_parser
+
+from tests.toy_datasets import panoptic_dataset
+
+CONFIG = "configs/miniature/panoptic.yaml"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("toy")
+    with panoptic_dataset(root, "toy_train_net", count=4):
+        yield root
+
+
+def arguments(toy, output, *options, **overrides):
+    """As parsed from a command line that trains and tests on the toy dataset."""
+    settings = {
+        "DATASETS.TRAIN": "('toy_train_net',)",
+        "DATASETS.TEST": "('toy_train_net',)",
+        "DATASETS.PATCHES_TRAIN": f"('{toy / 'patches'}',)",
+        "DATASETS.PATCHES_TEST": f"('{toy / 'patches'}',)",
+        "OUTPUT_DIR": str(output),
+        "SOLVER.MAX_ITER": "2",
+        "SEED": "1",
+        **{key.replace("__", "."): str(value) for key, value in overrides.items()},
+    }
+    flat = [part for item in settings.items() for part in item]
+    return default_argument_parser().parse_args(["--config-file", CONFIG, *options, *flat])
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    """Where a training of two iterations was left, and the results it ended with."""
+    output = tmp_path_factory.mktemp("run")
+    train_net.main(arguments(toy, output))
+    lines = (output / "metrics.json").read_text().splitlines()
+    return output, json.loads(lines[-1])
+
+
+def test_training_leaves_a_checkpoint_and_results(trained):
+    output, metrics = trained
+    assert (output / "model_final.pth").is_file()
+    for figure in ("panoptic_seg/PQ", "segm/AP", "bbox/AP", "sem_seg/mIoU"):
+        assert figure in metrics
+    assert all(torch.isfinite(torch.tensor(v)) for k, v in metrics.items() if "loss" in k)
+
+
+def test_eval_only_gives_what_training_ended_with(toy, trained, tmp_path):
+    output, metrics = trained
+    results = train_net.run(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=output / "model_final.pth"))
+    assert results["sem_seg"]["mIoU"] == pytest.approx(metrics["sem_seg/mIoU"])
+    assert results["panoptic_seg"]["PQ"] == pytest.approx(metrics["panoptic_seg/PQ"])
+
+
+def test_resume_goes_on_where_training_stopped(toy, tmp_path):
+    train_net.main(arguments(toy, tmp_path, SOLVER__MAX_ITER=2))
+    train_net.main(arguments(toy, tmp_path, "--resume", SOLVER__MAX_ITER=4))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "total_loss" in line] == [1, 3]
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 3
+
+
+def test_the_oracle_needs_no_checkpoint(toy, tmp_path):
+    """The cache holds every segment; only the crowd region of discs, which is never predicted, keeps it from 100."""
+    results = train_net.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
+    assert results["segm"]["AP"] == pytest.approx(100)
+    assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100)
+    assert results["panoptic_seg"]["PQ_st"] == pytest.approx(100)
+    assert results["sem_seg"]["IoU-grass"] == pytest.approx(100)
+    assert results["sem_seg"]["IoU-disc"] < 100
+
+
+def test_the_figures_end_in_one_table(toy, tmp_path, caplog):
+    logging.getLogger("detectron2").propagate = True
+    with caplog.at_level(logging.INFO, logger="detectron2.samcp"):
+        train_net.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
+    logging.getLogger("detectron2").propagate = False
+    table = next(m for m in caplog.messages if m.startswith("Results of"))
+    assert "oracle" in table.splitlines()[0]
+    assert [c.strip() for c in table.splitlines()[1].strip("|").split("|")][1:] == [
+        "PQ", "PQ_th", "PQ_st", "SQ", "RQ", "AP", "AP50", "AP box", "mIoU",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "overrides", "message"),
+    [
+        ((), {"DATASETS__PATCHES_TRAIN": "()"}, r"PATCHES_TRAIN names 0 patch caches"),
+        (
+            (),
+            {"DATASETS__PATCHES_TEST": "('nowhere',)"},
+            r"nowhere: no patch cache; make it with: python scripts/generate",
+        ),
+        ((), {"DATASETS__TRAIN": "('imaginary',)"}, r"there is no dataset 'imaginary'"),
+        ((), {"MODEL__WEIGHTS": "gone.pth"}, r"gone.pth: cannot be found"),
+        ((), {"MODEL__NO_SUCH_KEY": "1"}, r"MODEL.NO_SUCH_KEY"),
+        ((), {"TEST__ORACLE": True}, r"--eval-only"),
+        (("--eval-only",), {}, r"--eval-only needs a checkpoint"),
+        (("--eval-only",), {"MODEL__WEIGHTS": CONFIG}, r"panoptic.yaml: is no checkpoint"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_message(toy, tmp_path, options, overrides, message):
+    with pytest.raises(SystemExit, match=rf"error: .*{message}") as stop:
+        train_net.main(arguments(toy, tmp_path, *options, **overrides))
+    assert "Traceback" not in str(stop.value)
+
+
+def test_no_gpu(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"MODEL.DEVICE is cuda, but PyTorch sees no GPU here; add: MODEL.DEVICE cpu"):
+        train_net.main(arguments(toy, tmp_path, MODEL__DEVICE="cuda"))
+
+
+def test_a_checkpoint_of_another_model(toy, trained, tmp_path):
+    output, _ = trained
+    weights = output / "model_final.pth"
+    with pytest.raises(SystemExit, match=r"model_final.pth: is not a checkpoint of this config's model"):
+        train_net.main(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, MODEL__SAMCP__DEC_LAYERS=3))
+
+
+def test_a_broken_image_in_a_worker_process_is_one_message(tmp_path):
+    """What a DataLoader's worker raises comes wrapped in its traceback."""
+    with panoptic_dataset(tmp_path / "data", "toy_train_net"):
+        (tmp_path / "data" / "images" / "001.jpg").write_bytes(b"no picture")
+        options = {"TEST__ORACLE": True, "DATALOADER__NUM_WORKERS": 1}
+        with pytest.raises(SystemExit, match=r"^error: \S*001.jpg: the image cannot be read") as stop:
+            train_net.main(arguments(tmp_path / "data", tmp_path / "run", "--eval-only", **options))
+    assert "Traceback" not in str(stop.value)
