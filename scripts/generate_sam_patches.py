@@ -109,7 +109,9 @@ def _generator(arguments: argparse.Namespace) -> Generator:
 def _dataset_images(name: str) -> list[ImageFile]:
     """The images of a registered dataset, with the keys by which training finds their patches."""
     with warnings.catch_warnings():
+        # What Detectron2 and what it needs say of their own code while they are imported.
         warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+        warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated")
         from detectron2.data import DatasetCatalog
 
         import samcp.data.datasets  # noqa: F401  registers what Detectron2 does not know

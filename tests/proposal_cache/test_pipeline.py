@@ -1,0 +1,150 @@
+"""Images × generator → a cache: the same content however it is made, interrupted or not."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from proposal_cache import CacheError, PatchCache, Patches, join
+from proposal_cache.pipeline import Summary, coverage, generate
+from proposal_cache.sources import ImageFile, from_folder
+
+
+@dataclass
+class Halves:
+    """A generator whose patches tell which image they are of: its left part, as wide as its first pixel says."""
+
+    calls: int = 0
+    on_call: Callable[[int], None] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "halves"}
+
+    def __call__(self, image: np.ndarray) -> Patches:
+        self.calls += 1
+        if self.on_call:
+            self.on_call(self.calls)
+        mask = np.zeros((1, *image.shape[:2]), bool)
+        mask[:, :, : 1 + image[0, 0, 0] % image.shape[1]] = True
+        return Patches.from_masks(mask)
+
+
+class Dies(Halves):
+    def __call__(self, image: np.ndarray) -> Patches:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[ImageFile]:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(10):
+        Image.new("RGB", (16, 8), (i, 0, 0)).save(folder / f"{i}.png")
+    return from_folder(folder)
+
+
+def content(path: Path) -> dict[str, tuple[bytes, ...]]:
+    cache = PatchCache(path)
+    return {key: cache[key].rles for key in cache}
+
+
+def make(images: list[ImageFile], path: Path, generator: Halves | None = None, **options: Any) -> Halves:
+    generator = generator or Halves()
+    generate(images, generator, path, "set", progress=False, **options)
+    return generator
+
+
+def test_every_image_gets_its_own_patches(images: list[ImageFile], tmp_path: Path) -> None:
+    make(images, tmp_path / "cache", shard_size=3)
+    cache = PatchCache(tmp_path / "cache")
+    assert [cache[str(i)].areas.tolist() for i in range(10)] == [[8 * (i + 1)] for i in range(10)]
+    assert len(cache.manifest.shards) == 4
+
+
+@pytest.mark.parametrize("options", [{"workers": 2}, {"loaders": 5}, {"shard_size": 1}])
+def test_content_does_not_depend_on_how(images: list[ImageFile], tmp_path: Path, options: dict) -> None:
+    make(images, tmp_path / "one")
+    make(images, tmp_path / "other", **options)
+    assert content(tmp_path / "one") == content(tmp_path / "other")
+
+
+def test_ranks_share_the_work(images: list[ImageFile], tmp_path: Path) -> None:
+    make(images, tmp_path / "one")
+    calls = [make(images, tmp_path / "three", rank=rank, ranks=3).calls for rank in range(3)]
+    assert calls == [4, 3, 3]
+    join(tmp_path / "three")
+    assert content(tmp_path / "one") == content(tmp_path / "three")
+
+
+def test_running_again_does_nothing(images: list[ImageFile], tmp_path: Path) -> None:
+    make(images, tmp_path / "cache")
+    assert make(images, tmp_path / "cache").calls == 0
+
+
+def test_interrupted_it_continues(images: list[ImageFile], tmp_path: Path) -> None:
+    def interrupt(call: int) -> None:
+        if call == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(images, tmp_path / "cache", Halves(on_call=interrupt), shard_size=2)
+    assert len(PatchCache(tmp_path / "cache")) == 5
+    assert make(images, tmp_path / "cache").calls == 5
+    make(images, tmp_path / "one")
+    assert content(tmp_path / "cache") == content(tmp_path / "one")
+
+
+def test_a_bad_image_is_noted_and_tried_again(
+    images: list[ImageFile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = images[4].path.read_bytes()
+    images[4].path.write_bytes(b"")
+    make(images, tmp_path / "cache")
+    cache = PatchCache(tmp_path / "cache")
+    assert len(cache) == 9
+    assert "the file is empty" in cache.manifest.failures["4"]
+    assert "warning: left out: " in capsys.readouterr().err
+    assert "9 images, 1 failed" in str(Summary.of(cache))
+    images[4].path.write_bytes(good)
+    assert make(images, tmp_path / "cache").calls == 1
+    assert not PatchCache(tmp_path / "cache").manifest.failures
+
+
+def test_a_fault_of_the_generator_is_no_bad_image(images: list[ImageFile], tmp_path: Path) -> None:
+    def fail(call: int) -> None:
+        if call == 3:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        make(images, tmp_path / "cache", Halves(on_call=fail))
+    assert len(PatchCache(tmp_path / "cache")) == 2
+
+
+def test_a_killed_worker_is_named(images: list[ImageFile], tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="a worker process died"):
+        make(images, tmp_path / "cache", Dies(), workers=1)
+
+
+def test_summary_counts(images: list[ImageFile], tmp_path: Path) -> None:
+    make(images, tmp_path / "cache")
+    summary = Summary.of(PatchCache(tmp_path / "cache"))
+    assert (summary.images, summary.failed, summary.patches) == (10, 0, 1.0)
+    assert summary.coverage == pytest.approx(np.mean([(i + 1) / 16 for i in range(10)]))
+    assert coverage(Patches.empty(4, 4)) == 0
+
+
+def test_reading_needs_neither_torch_nor_detectron2() -> None:
+    code = (
+        "import sys, proposal_cache.pipeline, proposal_cache.generators.regions\n"
+        "assert not {'torch', 'detectron2'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,108 @@
+"""Where images come from, and what they are called."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from proposal_cache.sources import (
+    ImageError,
+    SourceError,
+    from_coco_json,
+    from_folder,
+    from_list,
+    image_key,
+    read_image,
+)
+
+
+def write(path: Path, color: tuple[int, int, int] = (255, 0, 0), size: tuple[int, int] = (6, 4)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+    return path
+
+
+def test_key_is_the_path_below_the_root_without_suffix() -> None:
+    assert image_key("/d/val/frankfurt/f_000294_leftImg8bit.png", "/d/val/") == "frankfurt/f_000294_leftImg8bit"
+    assert image_key("d/val2017/000000000139.jpg", "./d/val2017") == "000000000139"
+    assert image_key("d/a.b.jpg", "d") == "a.b"
+
+
+@pytest.mark.parametrize("path", ["/other/a.jpg", "/root/../a.jpg", "/root"])
+def test_an_image_elsewhere_has_no_key(path: str) -> None:
+    with pytest.raises(SourceError, match="does not lie under the image root /root"):
+        image_key(path, "/root")
+
+
+def test_a_link_keeps_its_own_name(tmp_path: Path) -> None:
+    target = write(tmp_path / "elsewhere/x.png")
+    link = tmp_path / "root/a.png"
+    link.parent.mkdir()
+    link.symlink_to(target)
+    assert image_key(link, tmp_path / "root") == "a"
+
+
+def test_folder_gives_all_images_in_it_by_name(tmp_path: Path) -> None:
+    for name in ("b.png", "a/z.JPG", "a/y.png"):
+        write(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    assert [image.key for image in from_folder(tmp_path)] == ["a/y", "a/z", "b"]
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds no image"):
+        from_folder(tmp_path)
+    with pytest.raises(SourceError, match="is no folder"):
+        from_folder(tmp_path / "absent")
+
+
+def test_two_images_of_one_key(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    write(tmp_path / "a.jpg")
+    with pytest.raises(SourceError, match=r"two images with the key 'a': .*a\.jpg and .*a\.png"):
+        from_folder(tmp_path)
+    assert len(from_list([("a", "x.png"), ("a", "x.png")])) == 1
+
+
+def test_coco_json(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps({"images": [{"file_name": "2.jpg"}, {"file_name": "sub/1.jpg"}]}))
+    images = from_coco_json(path, tmp_path)
+    assert [image.key for image in images] == ["2", "sub/1"]
+    assert images[1].path == tmp_path / "sub/1.jpg"
+    path.write_text("{}")
+    with pytest.raises(SourceError, match=r"instances\.json is no COCO json"):
+        from_coco_json(path, tmp_path)
+    with pytest.raises(SourceError, match=r"absent\.json cannot be read"):
+        from_coco_json(tmp_path / "absent.json", tmp_path)
+
+
+def test_every_kind_of_image_is_read_as_rgb(tmp_path: Path) -> None:
+    for mode in ("L", "P", "RGBA", "CMYK", "1"):
+        path = tmp_path / f"{mode}.tif"
+        Image.new(mode, (6, 4)).save(path)
+        pixels = read_image(path)
+        assert pixels.shape == (4, 6, 3)
+        assert pixels.dtype == np.uint8
+
+
+def test_image_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (6, 4, 3)
+
+
+def test_unreadable_images_say_why(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    with pytest.raises(ImageError, match=r"empty\.jpg .*the file is empty"):
+        read_image(empty)
+    with pytest.raises(ImageError, match=r"absent\.jpg .*no such file"):
+        read_image(tmp_path / "absent.jpg")
+    whole = write(tmp_path / "cut.png", size=(200, 200))
+    whole.write_bytes(whole.read_bytes()[:60])
+    with pytest.raises(ImageError, match=r"cut\.png cannot be read"):
+        read_image(whole)

@@ -1,0 +1,117 @@
+"""scripts/generate_sam_patches.py as a user meets it."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from proposal_cache import PatchCache
+
+SCRIPT = Path(__file__).parents[2] / "scripts/generate_sam_patches.py"
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def error_of(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line a user sees of a failure."""
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def error_here(*arguments: object) -> str:
+    """As `error_of` a run, in this process, which has imported torch already."""
+    command = [str(SCRIPT), *map(str, arguments)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(command[0], run_name="__main__")
+    return str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    (tmp_path / "images/sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / "images" / name)
+    return tmp_path / "images"
+
+
+def test_folder_of_images_with_a_broken_one(folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.jpg").touch()
+    command = ("--images", folder, "--generator", "regions", "--output", tmp_path / "cache")
+    result = run(*command)
+    assert result.returncode == 0, result.stderr
+    assert "2 images, 1 failed" in result.stdout
+    assert "100.0 % of pixels covered" in result.stdout
+    assert "broken.jpg cannot be read as an image: the file is empty" in result.stderr
+    assert list(PatchCache(tmp_path / "cache")) == ["a", "sub/b"]
+    assert PatchCache(tmp_path / "cache").manifest.dataset == "images"
+
+
+def test_all_images_broken(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/broken.jpg").touch()
+    result = run("--images", tmp_path / "images", "--generator", "regions", "--output", tmp_path / "cache")
+    assert result.returncode == 1
+    assert "0 images, 1 failed" in result.stdout
+
+
+def test_registered_dataset(tmp_path: Path) -> None:
+    for kind in ("images", "annotations"):
+        (tmp_path / "camvid" / kind / "val").mkdir(parents=True)
+    Image.new("RGB", (32, 24)).save(tmp_path / "camvid/images/val/x.jpg")
+    Image.new("L", (32, 24)).save(tmp_path / "camvid/annotations/val/x.png")
+    command = ("--dataset", "camvid_val", "--generator", "regions", "--output", tmp_path / "cache")
+    result = run(*command, DETECTRON2_DATASETS=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
+    assert list(PatchCache(tmp_path / "cache")) == ["x"]
+
+
+def test_unknown_dataset_names_the_near_ones(tmp_path: Path) -> None:
+    message = error_here("--dataset", "coco_2017_panoptic_val", "--generator", "regions", "--output", tmp_path)
+    assert "'coco_2017_panoptic_val'" in message
+    assert "coco_2017_val_panoptic" in message
+
+
+def test_dataset_that_is_not_there(tmp_path: Path) -> None:
+    command = ("--dataset", "coco_2017_val_panoptic", "--generator", "regions", "--output", tmp_path / "cache")
+    message = error_of(run(*command, DETECTRON2_DATASETS=str(tmp_path / "absent")))
+    assert "DETECTRON2_DATASETS" in message
+    assert str(tmp_path / "absent") in message
+
+
+def test_cache_made_with_other_parameters(folder: Path, tmp_path: Path) -> None:
+    command = ("--images", folder, "--generator", "regions", "--output", tmp_path / "cache")
+    assert run(*command).returncode == 0
+    manifest = tmp_path / "cache/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"parts": 140', '"parts": 141'))
+    message = error_of(run(*command))
+    assert "parts is 141, not 140" in message
+    assert str(tmp_path / "cache") in message
+
+
+def test_sam_without_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    message = error_here("--images", folder, "--output", tmp_path / "cache")
+    assert "--checkpoint" in message
+    assert "--generator regions" in message
+
+
+def test_sam_with_a_wrong_checkpoint(folder: Path, tmp_path: Path) -> None:
+    command = ("--images", folder, "--output", tmp_path / "cache", "--checkpoint")
+    assert "absent.pth" in error_here(*command, tmp_path / "absent.pth")
+    torch.save({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, tmp_path / "b.pth")
+    assert "holds SAM's vit_b, not vit_h" in error_here(*command, tmp_path / "b.pth")
