@@ -67,5 +67,5 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 def _type_of(weights: dict[str, torch.Tensor]) -> str | None:
     """The model type whose image encoder is as wide as that of the weights."""
     position = weights.get("image_encoder.pos_embed")
-    width = position.shape[-1] if isinstance(position, torch.Tensor) and position.ndim > 0 else None
+    width = position.shape[-1] if isinstance(position, torch.Tensor) and position.ndim > 0 else 0
     return {1280: "vit_h", 1024: "vit_l", 768: "vit_b"}.get(width)

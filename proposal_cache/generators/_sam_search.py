@@ -8,7 +8,7 @@ from segment_anything.utils.amg import is_box_near_crop_edge
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from proposal_cache.generators._sam_decoder import PromptDecoder, SharedTokens
+from proposal_cache.generators._sam_decoder import ImageTables, PromptDecoder
 from proposal_cache.generators._sam_masks import MaskEnlarger
 
 
@@ -67,7 +67,7 @@ class CropSearch:
 
     Args:
         decoder: of the model.
-        shared: what the decoder computed from the crop's embedding.
+        tables: what the decoder computed from the crop's embedding.
         points: (n, 2) prompts, XY in pixels of the encoder's input.
         enlarger: of the crop's masks.
         crop_box: XYXY of the crop in the image.
@@ -79,7 +79,7 @@ class CropSearch:
     def __init__(
         self,
         decoder: PromptDecoder,
-        shared: SharedTokens,
+        tables: ImageTables,
         points: Tensor,
         enlarger: MaskEnlarger,
         *,
@@ -89,7 +89,7 @@ class CropSearch:
         batch: int,
     ) -> None:
         self.decoder = decoder
-        self.shared = shared
+        self.tables = tables
         self.points = points
         self.enlarger = enlarger
         self.crop_box = list(crop_box)
@@ -105,7 +105,8 @@ class CropSearch:
         had beaten; the few such masks are decoded once more in the end.
         """
         found: list[Candidates] = []
-        best, best_counts = Candidates.none(), []
+        best = Candidates.none()
+        best_counts: list[bytes] = []
         for prompts in torch.arange(len(self.points)).split(self.batch):
             new, logits = self._candidates(prompts)
             found.append(new)
@@ -125,9 +126,9 @@ class CropSearch:
     def _candidates(self, prompts: Tensor) -> tuple[Candidates, Tensor]:
         """The masks of some prompts (numbers into `points`) that pass the filters, and their logits (n, h, w)."""
         limits = self.thresholds
-        decoded = self.decoder.decode(self.shared, self.points[prompts])
+        decoded = self.decoder.decode(self.tables, self.points[prompts])
         keep = decoded.predicted_iou > limits.predicted_iou if limits.predicted_iou > 0 else _all(decoded.predicted_iou)
-        logits = self.decoder.mask_logits(decoded, keep)
+        logits = self.decoder.mask_logits(self.tables, decoded, keep)
         scores = self.enlarger.score(logits, limits.stability_offset)
         good = scores.stability >= limits.stability if limits.stability > 0 else _all(scores.stability)
         height, width = self.image_size
@@ -157,8 +158,8 @@ class CropSearch:
         for prompts in (wanted // per_prompt).unique().split(self.batch):
             index = prompts[:, None] * per_prompt + torch.arange(per_prompt)
             keep = torch.isin(index, wanted)
-            decoded = self.decoder.decode(self.shared, self.points[prompts])
-            logits = self.decoder.mask_logits(decoded, keep.to(self.points.device))
+            decoded = self.decoder.decode(self.tables, self.points[prompts])
+            logits = self.decoder.mask_logits(self.tables, decoded, keep.to(self.points.device))
             counts |= zip(index[keep].tolist(), self._encode(logits), strict=True)
         return counts
 

@@ -30,14 +30,14 @@ from proposal_cache.generators._sam_masks import MaskEnlarger
 from proposal_cache.generators._sam_search import Candidates, CropSearch, Thresholds, suppress
 from proposal_cache.patches import Patches
 
-CPU_MEMORY_BUDGET = 64 << 20  # a few times a processor's cache: larger batches would only be slower
+CPU_MEMORY_BUDGET = 32 << 20  # about a processor's cache: larger batches would only be slower
 GPU_MEMORY_BUDGET = 1 << 30
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class SamParameters:
-    """What to search for. Names and meaning as in `segment_anything.SamAutomaticMaskGenerator`, defaults of the paper (B.1).
+    """What to search for: names and meaning of `segment_anything.SamAutomaticMaskGenerator`, the paper's values (B.1).
 
     Attributes:
         points_per_side: prompts are points_per_side² points.
@@ -177,7 +177,7 @@ class SamGenerator:
         """Masks of one crop, boxes in the image's frame, with their encoded counts."""
         left, top, right, bottom = crop_box
         crop = image[top:bottom, left:right]
-        size = crop.shape[:2]
+        size = (bottom - top, right - left)
         resize = ResizeLongestSide(self.sam.image_encoder.img_size)
         resized = resize.apply_image(crop)
         grids = build_all_layer_point_grids(
@@ -188,19 +188,19 @@ class SamGenerator:
         points = resize.apply_coords(grids[layer] * np.array(size)[::-1], size)
         search = CropSearch(
             self.decoder,
-            self.decoder.share(self._embed(resized)),
+            self.decoder.tables(self._embed(resized)),
             torch.as_tensor(points, device=self.sam.device),
             MaskEnlarger(
                 self.decoder.mask_size,
                 self.sam.image_encoder.img_size,
-                resized.shape[:2],
+                (resized.shape[0], resized.shape[1]),
                 size,
                 threshold=self.sam.mask_threshold,
                 memory_budget=self.memory_budget,
                 device=self.sam.device,
             ),
             crop_box=crop_box,
-            image_size=image.shape[:2],
+            image_size=(image.shape[0], image.shape[1]),
             thresholds=Thresholds(
                 predicted_iou=self.parameters.pred_iou_thresh,
                 stability=self.parameters.stability_score_thresh,
