@@ -5,6 +5,10 @@
         --device cuda --output datasets/patches/coco_val
     python scripts/generate_sam_patches.py --images photos --generator regions --workers 4 --output patches
 
+Many processes and machines may fill one cache, under torchrun, srun or mpirun:
+
+    torchrun --nproc-per-node 8 scripts/generate_sam_patches.py --dataset ... --device cuda --output ...
+
 Interrupted, the same command continues. An image that cannot be read is left out, with a warning and a note in the
 cache's manifest; the exit status is 1 only if none could be done.
 """
@@ -18,7 +22,8 @@ from pathlib import Path
 
 from proposal_cache import CacheError, PatchCache
 from proposal_cache.generators.base import Generator
-from proposal_cache.pipeline import Summary, generate
+from proposal_cache.pipeline import Summary
+from proposal_cache.ranks import Ranks, generate_together
 from proposal_cache.sources import ImageFile, SourceError, from_folder, from_list, image_key
 
 
@@ -27,15 +32,20 @@ def main() -> None:
     try:
         images = _dataset_images(arguments.dataset) if arguments.dataset else from_folder(arguments.images)
         name = arguments.dataset or str(arguments.images.resolve().name)
-        generate(
+        ranks = Ranks.from_environment()
+        generate_together(
+            ranks,
             images,
-            _generator(arguments),
+            _generator(arguments, ranks),
             arguments.output,
             name,
             workers=arguments.workers if arguments.generator == "regions" else 0,
             loaders=arguments.loaders,
             shard_size=arguments.shard_size,
+            progress=ranks.rank == 0,
         )
+        if ranks.rank > 0:
+            return
         summary = Summary.of(PatchCache(arguments.output))
     except (CacheError, ValueError) as error:
         sys.exit(f"error: {error}")
@@ -68,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         "--model-type", default="vit_h", metavar="NAME", help="vit_h, vit_l or vit_b (default %(default)s)"
     )
     sam.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of this model type")
-    sam.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default %(default)s)")
+    sam.add_argument(
+        "--device", default="cpu", help="cpu, cuda (its own for each rank) or cuda:N (default %(default)s)"
+    )
     sam.add_argument("--points-per-side", type=_count, default=48, metavar="N", help="grid (default %(default)s)")
     sam.add_argument("--pred-iou-thresh", type=float, default=0.8, metavar="X", help="(default %(default)s)")
     sam.add_argument("--stability-score-thresh", type=float, default=0.9, metavar="X", help="(default %(default)s)")
@@ -83,7 +95,7 @@ def _count(text: str) -> int:
     return number
 
 
-def _generator(arguments: argparse.Namespace) -> Generator:
+def _generator(arguments: argparse.Namespace, ranks: Ranks) -> Generator:
     if arguments.generator == "regions":
         from proposal_cache.generators.regions import RegionGenerator
 
@@ -98,12 +110,25 @@ def _generator(arguments: argparse.Namespace) -> Generator:
     return SamGenerator.from_checkpoint(
         arguments.model_type,
         arguments.checkpoint,
-        device=arguments.device,
+        device=_device(arguments.device, ranks),
         points_per_side=arguments.points_per_side,
         pred_iou_thresh=arguments.pred_iou_thresh,
         stability_score_thresh=arguments.stability_score_thresh,
         box_nms_thresh=arguments.box_nms_thresh,
     )
+
+
+def _device(name: str, ranks: Ranks) -> str:
+    """The device to use: `cuda` alone means one for each rank of a machine."""
+    import torch
+
+    kind, _, number = name.partition(":")
+    if kind != "cuda":
+        return name
+    count = torch.cuda.device_count()
+    if int(number or 0) >= count:
+        raise CacheError(f"--device {name}: PyTorch finds {count} CUDA devices here; use --device cpu")
+    return name if number else f"cuda:{ranks.local % count}"
 
 
 def _dataset_images(name: str) -> list[ImageFile]:

@@ -1,6 +1,7 @@
 """RegionGenerator: what its patches promise, on a real picture and on degenerate ones."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_refuses_what_is_no_rgb_image() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("parts", 0), ("duplicate_iou", 0.0), ("max_pixels", 0)])
-def test_refuses_impossible_parameters(name: str, value: float) -> None:
+def test_refuses_impossible_parameters(name: str, value: Any) -> None:
     with pytest.raises(CacheError, match=name):
         RegionGenerator(**{name: value})
 
