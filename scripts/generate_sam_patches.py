@@ -22,6 +22,9 @@ from pathlib import Path
 
 from proposal_cache import CacheError, PatchCache
 from proposal_cache.generators.base import Generator
+from proposal_cache.generators.crops import CropGenerator
+from proposal_cache.generators.refine import RefineGenerator
+from proposal_cache.generators.regions import RegionGenerator
 from proposal_cache.pipeline import Summary
 from proposal_cache.ranks import Ranks, generate_together
 from proposal_cache.sources import ImageFile, SourceError, from_folder, from_list, image_key
@@ -64,18 +67,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of the cache")
     parser.add_argument(
         "--generator",
-        choices=("sam", "regions"),
+        choices=("sam", "sam2", "regions"),
         default="sam",
-        help="sam: segment-everything; regions: by colour and texture, needs no checkpoint (default %(default)s)",
+        help="sam, sam2: segment-everything; regions: by colour and texture, needs no checkpoint (default %(default)s)",
+    )
+    parser.add_argument(
+        "--crops", type=_count, default=1, metavar="N", help="cut the long side into N crops first: 2 for Cityscapes"
+    )
+    parser.add_argument(
+        "--refine", action="store_true", help="look again, enlarged, where patches are small or pixels uncovered"
     )
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes, for regions (default 1)")
     parser.add_argument(
         "--loaders", type=_count, default=2, metavar="N", help="image-reading threads, for sam (default 2)"
     )
     parser.add_argument("--shard-size", type=_count, default=1000, metavar="N", help="images in a file (default 1000)")
-    sam = parser.add_argument_group("sam")
+    regions = parser.add_argument_group("regions")
+    regions.add_argument(
+        "--parts", type=_count, default=140, metavar="N", help="smallest regions (default %(default)s)"
+    )
+    sam = parser.add_argument_group("sam and sam2")
     sam.add_argument(
-        "--model-type", default="vit_h", metavar="NAME", help="vit_h, vit_l or vit_b (default %(default)s)"
+        "--model-type", metavar="NAME", help="vit_h (default), vit_l, vit_b; sam2.1_hiera_large (default), ..."
     )
     sam.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of this model type")
     sam.add_argument(
@@ -96,19 +109,30 @@ def _count(text: str) -> int:
 
 
 def _generator(arguments: argparse.Namespace, ranks: Ranks) -> Generator:
-    if arguments.generator == "regions":
-        from proposal_cache.generators.regions import RegionGenerator
+    generator: Generator = (
+        RegionGenerator() if arguments.generator == "regions" else _segment_everything(arguments, ranks)
+    )
+    if arguments.crops > 1:
+        generator = CropGenerator(generator, arguments.crops)
+    return RefineGenerator(generator) if arguments.refine else generator
 
-        return RegionGenerator()
+
+def _segment_everything(arguments: argparse.Namespace, ranks: Ranks) -> Generator:
+    model_type = arguments.model_type or {"sam": "vit_h", "sam2": "sam2.1_hiera_large"}[arguments.generator]
     if arguments.checkpoint is None:
         raise CacheError(
-            f"SAM needs weights: give --checkpoint FILE for --model-type {arguments.model_type} (they are at "
-            "https://github.com/facebookresearch/segment-anything#model-checkpoints), or use --generator regions"
+            f"{arguments.generator} needs weights: give --checkpoint FILE for --model-type {model_type} (they are at "
+            "https://github.com/facebookresearch/segment-anything#model-checkpoints and "
+            "https://github.com/facebookresearch/sam2#model-description), or use --generator regions"
         )
-    from proposal_cache.generators.sam import SamGenerator  # torch is slow to import, and regions do without
+    # torch is slow to import, and regions do without
+    if arguments.generator == "sam":
+        from proposal_cache.generators.sam import SamGenerator as SegmentEverything
+    else:
+        from proposal_cache.generators.sam2 import Sam2Generator as SegmentEverything  # type: ignore[assignment]
 
-    return SamGenerator.from_checkpoint(
-        arguments.model_type,
+    return SegmentEverything.from_checkpoint(
+        model_type,
         arguments.checkpoint,
         device=_device(arguments.device, ranks),
         points_per_side=arguments.points_per_side,

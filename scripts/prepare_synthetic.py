@@ -24,8 +24,8 @@ def main() -> None:
         default=Path(root) / "synthetic",
         help="folder to write; the default, synthetic under DETECTRON2_DATASETS, is where the datasets' names point to",
     )
-    parser.add_argument("--train", type=int, default=400, metavar="N", help="training images (default %(default)s)")
-    parser.add_argument("--val", type=int, default=50, metavar="N", help="validation images (default %(default)s)")
+    parser.add_argument("--train", type=int, default=300, metavar="N", help="training images (default %(default)s)")
+    parser.add_argument("--val", type=int, default=40, metavar="N", help="validation images (default %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(160, 224), metavar=("HEIGHT", "WIDTH"), help="in pixels")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -1,0 +1,44 @@
+"""What tests of several packages share: the synthetic dataset with its patches, cut once a session."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from proposal_cache import image_key
+from proposal_cache.generators.regions import RegionGenerator
+from proposal_cache.pipeline import generate
+from proposal_cache.sources import from_list
+from samcp.data.datasets.synthetic import make_synthetic_dataset, register_synthetic
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Where the synthetic dataset lies, registered as synthetic_train and synthetic_val, and the caches of both."""
+
+    folder: Path
+    train_patches: Path
+    val_patches: Path
+
+
+@pytest.fixture(scope="session")
+def _synthetic_files(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    folder = tmp_path_factory.mktemp("synthetic")
+    make_synthetic_dataset(folder, num_train=6, num_val=4, size=(96, 128))
+    register_synthetic(folder)
+    for split in ("train", "val"):
+        name = f"synthetic_{split}"
+        root = MetadataCatalog.get(name).image_root
+        images = from_list((image_key(r["file_name"], root), r["file_name"]) for r in DatasetCatalog.get(name))
+        generate(images, RegionGenerator(parts=40), folder / "patches" / split, name, progress=False)
+    return Synthetic(folder, folder / "patches" / "train", folder / "patches" / "val")
+
+
+@pytest.fixture
+def synthetic(_synthetic_files: Synthetic) -> Iterator[Synthetic]:
+    """A dataset of 6 + 4 drawn scenes and their patches, some 60 a scene; not to be changed by a test."""
+    register_synthetic(_synthetic_files.folder)
+    yield _synthetic_files
+    register_synthetic()  # where the name points outside of tests
