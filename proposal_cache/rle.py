@@ -98,6 +98,25 @@ def crop(rles: Sequence[bytes], rectangle: Sequence[float], height: int, width: 
     return encode_intervals(pieces, len(rles), height, width)
 
 
+def paste(
+    rles: Sequence[bytes], height: int, width: int, left: int, top: int, new_height: int, new_width: int
+) -> list[bytes]:
+    """The masks of a part (height, width) of an image in that image (new_height, new_width), of which it starts at
+    column `left` and row `top`.
+
+    Raises:
+        MaskError: where the part does not lie in the image.
+    """
+    if not (0 <= left <= new_width - width and 0 <= top <= new_height - height):
+        raise MaskError(
+            f"a part of {height} x {width} pixels at row {top}, column {left} does not lie in an image of "
+            f"{new_height} x {new_width}"
+        )
+    column, first, last, owner = _split_columns(_foreground(decode_runs(rles, height, width)), height)
+    base = (column + left) * new_height + top
+    return encode_intervals(Intervals(base + first, base + last, owner), len(rles), new_height, new_width)
+
+
 def flip(rles: Sequence[bytes], height: int, width: int) -> list[bytes]:
     """The masks of the image mirrored left to right."""
     column, top, bottom, owner = _split_columns(_foreground(decode_runs(rles, height, width)), height)

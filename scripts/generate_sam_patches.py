@@ -110,7 +110,9 @@ def _count(text: str) -> int:
 
 def _generator(arguments: argparse.Namespace, ranks: Ranks) -> Generator:
     generator: Generator = (
-        RegionGenerator() if arguments.generator == "regions" else _segment_everything(arguments, ranks)
+        RegionGenerator(parts=arguments.parts)
+        if arguments.generator == "regions"
+        else _segment_everything(arguments, ranks)
     )
     if arguments.crops > 1:
         generator = CropGenerator(generator, arguments.crops)

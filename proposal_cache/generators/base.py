@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from proposal_cache.errors import CacheError
 from proposal_cache.patches import Patches
 
+Description = dict[str, Any] | list[dict[str, Any]]
+
 
 class Generator(Protocol):
     """Cuts one image into patches.
@@ -16,14 +18,21 @@ class Generator(Protocol):
     process that made it.
     """
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Description:
         """What the manifest keeps: `name`, every parameter, and the SHA-256 of the weights if there are any.
 
-        JSON values only. Two generators with equal descriptions make equal patches.
+        JSON values only. Two generators with equal descriptions make equal patches. One whose patches come from several
+        sources describes each, in the order that `Patches.source` counts.
         """
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
         """The patches of an image (H, W, 3), RGB."""
+
+
+def descriptions(generator: Generator) -> list[dict[str, Any]]:
+    """The description of each source of a generator."""
+    description = generator.describe()
+    return description if isinstance(description, list) else [description]
 
 
 def require_rgb(image: NDArray[Any]) -> None:

@@ -1,5 +1,6 @@
 """scripts/generate_sam_patches.py as a user meets it."""
 
+import json
 import os
 import runpy
 import subprocess
@@ -61,6 +62,13 @@ def test_folder_of_images_with_a_broken_one(folder: Path, tmp_path: Path) -> Non
     assert PatchCache(tmp_path / "cache").manifest.dataset == "images"
 
 
+def test_crops_and_a_second_look(folder: Path, tmp_path: Path) -> None:
+    result = run("--images", folder, "--generator", "regions", "--crops", 2, "--refine", "--output", tmp_path / "cache")
+    assert result.returncode == 0, result.stderr
+    names = [generator["name"] for generator in PatchCache(tmp_path / "cache").manifest.generators]
+    assert names == ["crops", "crops", "refine", "refine"]
+
+
 def test_all_images_broken(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/broken.jpg").touch()
@@ -87,11 +95,18 @@ def test_unknown_dataset_names_the_near_ones(tmp_path: Path) -> None:
     assert "coco_2017_val_panoptic" in message
 
 
-def test_dataset_that_is_not_there(tmp_path: Path) -> None:
-    command = ("--dataset", "coco_2017_val_panoptic", "--generator", "regions", "--output", tmp_path / "cache")
-    message = error_of(run(*command, DETECTRON2_DATASETS=str(tmp_path / "absent")))
-    assert "DETECTRON2_DATASETS" in message
-    assert str(tmp_path / "absent") in message
+def test_dataset_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from detectron2.data import DatasetCatalog
+
+    name = "test_dataset_without_files"
+    DatasetCatalog.register(name, lambda: [json.loads((tmp_path / "absent/annotations.json").read_text())])
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/the/wrong/folder")
+    try:
+        message = error_here("--dataset", name, "--generator", "regions", "--output", tmp_path / "cache")
+    finally:
+        DatasetCatalog.pop(name)
+    assert "DETECTRON2_DATASETS is /the/wrong/folder" in message
+    assert "absent/annotations.json" in message
 
 
 def test_cache_made_with_other_parameters(folder: Path, tmp_path: Path) -> None:

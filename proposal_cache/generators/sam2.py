@@ -1,0 +1,125 @@
+"""Patches by SAM2 (the paper's Table 11), through the package `sam2`, an optional extra."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from proposal_cache.errors import CacheError
+from proposal_cache.generators.base import require_rgb
+from proposal_cache.patches import Patches
+
+try:
+    from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
+    from sam2.build_sam import build_sam2
+except ImportError as error:
+    raise CacheError(
+        "SAM2 needs the package sam2: SAM2_BUILD_CUDA=0 pip install --no-build-isolation 'samcp[sam2]'"
+    ) from error
+
+CONFIGS = {
+    f"{version}_hiera_{size}": f"configs/{version}/{version}_hiera_{short}.yaml"
+    for version in ("sam2", "sam2.1")
+    for size, short in {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}.items()
+}
+WEIGHTS_PAGE = "https://github.com/facebookresearch/sam2#model-description"
+
+
+@dataclass(frozen=True)
+class Sam2Parameters:
+    """What to search for: names and meaning of `sam2`'s own generator, values as for SAM (the paper's B.1)."""
+
+    points_per_side: int = 48
+    pred_iou_thresh: float = 0.8
+    stability_score_thresh: float = 0.9
+    box_nms_thresh: float = 0.7
+
+
+class Sam2Generator:
+    """Patches of an image by SAM2, prompted with a regular grid of points.
+
+    Args:
+        model: a `SAM2Base`, on the device to work on.
+        parameters: what to search for.
+        model_type: what to call the model in `describe`.
+        weights_sha256: digest of its weights' file in `describe`.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        parameters: Sam2Parameters | None = None,
+        *,
+        model_type: str = "custom",
+        weights_sha256: str | None = None,
+    ) -> None:
+        self.parameters = parameters or Sam2Parameters()
+        self.model_type, self.weights_sha256 = model_type, weights_sha256
+        self._search = SAM2AutomaticMaskGenerator(model.eval(), output_mode="coco_rle", **asdict(self.parameters))
+
+    @classmethod
+    def from_checkpoint(
+        cls, model_type: str, checkpoint: str | Path, *, device: str | torch.device = "cpu", **parameters: Any
+    ) -> "Sam2Generator":
+        """A generator with the weights of a file; `parameters` are those of `Sam2Parameters`.
+
+        >>> Sam2Generator.from_checkpoint("sam2.1_hiera_large", "sam2.1_hiera_large.pt")  # doctest: +SKIP
+
+        Raises:
+            CacheError: if there is no such model type, no such file, or none of this model type.
+        """
+        if model_type not in CONFIGS:
+            raise CacheError(f"SAM2 has no model type {model_type!r}; choose one of {', '.join(CONFIGS)}")
+        path = Path(checkpoint)
+        weights = _read(path, model_type)
+        model = build_sam2(CONFIGS[model_type], device="cpu")
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CacheError(f"{path} does not fit SAM2's {model_type}: {str(error)[:300]}") from error
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        search = Sam2Parameters(**parameters)
+        return cls(model.to(device), search, model_type=model_type, weights_sha256=digest.hexdigest())
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides which patches come out."""
+        return {
+            "name": "sam2",
+            "model_type": self.model_type,
+            "weights_sha256": self.weights_sha256,
+            **asdict(self.parameters),
+        }
+
+    @torch.inference_mode()
+    def __call__(self, image: NDArray[np.uint8]) -> Patches:
+        """The patches of an image (H, W, 3), RGB."""
+        require_rgb(image)
+        found = self._search.generate(image)
+        return Patches.from_rles(
+            image.shape[0],
+            image.shape[1],
+            [mask["segmentation"]["counts"].encode() for mask in found],
+            predicted_iou=[mask["predicted_iou"] for mask in found],
+            stability_score=[mask["stability_score"] for mask in found],
+        )
+
+
+def _read(path: Path, model_type: str) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise CacheError(f"no SAM2 checkpoint at {path}; the weights of {model_type} are at {WEIGHTS_PAGE}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        weights = content["model"]
+    except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{path} is no SAM2 checkpoint, or a damaged one; download it from {WEIGHTS_PAGE}") from error
+    if not isinstance(weights, dict):
+        raise CacheError(f"{path} holds a {type(weights).__name__} for weights; download it from {WEIGHTS_PAGE}")
+    return weights
