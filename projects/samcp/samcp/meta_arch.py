@@ -1,6 +1,6 @@
 """SAM-CP: label patches (Prompt I) and join them (Prompt II) in one pass (paper, Figure 2)."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -41,6 +41,11 @@ class SAMCP(nn.Module):
         oracle: predict the ground-truth affinity instead of running the network; inputs need their targets.
         pixel_mean, pixel_std: of the input images, one a channel.
     """
+
+    thing_classes: Tensor
+    semantic_classes: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -89,7 +94,7 @@ class SAMCP(nn.Module):
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in options.IN_FEATURES]
         class_embedding = _build_class_embedding(options.TEXT, vocabulary.names)
-        text_dim = class_embedding.weight.shape[-1]
+        text_dim = class_embedding.dim
         dim = options.HIDDEN_DIM
         if options.DCA == "image" and shapes[-1].channels != dim:
             raise ValueError(
@@ -119,9 +124,7 @@ class SAMCP(nn.Module):
                 mask_roi=options.MASK_ROI,
                 **transformer,
             ),
-            "query_builder": QueryBuilder(
-                dim=dim, text_dim=text_dim, instance_queries=options.INSTANCE_QUERIES
-            ),
+            "query_builder": QueryBuilder(dim=dim, text_dim=text_dim, instance_queries=options.INSTANCE_QUERIES),
             "decoder": AffinityDecoder(
                 num_layers=options.DEC_LAYERS,
                 dca=options.DCA,
@@ -193,7 +196,9 @@ class SAMCP(nn.Module):
             * ``panoptic_seg``: an (H, W) int32 map of segment ids and a list of segments.
         """
         if self.oracle and not self.training:
-            predictions = [oracle_predictions(x, self.semantic_classes, self.inference.num_classes) for x in batched_inputs]
+            predictions = [
+                oracle_predictions(x, self.semantic_classes, self.inference.num_classes) for x in batched_inputs
+            ]
             return self._segment(predictions, batched_inputs)
 
         images = self._preprocess(batched_inputs)
@@ -240,9 +245,7 @@ class SAMCP(nn.Module):
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
 
-    def _ground_truth(
-        self, batched_inputs: list[dict], patches: PatchBatch
-    ) -> tuple[list[Entities], list[Entities]]:
+    def _ground_truth(self, batched_inputs: list[dict], patches: PatchBatch) -> tuple[list[Entities], list[Entities]]:
         """Semantic regions and instances of every image; none at test."""
         if not self.training:
             return [], []
@@ -283,7 +286,7 @@ class SAMCP(nn.Module):
         return predictions
 
     def _segment(self, predictions: list[Predictions], batched_inputs: list[dict]) -> list[dict]:
-        return [self.inference(p, x["patch_rles"]) for p, x in zip(predictions, batched_inputs)]
+        return [self.inference(p, x["patch_rles"]) for p, x in zip(predictions, batched_inputs, strict=True)]
 
 
 def _semantic_classes(is_thing: Tensor, which: str) -> Tensor:
@@ -304,13 +307,11 @@ def _denoising_options(options: CfgNode) -> dict | None:
     }
 
 
-def _build_class_embedding(options: CfgNode, names: Sequence[str]) -> nn.Module:
+def _build_class_embedding(options: CfgNode, names: Sequence[str]) -> LearnedClassEmbedding | CLIPClassEmbedding:
     if options.ENCODER == "learned":
         return LearnedClassEmbedding(names, options.LEARNED_DIM)
     if options.ENCODER == "clip":
-        return CLIPClassEmbedding(
-            names, name=options.NAME, pretrained=options.PRETRAINED, prompts=options.PROMPTS
-        )
+        return CLIPClassEmbedding(names, name=options.NAME, pretrained=options.PRETRAINED, prompts=options.PROMPTS)
     raise ValueError(f"MODEL.SAMCP.TEXT.ENCODER is {options.ENCODER!r}; choose 'clip' or 'learned'")
 
 

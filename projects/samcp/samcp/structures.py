@@ -1,7 +1,9 @@
 """Masks of predicted instances as RLEs."""
 
-from typing import Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from torch import Tensor
@@ -52,6 +54,6 @@ class RLEMasks:
         """RLEs live on no device; here since ``Instances.to`` asks every field."""
         return self
 
-    def __array__(self, dtype: object = None, copy: object = None) -> "object":
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         """For Detectron2's ``Visualizer``, which turns masks into an array."""
-        return self.tensor.numpy() if dtype is None else self.tensor.numpy().astype(dtype)  # type: ignore[arg-type]
+        return np.asarray(self.tensor.numpy(), dtype=dtype)

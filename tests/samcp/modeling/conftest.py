@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+
 from proposal_cache import Patches
 from samcp import SAMCP, add_samcp_config
 
@@ -37,6 +38,7 @@ def toy_cfg(toy_vocabulary: str) -> CfgNode:
             *("MODEL.META_ARCHITECTURE", "SAMCP"),
             *("MODEL.DEVICE", "cpu"),
             *("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone"),
+            *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
             *("MODEL.FPN.NORM", "GN"),
             *("MODEL.FPN.OUT_CHANNELS", 32),
             *("MODEL.SAMCP.HIDDEN_DIM", 32),

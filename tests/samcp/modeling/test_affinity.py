@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from samcp.modeling.affinity_decoder import Affinity, merged_boxes, normalize_affinity
 
 

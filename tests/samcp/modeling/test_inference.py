@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from proposal_cache import Patches
 from samcp.modeling.inference import Inference, Predictions
 
@@ -52,13 +53,13 @@ def test_instances_are_the_best_pairs_with_unions_of_patches(toy: Any) -> None:
     patches = toy.patches(10)
     predictions = make_predictions(10, semantic=[3, 4], instances=10)
     result = Inference(thing_classes=THINGS, num_classes=CLASSES, top_instances=8).instances(predictions, patches)
-    pairs = sorted(
-        ((float(predictions.instance_scores[q, c]), q, c) for q in range(10) for c in THINGS), reverse=True
-    )[:8]
+    pairs = sorted(((float(predictions.instance_scores[q, c]), q, c) for q in range(10) for c in THINGS), reverse=True)[
+        :8
+    ]
     masks = patches.decode()
     assert result.scores.tolist() == pytest.approx([p[0] for p in pairs])
     assert result.pred_classes.tolist() == [p[2] for p in pairs]
-    for (_, q, _), mask, box in zip(pairs, result.pred_masks, result.pred_boxes.tensor):
+    for (_, q, _), mask, box in zip(pairs, result.pred_masks, result.pred_boxes.tensor, strict=True):
         union = masks[members(predictions.instance_affinity[q])].any(0)
         assert np.array_equal(mask.numpy(), union)
         ys, xs = np.nonzero(union)
@@ -93,7 +94,7 @@ def test_panoptic_map_pixel_by_pixel(toy: Any) -> None:
             expected[i] = owner == i
     assert len(segments) == len(expected)
     assert 0 < len(expected) < len(entities), "the test wants some entities kept and some dropped"
-    for segment, (i, mask) in zip(segments, expected.items()):
+    for segment, (i, mask) in zip(segments, expected.items(), strict=True):
         assert segment["category_id"] == entities[i][1]
         assert segment["isthing"] == (entities[i][1] in THINGS)
         assert segment["area"] == mask.sum()

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from samcp.modeling.classifier import Classifier
 from samcp.modeling.losses import affinity_focal_loss, dice_loss, pairwise_affinity_costs
 from samcp.modeling.matcher import HungarianMatcher, corners_to_center_size, focal_class_cost, pairwise_giou
@@ -42,7 +43,7 @@ def test_dice_loss(rows: tuple[torch.Tensor, ...]) -> None:
         here = [n for n in range(7) if weights[m, n]]
         a = [1 / (1 + math.exp(-logits[m, n])) for n in here]
         b = [targets[m, n].item() for n in here]
-        dice = (2 * sum(x * y for x, y in zip(a, b)) + 1) / (sum(a) + sum(b) + 1)
+        dice = (2 * sum(x * y for x, y in zip(a, b, strict=True)) + 1) / (sum(a) + sum(b) + 1)
         assert loss[m].item() == pytest.approx(1 - dice)
 
 
@@ -121,7 +122,7 @@ def test_matching_cost_by_hand() -> None:
         gt_weights=weights,
         gt_boxes=gt_boxes,
     )
-    found = dict(zip(entity.tolist(), query.tolist()))
+    found = dict(zip(entity.tolist(), query.tolist(), strict=True))
     assert (found[0], found[1]) == min(pairs, key=lambda pair: pairs[pair].item())
 
 

@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+
 from proposal_cache import Patches
 from samcp import SAMCP
 
@@ -45,7 +46,7 @@ def test_empty_images_train_and_predict(toy: Any, toy_model: SAMCP, images: list
     toy_model.eval()
     with torch.no_grad():
         results = toy_model(batch)
-    for (num, _), result in zip(images, results):
+    for (num, _), result in zip(images, results, strict=True):
         if num == 0:
             assert len(result["instances"]) == 0
             assert (result["sem_seg"] == -1).all()
@@ -126,7 +127,7 @@ def test_activation_checkpointing_changes_no_gradient(toy: Any, toy_cfg: CfgNode
         sum(model([toy.input(8, {0: [1, 2], 3: [5]})]).values()).backward()
         return [p.grad for p in model.parameters() if p.requires_grad]
 
-    for plain, recomputed in zip(gradients(False), gradients(True)):
+    for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
         assert torch.allclose(plain, recomputed, atol=1e-5)
 
 
@@ -157,6 +158,10 @@ def test_wrong_roi_size_is_refused(toy_model: SAMCP) -> None:
     patches = Instances((32, 32))
     patches.patch_boxes = Boxes(torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
     patches.roi_masks = torch.ones(1, 14, 14)
-    image = {"image": torch.zeros(3, 32, 32, dtype=torch.uint8), "patches": patches, "patch_rles": Patches.empty(32, 32)}
+    image = {
+        "image": torch.zeros(3, 32, 32, dtype=torch.uint8),
+        "patches": patches,
+        "patch_rles": Patches.empty(32, 32),
+    }
     with pytest.raises(ValueError, match="ROI_SIZE"):
         toy_model.eval()([image])

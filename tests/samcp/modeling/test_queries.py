@@ -1,15 +1,18 @@
 """Queries: visibility by enumeration, and denoising groups."""
 
+from typing import Any
+
 import torch
-from samcp.modeling.denoising import make_denoising_queries
+
+from samcp.modeling.denoising import DenoisingQueries, make_denoising_queries
 from samcp.modeling.queries import query_visibility
 
 BOXES = [torch.tensor([[0.2, 0.2, 0.6, 0.8], [0.5, 0.1, 0.9, 0.3]]), torch.tensor([[0.1, 0.1, 0.9, 0.9]])]
 CLASSES = [torch.tensor([4, 7]), torch.tensor([5])]
 
 
-def make(**changes: object):
-    options = {"max_queries": 13, "label_noise": 0.5, "box_noise": 1.0} | changes
+def make(**changes: Any) -> DenoisingQueries:
+    options: dict[str, Any] = {"max_queries": 13, "label_noise": 0.5, "box_noise": 1.0} | changes
     return make_denoising_queries(classes=CLASSES, boxes=BOXES, label_pool=torch.tensor([4, 5, 7]), **options)
 
 
@@ -40,7 +43,8 @@ def test_positives_stay_closer_than_negatives() -> None:
     # The box is 0.8 wide: positives move a corner by less than 0.4; negatives by more, unless the image ends there.
     assert moved[positive].max() < 0.4
     assert moved[~positive].max() > 0.05
-    assert (queries.boxes >= 0).all() and (queries.boxes <= 1).all()
+    assert (queries.boxes >= 0).all()
+    assert (queries.boxes <= 1).all()
     assert (queries.boxes[..., 2:] >= queries.boxes[..., :2]).all()
 
 

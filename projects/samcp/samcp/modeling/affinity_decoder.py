@@ -1,14 +1,23 @@
 """The unified affinity decoder (METHOD 4; paper 3.2.2, A.1, Algorithm 1)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import MLP, AttentionLayer, BoxEmbedding, FeedForward, full_precision, init_transformer, sine_embedding, some_visible
+from .layers import (
+    MLP,
+    AttentionLayer,
+    BoxEmbedding,
+    FeedForward,
+    full_precision,
+    init_transformer,
+    sine_embedding,
+    some_visible,
+)
 from .patch_batch import PatchBatch
 from .patch_encoder import RoIEmbedding
 from .queries import QuerySet
@@ -150,14 +159,13 @@ class AffinityDecoder(nn.Module):
         From layer 2 on a query sees the patches with a normalised affinity of at least 0.5 in the layer before, or,
         at image level, the tokens inside the box around them.
         """
-        masked = self.dca_mask and normalized is not None
         if tokens is None:
             visible = valid.unsqueeze(1)
-            if masked:
+            if self.dca_mask and normalized is not None:
                 visible = visible & (normalized >= 0.5)
             return features, position, some_visible(visible)
         visible = tokens.valid.unsqueeze(1)
-        if masked:
+        if self.dca_mask and normalized is not None:
             corners = (boxes * patches.scale).unsqueeze(2)
             inside = (tokens.centers >= corners[..., :2]) & (tokens.centers < corners[..., 2:])
             visible = visible & inside.all(-1)
@@ -222,13 +230,13 @@ class Affinity(nn.Module):
         self.num_heads = num_heads
         self.query_mlp = MLP(dim, dim, dim)
         self.patch_mlp = MLP(dim, dim, dim)
-        self.mix = nn.ModuleList(nn.Linear(num_heads, d_out) for d_out in (num_heads, num_heads, 1))
+        self.mix = nn.ModuleList(HeadLinear(num_heads, d_out) for d_out in (num_heads, num_heads, 1))
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.patch_bias = nn.Parameter(torch.zeros(dim))
         self.bias = nn.Parameter(torch.tensor(math.log(prior / (1 - prior))))
 
     def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
-        """Logits (B, M, N), at least float32, of ``queries`` (B, M, D) and ``patches`` (B, N, D), both with their positions."""
+        """Logits (B, M, N), at least float32, of queries (B, M, D) and patches (B, N, D), positions added."""
         q = self.query_mlp(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k = self.patch_mlp(patches).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         similarity = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
@@ -236,14 +244,19 @@ class Affinity(nn.Module):
         return logits + (full_precision(patches) @ self.patch_bias + self.bias).unsqueeze(1)
 
     def _mix_heads(self, similarity: Tensor) -> Tensor:
-        """Three 1x1 convolutions over the head axis, a ReLU in front of each: (B, eta, M, N) -> (B, M, N).
-
-        Written as matrix products, which eight channels make several times faster than a convolution's kernels.
-        """
+        """Three 1x1 convolutions over the head axis, a ReLU in front of each: (B, eta, M, N) -> (B, M, N)."""
         x = similarity.flatten(2)
-        for linear in self.mix:
-            x = linear.weight @ x.relu() + linear.bias.unsqueeze(-1)
+        for mix in self.mix:
+            x = mix(x.relu())
         return x.squeeze(1).unflatten(-1, similarity.shape[2:])
+
+
+class HeadLinear(nn.Linear):
+    """A 1x1 convolution as a matrix product: with eight channels several times faster than a convolution's kernels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, L) -> (B, out, L)."""
+        return self.weight @ x + self.bias.unsqueeze(-1)
 
 
 def normalize_affinity(affinity: Tensor, valid: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The sum of all losses, over layers and kinds of queries (METHOD 7)."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from detectron2.utils import comm
@@ -43,7 +43,7 @@ class Criterion:
         same with ``_dn`` for denoising queries."""
         main = queries.num_matching
         parts: dict[str, tuple[Tensor, Tensor, QueryTargets]] = {}
-        for layer, (output, logits) in enumerate(zip(outputs, class_logits)):
+        for layer, (output, logits) in enumerate(zip(outputs, class_logits, strict=True)):
             suffix = "" if layer == len(outputs) - 1 else f"_{layer}"
             matched = self.targets.matching(
                 output=output,
@@ -60,23 +60,34 @@ class Criterion:
             known = self.targets.denoising(
                 denoising=denoising, patches=patches, instances=instances, num_classes=class_logits[0].shape[-1]
             )
-            for suffix, output, logits in zip(list(parts), outputs, class_logits):
+            for suffix, output, logits in zip(list(parts), outputs, class_logits, strict=True):
                 parts["_dn" + suffix] = logits[:, main:], output.affinity_logits[:, main:], known
 
-        counts = mean_over_workers(torch.stack([targets.positive.sum() for _, _, targets in parts.values()]).float())
+        counts = mean_over_workers(torch.stack([t for _, _, targets in parts.values() for t in _counts(targets)]))
         losses: dict[str, Tensor] = {}
-        for count, (suffix, part) in zip(counts, parts.items()):
-            losses.update({name + suffix: loss / count for name, loss in self._sums(*part).items()})
+        for (positive, taught), (suffix, part) in zip(counts.view(-1, 2), parts.items(), strict=True):
+            for name, total in self._sums(*part).items():
+                losses[name + suffix] = total / (positive if name == "loss_cls" else taught)
         return losses
 
     def _sums(self, logits: Tensor, affinity: Tensor, targets: QueryTargets) -> dict[str, Tensor]:
-        supervised = (targets.affinity_weights.sum(-1) > 0).float()
+        taught = targets.has_affinity.float()
         terms = {
             "loss_cls": lambda: focal_loss(logits, targets.classes, targets.class_weights),
             "loss_mask_focal": lambda: affinity_focal_loss(affinity, targets.affinity, targets.affinity_weights),
-            "loss_dice": lambda: supervised * dice_loss(affinity, targets.affinity, targets.affinity_weights),
+            "loss_dice": lambda: taught * dice_loss(affinity, targets.affinity, targets.affinity_weights),
         }
         return {name: weight * terms[name]().sum() for name, weight in self.weights.items() if weight}
+
+
+def _counts(targets: QueryTargets) -> tuple[Tensor, Tensor]:
+    """What the sums of class losses and of affinity losses are divided by.
+
+    Eq. 2 divides by the number of queries with epsilon = 1, which are the positive ones; where self-affinity ("BG")
+    gives the unmatched ones a target, too, they count as well. Divided by the positive ones alone, a hundred rows of
+    self-affinity would outweigh all else.
+    """
+    return targets.positive.sum().float(), targets.has_affinity.sum().float()
 
 
 def mean_over_workers(counts: Tensor) -> Tensor:

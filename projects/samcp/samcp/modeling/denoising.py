@@ -1,7 +1,7 @@
 """Contrastive denoising queries, after DINO (METHOD 3; Zhang et al., "DINO", 2023)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def make_denoising_queries(
     padded_classes = torch.zeros(len(classes), most, dtype=torch.long, device=device)
     padded_boxes = torch.zeros(len(classes), most, 4, device=device)
     exists = torch.zeros(len(classes), most, dtype=torch.bool, device=device)
-    for i, (c, b) in enumerate(zip(classes, boxes)):
+    for i, (c, b) in enumerate(zip(classes, boxes, strict=True)):
         padded_classes[i, : len(c)], padded_boxes[i, : len(c)], exists[i, : len(c)] = c, b, True
 
     return DenoisingQueries(

@@ -1,14 +1,15 @@
-"""From affinities and scores to segmentations (METHOD 8; paper 4.1). Masks stay RLEs; label maps are painted by runs."""
+"""From affinities and scores to segmentations, by RLEs (METHOD 8; paper 4.1)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Iterable
 
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 from numpy.typing import NDArray
-from proposal_cache import Patches, rle
 from torch import Tensor
+
+from proposal_cache import Patches, rle
 
 from ..structures import RLEMasks
 from .affinity_decoder import normalize_affinity
@@ -203,7 +204,7 @@ def paint(
     for i in order:
         ends = runs.ends[runs.first[i] : runs.first[i + 1]].tolist()
         value = values[i]
-        for start, stop in zip(ends[::2], ends[1::2]):
+        for start, stop in zip(ends[::2], ends[1::2], strict=False):
             canvas[start:stop] = value
     return np.ascontiguousarray(canvas.reshape(width, height).T)
 

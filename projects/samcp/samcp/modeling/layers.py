@@ -1,5 +1,6 @@
 """The building blocks that encoder and decoder share."""
 
+import itertools
 import math
 
 import torch
@@ -12,7 +13,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, *dims: int) -> None:
         layers: list[nn.Module] = []
-        for i, (d_in, d_out) in enumerate(zip(dims[:-1], dims[1:])):
+        for i, (d_in, d_out) in enumerate(itertools.pairwise(dims)):
             layers += [nn.ReLU()] * (i > 0) + [nn.Linear(d_in, d_out)]
         super().__init__(*layers)
 
@@ -33,7 +34,7 @@ class BoxEmbedding(nn.Module):
         """``boxes``: (..., 4) XYXY, normalised by the image's size. Returns (..., D)."""
         x0, y0, x1, y1 = boxes.float().unbind(-1)
         center_size = torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
-        return self.mlp(sine_embedding(center_size, self.dim // 2).flatten(-2).to(self.mlp[0].weight.dtype))
+        return self.mlp(sine_embedding(center_size, self.dim // 2).flatten(-2))
 
 
 def sine_embedding(values: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:

@@ -1,7 +1,7 @@
 """The patches of a batch as padded tensors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import torch
 from detectron2.structures import Instances

@@ -1,6 +1,6 @@
 """From patches to features: RoIAlign, MaskRoI, MLP and self-attention (METHOD 2; paper 3.2.1, A.1)."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
@@ -80,7 +80,7 @@ class PatchEncoder(nn.Module):
         """Returns the patch features F and their positions P_F, each (B, N, D); zeros where padded."""
         rows = self.roi_embedding(
             features,
-            [boxes[valid] for boxes, valid in zip(patches.boxes, patches.valid)],
+            [boxes[valid] for boxes, valid in zip(patches.boxes, patches.valid, strict=True)],
             patches.roi_masks[patches.valid] if self.mask_roi else None,
         )
         x = rows.new_zeros(*patches.valid.shape, rows.shape[-1])

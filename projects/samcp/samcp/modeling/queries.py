@@ -91,9 +91,7 @@ class QueryBuilder(nn.Module):
         )
 
 
-def query_visibility(
-    num_semantic: int, num_instance: int, valid: Tensor, denoising: DenoisingQueries | None
-) -> Tensor:
+def query_visibility(num_semantic: int, num_instance: int, valid: Tensor, denoising: DenoisingQueries | None) -> Tensor:
     """Who may see whom: (B, M, M) bool.
 
     An instance query sees the instance queries; a semantic one sees itself and the instance queries; a denoising one

@@ -1,7 +1,7 @@
 """What every query is taught: its class row and its affinity row B (METHOD 6; paper 3.2.3, A.2)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -49,6 +49,11 @@ class QueryTargets:
     affinity: Tensor
     affinity_weights: Tensor
     positive: Tensor
+
+    @property
+    def has_affinity(self) -> Tensor:
+        """(B, R) bool: queries whose affinity is supervised."""
+        return (self.affinity_weights > 0).any(-1)
 
     @classmethod
     def nothing(cls, batch: int, rows: int, num_classes: int, num_patches: int, device: torch.device) -> "QueryTargets":

@@ -1,7 +1,7 @@
 """Class embeddings: of CLIP's text encoder, or learned (METHOD 3, 5)."""
 
 import os
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ class LearnedClassEmbedding(nn.Module):
     def __init__(self, class_names: Sequence[str], dim: int) -> None:
         super().__init__()
         self.class_names = tuple(class_names)
+        self.dim = dim
         self.weight = nn.Parameter(F.normalize(torch.randn(len(class_names), dim), dim=-1))
 
     def forward(self) -> Tensor:
@@ -42,6 +43,7 @@ class CLIPClassEmbedding(nn.Module):
         super().__init__()
         self.class_names = tuple(class_names)
         self.register_buffer("weight", embed_names(class_names, name, pretrained, prompts), persistent=False)
+        self.dim = self.weight.shape[-1]
 
     def forward(self) -> Tensor:
         """(C, dim), unit length."""
@@ -54,7 +56,9 @@ def embed_names(class_names: Sequence[str], name: str, pretrained: str, prompts:
     import open_clip
 
     if name not in open_clip.list_models():
-        raise ValueError(f"MODEL.SAMCP.TEXT.NAME is {name!r}, which open_clip does not know; see open_clip.list_models()")
+        raise ValueError(
+            f"MODEL.SAMCP.TEXT.NAME is {name!r}, which open_clip does not know; see open_clip.list_models()"
+        )
     known = open_clip.list_pretrained_tags_by_model(name)
     if not os.path.isfile(pretrained) and pretrained not in known:
         raise FileNotFoundError(

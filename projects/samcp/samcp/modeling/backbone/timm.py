@@ -1,8 +1,9 @@
 """Backbones of timm under Detectron2's FPN."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
+from typing import Any
 
 import timm
 import torch
@@ -21,20 +22,22 @@ class TimmBackbone(Backbone):
         weights: "" for random ones, a checkpoint file, or "package:NAME" for the only .pth file inside an installed
             Python package.
         freeze_norm: keep BatchNorm's statistics and affine parameters as they are, as usual with small batches.
+        freeze_at: train nothing up to the feature map res2, res3, .. of this number; below 2, train all.
     """
 
-    def __init__(self, *, name: str, weights: str = "", freeze_norm: bool = True) -> None:
+    def __init__(self, *, name: str, weights: str = "", freeze_norm: bool = True, freeze_at: int = 0) -> None:
         super().__init__()
         if not timm.is_model(name):
             raise ValueError(f"MODEL.TIMM.NAME is {name!r}, which timm does not know; see timm.list_models()")
         self.body = timm.create_model(name, features_only=True, pretrained=False)
-        strides = self.body.feature_info.reduction()
+        info: Any = self.body.feature_info
+        strides = info.reduction()
         missing = {4, 8, 16, 32} - set(strides)
         if missing:
             raise ValueError(f"timm's {name} has feature strides {strides}, without {sorted(missing)}")
         self._index = {f"res{i + 2}": strides.index(4 * 2**i) for i in range(4)}
         self._out_features = list(self._index)
-        channels = self.body.feature_info.channels()
+        channels = info.channels()
         self._out_feature_channels = {f: channels[i] for f, i in self._index.items()}
         self._out_feature_strides = {f: strides[i] for f, i in self._index.items()}
         if weights:
@@ -44,6 +47,8 @@ class TimmBackbone(Backbone):
             for module in self._norms():
                 for parameter in module.parameters():
                     parameter.requires_grad = False
+        if freeze_at >= 2:
+            self._freeze_up_to(info.module_name(self._index[f"res{freeze_at}"]))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> feature maps by name."""
@@ -56,6 +61,14 @@ class TimmBackbone(Backbone):
             for module in self._norms():
                 module.eval()
         return self
+
+    def _freeze_up_to(self, module_name: str) -> None:
+        """Freeze all layers up to the end of one; timm registers them in the order they run in."""
+        parameters = list(self.body.named_parameters())
+        prefixes = (f"{module_name}.", f"{module_name.replace('.', '_')}.")  # some names are flattened
+        last = max(i for i, (name, _) in enumerate(parameters) if name.startswith(prefixes))
+        for _, parameter in parameters[: last + 1]:
+            parameter.requires_grad = False
 
     def _norms(self) -> Sequence[nn.Module]:
         return [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -92,20 +105,25 @@ def load_timm_weights(body: nn.Module, file: Path) -> None:
         body.load_state_dict({name: given[name] for name in wanted})
         return
     tensors = list(given.values())[: len(wanted)]
-    fits = len(tensors) == len(wanted) and all(a.shape == b.shape for a, b in zip(tensors, wanted.values()))
+    fits = len(tensors) == len(wanted) and all(
+        a.shape == b.shape for a, b in zip(tensors, wanted.values(), strict=True)
+    )
     if not fits:
         raise ValueError(f"{file} holds the weights of another architecture than MODEL.TIMM.NAME")
-    body.load_state_dict(dict(zip(wanted, tensors)))
+    body.load_state_dict(dict(zip(wanted, tensors, strict=True)))
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A timm model with Detectron2's FPN: p2 to p6."""
+    """A timm model with Detectron2's FPN on the levels of MODEL.FPN.IN_FEATURES, and one coarser level."""
     return FPN(
         bottom_up=TimmBackbone(
-            name=cfg.MODEL.TIMM.NAME, weights=cfg.MODEL.TIMM.WEIGHTS, freeze_norm=cfg.MODEL.TIMM.FREEZE_NORM
+            name=cfg.MODEL.TIMM.NAME,
+            weights=cfg.MODEL.TIMM.WEIGHTS,
+            freeze_norm=cfg.MODEL.TIMM.FREEZE_NORM,
+            freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         ),
-        in_features=["res2", "res3", "res4", "res5"],
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
         top_block=LastLevelMaxPool(),

@@ -1,0 +1,52 @@
+"""The first images of a dataset as a dataset of their own."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+_JSON_KEYS = ("panoptic_json", "json_file")  # what Detectron2's evaluators read themselves
+
+
+def register_subset(dataset: str, count: int, folder: str | os.PathLike[str]) -> str:
+    """Register the first ``count`` images of a dataset that have ground truth.
+
+    COCO's evaluators read their json files whole, so the subset's part of each is written into a folder.
+
+    Args:
+        dataset: registered in Detectron2.
+        folder: for the json files.
+
+    Returns:
+        The subset's name.
+
+    Raises:
+        ValueError: the dataset has fewer images.
+    """
+    records = [r for r in DatasetCatalog.get(dataset) if r.get("segments_info", True)][:count]
+    if len(records) < count:
+        raise ValueError(f"dataset {dataset!r} has {len(records)} images with ground truth, {count} were asked for")
+    name = f"{dataset}_first_{count}"
+    metadata = {k: v for k, v in MetadataCatalog.get(dataset).as_dict().items() if k != "name"}
+    for key in _JSON_KEYS:
+        if metadata.get(key):
+            metadata[key] = _write_part(metadata[key], {r["image_id"] for r in records}, Path(folder))
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, lambda: [dict(r) for r in records])
+    MetadataCatalog.get(name).set(**metadata)
+    return name
+
+
+def _write_part(file: str, image_ids: set[Any], folder: Path) -> str:
+    """Write the part of a COCO json that is about some images; returns its path."""
+    content = json.loads(Path(file).read_text())
+    content["images"] = [image for image in content["images"] if image["id"] in image_ids]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in image_ids]
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{len(image_ids)}_{Path(file).name}"
+    part.write_text(json.dumps(content))
+    return str(part)
