@@ -13,6 +13,14 @@ from proposal_cache.errors import CacheError
 
 POINTS_PER_CELL = 4  # per axis, where a mask is resampled
 
+_COLUMNS: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...] = (
+    ("boxes", np.dtype(np.float32), (4,)),
+    ("areas", np.dtype(np.int64), ()),
+    ("predicted_iou", np.dtype(np.float32), ()),
+    ("stability_score", np.dtype(np.float32), ()),
+    ("source", np.dtype(np.uint8), ()),
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Patches:
@@ -41,17 +49,13 @@ class Patches:
 
     def __post_init__(self) -> None:
         count = len(self.rles)
-        for name, dtype, shape in (
-            ("boxes", np.float32, (count, 4)),
-            ("areas", np.int64, (count,)),
-            ("predicted_iou", np.float32, (count,)),
-            ("stability_score", np.float32, (count,)),
-            ("source", np.uint8, (count,)),
-        ):
-            column = np.asarray(getattr(self, name), dtype).view()
-            if column.shape != shape:
-                raise CacheError(f"{name} of {count} patches has shape {column.shape}, not {shape}")
-            column.flags.writeable = False
+        for name, dtype, row in _COLUMNS:
+            column = np.asarray(getattr(self, name), dtype)
+            if column.shape != (count, *row):
+                raise CacheError(f"{name} of {count} patches has shape {column.shape}, not {(count, *row)}")
+            if column.flags.writeable:
+                column = column.view()
+                column.setflags(write=False)
             object.__setattr__(self, name, column)
 
     @classmethod

@@ -6,6 +6,7 @@ with its final name is complete, and read by offset, so that an image costs a fe
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,12 +29,14 @@ class Column(NamedTuple):
 
     offset: int
     dtype: np.dtype[Any]
-    shape: tuple[int, ...]
+    rows: int
+    row: tuple[int, ...]
+    row_bytes: int
     checksum: str
 
     @property
     def nbytes(self) -> int:
-        return self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
+        return self.rows * self.row_bytes
 
 
 class ColumnFile:
@@ -63,12 +66,10 @@ class ColumnFile:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows [start, stop) of a column, read at one stroke."""
         column = self.columns[name]
-        stop = column.shape[0] if stop is None else stop
-        row = column.shape[1:]
-        row_bytes = column.dtype.itemsize * (row[0] if row else 1)
-        data = self.read_bytes(column.offset + start * row_bytes, (stop - start) * row_bytes)
+        stop = column.rows if stop is None else stop
+        data = self.read_bytes(column.offset + start * column.row_bytes, (stop - start) * column.row_bytes)
         values = np.frombuffer(data, column.dtype)
-        return values.reshape(-1, *row) if row else values
+        return values.reshape(-1, *column.row) if column.row else values
 
     def read_checked(self, name: str) -> NDArray[Any]:
         """A whole column, whose checksum must be right."""
@@ -232,7 +233,8 @@ def _layout(path: Path, file: h5py.h5g.GroupID, name: str, dtypes: tuple[str, ..
     if dtype not in [np.dtype(d) for d in dtypes] or len(shape) != 1 + len(row) or shape[1:] != row:
         raise FormatError(f"{path} is damaged: its column '{name}' is {dtype} of shape {shape}")
     offset = dataset.get_offset()
-    column = Column(offset or 0, dtype, shape, _attribute(path, dataset, "sha256").decode("ascii"))
+    row_bytes = dtype.itemsize * math.prod(row)
+    column = Column(offset or 0, dtype, shape[0], row, row_bytes, _attribute(path, dataset, "sha256").decode("ascii"))
     if offset is None and column.nbytes:
         raise FormatError(f"{path} is damaged: its column '{name}' was never written")
     return column

@@ -22,8 +22,9 @@ Columns of a shard of n images and p patches, patches of an image lying together
     rles                        for each image one zstd frame, with checksum, of its patches' compressed counts
 """
 
-import itertools
+import io
 import re
+import threading
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -54,6 +55,8 @@ SHARD_NAME = re.compile(r"shard-r(\d{3,6})-(\d{5,9})\.h5")
 INDEX_NAME = re.compile(r"index-[0-9a-f]{16}\.h5")
 
 MAX_TEXT = 256 << 20  # bytes of counts of one image: thousands of patches of noise
+
+_thread = threading.local()
 
 _ZSTD_LEVEL = 3  # higher ones save 2 % and take five times as long
 _UNSAFE_KEY = re.compile(r"(^|/)(\.{1,2})?(/|$)|[\x00-\x1f\x7f\\]")
@@ -127,12 +130,21 @@ def unpack_masks(frame: memoryview, lengths: Sequence[int]) -> tuple[bytes, ...]
     """
     if not lengths and not frame:
         return ()
-    stops = list(itertools.accumulate(lengths, initial=0))
+    promised = sum(lengths)
     try:
         size = zstandard.get_frame_parameters(frame).content_size
-        if size != stops[-1] or size > MAX_TEXT:
-            raise CacheError(f"its masks claim {size} bytes where {stops[-1]} are promised ({MAX_TEXT} at most)")
-        text = zstandard.ZstdDecompressor().decompress(frame)
+        if size != promised or size > MAX_TEXT:
+            raise CacheError(f"its masks claim {size} bytes where {promised} are promised ({MAX_TEXT} at most)")
+        text = _decompressor().decompress(frame)
     except zstandard.ZstdError as error:
         raise CacheError(f"its masks are damaged ({error})") from error
-    return tuple([text[start:stop] for start, stop in itertools.pairwise(stops)])
+    return tuple(map(io.BytesIO(text).read, lengths))
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """One for each thread, which may not share it."""
+    try:
+        return _thread.decompressor
+    except AttributeError:
+        _thread.decompressor = zstandard.ZstdDecompressor()
+        return _thread.decompressor

@@ -90,11 +90,11 @@ class Shard:
         file = open_columns(path, "shard", SHARD_SCHEMA)
         if info is not None and info.checksum != file.checksum:
             raise FormatError(f"{path} is not the shard that the manifest lists: its checksum differs")
-        _check_lengths(file, file.columns["height"].shape[0])
+        _check_lengths(file, file.columns["height"].rows)
         names = ("height", "width", "patch_offset", "rle_offset")
         height, width, patch_offset, rle_offset = (file.read_checked(name) for name in names)
-        _check_offsets(file, "patch_offset", patch_offset, file.columns["source"].shape[0])
-        _check_offsets(file, "rle_offset", rle_offset, file.columns["rles"].shape[0])
+        _check_offsets(file, "patch_offset", patch_offset, file.columns["source"].rows)
+        _check_offsets(file, "rle_offset", rle_offset, file.columns["rles"].rows)
         pixels = height.astype(np.int64) * width
         if not ((pixels > 0) & (pixels <= MAX_PIXELS)).all():
             raise FormatError(f"{path} is damaged: an image of it has an impossible size")
@@ -150,13 +150,13 @@ def _offsets(lengths: list[int]) -> NDArray[np.uint64]:
 
 def _check_lengths(file: ColumnFile, images: int) -> None:
     """Refuses columns whose lengths contradict each other."""
-    patches = file.columns["source"].shape[0]
+    patches = file.columns["source"].rows
     expected = {"width": images, "patch_offset": images + 1, "rle_offset": images + 1}
     expected |= dict.fromkeys(("box", "area", "predicted_iou", "stability_score", "rle_length"), patches)
     for name, length in expected.items():
-        if file.columns[name].shape[0] != length:
+        if file.columns[name].rows != length:
             raise FormatError(
-                f"{file.path} is damaged: its column '{name}' has {file.columns[name].shape[0]} rows, not {length}"
+                f"{file.path} is damaged: its column '{name}' has {file.columns[name].rows} rows, not {length}"
             )
 
 

@@ -493,10 +493,21 @@ def test_columns_that_lie_elsewhere_are_refused(path: Path) -> None:
     def never_written(file: h5py.File) -> None:
         file.create_dataset("area", (1 << 40,), "<u4")
 
+    def never_written_but_small(file: h5py.File) -> None:
+        file.create_dataset("area", (45,), "<u4")
+
     def nothing(file: h5py.File) -> None:
         file.create_dataset("area", data=h5py.Empty("<u4"))
 
-    for change in (external_link, soft_link, external_storage, compressed, never_written, nothing):
+    for change in (
+        external_link,
+        soft_link,
+        external_storage,
+        compressed,
+        never_written,
+        never_written_but_small,
+        nothing,
+    ):
         shard.write_bytes(whole)
         with h5py.File(shard, "r+") as file:
             checksum = file["area"].attrs["sha256"]

@@ -96,6 +96,7 @@ def test_killed_at_random_moments_again_and_again(tmp_path: Path, undisturbed: d
     while run(lambda: write(path, pause=0.004), kill_after=rng.uniform(0, 0.1 * 1.1**kills)) == -signal.SIGKILL:
         kills += 1
         now = complete_shards(path)
+        assert len(list(path.glob("shard-*.tmp"))) <= 1  # what earlier kills have left is gone
         assert set(before) <= set(now)  # nothing complete is ever lost
         before = now
     assert kills > 2

@@ -1,0 +1,346 @@
+"""The patch cache beside what people keep patches in: a pickle, a json, or an HDF5 group per image.
+
+Makes synthetic patches, writes them in all four ways, and prints bytes per image, load time, time to open and memory,
+as ratios measured in one run, taking turns. The defaults take seconds; the size of COCO is
+
+    python scripts/benchmark_store.py --images 118287 --reads 20000 --output SCRATCH
+
+and takes some 15 GB there. Everything is read from a warm page cache: what is compared is the work, not the disk.
+"""
+
+import argparse
+import json
+import multiprocessing
+import pickle
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+from pycocotools import mask as coco
+from tabulate import tabulate
+
+from proposal_cache import CacheWriter, PatchCache, Patches
+
+Records = list[dict[str, Any]]
+
+
+def main() -> None:
+    args = parse_arguments()
+    with tempfile.TemporaryDirectory(dir=args.output) as scratch:
+        ours = Ours(Path(scratch))
+        formats: list[Format] = [ours, PickleFiles(Path(scratch)), JsonFiles(Path(scratch)), Groups(Path(scratch))]
+        print(f"{args.images} images of {args.height} x {args.width}, {args.patches} patches each", flush=True)
+        pool = MaskPool(args.height, args.width, seed=0)
+        seconds = write_all(formats, pool, args.images, args.patches)
+        print(f"compressed counts of a patch: {pool.mean_length:.0f} bytes\n")
+        loads = load_in_turns(formats, args.images, args.reads, args.rounds)
+        print(compare(formats, args.images, seconds, loads), "\n")
+        print(serve(ours, args.images, args.reads, args.workers))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=200, help="images in the cache (COCO has 118287)")
+    parser.add_argument("--patches", type=int, default=100, help="patches of an image")
+    parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--reads", type=int, default=400, help="images read at random from each format")
+    parser.add_argument("--rounds", type=int, default=5, help="turns in which the reads are taken")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4], help="numbers of processes that read at once")
+    parser.add_argument("--output", type=Path, help="where to write, removed at the end; default: the temporary folder")
+    return parser.parse_args()
+
+
+class Format(Protocol):
+    """A way to keep the patches of many images."""
+
+    name: str
+
+    def write(self, key: str, patches: Patches) -> None: ...
+
+    def finish(self) -> None:
+        """After the last image."""
+
+    def opened(self) -> Callable[[str], Any]:
+        """What loads the patches of a key, into whatever the format gives by itself."""
+
+    def size(self) -> int:
+        """Bytes of all files."""
+
+
+class Ours:
+    name = "proposal_cache"
+
+    def __init__(self, scratch: Path) -> None:
+        self.path = scratch / "cache"
+        self._writer = CacheWriter(self.path, {"name": "synthetic"}, "synthetic")
+
+    def write(self, key: str, patches: Patches) -> None:
+        self._writer.add(key, patches)
+
+    def finish(self) -> None:
+        self._writer.close()
+
+    def opened(self) -> Callable[[str], Any]:
+        return PatchCache(self.path).__getitem__
+
+    def size(self) -> int:
+        return size_of_files(self.path)
+
+
+class PickleFiles:
+    """The list of records that SAM's generator returns, pickled, a file for an image."""
+
+    name = "pickle per image"
+
+    def __init__(self, scratch: Path) -> None:
+        self.path = scratch / "pickle"
+        self.path.mkdir()
+
+    def write(self, key: str, patches: Patches) -> None:
+        (self.path / f"{key}.pkl").write_bytes(pickle.dumps(sam_records(patches), pickle.HIGHEST_PROTOCOL))
+
+    def finish(self) -> None: ...
+
+    def opened(self) -> Callable[[str], Any]:
+        def load(key: str) -> Records:
+            with open(f"{self.path}/{key}.pkl", "rb") as file:
+                return pickle.load(file)
+
+        return load
+
+    def size(self) -> int:
+        return size_of_files(self.path)
+
+
+class JsonFiles:
+    """The same records as SAM's `scripts/amg.py --convert-to-rle` writes them."""
+
+    name = "json per image"
+
+    def __init__(self, scratch: Path) -> None:
+        self.path = scratch / "json"
+        self.path.mkdir()
+
+    def write(self, key: str, patches: Patches) -> None:
+        (self.path / f"{key}.json").write_text(json.dumps(sam_records(patches)))
+
+    def finish(self) -> None: ...
+
+    def opened(self) -> Callable[[str], Any]:
+        def load(key: str) -> Records:
+            with open(f"{self.path}/{key}.json", "rb") as file:
+                return json.load(file)
+
+        return load
+
+    def size(self) -> int:
+        return size_of_files(self.path)
+
+
+class Groups:
+    """One HDF5 file, a group for an image, a dataset for each of its columns."""
+
+    name = "HDF5 group per image"
+
+    def __init__(self, scratch: Path) -> None:
+        self.path = scratch / "groups.h5"
+        self._file = h5py.File(self.path, "w", libver="latest")
+
+    def write(self, key: str, patches: Patches) -> None:
+        group = self._file.create_group(key)
+        group.attrs["size"] = (patches.height, patches.width)
+        group["counts"] = np.frombuffer(b"".join(patches.rles), np.uint8)
+        group["length"] = np.array([len(counts) for counts in patches.rles], np.uint32)
+        for name in ("boxes", "areas", "predicted_iou", "stability_score"):
+            group[name] = getattr(patches, name)
+
+    def finish(self) -> None:
+        self._file.close()
+
+    def opened(self) -> Callable[[str], Any]:
+        file = h5py.File(self.path, "r")
+        return lambda key: {name: dataset[()] for name, dataset in file[key].items()}
+
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+
+class MaskPool:
+    """Wobbly blobs, from 0.05 % to 30 % of the image, small ones common.
+
+    Their outlines are as rough as those of smoothed colour regions of COCO images: 2.7 bytes of counts for each column
+    of pixels (a convex blob has 2), of which zstd takes half away.
+    """
+
+    def __init__(self, height: int, width: int, seed: int, count: int = 2000) -> None:
+        self.height, self.width = height, width
+        self._rng = np.random.default_rng(seed)
+        pool = Patches.from_rles(height, width, [self._blob() for _ in range(count)])
+        self.mean_length = statistics.mean(map(len, pool.rles))
+        self._pool = pool
+
+    def sample(self, count: int) -> Patches:
+        """Some of the pool, with scores as a generator gives them."""
+        chosen = self._pool.select(self._rng.choice(len(self._pool), count, replace=count > len(self._pool)))
+        return Patches(
+            self.height,
+            self.width,
+            chosen.rles,
+            chosen.boxes,
+            chosen.areas,
+            self._rng.uniform(0.8, 1, count).astype(np.float32),
+            self._rng.uniform(0.9, 1, count).astype(np.float32),
+            chosen.source,
+        )
+
+    def _blob(self) -> bytes:
+        rng = self._rng
+        radius = np.sqrt(np.exp(rng.uniform(np.log(5e-4), np.log(0.3))) * self.height * self.width / np.pi)
+        turn = np.linspace(-np.pi, np.pi, 2000)
+        edge = np.full_like(turn, radius)
+        for wave in range(2, 60):
+            edge += rng.normal() * 0.35 * radius / wave**1.25 * np.sin(wave * turn + rng.uniform(0, 2 * np.pi))
+        y, x = np.mgrid[: self.height, : self.width].astype(np.float32)
+        dy, dx = y - rng.uniform(0, self.height), (x - rng.uniform(0, self.width)) * rng.uniform(0.5, 2)
+        reach = np.hypot(dy, dx)
+        near = reach < edge.max()
+        mask = np.zeros((self.height, self.width), np.uint8, order="F")
+        mask[near] = reach[near] < np.interp(np.arctan2(dy[near], dx[near]), turn, edge)
+        return coco.encode(mask)["counts"]
+
+
+def sam_records(patches: Patches) -> Records:
+    """What segment-anything's generator returns with `output_mode="coco_rle"`."""
+    boxes = patches.boxes.tolist()
+    return [
+        {
+            "segmentation": {"size": [patches.height, patches.width], "counts": counts.decode()},
+            "area": area,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "predicted_iou": iou,
+            "point_coords": [[x0 + 0.3125, y0 + 0.3125]],
+            "stability_score": stability,
+            "crop_box": [0, 0, patches.width, patches.height],
+        }
+        for counts, area, (x0, y0, x1, y1), iou, stability in zip(
+            patches.rles,
+            patches.areas.tolist(),
+            boxes,
+            patches.predicted_iou.tolist(),
+            patches.stability_score.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def write_all(formats: Sequence[Format], pool: MaskPool, images: int, count: int) -> list[float]:
+    """Seconds that each format took to write the same images, in turns."""
+    seconds = [0.0] * len(formats)
+    for i in range(images):
+        patches = pool.sample(count)
+        for n, form in enumerate(formats):
+            seconds[n] += timed(form.write, image_key(i), patches)
+        if (i + 1) % 5000 == 0:
+            print(f"  {i + 1} images written", flush=True)
+    for n, form in enumerate(formats):
+        seconds[n] += timed(form.finish)
+    return seconds
+
+
+def load_in_turns(formats: Sequence[Format], images: int, reads: int, rounds: int) -> list[list[float]]:
+    """Seconds of each load: the formats read the same random images, one after the other, in every round."""
+    rng = np.random.default_rng(1)
+    loaders = [form.opened() for form in formats]
+    seconds: list[list[float]] = [[] for _ in formats]
+    for turn in range(rounds):
+        keys = [image_key(i) for i in rng.integers(images, size=max(reads // rounds, 1))]
+        for n in np.roll(np.arange(len(formats)), turn):
+            loaders[n](keys[0])
+            seconds[n] += [timed(loaders[n], key) for key in keys]
+    return seconds
+
+
+def compare(formats: Sequence[Format], images: int, writing: list[float], loading: list[list[float]]) -> str:
+    """The table of all formats, and what share of the best of the others the first one takes."""
+    sizes = [form.size() / images for form in formats]
+    means = [statistics.mean(times) * 1e3 for times in loading]
+    medians = [statistics.median(times) * 1e3 for times in loading]
+    writes = [seconds / images * 1e3 for seconds in writing]
+    rows: list[list[Any]] = [
+        [form.name, f"{size:.0f}", f"{mean:.3f}", f"{median:.3f}", f"{write:.2f}"]
+        for form, size, mean, median, write in zip(formats, sizes, means, medians, writes, strict=True)
+    ]
+    shares = [f"{column[0] / min(column[1:]):.2f}" for column in (sizes, means, medians, writes)]
+    rows.append(["proposal_cache / best of the others", *shares])
+    headers = ["", "bytes an image", "load, ms (mean)", "load, ms (median)", "write, ms"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * 4))
+
+
+def serve(ours: Ours, images: int, reads: int, workers: Sequence[int]) -> str:
+    """The table of reading from several processes at once: each opens the cache and reads at random."""
+    rows = []
+    for count in workers:
+        with multiprocessing.get_context("spawn").Pool(count) as processes:
+            jobs = [(ours.path, images, reads // count, seed) for seed in range(count)]
+            results = processes.starmap(serve_alone, jobs, chunksize=1)
+        opened, median, late, before, early, end = (max(values) for values in zip(*results, strict=True))
+        rows.append(
+            [count, f"{opened:.3f}", f"{median:.3f}", f"{late:.3f}", f"{before:.1f}", f"{early:.1f}", f"{end:.1f}"]
+        )
+    headers = [
+        "workers",
+        "open, s",
+        "load, ms (median)",
+        "load, ms (99 %)",
+        "MB: opened",
+        "MB: after 1/4 of reads",
+        "MB: end",
+    ]
+    return "The slowest and largest worker of each:\n" + tabulate(
+        rows, headers, tablefmt="github", disable_numparse=True
+    )
+
+
+def serve_alone(path: Path, images: int, reads: int, seed: int) -> tuple[float, float, float, float, float, float]:
+    """Seconds to open, median and 99th percentile of a load in ms, and this process's own memory in MB three times."""
+    keys = [image_key(i) for i in np.random.default_rng(seed).integers(images, size=reads)]
+    start = time.perf_counter()
+    cache = PatchCache(path)
+    opened = time.perf_counter() - start
+    before = own_memory()
+    seconds = [timed(cache.__getitem__, key) for key in keys[: reads // 4]]
+    early = own_memory()
+    seconds += [timed(cache.__getitem__, key) for key in keys[reads // 4 :]]
+    median, late = np.percentile(seconds, [50, 99]) * 1e3
+    return opened, float(median), float(late), before, early, own_memory()
+
+
+def image_key(i: int) -> str:
+    return f"{i:012d}"
+
+
+def timed(work: Callable[..., Any], *arguments: Any) -> float:
+    start = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - start
+
+
+def own_memory() -> float:
+    """Megabytes that this process shares with no other."""
+    with open("/proc/self/smaps_rollup") as file:
+        fields = dict(line.split(":", 1) for line in file if ":" in line and "-" not in line.split(":")[0])
+    return sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty")) / 1024
+
+
+def size_of_files(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+if __name__ == "__main__":
+    main()
