@@ -57,7 +57,7 @@ format: $(STAMP) ## let ruff rewrite what it can
 	$(PY) -m ruff format .
 
 demo: $(STAMP) ## a small model trained and judged in minutes; a page of pictures in output/demo
-	$(PY) scripts/run_demo.py --output output/demo
+	$(PY) -W ignore scripts/run_demo.py --output output/demo
 
 clean: ## remove what tools leave behind (keeps .venv and output)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info projects/samcp/*.egg-info

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase, default_argument_parser
@@ -30,8 +29,10 @@ from detectron2.engine.hooks import EvalHook
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
-from proposal_cache import PatchCache
+from proposal_cache import CacheError, PatchCache
 from samcp.analysis.demo import compare, photograph_rows, prediction_rows, write_demo_page, write_photographs
+from samcp.checkpoint import Checkpointer, CheckpointError
+from samcp.data import DataError
 from samcp.data.build import load_records
 from samcp.data.datasets.synthetic import make_synthetic_dataset, register_synthetic
 
@@ -51,11 +52,20 @@ def main() -> None:
     arguments = _parse_arguments()
     folder = arguments.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    # The libraries' own messages would bury the demo's.
-    logging.basicConfig(filename=folder / "log.txt", level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    logging.captureWarnings(True)
-    started = time.perf_counter()
+    _send_messages_to(folder / "log.txt")
+    try:
+        run(folder, arguments)
+    except (CacheError, CheckpointError, DataError, train_net.UsageError) as error:
+        sys.exit(f"error: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)  # the command has said what is wrong
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues")
 
+
+def run(folder: Path, arguments: argparse.Namespace) -> None:
+    """All stages, with what each does said before it."""
+    started = time.perf_counter()
     _announce(1, f"Drawing {arguments.train} + {arguments.val} scenes, copying photographs")
     make_synthetic_dataset(folder / "synthetic", arguments.train, arguments.val)
     register_synthetic(folder / "synthetic")
@@ -187,6 +197,13 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _send_messages_to(file: Path) -> None:
+    """The libraries' messages would bury the demo's own."""
+    logging.basicConfig(filename=file, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.captureWarnings(True)
+    logging.getLogger("torch").setLevel(logging.ERROR)  # writes to standard error whatever the above
+
+
 def _announce(number: int, what: str) -> None:
     print(f"== {number}/{_STAGES} {what}", flush=True)
 
@@ -197,7 +214,7 @@ def _fingerprint(cfg: CfgNode) -> str:
 
 def _trained_model(cfg: CfgNode) -> torch.nn.Module:
     model = _Trainer.build_model(cfg)
-    DetectionCheckpointer(model).load(str(Path(cfg.OUTPUT_DIR) / "model_final.pth"))
+    Checkpointer(model, cfg).load(str(Path(cfg.OUTPUT_DIR) / "model_final.pth"))
     return model
 
 

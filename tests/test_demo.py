@@ -1,0 +1,60 @@
+"""`make demo`, with a training of two iterations."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_demo(folder, *options):
+    command = [sys.executable, "-W", "ignore", str(ROOT / "scripts" / "run_demo.py"), "--output", str(folder), *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The folder after the first run, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = run_demo(folder, "--train", "4", "--val", "2", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_it_tells_its_stages_its_figures_and_where_the_page_is(demo):
+    folder, printed = demo
+    assert re.findall(r"== (\d)/5", printed) == ["1", "2", "3", "4", "5"]
+    assert re.search(r"mIoU +[\d.]+ +[\d.]+ +\d+ %", printed)
+    assert str(folder / "index.html") in printed
+
+
+def test_the_page_has_the_figures_and_a_picture_for_every_file_it_names(demo):
+    folder, _ = demo
+    page = (folder / "index.html").read_text()
+    pictures = re.findall(r'src="([^"]+)"', page)
+    assert len(pictures) == 2 * 4 + 4 * 2  # scenes with result and truth; photographs with patches
+    assert all((folder / picture).stat().st_size > 1000 for picture in pictures)
+    results = json.loads((folder / "run" / "results.json").read_text())
+    assert f"<td>{results['oracle']['panoptic_seg']['PQ']:.1f}</td>" in page
+
+
+def test_run_again_it_skips_what_is_done(demo):
+    folder, _ = demo
+    checkpoint = folder / "run" / "model_final.pth"
+    before = checkpoint.stat().st_mtime_ns
+    again = run_demo(folder, "--train", "4", "--val", "2", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done before") == 2
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_other_scenes_in_the_same_folder_are_refused_with_a_message(demo):
+    folder, _ = demo
+    refused = run_demo(folder, "--train", "5", "--val", "2")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: ")
+    assert "name another folder" in refused.stderr
