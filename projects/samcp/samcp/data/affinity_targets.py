@@ -47,21 +47,22 @@ class AffinityRule:
         Returns:
             affinity, ignore: (K, N) bool each, never both true.
         """
-        intersection = _box_intersection(entities.boxes, patches.boxes)
-        iop = self._iop(patches, entities, intersection)
+        return self.compare(patches.boxes, entities.boxes, patches.iop(entities).T)
+
+    def compare(
+        self, patch_boxes: np.ndarray, entity_boxes: np.ndarray, mask_iop: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same of boxes (N, 4) and (K, 4), and the IoP of masks (K, N)."""
+        intersection = _box_intersection(entity_boxes, patch_boxes)
+        iop = np.ones(mask_iop.shape)
+        if self.box_iop:
+            iop = np.minimum(iop, _divide(intersection, _box_area(patch_boxes)[None]))
+        if self.mask_iop:
+            iop = np.minimum(iop, mask_iop)
         affinity = iop > self.iop_threshold
         if self.low_quality_matches and affinity.size:
-            _add_low_quality_matches(affinity, _box_iou(intersection, entities.boxes, patches.boxes))
+            _add_low_quality_matches(affinity, _box_iou(intersection, entity_boxes, patch_boxes))
         return affinity, (iop >= self.ignore_threshold) & ~affinity
-
-    def _iop(self, patches: Patches, entities: Patches, intersection: np.ndarray) -> np.ndarray:
-        """(K, N) the smaller of the IoPs that count."""
-        iop = np.ones((len(entities), len(patches)))
-        if self.box_iop:
-            iop = np.minimum(iop, _divide(intersection, _box_area(patches.boxes)[None]))
-        if self.mask_iop:
-            iop = np.minimum(iop, patches.iop(entities).T)
-        return iop
 
 
 @dataclass(frozen=True)
@@ -94,33 +95,29 @@ def build_targets(
     visible = replace(ground_truth, masks=mapping.crop(ground_truth.masks))
     things, thing_classes = visible.things()
     regions, region_classes = visible.semantic()
-    crowded = _inside_crowd(patches, visible.crowds())
+    masks = Patches.concatenate([things, regions, visible.crowds()])
+    mask_iop = patches.iop(masks).T
+    entities = slice(len(things) + len(regions))
+    boxes, crowd_iop = masks.boxes[entities], mask_iop[entities.stop :]
 
-    entities = Patches.concatenate([things, regions])
-    affinity, ignore = rule(patches, entities)
+    affinity, ignore = rule.compare(patches.boxes, boxes, mask_iop[entities])
     # A crowd is no entity, and a patch inside one may well be part of what it shows: neither yes nor no.
+    crowded = (crowd_iop > _CROWD_SHARE).any(axis=0)
     ignore |= crowded[None] & ~affinity
-    fields = {
-        "gt_classes": torch.from_numpy(np.concatenate([thing_classes, region_classes])),
-        "gt_boxes": mapping.map_boxes(entities.boxes),
-        "gt_affinity": torch.from_numpy(affinity),
-        "gt_ignore": torch.from_numpy(ignore),
-    }
-    both = Instances(mapping.input_size, **fields)
-    seen = torch.from_numpy(entities.areas > 0)
+    both = Instances(
+        mapping.input_size,
+        gt_classes=torch.from_numpy(np.concatenate([thing_classes, region_classes])),
+        gt_boxes=mapping.map_boxes(boxes),
+        gt_affinity=torch.from_numpy(affinity),
+        gt_ignore=torch.from_numpy(ignore),
+    )
+    seen = torch.from_numpy(masks.areas[entities] > 0)
     is_thing = torch.arange(len(both)) < len(things)
     return Targets(
         instances=both[seen & is_thing],
         sem_segments=both[seen & ~is_thing],
         in_crowd=torch.from_numpy(crowded & ~affinity.any(axis=0)),
     )
-
-
-def _inside_crowd(patches: Patches, crowds: Patches) -> np.ndarray:
-    """(N,) bool: more than half of the patch lies inside one crowd region."""
-    if not len(crowds):  # as in most images
-        return np.zeros(len(patches), dtype=bool)
-    return (patches.iop(crowds) > _CROWD_SHARE).any(axis=1)
 
 
 def _add_low_quality_matches(affinity: np.ndarray, iou: np.ndarray) -> None:

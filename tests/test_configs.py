@@ -1,0 +1,75 @@
+"""Every config in the repository loads, and every ablation changes what it is named after, and nothing else."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+from detectron2.config import CfgNode, get_cfg
+
+from samcp import add_samcp_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+ABLATED = CONFIGS / "coco" / "panoptic" / "samcp_R50_12ep.yaml"
+
+
+@cache
+def load(path):
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.merge_from_file(str(path))
+    return cfg
+
+
+def flat(cfg, prefix=""):
+    """Every value by its full key."""
+    values = {}
+    for key, value in cfg.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
+    return values
+
+
+def names(folder):
+    return sorted(str(path.relative_to(CONFIGS)) for path in folder.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", names(CONFIGS))
+def test_loads(name):
+    cfg = load(CONFIGS / name)
+    assert cfg.MODEL.META_ARCHITECTURE == "SAMCP"
+    for split in ("TRAIN", "TEST"):
+        assert len(cfg.DATASETS[split]) == len(cfg.DATASETS[f"PATCHES_{split}"])
+    assert all(step < cfg.SOLVER.MAX_ITER for step in cfg.SOLVER.STEPS)
+
+
+EXPECTED = {
+    "table3/without_mask_focal": {"LOSS.MASK_FOCAL": 0, "MATCHER.MASK_FOCAL": 0},
+    "table3/without_dice": {"LOSS.DICE": 0, "MATCHER.DICE": 0},
+    "table3/matching_without_mask_focal": {"MATCHER.MASK_FOCAL": 0},
+    "table3/matching_without_dice": {"MATCHER.DICE": 0},
+    "table3/matching_without_box": {"MATCHER.L1": 0, "MATCHER.GIOU": 0},
+    "table4/without_dca": {"DCA_MASK": False},
+    "table4/without_affinity_refinement": {"AFFINITY_REFINEMENT": False},
+    "table4/without_mask_roi": {"MASK_ROI": False},
+    "table4/without_query_enhancement": {"QUERY_ENHANCEMENT": False},
+    "table4/without_self_affinity": {"SELF_AFFINITY": False},
+    "table5/without_patch_encoder": {"ENC_LAYERS": 0},
+    "table5/image_level": {"DCA": "image"},
+    "table12/iop_0.9": {"TARGETS.IOP_THRESHOLD": 0.9, "TARGETS.LOW_QUALITY_MATCHES": False},
+    "table12/iop_0.8": {"TARGETS.LOW_QUALITY_MATCHES": False},
+    "table12/iop_0.7": {"TARGETS.IOP_THRESHOLD": 0.7, "TARGETS.LOW_QUALITY_MATCHES": False},
+    "table12/iop_0.5": {"TARGETS.IOP_THRESHOLD": 0.5, "TARGETS.LOW_QUALITY_MATCHES": False},
+    "table12/without_box_iop": {"TARGETS.BOX_IOP": False, "TARGETS.LOW_QUALITY_MATCHES": False},
+    "table12/without_mask_iop": {"TARGETS.MASK_IOP": False, "TARGETS.LOW_QUALITY_MATCHES": False},
+}
+
+
+def test_there_is_a_row_for_every_ablation():
+    assert names(CONFIGS / "ablations") == sorted(f"ablations/{row}.yaml" for row in EXPECTED)
+
+
+@pytest.mark.parametrize("row", EXPECTED)
+def test_an_ablation_changes_one_thing(row):
+    base, ablation = flat(load(ABLATED)), flat(load(CONFIGS / "ablations" / f"{row}.yaml"))
+    changed = {key: value for key, value in ablation.items() if value != base[key]}
+    assert changed.pop("OUTPUT_DIR") == f"output/ablations/{row}"
+    assert changed == {f"MODEL.SAMCP.{key}": value for key, value in EXPECTED[row].items()}
