@@ -1,6 +1,6 @@
 """Patches of images: made once by a generator, kept in a sharded cache, served fast, worked on without decoding.
 
-Needs numpy, h5py, pycocotools and zstandard; knows nothing of the model that reads the patches.
+Needs numpy, h5py, pycocotools, zstandard and pillow; knows nothing of the model that reads the patches.
 """
 
 from proposal_cache.errors import CacheError

@@ -33,7 +33,12 @@ def main() -> None:
     args = parse_arguments()
     with tempfile.TemporaryDirectory(dir=args.output) as scratch:
         ours = Ours(Path(scratch))
-        formats: list[Format] = [ours, PickleFiles(Path(scratch)), JsonFiles(Path(scratch)), Groups(Path(scratch))]
+        peers: list[Format] = [
+            RecordFiles(Path(scratch), pickle),
+            RecordFiles(Path(scratch), json),
+            Groups(Path(scratch)),
+        ]
+        formats = [ours, *peers]
         print(f"{args.images} images of {args.height} x {args.width}, {args.patches} patches each", flush=True)
         pool = MaskPool(args.height, args.width, seed=0)
         seconds = write_all(formats, pool, args.images, args.patches)
@@ -93,49 +98,27 @@ class Ours:
         return size_of_files(self.path)
 
 
-class PickleFiles:
-    """The list of records that SAM's generator returns, pickled, a file for an image."""
+class RecordFiles:
+    """The list of records that SAM's generator returns, in a file for each image."""
 
-    name = "pickle per image"
-
-    def __init__(self, scratch: Path) -> None:
-        self.path = scratch / "pickle"
+    def __init__(self, scratch: Path, kind: Any) -> None:
+        """`kind` is the module that writes and reads them, json (as SAM's `scripts/amg.py` does) or pickle."""
+        self.name = f"{kind.__name__} per image"
+        self.path = scratch / kind.__name__
         self.path.mkdir()
+        self._kind = kind
+        self._mode = "" if kind is json else "b"
 
     def write(self, key: str, patches: Patches) -> None:
-        (self.path / f"{key}.pkl").write_bytes(pickle.dumps(sam_records(patches), pickle.HIGHEST_PROTOCOL))
+        with open(f"{self.path}/{key}", f"w{self._mode}") as file:
+            self._kind.dump(sam_records(patches), file)
 
     def finish(self) -> None: ...
 
     def opened(self) -> Callable[[str], Any]:
         def load(key: str) -> Records:
-            with open(f"{self.path}/{key}.pkl", "rb") as file:
-                return pickle.load(file)
-
-        return load
-
-    def size(self) -> int:
-        return size_of_files(self.path)
-
-
-class JsonFiles:
-    """The same records as SAM's `scripts/amg.py --convert-to-rle` writes them."""
-
-    name = "json per image"
-
-    def __init__(self, scratch: Path) -> None:
-        self.path = scratch / "json"
-        self.path.mkdir()
-
-    def write(self, key: str, patches: Patches) -> None:
-        (self.path / f"{key}.json").write_text(json.dumps(sam_records(patches)))
-
-    def finish(self) -> None: ...
-
-    def opened(self) -> Callable[[str], Any]:
-        def load(key: str) -> Records:
-            with open(f"{self.path}/{key}.json", "rb") as file:
-                return json.load(file)
+            with open(f"{self.path}/{key}", f"r{self._mode}") as file:
+                return self._kind.load(file)
 
         return load
 

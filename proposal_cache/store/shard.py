@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from proposal_cache._runs import MAX_PIXELS
 from proposal_cache.errors import CacheError, FormatError
 from proposal_cache.patches import Patches
-from proposal_cache.rle import MAX_PIXELS
 from proposal_cache.store.columns import ColumnFile, open_columns, pack, write_durably
 from proposal_cache.store.format import SHARD_SCHEMA, pack_keys, pack_masks, unpack_keys, unpack_masks
 from proposal_cache.store.manifest import ShardInfo
