@@ -45,6 +45,7 @@ def same_content(one: PatchCache, other: PatchCache) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_under_torchrun(folder: Path, tmp_path: Path, alone: PatchCache) -> None:
     torchrun = [
         sys.executable,
