@@ -33,7 +33,7 @@ $(STAMP): constraints.txt pyproject.toml scripts/install_detectron2.sh | $(PY)
 	@echo "== 2/4: detectron2"
 	@scripts/install_detectron2.sh $(PY)
 	@echo "== 3/4: this project and what it needs"
-	@$(PIP) install --no-build-isolation --editable '.[dev]'
+	@SAM2_BUILD_CUDA=0 $(PIP) install --no-build-isolation --editable '.[dev,sam2]'
 	@echo "== 4/4: checking"
 	@$(PIP) check
 	@$(PY) -W ignore -c 'import detectron2'

@@ -1,20 +1,16 @@
-"""Sam2Generator on a small SAM2 with random weights. Needs the optional extra `sam2`."""
+"""Sam2Generator on a small SAM2 with random weights. Needs the extra `sam2`, which `make` installs."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-from proposal_cache import CacheError
-
-pytest.importorskip("sam2")
-
 from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from sam2.build_sam import build_sam2
 
+from proposal_cache import CacheError
 from proposal_cache.generators.sam2 import CONFIGS, Sam2Generator, Sam2Parameters
 
 _OPEN = Sam2Parameters(points_per_side=2, pred_iou_thresh=0.0, stability_score_thresh=0.0)  # random masks pass
