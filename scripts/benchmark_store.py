@@ -40,7 +40,7 @@ def main() -> None:
         ]
         formats = [ours, *peers]
         print(f"{args.images} images of {args.height} x {args.width}, {args.patches} patches each", flush=True)
-        pool = MaskPool(args.height, args.width, seed=0)
+        pool = MaskPool(args.height, args.width, min(2000, args.images * args.patches), seed=0)
         seconds = write_all(formats, pool, args.images, args.patches)
         print(f"compressed counts of a patch: {pool.mean_length:.0f} bytes\n")
         loads = load_in_turns(formats, args.images, args.reads, args.rounds)
@@ -161,7 +161,7 @@ class MaskPool:
     of pixels (a convex blob has 2), of which zstd takes half away.
     """
 
-    def __init__(self, height: int, width: int, seed: int, count: int = 2000) -> None:
+    def __init__(self, height: int, width: int, count: int, seed: int) -> None:
         self.height, self.width = height, width
         self._rng = np.random.default_rng(seed)
         pool = Patches.from_rles(height, width, [self._blob() for _ in range(count)])
@@ -285,9 +285,8 @@ def serve(ours: Ours, images: int, reads: int, workers: Sequence[int]) -> str:
         "MB: after 1/4 of reads",
         "MB: end",
     ]
-    return "The slowest and largest worker of each:\n" + tabulate(
-        rows, headers, tablefmt="github", disable_numparse=True
-    )
+    table = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=["right"] * len(headers))
+    return f"The slowest and largest worker of each:\n{table}"
 
 
 def serve_alone(path: Path, images: int, reads: int, seed: int) -> tuple[float, float, float, float, float, float]:

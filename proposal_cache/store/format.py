@@ -60,7 +60,7 @@ _thread = threading.local()
 
 _ZSTD_LEVEL = 3  # higher ones save 2 % and take five times as long
 _UNSAFE_KEY = re.compile(r"(^|/)(\.{1,2})?(/|$)|[\x00-\x1f\x7f\\]")
-_UNSAFE_LINE = re.compile(rb"(?:^|/)(?:\.{1,2})?(?:/|$)|[\x00-\x09\x0b-\x1f\x7f\\]", re.MULTILINE)
+_CONTROL = bytes({*range(32), 127, ord("\\")} - {ord("\n")})
 _MAX_KEY = 4096  # bytes: the longest path there is
 
 
@@ -96,10 +96,11 @@ def key_text(column: NDArray[np.uint8]) -> bytes:
     text = column.tobytes()
     if text and not text.endswith(b"\n"):
         raise CacheError("its keys break off")
-    unsafe = _UNSAFE_LINE.search(text, 0, len(text) - 1) if text else None
-    if unsafe:
-        start = text.rfind(b"\n", 0, unsafe.start()) + 1
-        raise CacheError(f"it holds an unsafe key: {text[start : text.index(10, start)][:60]!r}")
+    # As `check_key`, for all at once: a hundred thousand keys in milliseconds.
+    parts = b"/" + text.replace(b"\n", b"/")
+    if any(part in parts for part in (b"//", b"/./", b"/../")) or text.translate(None, _CONTROL) != text:
+        unsafe = next(key for key in text.split(b"\n") if _UNSAFE_KEY.search(key.decode(errors="replace")))
+        raise CacheError(f"it holds an unsafe key: {unsafe[:60]!r}")
     return text
 
 

@@ -1,6 +1,8 @@
 """Patches: each operation against the same on decoded masks."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +73,7 @@ def test_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize("index", [[3, 0], slice(1, 4), np.array([True, False, True, False, False]), np.int64(2), [-1]])
-def test_select(index) -> None:
+def test_select(index: Any) -> None:
     masks = discs(5, 20, 20)
     patches = Patches.from_masks(masks, stability_score=np.arange(5) / 5)
     chosen = patches.select(index)
@@ -153,7 +155,7 @@ def test_roi_masks_needs_one_finite_box_each() -> None:
 def test_roi_masks_is_far_faster_than_decoding() -> None:
     patches = Patches.from_masks(discs(150, 480, 640))
 
-    def best(work) -> float:
+    def best(work: Callable[[], object]) -> float:
         times = []
         for _ in range(3):
             start = time.perf_counter()

@@ -1,5 +1,8 @@
 """RLE operations against the same done on decoded masks."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco
@@ -127,7 +130,7 @@ def test_runs_of_length_zero_are_read() -> None:
 
 
 @pytest.mark.parametrize("operation", [rle.area, rle.box, rle.flip, rle.check])
-def test_no_masks(operation) -> None:
+def test_no_masks(operation: Callable[..., Any]) -> None:
     assert operation([], 3, 4) is None or len(operation([], 3, 4)) == 0
 
 

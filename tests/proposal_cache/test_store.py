@@ -5,10 +5,12 @@ import gc
 import json
 import os
 import pickle
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -61,10 +63,15 @@ def write(path: Path, numbers: range = range(25), shard_size: int = 10) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("original") / "cache")
+
+
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A cache of 25 images in 3 shards."""
-    return write(tmp_path / "cache")
+def path(tmp_path: Path, original: Path) -> Path:
+    """A cache of 25 images in 3 shards, to do with as one likes."""
+    return shutil.copytree(original, tmp_path / "cache")
 
 
 # What goes in comes out
@@ -251,7 +258,9 @@ def test_missing_key(path: Path) -> None:
         ([GENERATOR, {"name": "second"}], "toys", r"by the generators \['test'\], not \['test', 'second'\]"),
     ],
 )
-def test_another_cache_is_refused_naming_the_difference(path: Path, generator, dataset: str, difference: str) -> None:
+def test_another_cache_is_refused_naming_the_difference(
+    path: Path, generator: Any, dataset: str, difference: str
+) -> None:
     with pytest.raises(MismatchError, match=difference):
         CacheWriter(path, generator, dataset)
     with pytest.raises(MismatchError, match=difference):
@@ -450,7 +459,7 @@ def test_shard_of_another_cache_is_refused(path: Path, tmp_path: Path) -> None:
         (lambda m: m["shards"].pop(), r"its index names shard 2, which it does not have"),
     ],
 )
-def test_damaged_manifest(path: Path, change, message: str) -> None:
+def test_damaged_manifest(path: Path, change: Callable[[Any], object], message: str) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     change(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))

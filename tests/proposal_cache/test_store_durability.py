@@ -63,10 +63,12 @@ def content(path: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture
-def undisturbed(tmp_path: Path) -> dict[str, Any]:
-    write(tmp_path / "undisturbed")
-    found = content(tmp_path / "undisturbed")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run without any trouble makes."""
+    path = tmp_path_factory.mktemp("undisturbed") / "cache"
+    write(path)
+    found = content(path)
     assert len(found) == IMAGES + 1
     return found
 
