@@ -2,13 +2,18 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 import train_net
 from detectron2.engine import default_argument_parser
 
-from tests.toy_datasets import panoptic_dataset
+from samcp.data.datasets.synthetic import make_synthetic_dataset
+from samcp.data.ground_truth import read_panoptic_ids
+from tests.toy_datasets import cut, panoptic_dataset, write_patches
 
 CONFIG = "configs/miniature/panoptic.yaml"
 
@@ -79,10 +84,10 @@ def test_the_oracle_needs_no_checkpoint(toy, tmp_path):
 
 
 def test_the_figures_end_in_one_table(toy, tmp_path, caplog):
-    logging.getLogger("detectron2").propagate = True
-    with caplog.at_level(logging.INFO, logger="detectron2.samcp"):
-        train_net.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
-    logging.getLogger("detectron2").propagate = False
+    log = logging.getLogger("samcp")
+    log.addHandler(caplog.handler)
+    train_net.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
+    log.removeHandler(caplog.handler)
     table = next(m for m in caplog.messages if m.startswith("Results of"))
     assert "oracle" in table.splitlines()[0]
     assert [c.strip() for c in table.splitlines()[1].strip("|").split("|")][1:] == [
@@ -134,3 +139,29 @@ def test_a_broken_image_in_a_worker_process_is_one_message(tmp_path):
         with pytest.raises(SystemExit, match=r"^error: \S*001.jpg: the image cannot be read") as stop:
             train_net.main(arguments(tmp_path / "data", tmp_path / "run", "--eval-only", **options))
     assert "Traceback" not in str(stop.value)
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    """The command itself, on two CPU processes, on a dataset that each of them can register."""
+    datasets = tmp_path / "datasets"
+    make_synthetic_dataset(datasets / "synthetic", num_train=4, num_val=2)
+    for split, count in (("train", 4), ("val", 2)):
+        images = sorted((datasets / "synthetic" / split).glob("*.jpg"))
+        assert len(images) == count
+        masks = {i.stem: datasets / "synthetic" / f"panoptic_{split}" / f"{i.stem}.png" for i in images}
+        patches = {key: cut(read_panoptic_ids(str(path))) for key, path in masks.items()}
+        write_patches(datasets / f"patches_{split}", f"synthetic_{split}", patches)
+    settings = {
+        "DATASETS.TRAIN": "('synthetic_train',)",
+        "DATASETS.TEST": "('synthetic_val',)",
+        "DATASETS.PATCHES_TRAIN": "('patches_train',)",
+        "DATASETS.PATCHES_TEST": "('patches_val',)",
+        "SOLVER.MAX_ITER": "2",
+        "OUTPUT_DIR": str(tmp_path / "run"),
+    }
+    script = [sys.executable, train_net.__file__, "--num-gpus", "2", "--dist-url", "auto", "--config-file", CONFIG]
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "GLOO_SOCKET_IFNAME": "lo"}
+    subprocess.run([*script, *(part for item in settings.items() for part in item)], env=environment, check=True)
+    last = json.loads((tmp_path / "run" / "metrics.json").read_text().splitlines()[-1])
+    assert "panoptic_seg/PQ" in last

@@ -32,6 +32,7 @@ from detectron2.engine import (
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from proposal_cache import CacheError
 from samcp import add_samcp_config
@@ -40,7 +41,7 @@ from samcp.data import DataError, build_test_loader, build_train_loader, check_t
 from samcp.evaluation import build_evaluator, format_results
 from samcp.solver import build_optimizer
 
-logger = logging.getLogger("detectron2.samcp")
+logger = logging.getLogger("samcp")
 
 
 class UsageError(ValueError):
@@ -113,6 +114,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train, or evaluate only; returns the figures of the last evaluation (in the main process)."""
     cfg = load_config(args)
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="samcp")
     if not args.eval_only:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)

@@ -1,5 +1,6 @@
 """Finds the patch caches that a config names and checks them against their datasets."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from proposal_cache import CacheError, PatchCache, Patches
+
+logger = logging.getLogger(__name__)
 
 _SHOWN_KEYS = 3
 
@@ -37,7 +40,10 @@ def open_cache(path: str, dataset: str) -> PatchCache:
     """
     if not os.path.isdir(path):
         raise CacheError(f"{path}: no patch cache; make it with: {generate_command(dataset, path)}")
-    return PatchCache(path)
+    cache = PatchCache(path)
+    made_by = ", ".join(str(generator.get("name")) for generator in cache.manifest.generators)
+    logger.info("%s: patches of %d images of %s, made by %s", path, len(cache), cache.manifest.dataset, made_by)
+    return cache
 
 
 def check_keys(cache: PatchCache, dataset: str, keys: Sequence[str]) -> None:
