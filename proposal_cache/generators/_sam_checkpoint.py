@@ -7,10 +7,12 @@ from pickle import UnpicklingError
 import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
+from torch import Tensor
 
 from proposal_cache.errors import CacheError
 
-MODEL_TYPES = ("vit_h", "vit_l", "vit_b")
+ENCODER_WIDTHS = {"vit_h": 1280, "vit_l": 1024, "vit_b": 768}
+MODEL_TYPES = tuple(ENCODER_WIDTHS)
 WEIGHTS_PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
 
 
@@ -23,7 +25,7 @@ def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
 
     Args:
         model_type: one of vit_h, vit_l, vit_b.
-        checkpoint: a file of SAM's own kind (`sam_vit_h_4b8939.pth`); read without running code from it.
+        checkpoint: a file of SAM's own kind (`sam_vit_h_4b8939.pth`); no code in it is run.
 
     Raises:
         CheckpointError: naming the file, the model type, and the type that would fit if there is one.
@@ -36,36 +38,37 @@ def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
     weights = _read(path)
     found = _type_of(weights)
     if found is None:
-        raise CheckpointError(f"{path} holds no SAM image encoder; the weights of {model_type} are at {WEIGHTS_PAGE}")
+        raise CheckpointError(f"{path} holds no weights of SAM; those of {model_type} are at {WEIGHTS_PAGE}")
     if found != model_type:
         raise CheckpointError(f"{path} holds SAM's {found}, not {model_type}: ask for model type {found}")
     sam = sam_model_registry[model_type](checkpoint=None)
     try:
         sam.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{path} does not fit SAM's {model_type}, though its encoder is as wide: {error}"
-        ) from None
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
-    return sam, digest.hexdigest()
+        raise CheckpointError(f"{path} does not fit SAM's {model_type}: {error}") from None
+    return sam, _digest(path)
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
+def _read(path: Path) -> object:
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} is no file of weights, or a damaged one ({reason}); download it again from {WEIGHTS_PAGE}"
         ) from None
-    if not isinstance(weights, dict):
-        raise CheckpointError(f"{path} holds a {type(weights).__name__}, not weights; see {WEIGHTS_PAGE}")
-    return weights
 
 
-def _type_of(weights: dict[str, torch.Tensor]) -> str | None:
+def _type_of(weights: object) -> str | None:
     """The model type whose image encoder is as wide as that of the weights."""
-    position = weights.get("image_encoder.pos_embed")
-    width = position.shape[-1] if isinstance(position, torch.Tensor) and position.ndim > 0 else 0
-    return {1280: "vit_h", 1024: "vit_l", 768: "vit_b"}.get(width)
+    position = weights.get("image_encoder.pos_embed") if isinstance(weights, dict) else None
+    width = position.shape[-1] if isinstance(position, Tensor) and position.ndim == 4 else None
+    return next((name for name, its_width in ENCODER_WIDTHS.items() if its_width == width), None)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

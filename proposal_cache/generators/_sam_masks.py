@@ -1,15 +1,16 @@
-"""Full-size masks from SAM's low-resolution logits, computed only where that can matter.
+"""Full-size masks from SAM's low-resolution logits, enlarged only where a mask may be.
 
 SAM enlarges its logits (256 x 256) twice, bilinearly: to the encoder's input size, then, without the padding, to the
-image's size. Both are linear along rows and along columns, so one sparse matrix for the rows and one for the columns do
-the two at once, on any part of the image. And an enlarged value lies between the smallest and the largest value it is
-made of: a tile whose logits are all far inside or all far outside the mask is known without being computed. For real
-masks that is most of the image.
+image's size. Both are linear along rows and along columns, so one matrix for the rows and one for the columns do the
+two at once. A pixel needs 3 or 4 low-resolution ones side by side: the matrices are cut into tiles of pixels that need
+the same few. And an enlarged value lies between those that it is made of: outside the tiles that touch a logit above
+the lowest threshold there is nothing to compute, to count or to compare.
 
-Shapes below: n masks, h x w low-resolution logits, H x W image, a grid of P x Q tiles, t tiles computed at once.
+Shapes: n masks, h x w low-resolution logits, H x W image; h', w', H', W' of a window in these. Enlarged values are kept
+columns first, the order of COCO's run lengths.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,7 @@ import torch.nn.functional as F
 from pycocotools import mask as coco
 from torch import Tensor
 
-TILE = 16
-"""Low-resolution pixels along the side of a tile."""
+TILE = 16  # low-resolution pixels along the side of a tile
 FLOAT_BYTES = 4
 
 
@@ -42,7 +42,7 @@ class MaskEnlarger:
         input_size: (height, width) of the image inside that input, without padding.
         image_size: (H, W) of the image.
         threshold: logit above which a pixel belongs to the mask.
-        memory_budget: bytes for the values of the tiles computed at once.
+        memory_budget: bytes for the masks enlarged at once. On a CPU that is one at a time, in a window of its own.
         device: where the logits will be.
     """
 
@@ -57,151 +57,128 @@ class MaskEnlarger:
         memory_budget: int,
         device: torch.device,
     ) -> None:
-        self.encoder_size = encoder_size
-        self.input_size = input_size
-        self.image_size = image_size
         self.threshold = threshold
-        self.rows = _Axis.build(low_size[0], encoder_size, input_size[0], image_size[0], device)
-        self.columns = _Axis.build(low_size[1], encoder_size, input_size[1], image_size[1], device)
-        tile_bytes = FLOAT_BYTES * self.rows.matrices.shape[1] * self.columns.matrices.shape[1]
-        self.tiles_at_once = max(1, memory_budget // (2 * tile_bytes))
+        self.rows = _Axis.of(low_size[0], encoder_size, input_size[0], image_size[0], device)
+        self.columns = _Axis.of(low_size[1], encoder_size, input_size[1], image_size[1], device)
+        mask_bytes = 4 * FLOAT_BYTES * image_size[0] * image_size[1]
+        self.masks_at_once = 1 if device.type == "cpu" else max(1, memory_budget // mask_bytes)
 
     def score(self, logits: Tensor, stability_offset: float) -> MaskScores:
-        """Stability and box of masks given by logits (n, h, w) float32."""
-        logits = logits - self.threshold
-        lowest, highest = self._tile_range(logits)
-        sure = lowest > stability_offset
-        unsure = ~sure & (highest > -stability_offset)
-
-        tile_areas = self.rows.lengths[:, None] * self.columns.lengths
-        area_high = (sure * tile_areas).sum((1, 2))
-        area_low = area_high.clone()
-        bounds = _Bounds(len(logits), self.image_size, logits.device)
-        mask, row, column = sure.nonzero(as_tuple=True)
-        bounds.add(
-            mask, self.rows.starts[row], self.rows.ends[row], self.columns.starts[column], self.columns.ends[column]
-        )
-        for mask, row, column in _batches(unsure.nonzero(as_tuple=True), self.tiles_at_once):
-            values = self._tile_values(logits, mask, row, column)
-            area_high.index_add_(0, mask, _count(values > stability_offset))
-            area_low.index_add_(0, mask, _count(values > -stability_offset))
-            if stability_offset > 0:  # a tile is filled up with zeros to the size of the largest
-                area_low.index_add_(0, mask, tile_areas[row, column] - values[0].numel())
-            inside = values > 0
-            bounds.add_tiles(mask, inside, self.rows.starts[row], self.columns.starts[column])
-        return MaskScores(stability=area_high.int() / area_low.int(), boxes=bounds.boxes())
+        """Stability and boxes of masks given by logits (n, h, w) float32."""
+        stability = torch.full((len(logits),), float("nan"), device=logits.device)
+        boxes = torch.zeros((len(logits), 4), dtype=torch.int64, device=logits.device)
+        for start in range(0, len(logits), self.masks_at_once):
+            part = slice(start, start + self.masks_at_once)
+            window = self._enlarge(logits[part], -stability_offset)
+            if window is not None:
+                stability[part] = window.count(stability_offset) / window.count(-stability_offset)
+                boxes[part] = window.boxes()
+        return MaskScores(stability, boxes)
 
     def encode(self, logits: Tensor, offset: tuple[int, int], canvas: tuple[int, int]) -> list[bytes]:
         """COCO-compressed counts of the masks of logits (n, h, w), the image being a part of a canvas (height, width).
 
         `offset` is the (x, y) of the image in the canvas.
         """
-        x, y = offset
-        height, width = self.image_size
         counts = []
-        for low in logits:
-            big = F.interpolate(low[None, None], (self.encoder_size,) * 2, mode="bilinear", align_corners=False)
-            big = big[..., : self.input_size[0], : self.input_size[1]]
-            big = F.interpolate(big, self.image_size, mode="bilinear", align_corners=False)
-            columns_first = torch.zeros(canvas[::-1], dtype=torch.uint8)
-            columns_first[x : x + width, y : y + height] = (big[0, 0] > self.threshold).T
-            counts.append(coco.encode(np.asfortranarray(columns_first.numpy().T))["counts"])
+        for one in logits.split(1) if len(logits) else ():
+            pixels = np.zeros(canvas[::-1], np.uint8)
+            window = self._enlarge(one, 0.0)
+            if window is not None:
+                inside = (window.values[0] > 0).cpu().numpy()
+                x, y = offset[0] + window.left, offset[1] + window.top
+                pixels[x : x + inside.shape[0], y : y + inside.shape[1]] = inside
+            counts.append(coco.encode(pixels.T)["counts"])
         return counts
 
-    def _tile_range(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Smallest and largest of the logits that each tile is made of, (n, P, Q) both."""
-        by_row = logits[:, self.rows.sources]  # (n, P, span, w)
-        lowest = by_row.amin(2)[:, :, self.columns.sources].amin(3)
-        highest = by_row.amax(2)[:, :, self.columns.sources].amax(3)
-        return lowest, highest
+    def _enlarge(self, logits: Tensor, lowest: float) -> "_Window | None":
+        """The part of the image outside which no mask of logits (n, h, w) exceeds the threshold plus `lowest`.
 
-    def _tile_values(self, logits: Tensor, mask: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        """Enlarged logits of the tiles (mask, row, column): (t, tile height, tile width), zero beyond a tile's end."""
-        sources = logits[
-            mask[:, None, None], self.rows.sources[row][:, :, None], self.columns.sources[column][:, None, :]
-        ]
-        return self.rows.matrices[row] @ sources @ self.columns.matrices[column].transpose(1, 2)
+        None where none does anywhere. The threshold is subtracted from the values.
+        """
+        logits = logits - self.threshold
+        rows = self.rows.tiles(logits.amax((0, 2)) > lowest)
+        columns = self.columns.tiles(logits.amax((0, 1)) > lowest)
+        if rows is None or columns is None:
+            return None
+        used = self.columns.used(columns)
+        values = self.rows.enlarge(logits[:, :, used], rows, 0)  # (n, H', w')
+        values = self.columns.enlarge(values.transpose(1, 2).contiguous(), columns, used.start)  # (n, W', H')
+        return _Window(values, self.columns.tile * columns.start, self.rows.tile * rows.start)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Enlarged logits of n masks in a part of the image; below all thresholds elsewhere."""
+
+    values: Tensor
+    """(n, W', H') float32."""
+    left: int
+    top: int
+
+    def count(self, threshold: float) -> Tensor:
+        """(n,) float32: how many values of each mask exceed a threshold."""
+        # Comparing into floats and adding these up is several times faster than counting booleans, and as exact.
+        return torch.gt(self.values, threshold, out=torch.empty_like(self.values)).sum((1, 2))
+
+    def boxes(self) -> Tensor:
+        """(n, 4) int64 XYXY, last pixel included, of the pixels above 0; zeros where there are none."""
+        x0, x1 = _ends(self.values.amax(2) > 0)
+        y0, y1 = _ends(self.values.amax(1) > 0)
+        boxes = torch.stack([x0 + self.left, y0 + self.top, x1 + self.left, y1 + self.top], 1)
+        return boxes * (self.values.amax((1, 2)) > 0)[:, None]
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of the image cut into tiles, each with the matrix that computes it from a few low-resolution pixels."""
+    """One axis of the image in tiles of pixels, each with the matrix that makes it of a few low-resolution pixels."""
 
-    starts: Tensor
-    """(P,) int64: first pixel of each tile."""
-    ends: Tensor
-    """(P,) int64: one past the last pixel of each tile."""
+    size: int
+    """Pixels."""
+    tile: int
+    """Pixels of a tile; the last one may reach beyond the image."""
+    starts: list[int]
+    """First low-resolution pixel of each of P tiles."""
     sources: Tensor
-    """(P, span) int64: the low-resolution pixels it is made of."""
+    """(P, span) int64: all low-resolution pixels of each."""
     matrices: Tensor
-    """(P, tile size, span) float32: interpolation weights; zero rows beyond the tile's end."""
-
-    @property
-    def lengths(self) -> Tensor:
-        return self.ends - self.starts
+    """(P, tile, span) float32."""
 
     @staticmethod
-    def build(low: int, encoder: int, used: int, size: int, device: torch.device) -> "_Axis":
+    def of(low: int, encoder: int, used: int, size: int, device: torch.device) -> "_Axis":
         weights = _interpolation(low, encoder, used, size)
-        touched = weights != 0
-        first = touched.int().argmax(1)
-        last = low - 1 - touched.flip(1).int().argmax(1)
-        tile_of = first // TILE
-        tiles, lengths = torch.unique_consecutive(tile_of, return_counts=True)
-        ends = lengths.cumsum(0)
-        starts = ends - lengths
-        span = int((last[ends - 1] - tiles * TILE).amax()) + 1
-        source_starts = (tiles * TILE).clamp(max=max(low - span, 0))
-        sources = source_starts[:, None] + torch.arange(span)
-        matrices = torch.zeros(len(tiles), int(lengths.amax()), span)
-        for matrix, source, start, end in zip(matrices, sources, starts, ends, strict=True):
-            matrix[: end - start] = weights[start:end, source]
-        return _Axis(starts.to(device), ends.to(device), sources.to(device), matrices.to(device))
+        tile = max(1, round(TILE * size * encoder / (low * used)))
+        blocks = F.pad(weights, (0, 0, 0, -size % tile)).unflatten(0, (-1, tile))
+        touched = (blocks != 0).any(1).int()
+        first, end = touched.argmax(1), low - touched.flip(1).argmax(1)
+        span = int((end - first).max())
+        first = first.clamp(max=low - span)
+        sources = first[:, None] + torch.arange(span)
+        matrices = torch.gather(blocks, 2, sources[:, None].expand(-1, tile, -1))
+        return _Axis(size, tile, first.tolist(), sources.to(device), matrices.to(device))
+
+    def tiles(self, flags: Tensor) -> slice | None:
+        """The tiles that need any of the low-resolution pixels between the first and the last flagged one."""
+        flagged = flags.nonzero()
+        if len(flagged) == 0:
+            return None
+        start = bisect_right(self.starts, int(flagged[0]) - self.sources.shape[1])
+        stop = bisect_right(self.starts, int(flagged[-1]))
+        return slice(start, stop) if start < stop else None
+
+    def used(self, tiles: slice) -> slice:
+        """The low-resolution pixels that some tiles need."""
+        return slice(self.starts[tiles.start], self.starts[tiles.stop - 1] + self.sources.shape[1])
+
+    def enlarge(self, x: Tensor, tiles: slice, first: int) -> Tensor:
+        """Low-resolution pixels from `first` on, (n, low, any), to the pixels of some tiles, (n, pixels, any)."""
+        enlarged = (self.matrices[tiles] @ x[:, self.sources[tiles] - first]).flatten(1, 2)
+        return enlarged[:, : self.size - tiles.start * self.tile]
 
 
-class _Bounds:
-    """Running bounding boxes of n masks."""
-
-    def __init__(self, count: int, image_size: tuple[int, int], device: torch.device) -> None:
-        height, width = image_size
-        self.low = torch.tensor([[width, height]], device=device).repeat(count, 1)
-        self.high = torch.zeros((count, 2), dtype=torch.int64, device=device)
-
-    def add(self, mask: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> None:
-        """Extend the box of each of `mask` (t,) by a rectangle with exclusive bottom and right."""
-        index = mask[:, None].expand(-1, 2)
-        self.low.scatter_reduce_(0, index, torch.stack([left, top], 1), "amin")
-        self.high.scatter_reduce_(0, index, torch.stack([right, bottom], 1), "amax")
-
-    def add_tiles(self, mask: Tensor, inside: Tensor, top: Tensor, left: Tensor) -> None:
-        """Extend the box of each of `mask` (t,) by the pixels `inside` (t, h, w) a tile at (top, left)."""
-        rows, columns = inside.any(2), inside.any(1)
-        some = rows.any(1)
-        mask, top, left, rows, columns = (part[some] for part in (mask, top, left, rows, columns))
-        first_row, end_row = _extent(rows)
-        first_column, end_column = _extent(columns)
-        self.add(mask, top + first_row, top + end_row, left + first_column, left + end_column)
-
-    def boxes(self) -> Tensor:
-        """(n, 4) int64 XYXY with the last pixel included; zeros for an empty mask."""
-        boxes = torch.cat([self.low, self.high - 1], 1)
-        return boxes * (self.high > 0).all(1, keepdim=True)
-
-
-def _extent(flags: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the first true value, and one past that of the last, in each row of (t, k)."""
-    return flags.int().argmax(1), flags.shape[1] - flags.flip(1).int().argmax(1)
-
-
-def _batches(columns: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, ...]]:
-    """The columns of a table, `size` rows at a time."""
-    for start in range(0, len(columns[0]), size):
-        yield tuple(column[start : start + size] for column in columns)
-
-
-def _count(flags: Tensor) -> Tensor:
-    """(t,) int64: true values of (t, h, w)."""
-    return flags.flatten(1).count_nonzero(1)
+def _ends(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the first and the last true value in each row of (n, k)."""
+    return flags.int().argmax(1), flags.shape[1] - 1 - flags.flip(1).int().argmax(1)
 
 
 def _interpolation(low: int, encoder: int, used: int, size: int) -> Tensor:

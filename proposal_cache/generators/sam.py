@@ -28,6 +28,7 @@ from proposal_cache.generators._sam_decoder import PromptDecoder
 from proposal_cache.generators._sam_encoder import encode_image
 from proposal_cache.generators._sam_masks import MaskEnlarger
 from proposal_cache.generators._sam_search import Candidates, CropSearch, Thresholds, suppress
+from proposal_cache.generators.base import require_rgb
 from proposal_cache.patches import Patches
 
 CPU_MEMORY_BUDGET = 32 << 20  # about a processor's cache: larger batches would only be slower
@@ -151,8 +152,7 @@ class SamGenerator:
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
         """Patches of an RGB image (H, W, 3) uint8, in the order of the original: best predicted IoU first in a crop."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise ValueError(f"an image is (H, W, 3) uint8 with H, W > 0, not {image.shape} {image.dtype}")
+        require_rgb(image)
         height, width = image.shape[:2]
         crop_boxes, layers = generate_crop_boxes(
             (height, width), self.parameters.crop_n_layers, self.parameters.crop_overlap_ratio

@@ -22,8 +22,17 @@ def small_sam(*, image_size: int = 256, width: int = 32, heads: int = 2, seed: i
     small part of the image, and predicted IoUs of 0.8 ± 0.15.
     """
     torch.manual_seed(seed)
+    sam = build_small_sam(image_size=image_size, width=width, heads=heads)
+    with torch.no_grad():
+        _vary(sam)
+        _calibrate(sam)
+    return sam
+
+
+def build_small_sam(*, image_size: int = 256, width: int = 32, heads: int = 2) -> Sam:
+    """As `segment_anything.sam_model_registry` builds the large ones, with weights as they are initialised."""
     grid = image_size // 16
-    sam = Sam(
+    return Sam(
         image_encoder=ImageEncoderViT(
             depth=2,
             embed_dim=width,
@@ -47,10 +56,6 @@ def small_sam(*, image_size: int = 256, width: int = 32, heads: int = 2, seed: i
             transformer_dim=256,
         ),
     ).eval()
-    with torch.no_grad():
-        _vary(sam)
-        _calibrate(sam)
-    return sam
 
 
 def smooth_image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -159,7 +159,7 @@ def test_describe_tells_all_parameters() -> None:
     ids=["empty", "grey", "with alpha", "float"],
 )
 def test_only_rgb_images(image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8"):
+    with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8 RGB"):
         SamGenerator(small_sam())(image)
 
 
