@@ -200,14 +200,14 @@ class MaskPool:
 
 def sam_records(patches: Patches) -> Records:
     """What segment-anything's generator returns with `output_mode="coco_rle"`."""
-    boxes = patches.boxes.tolist()
+    boxes = patches.boxes.astype(int).tolist()
     return [
         {
             "segmentation": {"size": [patches.height, patches.width], "counts": counts.decode()},
             "area": area,
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "predicted_iou": iou,
-            "point_coords": [[x0 + 0.3125, y0 + 0.3125]],
+            "point_coords": [[(x0 // 20 + 0.5) / 48 * patches.width, (y0 // 20 + 0.5) / 48 * patches.height]],
             "stability_score": stability,
             "crop_box": [0, 0, patches.width, patches.height],
         }

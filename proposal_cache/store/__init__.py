@@ -1,4 +1,4 @@
-"""The cache on disk: sharded, columnar HDF5 with checksums; see `format.py` for what its files hold."""
+"""The cache on disk: sharded HDF5 tables with checksums; see `format.py` for what its files hold."""
 
 from proposal_cache.store.join import join
 from proposal_cache.store.manifest import Manifest, ShardInfo

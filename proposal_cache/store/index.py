@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proposal_cache.errors import CacheError, FormatError
-from proposal_cache.store.columns import open_columns, pack, write_durably
+from proposal_cache.store.arrays import open_arrays, pack, write_durably
 from proposal_cache.store.format import INDEX_SCHEMA, key_text, pack_keys
 from proposal_cache.store.manifest import IndexInfo
 
@@ -49,7 +49,7 @@ class KeyIndex:
         Raises:
             FormatError: where it is damaged, or another one, or holds keys that lead out of a folder.
         """
-        file = open_columns(cache / info.file, "index", INDEX_SCHEMA)
+        file = open_arrays(cache / info.file, "index", INDEX_SCHEMA)
         if file.checksum != info.checksum:
             raise FormatError(f"{file.path} is not the index that the manifest names: its checksum differs")
         shard, row = file.read_checked("shard"), file.read_checked("row")
@@ -72,8 +72,8 @@ def write_index(cache: Path, shard_keys: Sequence[Sequence[bytes]]) -> IndexInfo
     row = np.concatenate([np.arange(n, dtype="<u4") for n in [0, *lengths]])
     order = sorted(range(len(keys)), key=keys.__getitem__)  # stable: the first shard's stays first
     order = [i for n, i in enumerate(order) if n == 0 or keys[i] != keys[order[n - 1]]]
-    columns = {"keys": pack_keys(keys[i] for i in order), "shard": shard[order], "row": row[order]}
-    data, checksum = pack("index", columns)
+    arrays = {"keys": pack_keys(keys[i] for i in order), "shard": shard[order], "row": row[order]}
+    data, checksum = pack("index", arrays)
     info = IndexInfo(f"index-{checksum[:16]}.h5", len(order), checksum)
     write_durably(cache / info.file, data)
     return info

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proposal_cache.errors import CacheError, FormatError, MismatchError, StorageError
-from proposal_cache.store.columns import FORMAT_VERSION, write_durably
+from proposal_cache.store.arrays import FORMAT_VERSION, write_durably
 from proposal_cache.store.format import INDEX_NAME, SHARD_NAME, check_key
 
 MANIFEST = "manifest.json"
@@ -20,7 +20,7 @@ Generator = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """A complete shard: its file name, what it holds, its size in bytes, and one checksum over all its columns."""
+    """A complete shard: its file name, what it holds, its size in bytes, and one checksum over all its arrays."""
 
     file: str
     images: int

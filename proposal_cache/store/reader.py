@@ -18,7 +18,7 @@ class PatchCache(Mapping[str, Patches]):
     """The patches of a dataset, by image key: `cache["train/0001"]` gives `Patches`; keys come in sorted order.
 
     Opening reads the manifest and the key index, no shard. A shard is laid open when the first of its images is asked
-    for, and an image costs one short read per column. May be used from several threads, forked (descriptors are shared
+    for, and an image costs two short reads. May be used from several threads, forked (descriptors are shared
     without harm: reads name their offset) and pickled (the copy opens the cache anew).
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 from proposal_cache import rle
 from proposal_cache.errors import CacheError, StorageError
 from proposal_cache.patches import Patches
-from proposal_cache.store.columns import sync_directory
+from proposal_cache.store.arrays import sync_directory
 from proposal_cache.store.failures import record_failure
 from proposal_cache.store.format import SHARD_NAME, check_key, shard_name
 from proposal_cache.store.join import join_locked, remove_temporaries, shard_files

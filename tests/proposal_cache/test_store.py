@@ -8,7 +8,7 @@ import pickle
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from proposal_cache import CacheError, CacheWriter, PatchCache, Patches, join, verify
 from proposal_cache.errors import FormatError, MismatchError, MissingKeyError, StorageError
 from proposal_cache.store import Manifest, ShardInfo, reader, writer
-from proposal_cache.store.columns import pack
-from proposal_cache.store.format import pack_masks
+from proposal_cache.store.arrays import pack
+from proposal_cache.store.format import IMAGE, WIDE_PATCH, pack_masks
 from proposal_cache.store.index import write_index
 
 GENERATOR = {"name": "test", "threshold": 0.8, "weights": {"sha256": "ab"}}
@@ -316,13 +316,21 @@ def test_no_cache_there(tmp_path: Path) -> None:
 # Damaged and hostile files
 
 
-def rewrite_shard(path: Path, changed: dict[str, np.ndarray]) -> None:
+Arrays = dict[str, np.ndarray]
+
+
+def shard_arrays(path: Path, number: int = 0) -> Arrays:
+    with h5py.File(sorted(path.glob("shard-*"))[number]) as file:
+        return {name: dataset[()] for name, dataset in file.items()}
+
+
+def rewrite_shard(path: Path, change: Callable[[Arrays], object]) -> None:
     """Makes the first shard say something else, with checksums that are right."""
+    arrays = shard_arrays(path)
+    change(arrays)
     manifest = json.loads((path / "manifest.json").read_text())
     info = manifest["shards"][0]
-    with h5py.File(path / info["file"]) as file:
-        columns = {name: dataset[()] for name, dataset in file.items()}
-    data, info["checksum"] = pack("shard", {**columns, **changed})
+    data, info["checksum"] = pack("shard", arrays)
     (path / info["file"]).write_bytes(data)
     (path / "manifest.json").write_text(json.dumps(manifest))
 
@@ -333,37 +341,52 @@ def read_all(path: Path) -> None:
         cache[key].decode()
 
 
-def shard_columns(path: Path, number: int = 0) -> dict[str, np.ndarray]:
-    with h5py.File(sorted(path.glob("shard-*"))[number]) as file:
-        return {name: dataset[()] for name, dataset in file.items()}
+def set_images(column: str, values: Any) -> Callable[[Arrays], None]:
+    def change(arrays: Arrays) -> None:
+        arrays["images"][column] = values
+
+    return change
 
 
-def lies() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """What a hostile shard may say of its sizes, each made from the honest columns."""
-    huge = 1 << 62
-    yield "heights", {"height": np.full(10, 1 << 20, "<u4"), "width": np.full(10, 1 << 20, "<u4")}
-    yield "no pixels", {"height": np.zeros(10, "<u4")}
-    yield "fewer heights", {"height": np.ones(9, "<u4")}
-    yield "patch offsets beyond", {"patch_offset": np.full(11, huge, "<u8")}
-    yield "patch offsets falling", {"patch_offset": np.array([0, 9, *range(8, 0, -1), 45], "<u8")}
-    yield "rle offsets beyond", {"rle_offset": np.array([*range(10), huge], "<u8")}
-    yield "lengths", {"rle_length": np.full(45, 1 << 31, "<u4")}
-    yield "fewer boxes", {"box": np.zeros((1, 4), "<u2")}
-    yield "other type", {"area": np.zeros(45, "<f8")}
-    yield "other shape", {"box": np.zeros((45, 5), "<u2")}
-    yield "masks of others", {"rles": np.zeros(0, np.uint8)}
-    yield "no more keys", {"keys": np.zeros(0, np.uint8)}
-    yield "keys that climb", {"keys": np.frombuffer(b"../up\n" * 10, np.uint8)}
+def without_end(name: str) -> Callable[[Arrays], None]:
+    return lambda arrays: arrays.update({name: arrays[name][:-1]})
 
 
-@pytest.mark.parametrize(("lie", "columns"), list(lies()), ids=lambda value: value if isinstance(value, str) else "")
-def test_lying_shards_are_refused_by_name(path: Path, lie: str, columns: dict[str, np.ndarray]) -> None:
-    rewrite_shard(path, columns)
+def other_rows(arrays: Arrays) -> None:
+    arrays["patches"] = np.zeros(45, [("box", "<f4", (4,)), ("rle_length", "<u4")])
+
+
+def long_masks(arrays: Arrays) -> None:
+    arrays["patches"] = arrays["patches"].astype(WIDE_PATCH)
+    arrays["patches"]["rle_length"] = 1 << 31
+
+
+LIES = {
+    "huge images": set_images("height", 1 << 31),
+    "no pixels": set_images("width", 0),
+    "fewer images": without_end("images"),
+    "patches beyond": set_images("patch_offset", [0] * 9 + [1 << 62]),
+    "patches not from the start": set_images("patch_offset", range(1, 11)),
+    "patches falling": set_images("patch_offset", [0, 9, 8, 7, 6, 5, 4, 3, 2, 1]),
+    "masks beyond": set_images("rle_offset", [0] * 9 + [(1 << 64) - 1]),
+    "fewer patches": without_end("patches"),
+    "fewer masks": without_end("rles"),
+    "other rows": other_rows,
+    "long masks": long_masks,
+    "other images": lambda arrays: arrays.update(images=np.zeros((10, 2), IMAGE)),
+    "no keys": lambda arrays: arrays.update(keys=np.zeros(0, np.uint8)),
+    "keys that climb": lambda arrays: arrays.update(keys=np.frombuffer(b"../up\n" * 10, np.uint8)),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_lying_shards_are_refused_by_name(path: Path, lie: str) -> None:
+    rewrite_shard(path, LIES[lie])
     verdicts = {verdict.file: verdict.problem for verdict in verify(path)}
     if "keys" not in lie:  # reading takes them from the index
         with pytest.raises(FormatError, match="shard-r000-00000.h5"):
             read_all(path)
-    if lie != "lengths":  # which only reading the image can tell
+    if lie not in ("long masks", "fewer masks", "fewer patches"):  # which only reading the images can tell
         assert "shard-r000-00000.h5" in str(verdicts["shard-r000-00000.h5"])
     assert verdicts["shard-r000-00001.h5"] is None
 
@@ -374,14 +397,15 @@ def test_mask_bomb_is_refused_before_it_unfolds(path: Path) -> None:
     bomb = zstandard.ZstdCompressor().compress(bytes(size))
     bomb = bomb.replace(size.to_bytes(4, "little"), claim.to_bytes(4, "little"), 1)
     assert zstandard.get_frame_parameters(bomb).content_size == claim
-    lengths = np.zeros(45, "<u4")
-    lengths[0] = claim  # of the one patch of image 1
-    rle_offset = np.array([0, 0] + [len(bomb)] * 9, "<u8")
-    rles = np.frombuffer(bomb, np.uint8)
-    rewrite_shard(path, {"rles": rles, "rle_offset": rle_offset, "rle_length": lengths})
-    with pytest.raises(
-        FormatError, match=r"shard-r000-00000.h5 is damaged: in its image 1, its masks claim 3221225472"
-    ):
+
+    def plant(arrays: Arrays) -> None:
+        long_masks(arrays)
+        arrays["patches"]["rle_length"][0] = claim  # of the one patch of image 1
+        arrays["images"]["rle_offset"] = [0, 0] + [len(bomb)] * 8
+        arrays["rles"] = np.frombuffer(bomb, np.uint8)
+
+    rewrite_shard(path, plant)
+    with pytest.raises(FormatError, match=r"00000.h5 is damaged: in its image 1, its masks claim 3221225472"):
         PatchCache(path)[make_key(1)]
 
 
@@ -407,7 +431,7 @@ def test_shard_cut_while_it_is_open(path: Path) -> None:
 
 
 def test_no_flipped_byte_goes_unnoticed(tmp_path: Path) -> None:
-    """Every byte of a shard that means something is under a checksum: HDF5's own, or a column's."""
+    """Every byte of a shard that means something is under a checksum: HDF5's own, or an array's."""
     path = write(tmp_path / "cache", range(5))
     (shard,) = path.glob("shard-*")
     whole = shard.read_bytes()
@@ -428,11 +452,11 @@ def test_no_flipped_byte_goes_unnoticed(tmp_path: Path) -> None:
 def test_bad_shards_are_named_and_made_again(path: Path) -> None:
     bad = path / "shard-r000-00001.h5"
     data = bytearray(bad.read_bytes())
-    at = data.index(shard_columns(path, 1)["rles"].tobytes())
+    at = data.index(shard_arrays(path, 1)["rles"].tobytes())
     data[at + 5] ^= 4
     bad.write_bytes(data)
     (problem,) = [verdict.problem for verdict in verify(path) if verdict.problem]
-    assert "shard-r000-00001.h5 is damaged: wrong checksum of its column 'rles'; delete it and run" in problem
+    assert "shard-r000-00001.h5 is damaged: wrong checksum of its array 'rles'; delete it and run" in problem
     bad.unlink()
     with pytest.raises(StorageError, match=r"shard-r000-00001.h5 cannot be opened: No such file"):
         read_all(path)
@@ -488,31 +512,31 @@ def test_other_version_of_a_shard(path: Path) -> None:
         read_all(path)
 
 
-def test_columns_that_lie_elsewhere_are_refused(path: Path) -> None:
+def test_arrays_that_lie_elsewhere_are_refused(path: Path) -> None:
     """HDF5 can point into other files, and can compress: neither is followed."""
     shard = path / "shard-r000-00000.h5"
     whole = shard.read_bytes()
 
     def external_link(file: h5py.File) -> None:
-        file["area"] = h5py.ExternalLink("/etc/passwd", "/")
+        file["rles"] = h5py.ExternalLink("/etc/passwd", "/")
 
     def soft_link(file: h5py.File) -> None:
-        file["area"] = h5py.SoftLink("/source")
+        file["rles"] = h5py.SoftLink("/keys")
 
     def external_storage(file: h5py.File) -> None:
-        file.create_dataset("area", (45,), "<u4", external=[("/etc/passwd", 0, 180)])
+        file.create_dataset("rles", (45,), "u1", external=[("/etc/passwd", 0, 180)])
 
     def compressed(file: h5py.File) -> None:
-        file.create_dataset("area", (1 << 40,), "<u4", chunks=(1 << 20,), compression="gzip")
+        file.create_dataset("rles", (1 << 40,), "u1", chunks=(1 << 20,), compression="gzip")
 
     def never_written(file: h5py.File) -> None:
-        file.create_dataset("area", (1 << 40,), "<u4")
+        file.create_dataset("rles", (1 << 40,), "u1")
 
     def never_written_but_small(file: h5py.File) -> None:
-        file.create_dataset("area", (45,), "<u4")
+        file.create_dataset("rles", (45,), "u1")
 
     def nothing(file: h5py.File) -> None:
-        file.create_dataset("area", data=h5py.Empty("<u4"))
+        file.create_dataset("rles", data=h5py.Empty("u1"))
 
     for change in (
         external_link,
@@ -525,11 +549,11 @@ def test_columns_that_lie_elsewhere_are_refused(path: Path) -> None:
     ):
         shard.write_bytes(whole)
         with h5py.File(shard, "r+") as file:
-            checksum = file["area"].attrs["sha256"]
-            del file["area"]
+            checksum = file["rles"].attrs["sha256"]
+            del file["rles"]
             change(file)
-            if isinstance(file.get("area", getlink=True), h5py.HardLink):
-                file["area"].attrs["sha256"] = checksum
+            if isinstance(file.get("rles", getlink=True), h5py.HardLink):
+                file["rles"].attrs["sha256"] = checksum
         with pytest.raises(FormatError, match=r"shard-r000-00000.h5"):
             read_all(path)
 
@@ -544,10 +568,14 @@ def test_index_with_keys_that_climb(path: Path) -> None:
 
 def test_masks_that_are_none_are_refused_when_used(path: Path) -> None:
     """Right checksums, right lengths, counts that overrun the image: pycocotools would crash."""
-    frames = [pack_masks([b"o" * 6] * n) for n in range(10)]
-    rle_offset = np.cumsum([0] + [len(frame) for frame in frames]).astype("<u8")
-    rles = np.frombuffer(b"".join(frames), np.uint8)
-    rewrite_shard(path, {"rles": rles, "rle_offset": rle_offset, "rle_length": np.full(45, 6, "<u2")})
+
+    def plant(arrays: Arrays) -> None:
+        frames = [pack_masks([b"o" * 6] * n) for n in range(10)]
+        arrays["patches"]["rle_length"] = 6
+        arrays["images"]["rle_offset"] = np.cumsum([0] + [len(frame) for frame in frames[:-1]])
+        arrays["rles"] = np.frombuffer(b"".join(frames), np.uint8)
+
+    rewrite_shard(path, plant)
     patches = PatchCache(path)[make_key(3)]
     for work in (patches.decode, patches.roi_masks, lambda: patches.union([[0]]), lambda: patches.iou(patches)):
         with pytest.raises(CacheError, match="mask 0"):

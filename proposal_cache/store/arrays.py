@@ -1,4 +1,4 @@
-"""Column files: named arrays in one HDF5 file, each lying in one piece, with its SHA-256.
+"""Array files: named one-dimensional arrays in one HDF5 file, each lying in one piece, with its SHA-256.
 
 Both kinds of files of a cache, shards and the key index, are such files. They are written at one stroke, so that a file
 with its final name is complete, and read by offset, so that an image costs a few system calls and no HDF5 traffic.
@@ -6,7 +6,6 @@ with its final name is complete, and read by offset, so that an image costs a fe
 
 import contextlib
 import hashlib
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,73 +19,72 @@ from proposal_cache.errors import FormatError, StorageError
 
 FORMAT_VERSION = 1
 
-_BLOCK = 1 << 20  # bytes read at a time where a whole column passes by
+Schema = Mapping[str, tuple[np.dtype[Any], ...]]  # the types that each array may have
+
+_BLOCK = 1 << 20  # bytes read at a time where a whole array passes by
 _MAX_ATTRIBUTE = 1024  # bytes
 
 
-class Column(NamedTuple):
+class Array(NamedTuple):
     """Where an array lies in its file."""
 
     offset: int
     dtype: np.dtype[Any]
-    rows: int
-    row: tuple[int, ...]
-    row_bytes: int
+    length: int
     checksum: str
 
     @property
     def nbytes(self) -> int:
-        return self.rows * self.row_bytes
+        return self.length * self.dtype.itemsize
 
 
-class ColumnFile:
-    """A column file whose layout has been checked: every column lies inside the file and has an allowed type.
+class ArrayFile:
+    """An array file whose layout has been checked: every array lies inside the file and has an allowed type.
 
     Attributes:
         path: of the file.
-        columns: where each column lies.
+        arrays: where each lies.
         size: of the file, in bytes.
     """
 
-    def __init__(self, path: Path, columns: Mapping[str, Column], descriptor: "Descriptor") -> None:
+    def __init__(self, path: Path, arrays: Mapping[str, Array], descriptor: "Descriptor") -> None:
         self.path = path
-        self.columns = columns
+        self.arrays = arrays
         self.size = descriptor.size
         self._descriptor: Descriptor | None = descriptor
 
     @property
     def checksum(self) -> str:
-        """One SHA-256 over those of all columns."""
-        return combined_checksum({name: column.checksum for name, column in self.columns.items()})
+        """One SHA-256 over those of all arrays."""
+        return combined_checksum({name: array.checksum for name, array in self.arrays.items()})
 
     def release(self) -> None:
         """Gives the file's descriptor back; the next read takes a new one."""
         self._descriptor = None
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Rows [start, stop) of a column, read at one stroke."""
-        column = self.columns[name]
-        stop = column.rows if stop is None else stop
-        data = self.read_bytes(column.offset + start * column.row_bytes, (stop - start) * column.row_bytes)
-        values = np.frombuffer(data, column.dtype)
-        return values.reshape(-1, *column.row) if column.row else values
+        """Elements [start, stop) of an array, read at one stroke."""
+        array = self.arrays[name]
+        stop = array.length if stop is None else stop
+        size = array.dtype.itemsize
+        return np.frombuffer(self.read_bytes(array.offset + start * size, (stop - start) * size), array.dtype)
 
     def read_checked(self, name: str) -> NDArray[Any]:
-        """A whole column, whose checksum must be right."""
+        """A whole array, whose checksum must be right."""
         values = self.read(name)
         self._compare(name, hashlib.sha256(values.data).hexdigest())
         return values
 
     def verify(self) -> None:
-        """Reads every column, block by block.
+        """Reads every array, block by block.
 
         Raises:
-            FormatError: naming the first column whose checksum is wrong.
+            FormatError: naming the first array whose checksum is wrong.
         """
-        for name, column in self.columns.items():
+        for name, array in self.arrays.items():
             digest = hashlib.sha256()
-            for start in range(0, column.nbytes, _BLOCK):
-                digest.update(self.read_bytes(column.offset + start, min(_BLOCK, column.nbytes - start)))
+            for start in range(0, array.nbytes, _BLOCK):
+                digest.update(self.read_bytes(array.offset + start, min(_BLOCK, array.nbytes - start)))
             self._compare(name, digest.hexdigest())
 
     def read_bytes(self, offset: int, count: int) -> bytes:
@@ -105,8 +103,8 @@ class ColumnFile:
         return data
 
     def _compare(self, name: str, digest: str) -> None:
-        if digest != self.columns[name].checksum:
-            raise FormatError(f"{self.path} is damaged: wrong checksum of its column '{name}'")
+        if digest != self.arrays[name].checksum:
+            raise FormatError(f"{self.path} is damaged: wrong checksum of its array '{name}'")
 
 
 class Descriptor:
@@ -126,16 +124,14 @@ class Descriptor:
             os.close(self.number)
 
 
-def pack(kind: str, columns: Mapping[str, NDArray[Any]]) -> tuple[bytes, str]:
-    """The bytes of a column file, and its checksum. Built in memory: HDF5 on a full disk does not fail cleanly."""
-    checksums = {
-        name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest() for name, values in columns.items()
-    }
+def pack(kind: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[bytes, str]:
+    """The bytes of an array file, and its checksum. Built in memory: HDF5 on a full disk does not fail cleanly."""
+    checksums = {name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest() for name, values in arrays.items()}
     # From version 1.10 on, HDF5 puts checksums on its own structures.
     with h5py.File(f"{kind}.h5", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         file.attrs["format"] = np.bytes_(f"proposal_cache.{kind}")
         file.attrs["version"] = FORMAT_VERSION
-        for name, values in columns.items():
+        for name, values in arrays.items():
             dataset = file.create_dataset(name, data=np.ascontiguousarray(values))
             dataset.attrs["sha256"] = np.bytes_(checksums[name])
         file.flush()
@@ -143,38 +139,33 @@ def pack(kind: str, columns: Mapping[str, NDArray[Any]]) -> tuple[bytes, str]:
 
 
 def combined_checksum(checksums: Mapping[str, str]) -> str:
-    """One SHA-256 over those of all columns."""
+    """One SHA-256 over those of all arrays."""
     return hashlib.sha256("".join(f"{name}:{checksums[name]}\n" for name in sorted(checksums)).encode()).hexdigest()
 
 
-def open_columns(path: Path, kind: str, schema: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]) -> ColumnFile:
-    """Opens a column file and reads its layout, nothing else.
-
-    Args:
-        path: of the file.
-        kind: what it must be.
-        schema: for each column, the types it may have and the shape of a row.
+def open_arrays(path: Path, kind: str, schema: Schema) -> ArrayFile:
+    """Opens an array file and reads its layout, nothing else.
 
     Raises:
         StorageError: where the file is missing or may not be read.
-        FormatError: where it is not a complete file of this kind and version, laid out as `pack` does.
+        FormatError: where it is not a complete file of this kind, version and schema, laid out as `pack` does.
     """
     try:
         descriptor = Descriptor(path)
         with h5py.File(path, "r", locking=False) as file:
             root = h5py.h5g.open(file.id, b"/")
             _check_head(path, root, kind)
-            columns = {name: _layout(path, root, name, *schema[name]) for name in schema}
+            arrays = {name: _layout(path, root, name, schema[name]) for name in schema}
     except (StorageError, FormatError):
         raise
     except (FileNotFoundError, PermissionError) as error:
         raise StorageError(f"{path} cannot be opened: {error.strerror}") from error
     except Exception as error:  # HDF5 meets damage in many ways: OSError, RuntimeError, KeyError, ValueError, ...
         raise FormatError(f"{path} is truncated, damaged, or no HDF5 file: {error}") from error
-    for name, column in columns.items():
-        if column.offset + column.nbytes > descriptor.size:
-            raise FormatError(f"{path} is truncated or damaged: its column '{name}' reaches beyond its end")
-    return ColumnFile(path, columns, descriptor)
+    for name, array in arrays.items():
+        if array.offset + array.nbytes > descriptor.size:
+            raise FormatError(f"{path} is truncated or damaged: its array '{name}' reaches beyond its end")
+    return ArrayFile(path, arrays, descriptor)
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -221,23 +212,22 @@ def _check_head(path: Path, file: h5py.h5g.GroupID, kind: str) -> None:
         )
 
 
-def _layout(path: Path, file: h5py.h5g.GroupID, name: str, dtypes: tuple[str, ...], row: tuple[int, ...]) -> Column:
-    """Where a column lies. By HDF5's own interface, for h5py's takes five times as long."""
+def _layout(path: Path, file: h5py.h5g.GroupID, name: str, dtypes: tuple[np.dtype[Any], ...]) -> Array:
+    """Where an array lies. By HDF5's own interface, for h5py's takes five times as long."""
     if not file.links.exists(name.encode()) or file.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        raise FormatError(f"{path} is damaged: it has no column '{name}'")  # other links might lead into other files
+        raise FormatError(f"{path} is damaged: it has no array '{name}'")  # other links might lead into other files
     dataset = h5py.h5d.open(file, name.encode())
     storage = dataset.get_create_plist()
     if storage.get_layout() != h5py.h5d.CONTIGUOUS or storage.get_external_count() or storage.get_nfilters():
-        raise FormatError(f"{path} is damaged: its column '{name}' does not lie in one piece")
+        raise FormatError(f"{path} is damaged: its array '{name}' does not lie in one piece")
     dtype, shape = dataset.dtype, dataset.shape
-    if dtype not in [np.dtype(d) for d in dtypes] or len(shape) != 1 + len(row) or shape[1:] != row:
-        raise FormatError(f"{path} is damaged: its column '{name}' is {dtype} of shape {shape}")
+    if dtype not in dtypes or len(shape) != 1:
+        raise FormatError(f"{path} is damaged: its array '{name}' is {dtype} of shape {shape}")
     offset = dataset.get_offset()
-    row_bytes = dtype.itemsize * math.prod(row)
-    column = Column(offset or 0, dtype, shape[0], row, row_bytes, _attribute(path, dataset, "sha256").decode("ascii"))
-    if offset is None and column.nbytes:
-        raise FormatError(f"{path} is damaged: its column '{name}' was never written")
-    return column
+    array = Array(offset or 0, dtype, shape[0], _attribute(path, dataset, "sha256").decode("ascii"))
+    if offset is None and array.nbytes:
+        raise FormatError(f"{path} is damaged: its array '{name}' was never written")
+    return array
 
 
 def _attribute(path: Path, item: h5py.h5g.GroupID, name: str) -> Any:
