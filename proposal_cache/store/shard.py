@@ -71,14 +71,15 @@ class Shard:
 
     Attributes:
         file: the open file.
-        sizes: height and width of each image.
+        height, width: of each image; flat memory, as the rest, for a process may hold many shards open.
         patch_offset, rle_offset: where each image's part begins; one more than images, for the end.
     """
 
     file: ArrayFile
-    sizes: list[tuple[int, int]]
-    patch_offset: list[int]
-    rle_offset: list[int]
+    height: memoryview
+    width: memoryview
+    patch_offset: memoryview
+    rle_offset: memoryview
 
     @classmethod
     def open(cls, path: Path, info: ShardInfo | None = None) -> "Shard":
@@ -97,13 +98,14 @@ class Shard:
             raise FormatError(f"{path} is damaged: an image of it has an impossible size")
         return cls(
             file,
-            list(zip(images["height"].tolist(), images["width"].tolist(), strict=True)),
+            images["height"].copy().data,
+            images["width"].copy().data,
             _offsets(file, images, "patch_offset", "patches"),
             _offsets(file, images, "rle_offset", "rles"),
         )
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return len(self.height)
 
     @property
     def path(self) -> Path:
@@ -135,7 +137,8 @@ class Shard:
         except CacheError as error:
             raise FormatError(f"{self.path} is damaged: in its image {row}, {error}") from error
         return Patches(
-            *self.sizes[row],
+            self.height[row],
+            self.width[row],
             rles,
             rows["box"].astype(np.float32),
             rows["area"].astype(np.int64),
@@ -145,9 +148,9 @@ class Shard:
         )
 
 
-def _offsets(file: ArrayFile, images: NDArray[Any], name: str, divided: str) -> list[int]:
+def _offsets(file: ArrayFile, images: NDArray[Any], name: str, divided: str) -> memoryview:
     """The offsets in a column of `images` and the end of the array that they divide, along which they must rise."""
     offsets = np.append(images[name], np.uint64(file.arrays[divided].length))
     if offsets[0] != 0 or (offsets[1:] < offsets[:-1]).any():
         raise FormatError(f"{file.path} is damaged: {name} of its images does not divide its array '{divided}'")
-    return offsets.tolist()
+    return offsets.data

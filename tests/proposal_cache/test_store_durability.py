@@ -73,17 +73,31 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-def run(work: Callable[[], object], kill_after: float | None = None) -> int:
-    """Runs it in a child and gives the exit code; kills the child, as kill -9 does, after so many seconds."""
+def run(work: Callable[[], object], kill: Callable[[], object] | None = None) -> int:
+    """Runs it in a child and gives the exit code; kills the child, as kill -9 does, as soon as `kill` returns."""
     child = fork.Process(target=work)
     child.start()
-    if kill_after is not None:
-        time.sleep(kill_after)
+    if kill is not None:
+        kill()
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
     child.join()
     assert child.exitcode is not None
     return child.exitcode
+
+
+def after(seconds: float) -> Callable[[], None]:
+    return functools.partial(time.sleep, seconds)
+
+
+def once(condition: Callable[[], object]) -> Callable[[], None]:
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, "it never happened"
+            time.sleep(0.001)
+
+    return wait
 
 
 def complete_shards(path: Path) -> list[str]:
@@ -95,7 +109,7 @@ def test_killed_at_random_moments_again_and_again(tmp_path: Path, undisturbed: d
     rng = np.random.default_rng()
     before: list[str] = []
     kills = 0
-    while run(lambda: write(path, pause=0.004), kill_after=rng.uniform(0, 0.1 * 1.1**kills)) == -signal.SIGKILL:
+    while run(lambda: write(path, pause=0.02), after(rng.uniform(0, 0.1 * 1.1**kills))) == -signal.SIGKILL:
         kills += 1
         now = complete_shards(path)
         assert len(list(path.glob("shard-*.tmp"))) <= 1  # what earlier kills have left is gone
@@ -150,7 +164,7 @@ def die_at(step: int) -> None:
 
 def test_unfinished_cache_says_so(tmp_path: Path) -> None:
     path = tmp_path / "cache"
-    run(lambda: write(path, pause=1), kill_after=0.3)
+    run(lambda: write(path, pause=1), once((path / "manifest.json").exists))
     with pytest.raises(CacheError, match="cache was never finished: run the command that was making it again"):
         PatchCache(path)
 
@@ -160,10 +174,9 @@ def test_readers_keep_the_old_content_until_the_new_is_joined(tmp_path: Path, un
     with CacheWriter(path, GENERATOR, "toys", shard_size=4) as writer:
         for i in range(6):
             writer.add(make_key(i), make_patches(i))
-    run(lambda: write(path, pause=0.02), kill_after=0.5)
+    run(lambda: write(path, pause=0.02), once(lambda: len(complete_shards(path)) > 4))
     cache = PatchCache(path)
     assert list(cache) == [make_key(i) for i in range(6)]
-    assert len(complete_shards(path)) > 2
     write(path)
     assert content(path) == undisturbed
 
@@ -341,7 +354,7 @@ def test_content_does_not_depend_on_the_number_of_ranks(
 def test_ranks_may_change_from_run_to_run(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     path = tmp_path / "cache"
     for rank, pause in ((0, 0.0), (1, 0.02), (2, 0.02)):
-        run(functools.partial(write, path, rank=rank, ranks=3, pause=pause), kill_after=0.25)
+        run(functools.partial(write, path, rank=rank, ranks=3, pause=pause), after(0.25))
     half_written = path / "shard-r002-00009.h5.123.tmp"
     half_written.write_bytes(b"half")
     write(path)
