@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from tabulate import tabulate
 
@@ -21,11 +22,9 @@ from proposal_cache.pipeline import generate
 from proposal_cache.sources import from_list
 from samcp.data.datasets.subset import register_subset
 from samcp.data.patch_caches import image_root
+from samcp.engine import Trainer, load_config
 
 _ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(_ROOT / "projects" / "samcp"))
-import train_net  # noqa: E402  (beside the package, not in it)
-from detectron2.data import DatasetCatalog  # noqa: E402
 
 _DATASETS = {"coco": "coco_2017_train_panoptic", "camvid": "camvid_train"}
 _FIGURES = [("panoptic_seg", "PQ"), ("segm", "AP"), ("sem_seg", "mIoU")]
@@ -36,7 +35,7 @@ def main() -> None:
     subset = register_subset(_DATASETS.get(arguments.dataset, arguments.dataset), arguments.images, arguments.output)
     patches = arguments.output / f"patches_{subset}"
     make_patches(subset, patches)
-    cfg = load_config(subset, patches, arguments)
+    cfg = configure(subset, patches, arguments)
     results = {"model": train_and_evaluate(cfg), "oracle": evaluate_oracle(cfg)}
     sys.exit(0 if report(results, arguments.least) else 1)
 
@@ -48,7 +47,7 @@ def make_patches(dataset: str, folder: Path) -> None:
     generate(images, RegionGenerator(), folder, dataset)
 
 
-def load_config(dataset: str, patches: Path, arguments: argparse.Namespace) -> CfgNode:
+def configure(dataset: str, patches: Path, arguments: argparse.Namespace) -> CfgNode:
     """The overfitting config on a dataset, with the user's overrides."""
     own = [
         *("DATASETS.TRAIN", repr((dataset,))),
@@ -61,16 +60,16 @@ def load_config(dataset: str, patches: Path, arguments: argparse.Namespace) -> C
         own += ["MODEL.SAMCP.SEMANTIC_QUERIES", "all", "MODEL.SAMCP.INSTANCE_QUERIES", "False"]
         own += ["MODEL.SAMCP.TEST.PANOPTIC_ON", "False", "MODEL.SAMCP.TEST.INSTANCE_ON", "False"]
     options = default_argument_parser().parse_args(["--config-file", arguments.config, *own, *arguments.opts])
-    cfg = train_net.load_config(options)
+    cfg = load_config(options)
     default_setup(cfg, options)
     return cfg
 
 
 def train_and_evaluate(cfg: CfgNode) -> dict:
     """Train from the backbone's weights; the figures of the end."""
-    trainer = train_net.Trainer(cfg)
+    trainer = Trainer(cfg)
     trainer.train()
-    return train_net.Trainer.test(cfg, trainer.model)
+    return Trainer.test(cfg, trainer.model)
 
 
 def evaluate_oracle(cfg: CfgNode) -> dict:
@@ -78,7 +77,7 @@ def evaluate_oracle(cfg: CfgNode) -> dict:
     oracle = cfg.clone()
     oracle.defrost()
     oracle.TEST.ORACLE = True
-    return train_net.Trainer.test(oracle, train_net.Trainer.build_model(oracle))
+    return Trainer.test(oracle, Trainer.build_model(oracle))
 
 
 def report(results: dict[str, dict], least: float) -> bool:

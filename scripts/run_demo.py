@@ -29,16 +29,14 @@ from detectron2.engine.hooks import EvalHook
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
-from proposal_cache import CacheError, PatchCache
+from proposal_cache import PatchCache
 from samcp.analysis.demo import compare, photograph_rows, prediction_rows, write_demo_page, write_photographs
-from samcp.checkpoint import Checkpointer, CheckpointError
-from samcp.data import DataError
+from samcp.checkpoint import Checkpointer
 from samcp.data.build import load_records
 from samcp.data.datasets.synthetic import make_synthetic_dataset, register_synthetic
+from samcp.engine import USER_ERRORS, Trainer, load_config
 
 _ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(_ROOT / "projects" / "samcp"))
-import train_net  # noqa: E402  (beside the package, not in it)
 
 _CONFIG = "configs/miniature/demo.yaml"
 _GENERATE = "scripts/generate_sam_patches.py"
@@ -55,7 +53,7 @@ def main() -> None:
     _send_messages_to(folder / "log.txt")
     try:
         run(folder, arguments)
-    except (CacheError, CheckpointError, DataError, train_net.UsageError) as error:
+    except USER_ERRORS as error:
         sys.exit(f"error: {error}")
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)  # the command has said what is wrong
@@ -74,7 +72,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
     _announce(2, "Cutting them into patches")
     make_patches(folder)
 
-    cfg = load_config(folder, arguments.opts)
+    cfg = configure(folder, arguments.opts)
     _announce(3, f"Training for {cfg.SOLVER.MAX_ITER} iterations")
     train(cfg)
 
@@ -101,7 +99,7 @@ def make_patches(folder: Path) -> None:
         subprocess.run([*command, "--workers", str(os.cpu_count() or 1)], check=True, env=environment)
 
 
-def load_config(folder: Path, opts: list[str]) -> CfgNode:
+def configure(folder: Path, opts: list[str]) -> CfgNode:
     """The demo's config with its data in `folder`, and the user's overrides."""
     own = [
         *("DATASETS.PATCHES_TRAIN", repr((str(folder / "patches" / "synthetic_train"),))),
@@ -109,10 +107,10 @@ def load_config(folder: Path, opts: list[str]) -> CfgNode:
         *("OUTPUT_DIR", str(folder / "run")),
     ]
     options = ["--config-file", str(_ROOT / _CONFIG), "--resume", *own, *opts]
-    return train_net.load_config(default_argument_parser().parse_args(options))
+    return load_config(default_argument_parser().parse_args(options))
 
 
-class _Trainer(train_net.Trainer):
+class _Trainer(Trainer):
     """The real trainer with a progress bar; the evaluation at its end is a stage of its own here."""
 
     def build_hooks(self) -> list[HookBase]:

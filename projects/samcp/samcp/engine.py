@@ -1,0 +1,115 @@
+"""Training and evaluation as Detectron2's: its trainer with SAM-CP's parts, and the config of a command line."""
+
+import argparse
+import logging
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from proposal_cache import CacheError
+
+from .checkpoint import Checkpointer, CheckpointError
+from .config import add_samcp_config
+from .data import DataError, build_test_loader, build_train_loader, check_test_data
+from .evaluation import build_evaluator, format_results
+from .solver import build_optimizer
+
+logger = logging.getLogger(__name__)
+
+
+class UsageError(ValueError):
+    """A config or a combination of options that cannot run."""
+
+
+# What a user can put right: shown as one message. Everything else is a bug and keeps its traceback.
+USER_ERRORS = (UsageError, CacheError, DataError, CheckpointError)
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer with SAM-CP's data, optimiser, checkpoints and evaluators."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        check_test_data(cfg)
+        data_loader = self.build_train_loader(cfg)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        model = _distributed(model)
+        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = trainer_class(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(model, cfg, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> dict[str, Any]:
+        """Evaluate on every dataset of DATASETS.TEST and log all figures in one table."""
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            names = cfg.DATASETS.TEST
+            by_dataset = {names[0]: results} if len(names) == 1 else results
+            source = "the ground-truth affinity (oracle)" if cfg.TEST.ORACLE else "the model"
+            logger.info("Results of %s:\n%s", source, format_results(by_dataset))
+        return results
+
+
+def load_config(args: argparse.Namespace) -> CfgNode:
+    """The config of --config-file with the overrides of the command line.
+
+    Raises:
+        UsageError: unreadable, an unknown key, or a combination that cannot run.
+    """
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    try:
+        cfg.merge_from_file(args.config_file)
+        cfg.merge_from_list(args.opts)
+    except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"config {args.config_file!r} with {args.opts}: {error}") from error
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no GPU here; add: MODEL.DEVICE cpu")
+    if cfg.TEST.ORACLE and not args.eval_only:
+        raise UsageError("TEST.ORACLE evaluates the ground truth, which needs no training; add: --eval-only")
+    cfg.freeze()
+    return cfg
+
+
+def _distributed(model: torch.nn.Module) -> torch.nn.Module:
+    """Wrap for several processes, on GPUs or on the CPU.
+
+    A batch without ground truth or without patches leaves parts of the model out of the loss, so unused parameters are
+    looked for in every step.
+    """
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    devices = None if on_cpu else [comm.get_local_rank()]
+    return create_ddp_model(model, broadcast_buffers=False, device_ids=devices, find_unused_parameters=True)
