@@ -19,6 +19,7 @@ from .modeling.oracle import oracle_predictions
 from .modeling.patch_batch import PatchBatch
 from .modeling.patch_encoder import PatchEncoder, RoIEmbedding
 from .modeling.queries import QueryBuilder, QuerySet
+from .modeling.roi_align import pooling_layout
 from .modeling.targets import Entities, TargetBuilder, gather_entities
 from .modeling.text_encoder import CLIPClassEmbedding, LearnedClassEmbedding
 
@@ -204,7 +205,7 @@ class SAMCP(nn.Module):
         images = self._preprocess(batched_inputs)
         patches = PatchBatch.from_instances([x["patches"] for x in batched_inputs], self.roi_size, self.device)
         features = self.backbone(images.tensor)
-        levels = [features[name] for name in self.in_features]
+        levels = pooling_layout([features[name] for name in self.in_features])
         embeddings = self.class_embedding()
 
         encoded, position = self.patch_encoder(levels, patches)

@@ -123,6 +123,7 @@ class AffinityDecoder(nn.Module):
             One output a layer; the last one predicts, all are supervised.
         """
         tokens = self._image_tokens(levels[-1], patches) if self.dca == "image" else None
+        regions = RegionEmbeddings(roi_embedding, levels)
         x, boxes = queries.content, queries.boxes
         logits: Tensor | None = None
         normalized: Tensor | None = None
@@ -139,8 +140,7 @@ class AffinityDecoder(nn.Module):
                 normalized = normalize_affinity(logits.sigmoid(), patches.valid)
                 boxes = merged_boxes(normalized > 0.5, patches.normalized_boxes)
             if self.query_enhancement:
-                region = roi_embedding(levels, list(boxes * patches.scale))
-                x = (x + region.unflatten(0, x.shape[:2]).to(x.dtype)) / 2
+                x = (x + regions(boxes * patches.scale).to(x.dtype)) / 2
             outputs.append(DecoderOutput(self.norm(x), logits, boxes))
         return outputs
 
@@ -184,6 +184,44 @@ class AffinityDecoder(nn.Module):
             centers=centers,
             valid=(centers < size).all(-1),
         )
+
+
+class RegionEmbeddings:
+    """Embeddings of boxes in one batch, each box computed once.
+
+    Many queries of all layers have the same merged box: in a trained model there are three to five times as many boxes
+    as different ones, and pooling them is the costliest part of the decoder.
+
+    Args:
+        roi_embedding, levels: the embedding and the feature maps it pools from.
+    """
+
+    def __init__(self, roi_embedding: RoIEmbedding, levels: Sequence[Tensor]) -> None:
+        self.roi_embedding = roi_embedding
+        self.levels = levels
+        self.num_images = len(levels[0])
+        self.known = levels[0].new_zeros(0, 5, dtype=torch.float32)  # image index and box
+        self.embeddings: Tensor | None = None
+
+    def __call__(self, boxes: Tensor) -> Tensor:
+        """(B, M, 4) XYXY in input pixels, without gradient -> (B, M, D)."""
+        images = torch.arange(self.num_images, device=boxes.device, dtype=boxes.dtype)
+        rows = torch.cat([images[:, None, None].expand(*boxes.shape[:2], 1), boxes], dim=-1).flatten(0, 1)
+        unique, index = torch.cat([self.known, rows]).unique(dim=0, return_inverse=True)
+        place = index.new_full((len(unique),), -1)
+        place[index[: len(self.known)]] = torch.arange(len(self.known), device=place.device)
+        new = unique[place < 0]
+        place[place < 0] = len(self.known) + torch.arange(len(new), device=place.device)
+        self._add(new)
+        assert self.embeddings is not None
+        return self.embeddings.index_select(0, place[index[-len(rows) :]]).unflatten(0, boxes.shape[:2])
+
+    def _add(self, rows: Tensor) -> None:
+        """Embed boxes; rows are sorted, so those of an image follow each other."""
+        per_image = [rows[rows[:, 0] == i, 1:] for i in range(self.num_images)]
+        added = self.roi_embedding(self.levels, per_image)
+        self.known = torch.cat([self.known, rows])
+        self.embeddings = added if self.embeddings is None else torch.cat([self.embeddings, added])
 
 
 class DecoderLayer(nn.Module):

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .layers import MLP, AttentionLayer, BoxEmbedding, FeedForward, init_transformer, some_visible
 from .patch_batch import PatchBatch
+from .roi_align import build_pooler
 
 
 class RoIEmbedding(nn.Module):
@@ -24,9 +24,7 @@ class RoIEmbedding(nn.Module):
 
     def __init__(self, *, strides: Sequence[int], in_channels: int, dim: int, roi_size: int, fc_dim: int) -> None:
         super().__init__()
-        self.pooler = ROIPooler(
-            output_size=roi_size, scales=[1.0 / s for s in strides], sampling_ratio=2, pooler_type="ROIAlignV2"
-        )
+        self.pooler = build_pooler(roi_size, strides)
         self.mlp = MLP(in_channels * roi_size**2, fc_dim, dim)
         self.norm = nn.LayerNorm(dim)
         init_transformer(self.mlp)

@@ -1,0 +1,94 @@
+"""RoIAlign on a CPU against torchvision's, and boxes embedded once against boxes embedded each time."""
+
+import pytest
+import torch
+from torchvision.ops import roi_align
+
+from samcp.modeling.affinity_decoder import RegionEmbeddings
+from samcp.modeling.patch_encoder import RoIEmbedding
+from samcp.modeling.roi_align import RoIAlign, pooling_layout
+
+HEIGHT, WIDTH = 9, 14
+
+
+def boxes_of_all_kinds() -> torch.Tensor:
+    """Inside, over every border, far outside, the whole image, without area, thin."""
+    return torch.tensor(
+        [
+            [0, 10.3, 8.1, 60.7, 33.9],
+            [1, -20, -20, 130, 90],
+            [1, 90, 60, 118, 80],
+            [0, 200, 200, 260, 240],
+            [0, -60, -40, -30, -20],
+            [1, 0, 0, 8 * WIDTH, 8 * HEIGHT],
+            [0, 30, 30, 30, 30],
+            [1, 3, 2, 3.4, 70],
+        ]
+    )
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_equals_torchvision_forward_and_backward(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 5, HEIGHT, WIDTH).contiguous(memory_format=layout).requires_grad_()
+    rois = boxes_of_all_kinds()
+    ours = RoIAlign(7, 1 / 8)(features, rois)
+    theirs = roi_align(features, rois, 7, 1 / 8, 2, aligned=True)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    gradient = torch.randn_like(ours)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, features, gradient), torch.autograd.grad(theirs, features, gradient)
+    )
+
+
+def test_no_boxes_give_no_features_but_keep_the_graph() -> None:
+    features = torch.randn(1, 5, HEIGHT, WIDTH, requires_grad=True)
+    pooled = RoIAlign(7, 1 / 8)(features, torch.zeros(0, 5))
+    assert pooled.shape == (0, 5, 7, 7)
+    pooled.sum().backward()
+    assert features.grad is not None
+    assert not features.grad.any()
+
+
+def test_pooling_layout_changes_no_value() -> None:
+    level = torch.randn(2, 3, 4, 5)
+    (same,) = pooling_layout([level])
+    assert torch.equal(same, level)
+    assert same.is_contiguous(memory_format=torch.channels_last)
+
+
+class TestRegionEmbeddings:
+    levels = (torch.randn(2, 4, HEIGHT, WIDTH), torch.randn(2, 4, HEIGHT // 2, WIDTH // 2))
+
+    def embedding(self) -> RoIEmbedding:
+        torch.manual_seed(0)
+        return RoIEmbedding(strides=[8, 16], in_channels=4, dim=6, roi_size=3, fc_dim=8)
+
+    def layers(self) -> list[torch.Tensor]:
+        """Boxes of three layers, (2, 5, 4): some are the same within an image, between images and between layers."""
+        pool = torch.tensor([[0, 0, 112, 72], [8, 9, 50, 40], [8, 9, 50, 41], [60, 0, 112, 72.0]])
+        index = torch.tensor(
+            [[[0, 1, 1, 0, 2], [0, 0, 3, 3, 1]], [[2, 2, 1, 0, 0], [1, 1, 1, 1, 1]], [[3] * 5, [2] * 5]]
+        )
+        return list(pool[index])
+
+    def test_equal_those_of_each_box_and_their_gradients(self) -> None:
+        embedding = self.embedding()
+        regions = RegionEmbeddings(embedding, self.levels)
+        ours = [regions(boxes) for boxes in self.layers()]
+        each = [embedding(self.levels, list(boxes)).unflatten(0, (2, 5)) for boxes in self.layers()]
+        torch.testing.assert_close(ours, each)
+        parameters = list(embedding.parameters())
+        weights = torch.randn(3, 2, 5, 6)
+        torch.testing.assert_close(
+            torch.autograd.grad((torch.stack(ours) * weights).sum(), parameters),
+            torch.autograd.grad((torch.stack(each) * weights).sum(), parameters),
+        )
+
+    def test_no_box_is_embedded_twice(self) -> None:
+        embedding, embedded = self.embedding(), []
+        embedding.register_forward_pre_hook(lambda _, arguments: embedded.extend(map(len, arguments[1])))
+        regions = RegionEmbeddings(embedding, self.levels)
+        for boxes in self.layers():
+            regions(boxes)
+        assert embedded == [3, 3, 0, 0, 1, 1]
