@@ -22,6 +22,8 @@ from .patch_batch import PatchBatch
 from .patch_encoder import RoIEmbedding
 from .queries import QuerySet
 
+_PAIRS_AT_ONCE = 65536  # of a query and a patch
+
 
 @dataclass(frozen=True)
 class DecoderOutput:
@@ -277,16 +279,21 @@ class Affinity(nn.Module):
         """Logits (B, M, N), at least float32, of queries (B, M, D) and patches (B, N, D), positions added."""
         q = self.query_mlp(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k = self.patch_mlp(patches).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        similarity = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        similarity = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
         logits = full_precision(self._mix_heads(similarity)) / self.log_scale.exp()
         return logits + (full_precision(patches) @ self.patch_bias + self.bias).unsqueeze(1)
 
     def _mix_heads(self, similarity: Tensor) -> Tensor:
-        """Three 1x1 convolutions over the head axis, a ReLU in front of each: (B, eta, M, N) -> (B, M, N)."""
-        x = similarity.flatten(2)
-        for mix in self.mix:
-            x = mix(x.relu())
-        return x.squeeze(1).unflatten(-1, similarity.shape[2:])
+        """Three 1x1 convolutions over the head axis, a ReLU in front of each: (B, eta, M, N) -> (B, M, N).
+
+        In pieces that stay in a CPU's cache: all that this quadratic part does is to read and write.
+        """
+        pieces = []
+        for x in similarity.flatten(2).split(_PAIRS_AT_ONCE, dim=-1):
+            for mix in self.mix:
+                x = mix(x.relu())
+            pieces.append(x)
+        return torch.cat(pieces, dim=-1).squeeze(1).unflatten(-1, similarity.shape[2:])
 
 
 class HeadLinear(nn.Linear):
@@ -294,7 +301,7 @@ class HeadLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, L) -> (B, out, L)."""
-        return self.weight @ x + self.bias.unsqueeze(-1)
+        return torch.baddbmm(self.bias[:, None].expand(len(x), -1, -1), self.weight.expand(len(x), -1, -1), x)
 
 
 def normalize_affinity(affinity: Tensor, valid: Tensor) -> Tensor:
