@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from safetensors.torch import load_file
 from torch import nn
 
 _SHOWN_KEYS = 3
@@ -53,6 +54,8 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
+            if filename.endswith(".safetensors"):
+                return {"model": load_file(filename)}
             if filename.endswith(".pkl"):
                 _check_pickle(filename)
             data = super()._load_file(filename)

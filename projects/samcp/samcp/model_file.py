@@ -1,0 +1,106 @@
+"""A trained model as one file to hand on: its weights, config and vocabulary in safetensors, which can hold no code."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .checkpoint import CheckpointError
+from .config import add_samcp_config
+from .data.vocabulary import Vocabulary
+
+SUFFIX = ".safetensors"
+_CONFIG, _VOCABULARY = "samcp.config", "samcp.vocabulary"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What is in a model file.
+
+    Attributes:
+        tensors: the model's state dict.
+        config: as yaml.
+        vocabulary: of the dataset that the model was trained on.
+    """
+
+    tensors: dict[str, Tensor]
+    config: str
+    vocabulary: Vocabulary
+
+    @classmethod
+    def of_checkpoint(cls, path: str | Path) -> "ModelFile":
+        """Read a checkpoint of train_net.py.
+
+        Raises:
+            CheckpointError: missing, damaged, or of another program.
+        """
+        try:
+            data = torch.load(path, map_location="cpu", weights_only=True)
+            config, tensors = data["config"]["yaml"], data["model"]
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path}: there is no such checkpoint") from error
+        except Exception as error:  # what a damaged file raises has no common base
+            raise CheckpointError(
+                f"{path}: is not a checkpoint of this project's train_net.py, or a damaged one ({error!r:.80})"
+            ) from error
+        dataset = parse_config(config).DATASETS.TRAIN[0]
+        return cls(tensors, config, Vocabulary.of_dataset(dataset))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ModelFile":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: missing, damaged, or of another program.
+        """
+        if not os.path.isfile(path):
+            raise CheckpointError(f"{path}: there is no such model file")
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: is no safetensors file, or a damaged one ({error})") from error
+        missing = {_CONFIG, _VOCABULARY} - metadata.keys()
+        if missing:
+            raise CheckpointError(
+                f"{path}: has no {' and '.join(sorted(missing))} in its metadata; only files made by "
+                "scripts/convert_checkpoint.py say what model they are"
+            )
+        fields = json.loads(metadata[_VOCABULARY])
+        return cls(tensors, metadata[_CONFIG], Vocabulary(**{key: _tuples(value) for key, value in fields.items()}))
+
+    def save(self, path: str | Path) -> None:
+        """Write a .safetensors file; under its name there is never half a file.
+
+        Raises:
+            CheckpointError: the name has another suffix.
+        """
+        path = Path(path)
+        if path.suffix != SUFFIX:
+            raise CheckpointError(f"{path}: a model file is called *{SUFFIX}; choose such a name")
+        metadata = {_CONFIG: self.config, _VOCABULARY: json.dumps(asdict(self.vocabulary))}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        # Tensors that share memory would be refused, and views would be written with all they are views of.
+        save_file({name: tensor.clone().contiguous() for name, tensor in self.tensors.items()}, partial, metadata)
+        os.replace(partial, path)
+
+
+def parse_config(text: str) -> CfgNode:
+    """The config that a checkpoint carries."""
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
+    return cfg
+
+
+def _tuples(value: object) -> object:
+    """json's lists as the tuples they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
