@@ -82,7 +82,7 @@ def write_demo_page(
             [
                 training,
                 "The oracle joins and names patches by the ground truth and passes through the same inference and the "
-                "same evaluators: it is the most that any model can reach with these patches. The images are "
+                "same evaluators: what a model that makes no mistake reaches with these patches. The images are "
                 "drawn, so the figures say that the machinery works, not how good the method is.",
             ],
             header=["on synthetic_val", "model", "oracle", "share"],

@@ -1,0 +1,327 @@
+#!/usr/bin/env python
+"""Where the time of a forward pass goes, beside Mask2Former, and how it grows with patches and classes.
+
+    python scripts/benchmark_model.py
+    python scripts/benchmark_model.py --device cuda --threads 1
+
+Prints three tables, each measured in one run, taking turns:
+
+1. the parts of SAM-CP's forward pass, R50-FPN alone, and Mask2Former-R50 of transformers (`pip install -e '.[bench]'`);
+2. merging patches into queries' masks, by RLEs and densely, as a maximum over float masks;
+3. the time and the peak memory of all that comes after the FPN, for more and more patches and classes.
+
+Weights are random, which changes no part's work but two. Merged boxes: a trained model's queries often share theirs, so
+each instance query is given its own patch's box, moved in every layer for a third of the queries, so that a third of
+all boxes are different ones (28 % in the demo's trained model). And the last scores: as after training, a query's
+entity is its patch and those inside, and 30 instances and 10 regions pass the threshold.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from skimage import data
+from skimage.transform import resize
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from proposal_cache import Patches
+from proposal_cache.generators.regions import RegionGenerator
+from samcp import SAMCP, add_samcp_config
+from samcp.data.patch_transforms import AxisAlignedMap, patch_instances
+from samcp.modeling import affinity_decoder
+from samcp.modeling.inference import Predictions
+
+_ROOT = Path(__file__).resolve().parent.parent
+_CONFIG = "configs/coco/panoptic/samcp_R50_12ep.yaml"
+_PARTS = ("backbone", "patch_encoder", "query_builder", "decoder", "classifier", "inference")
+_MOVED = 0.3  # share of the instance queries whose box is a new one in every layer
+_INSTANCES, _REGIONS = 30, 10  # that pass the panoptic threshold
+_MERGED = 100  # queries
+
+
+def main() -> None:
+    arguments = _parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    torch.set_grad_enabled(False)
+    if arguments.measure:
+        _print_one_measurement(arguments)
+        return
+    height, width = arguments.size
+    print(
+        f"{arguments.device}, {arguments.threads} threads, torch {torch.__version__}; input {height} x {width}, "
+        f"{arguments.patches} patches, {arguments.classes} classes; best of {arguments.repeats}\n"
+    )
+    print(forward_table(arguments), "\n")
+    print(merging_table(arguments), "\n")
+    for what in ("patches", "classes"):
+        print(growth_table(what, getattr(arguments, f"more_{what}"), arguments), "\n")
+
+
+def forward_table(arguments: argparse.Namespace) -> str:
+    """Parts of the forward pass, and the peers."""
+    bench = Bench(arguments, arguments.patches, arguments.classes)
+    peers: dict[str, Callable[[], Any]] = {"R50-FPN alone": lambda: bench.model.backbone(bench.pixels)}
+    mask2former = _mask2former(arguments.classes)
+    if mask2former is not None:
+        mask2former.to(arguments.device)
+        peers["Mask2Former-R50"] = lambda: mask2former(pixel_values=bench.pixels)
+    ours: list[dict[str, float]] = []
+    theirs: defaultdict[str, list[float]] = defaultdict(list)
+    for _ in range(arguments.repeats + 1):  # the first round warms up
+        ours.append(bench.run())
+        for name, call in peers.items():
+            theirs[name].append(bench.time(call))
+    best = min(ours[1:], key=lambda parts: parts["whole"])
+    whole, after = best["whole"], best["whole"] - best["backbone"]
+    rows = [[name, f"{best[name] * 1e3:.0f}", f"{best[name] / whole:.3f}"] for name in (*_PARTS, "the rest")]
+    rows += [["everything after the FPN", f"{after * 1e3:.0f}", f"{after / whole:.3f}"]]
+    rows += [["SAM-CP, whole", f"{whole * 1e3:.0f}", "1"]]
+    for name, seconds in theirs.items():
+        least = min(seconds[1:])
+        rows.append([name, f"{least * 1e3:.0f}", f"{least / whole:.3f}"])
+        rows.append([f"  SAM-CP / {name}", "", f"{whole / least:.3f}"])
+    if mask2former is None:
+        rows.append(["Mask2Former-R50", "not measured: pip install -e '.[bench]'", ""])
+    return tabulate(rows, ["", "ms", "of the whole"])
+
+
+def merging_table(arguments: argparse.Namespace) -> str:
+    """Masks of queries as unions of patches, at the input's size."""
+    patches = make_patches(arguments.patches, *arguments.size)
+    inside = patches.iop(patches) > 0.8
+    groups = [np.flatnonzero(inside[:, i % len(patches)]).tolist() for i in range(_MERGED)]
+    masks = torch.from_numpy(patches.decode()).float()
+    clock = Bench.time
+
+    def dense() -> list[Tensor]:
+        return [masks[group].amax(0) for group in groups]
+
+    by_rle = min(clock(lambda: patches.union(groups)) for _ in range(arguments.repeats))
+    by_mask = min(clock(dense) for _ in range(min(arguments.repeats, 2)))
+    members = torch.zeros(_MERGED, len(patches))
+    for row, group in zip(members, groups, strict=True):
+        row[group] = 1
+
+    def weighted() -> list[Tensor]:
+        return [(row[:, None, None] * masks).amax(0) for row in members]
+
+    by_product = clock(weighted)
+    rows = [
+        ["RLE union", f"{by_rle * 1e3:.1f}", "1"],
+        ["dense, maximum over the members' masks", f"{by_mask * 1e3:.0f}", f"{by_mask / by_rle:.0f}"],
+        ["dense, maximum over membership x masks", f"{by_product * 1e3:.0f}", f"{by_product / by_rle:.0f}"],
+    ]
+    title = f"{len(patches)} masks into {_MERGED} queries, {np.mean([len(g) for g in groups]):.1f} each"
+    return tabulate(rows, [title, "ms", "times ours"])
+
+
+def growth_table(what: str, counts: Sequence[int], arguments: argparse.Namespace) -> str:
+    """Time and memory of all that comes after the FPN; each in a process of its own, so that memory can be told."""
+    rows, seconds = [], []
+    for count in counts:
+        sizes = {"patches": arguments.patches, "classes": arguments.classes, what: count}
+        command = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), "--measure"]
+        command += ["--device", arguments.device, "--threads", str(arguments.threads)]
+        command += ["--repeats", str(arguments.repeats), "--size", *map(str, arguments.size)]
+        command += ["--patches", str(sizes["patches"]), "--classes", str(sizes["classes"])]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        *parts, memory = map(float, output.split()[-5:])
+        seconds.append(sum(parts))
+        rows.append([count, *(f"{p * 1e3:.0f}" for p in (*parts, sum(parts))), f"{memory:.0f}"])
+    table = tabulate(rows, [what, "encoder", "decoder", "inference", "the rest", "all, ms", "peak MB"])
+    constant, slope, quadratic = np.polynomial.Polynomial.fit(counts, seconds, 2).convert().coef * 1e3
+    share = quadratic * counts[-2] ** 2 / (seconds[-2] * 1e3)
+    return (
+        f"{table}\nfitted: {constant:.0f} ms + {slope:.3f} ms for each of the {what} + "
+        f"{quadratic * 1e6:.0f} ns for each pair of them; at {counts[-2]} the pairs take {share:.0%}"
+    )
+
+
+class Bench:
+    """A model of random weights and one image, its parts timed.
+
+    Args:
+        arguments: the command line's.
+        num_patches, num_classes: N, C.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, num_patches: int, num_classes: int) -> None:
+        torch.manual_seed(0)
+        self.device = arguments.device
+        self.model = _build_model(arguments.device, num_classes)
+        height, width = arguments.size
+        patches = make_patches(num_patches, height * 3 // 5, width * 3 // 5)
+        size = (patches.height, patches.width)
+        mapping = AxisAlignedMap.from_transforms(T.ResizeTransform(*size, height, width), size, (height, width))
+        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+        self.input = {
+            "image": image,
+            "height": size[0],
+            "width": size[1],
+            "patches": patch_instances(patches, mapping, self.model.roi_size),
+            "patch_rles": patches,
+        }
+        self.pixels = self.model._preprocess([self.input]).tensor
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._stand_in_for_training(patches)
+        for name in _PARTS:
+            part = getattr(self.model, name)
+            if isinstance(part, nn.Module):
+                part.forward = self._timed(name, part.forward)
+        self.model.inference = self._timed("inference", self.model.inference)  # type: ignore[assignment]
+
+    def run(self) -> dict[str, float]:
+        """Seconds of every part of one forward pass, of "the rest" and of the "whole"."""
+        self.seconds.clear()
+        whole = self.time(lambda: self.model([self.input]))
+        parts = {name: self.seconds[name] for name in _PARTS}
+        paused = self.seconds["paused"]
+        return {**parts, "the rest": whole - paused - sum(parts.values()), "whole": whole - paused}
+
+    @staticmethod
+    def time(call: Callable[[], Any]) -> float:
+        """Seconds of a call, to the end of what it has started on a GPU."""
+        _synchronize()
+        start = time.perf_counter()
+        call()
+        _synchronize()
+        return time.perf_counter() - start
+
+    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self._clock(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    @contextmanager
+    def _clock(self, name: str) -> Iterator[None]:
+        _synchronize()
+        start = time.perf_counter()
+        yield
+        _synchronize()
+        self.seconds[name] += time.perf_counter() - start
+
+    def _stand_in_for_training(self, patches: Patches) -> None:
+        """Merged boxes and last scores as those of a trained model; see the module's description."""
+        random = torch.Generator().manual_seed(0)
+        merged_boxes, inference = affinity_decoder.merged_boxes, self.model.inference
+        affinity = torch.from_numpy(patches.iop(patches).T.astype(np.float32))  # (instance, patch)
+
+        def boxes(members: Tensor, patch_boxes: Tensor) -> Tensor:
+            merged = merged_boxes(members, patch_boxes)
+            count = patch_boxes.shape[1]
+            moved = torch.rand(count, generator=random) < _MOVED
+            shift = torch.rand(count, 1, generator=random) * 0.05 * moved[:, None]
+            merged[:, -count:] = (patch_boxes - shift.to(patch_boxes.device)).clamp(0, 1)
+            merged[:, :-count] = torch.tensor([0.0, 0, 1, 1])
+            return merged
+
+        def segment(predictions: Predictions, rles: Patches) -> dict[str, object]:
+            sure = replace(
+                predictions,
+                semantic_scores=_scores(predictions.semantic_scores, _REGIONS),
+                semantic_affinity=torch.rand(predictions.semantic_affinity.shape, generator=random),
+                instance_scores=_scores(predictions.instance_scores, _INSTANCES),
+                instance_affinity=affinity,
+            )
+            return inference(sure, rles)
+
+        affinity_decoder.merged_boxes = boxes
+        self.model.inference = segment  # type: ignore[assignment]
+
+
+def _scores(like: Tensor, sure: int) -> Tensor:
+    """Of `like`'s shape (queries, ...), at most 0.05 but for the first `sure` queries, evenly spread."""
+    scores = torch.rand(like.shape) * 0.05
+    index = torch.linspace(0, max(len(scores) - 1, 0), min(sure, len(scores))).long()
+    scores[(index, *([0] * (scores.dim() - 1)))] = 0.9
+    return scores
+
+
+def make_patches(count: int, height: int, width: int) -> Patches:
+    """Regions of a photograph; more than there are, with repeats."""
+    image = (resize(data.coffee(), (height, width)) * 255).astype(np.uint8)
+    patches = RegionGenerator()(image)
+    return patches.select(np.random.default_rng(0).choice(len(patches), count, replace=count > len(patches)))
+
+
+def _build_model(device: str, num_classes: int) -> SAMCP:
+    vocabulary = f"benchmark_{num_classes}"
+    things = num_classes * 80 // 133
+    MetadataCatalog.get(vocabulary).set(
+        stuff_classes=[f"class {i}" for i in range(num_classes)],
+        thing_dataset_id_to_contiguous_id={i: i for i in range(things)},
+    )
+    cfg: CfgNode = get_cfg()
+    add_samcp_config(cfg)
+    cfg.merge_from_file(str(_ROOT / _CONFIG))
+    cfg.merge_from_list(["DATASETS.TRAIN", (vocabulary,), "MODEL.DEVICE", device])
+    return SAMCP(cfg).to(device).eval()
+
+
+def _mask2former(num_classes: int) -> nn.Module | None:
+    """Mask2Former-R50 for COCO panoptic, of random weights; None where transformers is not installed."""
+    try:
+        from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
+    except ImportError:
+        return None
+    resnet = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
+    config = Mask2FormerConfig(backbone_config=resnet, num_labels=num_classes)
+    return Mask2FormerForUniversalSegmentation(config).eval()
+
+
+def _print_one_measurement(arguments: argparse.Namespace) -> None:
+    """Seconds of encoder, decoder, inference and the rest without the backbone, and MB above the loaded model."""
+    bench = Bench(arguments, arguments.patches, arguments.classes)
+    features = {
+        name: torch.randn(1, shape.channels, *(-(-size // shape.stride) for size in arguments.size))
+        for name, shape in bench.model.backbone.output_shape().items()
+    }
+    features = {name: feature.to(arguments.device) for name, feature in features.items()}
+    bench.model.backbone.forward = lambda _: features
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    runs = [bench.run() for _ in range(arguments.repeats + 1)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if arguments.device.startswith("cuda"):
+        before, peak = 0, torch.cuda.max_memory_allocated()
+    best = min(runs[1:], key=lambda parts: parts["whole"])
+    parts = [best[name] for name in ("patch_encoder", "decoder", "inference")]
+    print(*parts, best["whole"] - sum(parts), (peak - before) / 1e6)
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs=2, default=[800, 1088], metavar=("H", "W"), help="of the input")
+    parser.add_argument("--patches", type=int, default=150)
+    parser.add_argument("--classes", type=int, default=133)
+    parser.add_argument("--more-patches", type=int, nargs="+", default=[50, 100, 200, 400, 800, 1600])
+    parser.add_argument("--more-classes", type=int, nargs="+", default=[10, 100, 500, 1000, 2000])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
