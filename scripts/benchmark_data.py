@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -161,7 +161,7 @@ def loader_table(cfg: CfgNode, arguments: argparse.Namespace) -> str:
 def _dense(mapper: SAMCPDatasetMapper, patches: Patches, seconds: dict[str, float]) -> None:
     """Decode every mask and apply the augmentation to each, as Detectron2 does to a mask."""
     image = np.zeros((patches.height, patches.width, 3), np.uint8)
-    transforms: T.TransformList = mapper.augmentations(T.AugInput(image))
+    transforms: T.Transform = mapper.augmentations(T.AugInput(image))
     with _clock(seconds, "decode all masks and augment them"):
         with _clock(seconds, "decode all masks"):
             masks = patches.decode()
@@ -182,7 +182,9 @@ def _timed_parts(seconds: dict[str, float]) -> Iterator[None]:
 
         return call
 
-    with mock.patch.multiple(dataset_mapper, **{name: timed(name) for name in _PARTS}):
+    with ExitStack() as patches:
+        for name in _PARTS:
+            patches.enter_context(mock.patch.object(dataset_mapper, name, timed(name)))
         yield
 
 

@@ -17,7 +17,6 @@ prompts and is left out afterwards: its batches all take the same, while what is
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -60,7 +59,8 @@ def main() -> None:
     )
     for model_type in arguments.model_type:
         print(f"\n{model_type}, {arguments.points_per_side} points per side")
-        print(_time_table(model_type, image, arguments))
+        if arguments.repeats:
+            print(_time_table(model_type, image, arguments))
         if arguments.memory_points:
             print(_memory_table(model_type, arguments))
 
@@ -264,9 +264,16 @@ def _print_memory(arguments: argparse.Namespace) -> None:
     sam = _model(arguments.model_type[0])
     regions = RegionLogits(image, sam, arguments.survival)
     run, _ = RUNNERS[arguments.measure_memory](sam, regions, arguments.points_per_side, arguments.memory_prompts)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = _status_mb("VmRSS")
     run(image)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6)
+    print(_status_mb("VmHWM") - before)
+
+
+def _status_mb(name: str) -> float:
+    """A size of this process that Linux keeps: VmRSS, the memory it takes, or VmHWM, the most that it took."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def _model(model_type: str) -> Sam:
@@ -287,7 +294,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-prompts", type=int, default=192, help="prompts for which the decoder runs")
     parser.add_argument("--survival", type=float, default=0.6, help="share of masks above the predicted-IoU threshold")
     parser.add_argument("--picture", default="coffee", help="name of a photograph in skimage.data")
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=1, help="of the timing; 0: memory only")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--measure-memory", choices=RUNNERS, help=argparse.SUPPRESS)
     return parser

@@ -19,6 +19,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 from proposal_cache import CacheError, PatchCache
 from proposal_cache.generators.base import Generator
@@ -94,6 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     sam.add_argument(
         "--device", default="cpu", help="cpu, cuda (its own for each rank) or cuda:N (default %(default)s)"
     )
+    sam.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of SAM's image encoder; the short ones are for GPUs (default %(default)s)",
+    )
+    sam.add_argument("--compile", action="store_true", help="SAM through torch.compile: slow to start, then faster")
     sam.add_argument("--points-per-side", type=_count, default=48, metavar="N", help="grid (default %(default)s)")
     sam.add_argument("--pred-iou-thresh", type=float, default=0.8, metavar="X", help="(default %(default)s)")
     sam.add_argument("--stability-score-thresh", type=float, default=0.9, metavar="X", help="(default %(default)s)")
@@ -127,21 +135,24 @@ def _segment_everything(arguments: argparse.Namespace, ranks: Ranks) -> Generato
             "https://github.com/facebookresearch/segment-anything#model-checkpoints and "
             "https://github.com/facebookresearch/sam2#model-description), or use --generator regions"
         )
+    options: dict[str, Any] = {
+        "device": _device(arguments.device, ranks),
+        "points_per_side": arguments.points_per_side,
+        "pred_iou_thresh": arguments.pred_iou_thresh,
+        "stability_score_thresh": arguments.stability_score_thresh,
+        "box_nms_thresh": arguments.box_nms_thresh,
+    }
     # torch is slow to import, and regions do without
     if arguments.generator == "sam":
-        from proposal_cache.generators.sam import SamGenerator as SegmentEverything
-    else:
-        from proposal_cache.generators.sam2 import Sam2Generator as SegmentEverything  # type: ignore[assignment]
+        from proposal_cache.generators.sam import SamGenerator
 
-    return SegmentEverything.from_checkpoint(
-        model_type,
-        arguments.checkpoint,
-        device=_device(arguments.device, ranks),
-        points_per_side=arguments.points_per_side,
-        pred_iou_thresh=arguments.pred_iou_thresh,
-        stability_score_thresh=arguments.stability_score_thresh,
-        box_nms_thresh=arguments.box_nms_thresh,
-    )
+        options |= {"dtype": arguments.dtype, "compile": arguments.compile}
+        return SamGenerator.from_checkpoint(model_type, arguments.checkpoint, **options)
+    if arguments.dtype != "float32" or arguments.compile:
+        raise CacheError("--dtype and --compile are for --generator sam; leave them out")
+    from proposal_cache.generators.sam2 import Sam2Generator
+
+    return Sam2Generator.from_checkpoint(model_type, arguments.checkpoint, **options)
 
 
 def _device(name: str, ranks: Ranks) -> str:

@@ -3,14 +3,17 @@
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 
 from proposal_cache import PatchCache
 
@@ -87,6 +90,52 @@ def test_registered_dataset(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     assert list(PatchCache(tmp_path / "cache")) == ["x"]
+
+
+def test_interrupted_while_workers_cut(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (120, 160, 3), np.uint8)).save(tmp_path / f"images/{i:02}.png")
+    command = [sys.executable, str(SCRIPT), "--images", str(tmp_path / "images"), "--generator", "regions"]
+    command += ["--workers", "2", "--shard-size", "4", "--output", str(tmp_path / "cache")]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "cache").glob("shard-*.h5")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal: to the workers too
+    _, stderr = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "interrupted; the same command continues" in stderr
+    assert "Traceback" not in stderr
+    assert 0 < len(PatchCache(tmp_path / "cache")) < 40
+    result = run(*command[2:])
+    assert result.returncode == 0, result.stderr
+    assert ": 40 images, " in result.stdout
+
+
+@pytest.mark.slow
+def test_sam_itself(folder: Path, tmp_path: Path) -> None:
+    sam = sam_model_registry["vit_b"]()
+    torch.save(sam.state_dict(), tmp_path / "vit_b.pth")
+    thresholds = {"pred_iou_thresh": -1.0, "stability_score_thresh": 0.0}
+    options = ("--model-type", "vit_b", "--checkpoint", tmp_path / "vit_b.pth", "--points-per-side", 2)
+    options += ("--pred-iou-thresh", -1, "--stability-score-thresh", 0)
+    result = run("--images", folder, *options, "--output", tmp_path / "cache")
+    assert result.returncode == 0, result.stderr
+    image = np.array(Image.open(folder / "a.png"))
+    original = SamAutomaticMaskGenerator(sam, points_per_side=2, output_mode="coco_rle", **thresholds).generate(image)
+    found = PatchCache(tmp_path / "cache")["a"]
+    assert len(found) == len(original) > 0
+    np.testing.assert_allclose(found.predicted_iou, [mask["predicted_iou"] for mask in original], atol=1e-4)
+
+
+def test_dtype_is_for_sam(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").touch()
+    options = ("--generator", "sam2", "--checkpoint", tmp_path / "weights.pt", "--dtype", "bfloat16")
+    assert "--dtype and --compile are for --generator sam" in error_here("--images", folder, *options, "--output", "x")
 
 
 def test_unknown_dataset_names_the_near_ones(tmp_path: Path) -> None:

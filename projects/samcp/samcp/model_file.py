@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -73,8 +74,8 @@ class ModelFile:
                 f"{path}: has no {' and '.join(sorted(missing))} in its metadata; only files made by "
                 "scripts/convert_checkpoint.py say what model they are"
             )
-        fields = json.loads(metadata[_VOCABULARY])
-        return cls(tensors, metadata[_CONFIG], Vocabulary(**{key: _tuples(value) for key, value in fields.items()}))
+        fields = {key: _tuples(value) for key, value in json.loads(metadata[_VOCABULARY]).items()}
+        return cls(tensors, metadata[_CONFIG], Vocabulary(**fields))
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file; under its name there is never half a file.
@@ -101,6 +102,6 @@ def parse_config(text: str) -> CfgNode:
     return cfg
 
 
-def _tuples(value: object) -> object:
+def _tuples(value: Any) -> Any:
     """json's lists as the tuples they were."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
