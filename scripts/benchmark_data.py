@@ -52,7 +52,7 @@ _CONFIG = "configs/coco/panoptic/samcp_R50_12ep.yaml"
 _NAME = "benchmark_data"
 _PICTURES = ("astronaut", "coffee", "chelsea", "rocket", "hubble_deep_field", "immunohistochemistry")
 _PARTS = {
-    "_read_image": "read the image",
+    "read_image": "read the image",
     "read_patches": "load its patches",
     "crop_patches": "cut them to the crop",
     "patch_instances": "their boxes and 7x7 masks",

@@ -19,6 +19,8 @@ def _add_data_config(cfg: CN) -> None:
     cfg.DATASETS.PATCHES_TEST = ()
     # Patches of a cropped image that keep fewer pixels than this (in the image's own pixels) are dropped.
     cfg.INPUT.MIN_PATCH_AREA = 16
+    # INPUT.CROP always, and after the resize, as ADE20K is trained; not half the time and before it, as DETR does.
+    cfg.INPUT.CROP.AFTER_RESIZE = False
 
     # The ground-truth affinity G of patches and entities (METHOD 6; paper 3.2.3, Table 12).
     cfg.MODEL.SAMCP = CN()
@@ -78,6 +80,16 @@ def _add_model_config(cfg: CN) -> None:
     # "" for random weights, a checkpoint file, or "package:NAME" for the one inside an installed package.
     cfg.MODEL.TIMM.WEIGHTS = ""
     cfg.MODEL.TIMM.FREEZE_NORM = True  # BatchNorm keeps its statistics and its affine parameters
+
+    # Detectron2's Swin under its FPN: MODEL.BACKBONE.NAME "build_swin_fpn_backbone"; these are Swin-T's.
+    cfg.MODEL.SWIN = CN()
+    cfg.MODEL.SWIN.EMBED_DIM = 96
+    cfg.MODEL.SWIN.DEPTHS = [2, 2, 6, 2]
+    cfg.MODEL.SWIN.NUM_HEADS = [3, 6, 12, 24]
+    cfg.MODEL.SWIN.WINDOW_SIZE = 7
+    cfg.MODEL.SWIN.DROP_PATH_RATE = 0.2  # stochastic depth of the last block, less in those before
+    cfg.MODEL.SWIN.WEIGHTS = ""  # "" for random weights, or a file of the official release
+    cfg.MODEL.SWIN.ACTIVATION_CHECKPOINT = False  # recompute the blocks' activations in the backward pass
 
 
 def _add_loss_config(cfg: CN) -> None:

@@ -97,6 +97,13 @@ def test_training_augments_and_gives_targets_and_no_rles(toy):
         assert len(whole) > 0
 
 
+def test_a_crop_after_the_resize_is_always_taken(toy):
+    crop = {"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": "absolute", "INPUT__CROP__SIZE": [50, 70]}
+    cfg = config(toy, INPUT__CROP__AFTER_RESIZE=True, INPUT__MIN_SIZE_TRAIN=(90,), **crop)
+    shapes = {tuple(mapped(cfg, index % 4, is_train=True)["image"].shape) for index in range(12)}
+    assert shapes == {(3, 50, 70)}
+
+
 def test_boxes_follow_the_picture(toy):
     """In the middle of a disc's box the augmented image has the colour of discs."""
     np.random.seed(1)

@@ -1,6 +1,7 @@
 """From a record of a dataset to what the model takes (METHOD 6 and 9)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
+from detectron2.structures import Instances
 
-from proposal_cache import PatchCache
+from proposal_cache import PatchCache, Patches
 
 from .affinity_targets import AffinityRule, build_targets
 from .errors import DataError
@@ -20,6 +22,36 @@ from .vocabulary import Vocabulary
 
 # DETR's augmentation shrinks an image to one of these shorter sides before it crops.
 _SIZES_BEFORE_CROP = (400, 500, 600)
+
+
+@dataclass(frozen=True)
+class AugmentedImage:
+    """An image and its patches after augmentation.
+
+    Attributes:
+        image: (3, H, W) uint8.
+        patches: Instances of the N visible patches, as :func:`patch_instances` makes them.
+        visible: the same patches at the image's own size, cut to what the augmentation left of it.
+        mapping: from the original image to the augmented one.
+    """
+
+    image: torch.Tensor
+    patches: Instances
+    visible: Patches
+    mapping: AxisAlignedMap
+
+
+def augment_image(
+    image: np.ndarray, patches: Patches, *, augmentations: T.AugmentationList, roi_size: int, min_patch_area: int
+) -> AugmentedImage:
+    """Augment an image (H, W, 3) and its patches alike; the other arguments are the mapper's."""
+    size = _size(image)
+    augmented = T.AugInput(image)
+    transforms = augmentations(augmented)
+    mapping = AxisAlignedMap.from_transforms(transforms, size, _size(augmented.image))
+    visible = crop_patches(patches, mapping, min_patch_area)
+    pixels = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+    return AugmentedImage(pixels, patch_instances(visible, mapping, roi_size), visible, mapping)
 
 
 class SAMCPDatasetMapper:
@@ -98,35 +130,41 @@ class SAMCPDatasetMapper:
         }
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        image = _read_image(record, self.image_format)
+        image = read_image(record["file_name"], self.image_format)
         size = _size(image)
+        _check_size(record, size)
         patches = read_patches(self.caches[record["patches_path"]], record, size)
 
-        augmented = T.AugInput(image)
-        transforms = self.augmentations(augmented)
-        mapping = AxisAlignedMap.from_transforms(transforms, size, _size(augmented.image))
-        visible = crop_patches(patches, mapping, self.min_patch_area)
-
+        augmented = augment_image(
+            image,
+            patches,
+            augmentations=self.augmentations,
+            roi_size=self.roi_size,
+            min_patch_area=self.min_patch_area,
+        )
         sample = {name: record[name] for name in ("file_name", "key", "image_id") if name in record}
         sample |= {"height": size[0], "width": size[1]}
-        sample["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
-        sample["patches"] = patch_instances(visible, mapping, self.roi_size)
+        sample |= {"image": augmented.image, "patches": augmented.patches}
         if self.with_targets:
             ground_truth = read_ground_truth(record, size, num_classes=self.num_classes, ignore_label=self.ignore_label)
-            targets = build_targets(visible, ground_truth, rule=self.rule, mapping=mapping)
+            targets = build_targets(augmented.visible, ground_truth, rule=self.rule, mapping=augmented.mapping)
             sample["instances"], sample["sem_segments"] = targets.instances, targets.sem_segments
             sample["patches"].in_crowd = targets.in_crowd
         if not self.is_train:
-            sample["patch_rles"] = visible
+            sample["patch_rles"] = augmented.visible
         return sample
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """DETR's augmentation in training (METHOD 9): half the time a crop, then a resize, and a flip; in test a resize."""
+    """Resize and flip; in training also a crop, half the time before the resize as DETR does, or always after it."""
     augmentations = detection_utils.build_augmentation(cfg, is_train)
-    if is_train and cfg.INPUT.CROP.ENABLED:
+    if not (is_train and cfg.INPUT.CROP.ENABLED):
+        return augmentations
+    crop = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+    if cfg.INPUT.CROP.AFTER_RESIZE:
+        augmentations.insert(1, crop)
+    else:
         shrink = T.ResizeShortestEdge(_SIZES_BEFORE_CROP, sample_style="choice")
-        crop = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
         augmentations.insert(0, T.RandomApply(T.AugmentationList([shrink, crop]), prob=0.5))
     return augmentations
 
@@ -136,20 +174,25 @@ def _size(image: np.ndarray) -> tuple[int, int]:
     return image.shape[0], image.shape[1]
 
 
-def _read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
-    """(H, W, 3) uint8."""
-    path = record["file_name"]
+def read_image(path: str, image_format: str) -> np.ndarray:
+    """(H, W, 3) uint8.
+
+    Raises:
+        DataError: missing or unreadable.
+    """
     try:
-        image = detection_utils.read_image(path, format=image_format)
+        return detection_utils.read_image(path, format=image_format)
     except FileNotFoundError as error:
         raise DataError(f"{path}: the image is missing; is DETECTRON2_DATASETS set to the right folder?") from error
     except (OSError, SyntaxError, ValueError) as error:  # all of them are raised by PIL for damaged files
         raise DataError(
             f"{path}: the image cannot be read ({error}); replace it, or take it out of the dataset"
         ) from error
-    if "height" in record and (record["height"], record["width"]) != image.shape[:2]:
+
+
+def _check_size(record: Mapping[str, Any], size: tuple[int, int]) -> None:
+    if "height" in record and (record["height"], record["width"]) != size:
         raise DataError(
-            f"{path}: is {image.shape[0]} x {image.shape[1]} pixels (height x width), but its dataset says "
+            f"{record['file_name']}: is {size[0]} x {size[1]} pixels (height x width), but its dataset says "
             f"{record['height']} x {record['width']}; correct the annotations"
         )
-    return image

@@ -1,4 +1,4 @@
-"""Every config in the repository loads, and every ablation changes what it is named after, and nothing else."""
+"""Every ablation changes what it is named after, and nothing else."""
 
 from functools import cache
 from pathlib import Path
@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from samcp import add_samcp_config
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 ABLATED = CONFIGS / "coco" / "panoptic" / "samcp_R50_12ep.yaml"
 
 
@@ -30,15 +30,6 @@ def flat(cfg, prefix=""):
 
 def names(folder):
     return sorted(str(path.relative_to(CONFIGS)) for path in folder.rglob("*.yaml"))
-
-
-@pytest.mark.parametrize("name", names(CONFIGS))
-def test_loads(name):
-    cfg = load(CONFIGS / name)
-    assert cfg.MODEL.META_ARCHITECTURE == "SAMCP"
-    for split in ("TRAIN", "TEST"):
-        assert len(cfg.DATASETS[split]) == len(cfg.DATASETS[f"PATCHES_{split}"])
-    assert all(step < cfg.SOLVER.MAX_ITER for step in cfg.SOLVER.STEPS)
 
 
 EXPECTED = {

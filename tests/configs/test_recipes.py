@@ -1,0 +1,71 @@
+"""Every recipe is built, trained for a step and evaluated, on a small dataset in the place of its own."""
+
+import math
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.engine import default_argument_parser
+
+from samcp import add_samcp_config
+from samcp.engine import Trainer, load_config
+from tests.toy_datasets import panoptic_dataset
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BASES = CONFIGS / "_base_"
+RECIPES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.parent != BASES)
+# What only changes how long a step takes.
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.SAMCP.ROI_FC_DIM": 64,
+    "MODEL.SAMCP.FFN_DIM": 64,
+    "MODEL.SAMCP.DENOISING.MAX_QUERIES": 20,
+    "INPUT.MIN_SIZE_TRAIN": (64, 96),
+    "INPUT.MAX_SIZE_TRAIN": 128,
+    "INPUT.MIN_SIZE_TEST": 64,
+    "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 1,
+    "SOLVER.STEPS": (),
+    "TEST.EVAL_PERIOD": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stand_in")
+    with panoptic_dataset(root, "stand_in", count=2) as name:
+        yield {
+            "DATASETS.TRAIN": (name,),
+            "DATASETS.TEST": (name,),
+            "DATASETS.PATCHES_TRAIN": (str(root / "patches"),),
+            "DATASETS.PATCHES_TEST": (str(root / "patches"),),
+        }
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_names_a_cache_for_each_dataset_and_drops_before_the_end(recipe):
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.merge_from_file(str(CONFIGS / recipe))
+    assert cfg.MODEL.META_ARCHITECTURE == "SAMCP"
+    for split in ("TRAIN", "TEST"):
+        assert len(cfg.DATASETS[split]) == len(cfg.DATASETS[f"PATCHES_{split}"])
+    assert all(step < cfg.SOLVER.MAX_ITER for step in cfg.SOLVER.STEPS)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_trains_a_step_and_evaluates(recipe, stand_in, tmp_path):
+    settings = {**SMALL, **stand_in, "OUTPUT_DIR": str(tmp_path)}
+    overrides = [str(part) for item in settings.items() for part in item]
+    arguments = ["--config-file", str(CONFIGS / recipe), *overrides]
+    trainer = Trainer(load_config(default_argument_parser().parse_args(arguments)))
+    trainer.train()
+    losses = {name: value for name, (value, _) in trainer.storage.latest().items() if "loss" in name}
+    assert losses
+    assert all(math.isfinite(value) for value in losses.values())
+    figures = {figure for task in trainer._last_eval_results.values() for figure in task}
+    assert "mIoU" in figures
