@@ -68,7 +68,8 @@ def main() -> None:
     print(forward_table(arguments), "\n")
     print(merging_table(arguments), "\n")
     for what in ("patches", "classes"):
-        print(growth_table(what, getattr(arguments, f"more_{what}"), arguments), "\n")
+        if counts := getattr(arguments, f"more_{what}"):
+            print(growth_table(what, counts, arguments), "\n")
 
 
 def forward_table(arguments: argparse.Namespace) -> str:
@@ -93,7 +94,7 @@ def forward_table(arguments: argparse.Namespace) -> str:
     for name, seconds in theirs.items():
         least = min(seconds[1:])
         rows.append([name, f"{least * 1e3:.0f}", f"{least / whole:.3f}"])
-        rows.append([f"  SAM-CP / {name}", "", f"{whole / least:.3f}"])
+        rows.append([f"SAM-CP / {name}", "", f"{whole / least:.3f}"])
     if mask2former is None:
         rows.append(["Mask2Former-R50", "not measured: pip install -e '.[bench]'", ""])
     return tabulate(rows, ["", "ms", "of the whole"])
@@ -321,8 +322,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=[800, 1088], metavar=("H", "W"), help="of the input")
     parser.add_argument("--patches", type=int, default=150)
     parser.add_argument("--classes", type=int, default=133)
-    parser.add_argument("--more-patches", type=int, nargs="+", default=[50, 100, 200, 400, 800, 1600])
-    parser.add_argument("--more-classes", type=int, nargs="+", default=[10, 100, 500, 1000, 2000])
+    parser.add_argument("--more-patches", type=int, nargs="*", default=[50, 100, 200, 400, 800, 1600])
+    parser.add_argument("--more-classes", type=int, nargs="*", default=[10, 100, 500, 1000, 2000])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")

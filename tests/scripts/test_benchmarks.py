@@ -1,0 +1,34 @@
+"""The benchmarks of model and data run, small, and print their tables."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def output(script: str, *arguments: object) -> str:
+    command = [sys.executable, "-W", "ignore", str(SCRIPTS / script), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=SCRIPTS.parent, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_data_prints_its_parts_and_what_workers_load() -> None:
+    printed = output("benchmark_data.py", "--patches", 5, "--images", 4, "--workers", 0, 1)
+    for part in ("load its patches", "targets", "an image, whole"):
+        assert re.search(rf"^{part} +\d+\.\d+$", printed, re.MULTILINE)
+    assert re.search(r"^the dense way: decode all masks +[\d.]+ +=? ?[\d.]+ x ours$", printed, re.MULTILINE)
+    assert re.search(r"^ +1 +[\d.]+ +[\d.]+$", printed, re.MULTILINE)
+
+
+def test_model_prints_its_parts_peers_and_growth() -> None:
+    sizes = ("--size", 96, 128, "--patches", 6, "--classes", 8, "--repeats", 1)
+    printed = output("benchmark_model.py", *sizes, "--more-patches", 2, 4, 8, "--more-classes")
+    for row in ("backbone", "decoder", "everything after the FPN"):
+        assert re.search(rf"^{row} +\d+ +[\d.]+$", printed, re.MULTILINE)
+    assert re.search(r"^SAM-CP / R50-FPN alone +[\d.]+$", printed, re.MULTILINE)
+    assert "Mask2Former-R50" in printed  # its figures, or how to install what they need
+    assert "6 masks into 100 queries" in printed
+    assert len(re.findall(r"^fitted: ", printed, re.MULTILINE)) == 1
