@@ -96,3 +96,10 @@ def test_config_builds_the_pyramid(toy_cfg: CfgNode) -> None:
 def test_bad_settings_are_named(name: str, weights: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         TimmBackbone(name=name, weights=weights)
+
+
+def test_frozen_norms_keep_their_statistics_from_the_first_step_on():
+    backbone = TimmBackbone(name="tf_efficientnet_lite0")
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    backbone(torch.rand(2, 3, 64, 64))
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())

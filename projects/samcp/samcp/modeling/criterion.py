@@ -91,10 +91,10 @@ def _counts(targets: QueryTargets) -> tuple[Tensor, Tensor]:
 
 
 def mean_over_workers(counts: Tensor) -> Tensor:
-    """The mean of ``counts`` over all workers, at least 1. DDP averages gradients, so dividing each worker's sum by
-    the mean count equals dividing the total by the total count."""
-    if comm.get_world_size() > 1:
+    """The total of ``counts`` over all workers, at least 1, divided by their number. DDP averages gradients, so dividing
+    each worker's sum by this equals dividing the total by the total count."""
+    workers = comm.get_world_size()
+    if workers > 1:
         counts = counts.clone()
         torch.distributed.all_reduce(counts)
-        counts = counts / comm.get_world_size()
-    return counts.clamp(min=1)
+    return counts.clamp(min=1) / workers

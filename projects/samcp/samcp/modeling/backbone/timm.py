@@ -49,6 +49,7 @@ class TimmBackbone(Backbone):
                     parameter.requires_grad = False
         if freeze_at >= 2:
             self._freeze_up_to(info.module_name(self._index[f"res{freeze_at}"]))
+        self.train()  # as a module begins, but with frozen norms in evaluation mode
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> feature maps by name."""

@@ -1,0 +1,56 @@
+"""Two processes that have a half of the batch each take the step that one with all of it takes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from samcp import SAMCP
+from samcp.data import Vocabulary
+from samcp.engine import _distributed
+
+
+def build(cfg: CfgNode) -> SAMCP:
+    torch.manual_seed(0)
+    model = SAMCP(cfg, vocabulary=Vocabulary(("disc", "square", "ring", "sky", "grass"), (True,) * 3 + (False,) * 2))
+    with torch.no_grad():  # affinities so far apart that rounding does not decide who is masked
+        for layer in model.decoder.layers:
+            layer.affinity.patch_bias.normal_(std=0.2)
+    return model
+
+
+def gradients(model: torch.nn.Module, batch: list[dict]) -> dict[str, Tensor]:
+    model.zero_grad()
+    sum(model(batch).values()).backward()
+    named = {name.removeprefix("module."): p.grad for name, p in model.named_parameters()}
+    return {name: gradient.clone() for name, gradient in named.items() if gradient is not None}
+
+
+def work(rank: int, folder: Path, cfg: CfgNode, batches: list[list[dict]]) -> None:
+    """One of two workers: image `rank` of each batch."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    model = _distributed(build(cfg))
+    torch.save([gradients(model, [batch[rank]]) for batch in batches], folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_take_the_same_step_as_one(toy: Any, toy_cfg: CfgNode, tmp_path: Path) -> None:
+    toy_cfg.MODEL.SAMCP.DENOISING.ENABLED = False  # its noise is drawn anew in every process
+    batches = [
+        [toy.input(12, {0: [1, 2], 1: [7], 3: [5]}), toy.input(7, {2: [0]}, seed=2)],
+        [toy.input(9, {0: [1, 2]}, seed=3), toy.input(6, {}, seed=4)],  # nothing to learn for the second one
+        [toy.input(0, {}, seed=5), toy.input(6, {1: [3]}, seed=6)],  # no patches for the first one
+    ]
+    torch.multiprocessing.spawn(work, (tmp_path, toy_cfg, batches), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    model = build(toy_cfg)
+    for batch, ours, theirs in zip(batches, first, second, strict=True):
+        alone = gradients(model, batch)
+        assert alone.keys() <= ours.keys()
+        for name, gradient in ours.items():
+            assert torch.equal(gradient, theirs[name]), name
+            expected = alone.get(name, torch.zeros_like(gradient))
+            assert torch.allclose(gradient, expected, rtol=1e-3, atol=1e-5), name

@@ -1,0 +1,74 @@
+"""Steps of training: repeatable, in half precision, and without any BatchNorm that would need all workers' images."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from torch import Tensor, nn
+
+from samcp import SAMCP, add_samcp_config
+from samcp.solver import build_optimizer
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def test_the_same_seed_gives_the_same_weights_after_three_steps(toy: Any, toy_cfg: CfgNode) -> None:
+    batches = [[toy.input(8, {0: [1, 2], 3: [5]}, seed=i), toy.input(5, {2: [0]}, seed=9 + i)] for i in range(3)]
+
+    def train(seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(seed)
+        model = SAMCP(toy_cfg)
+        optimizer = build_optimizer(toy_cfg, model)
+        for batch in batches:
+            optimizer.zero_grad()
+            sum(model(batch).values()).backward()
+            optimizer.step()
+        return model.state_dict()
+
+    first, again, other = train(0), train(0), train(1)
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert any(not torch.equal(value, other[name]) for name, value in first.items())
+
+
+def test_half_precision_is_near_full_precision(toy: Any, toy_cfg: CfgNode) -> None:
+    toy_cfg.MODEL.SAMCP.DCA_MASK = False  # who is masked is a yes or no that rounding may turn
+    torch.manual_seed(0)
+    toy_model = SAMCP(toy_cfg)
+    batch = [toy.input(8, {0: [1, 2], 3: [5]}), toy.input(0, {}), toy.input(5, {2: [0]}, seed=3)]
+
+    def losses_and_gradient(enabled: bool) -> tuple[dict[str, float], Tensor]:
+        toy_model.zero_grad()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses = toy_model(batch)
+        sum(losses.values()).backward()
+        heads = [p for name, p in toy_model.named_parameters() if not name.startswith("backbone.")]
+        gradients = [p.grad.flatten() for p in heads if p.grad is not None]
+        return {name: float(loss.detach()) for name, loss in losses.items()}, torch.cat(gradients)
+
+    full, gradient = losses_and_gradient(False)
+    half, rough_gradient = losses_and_gradient(True)
+    assert full == pytest.approx(half, rel=0.1, abs=0.02)
+    assert full != half
+    assert torch.isfinite(rough_gradient).all()
+    assert torch.cosine_similarity(gradient, rough_gradient, dim=0) > 0.9
+    assert all(p.dtype == torch.float32 for p in toy_model.parameters())
+
+
+@pytest.mark.parametrize("base", ["samcp_R50", "samcp_SwinL", "samcp_lite0"])
+def test_no_batch_statistics_are_trained(toy_vocabulary: str, base: str) -> None:
+    """The backbone's BatchNorm is frozen and all other norms are of single images: there is nothing to synchronise."""
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.merge_from_file(str(CONFIGS / "_base_" / f"{base}.yaml"))
+    cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu", "DATASETS.TRAIN", (toy_vocabulary,), "MODEL.TIMM.WEIGHTS", ""),
+            *("MODEL.SWIN.WEIGHTS", "", "MODEL.SWIN.EMBED_DIM", 12, "MODEL.SWIN.NUM_HEADS", [1, 2, 3, 4]),
+            *("MODEL.SWIN.DEPTHS", [1, 1, 1, 1], "MODEL.SAMCP.ENC_LAYERS", 1, "MODEL.SAMCP.DEC_LAYERS", 1),
+        ]
+    )
+    norms = [m for m in SAMCP(cfg).train().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert not any(norm.training or any(p.requires_grad for p in norm.parameters()) for norm in norms)
