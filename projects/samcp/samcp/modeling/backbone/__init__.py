@@ -1,5 +1,6 @@
 """Backbones that Detectron2 does not have; importing this registers them."""
 
+from .swin import build_swin_fpn_backbone
 from .timm import TimmBackbone, build_timm_fpn_backbone
 
-__all__ = ["TimmBackbone", "build_timm_fpn_backbone"]
+__all__ = ["TimmBackbone", "build_swin_fpn_backbone", "build_timm_fpn_backbone"]
