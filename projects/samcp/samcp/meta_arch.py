@@ -1,6 +1,6 @@
 """SAM-CP: label patches (Prompt I) and join them (Prompt II) in one pass (paper, Figure 2)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -13,6 +13,7 @@ from .modeling.affinity_decoder import AffinityDecoder, DecoderOutput
 from .modeling.classifier import Classifier
 from .modeling.criterion import Criterion
 from .modeling.denoising import DenoisingQueries, make_denoising_queries
+from .modeling.encoded_images import EncodedImages
 from .modeling.inference import Inference, Predictions
 from .modeling.matcher import HungarianMatcher
 from .modeling.oracle import oracle_predictions
@@ -21,7 +22,7 @@ from .modeling.patch_encoder import PatchEncoder, RoIEmbedding
 from .modeling.queries import QueryBuilder, QuerySet
 from .modeling.roi_align import fast_layout
 from .modeling.targets import Entities, TargetBuilder, gather_entities
-from .modeling.text_encoder import CLIPClassEmbedding, LearnedClassEmbedding
+from .modeling.text_encoder import ClassEmbedding, CLIPClassEmbedding, LearnedClassEmbedding
 
 
 @META_ARCH_REGISTRY.register()
@@ -31,11 +32,11 @@ class SAMCP(nn.Module):
     Args:
         backbone: gives feature maps, in_features of them are pooled from.
         in_features: names of feature levels, fine to coarse.
-        class_embedding: () -> (C, text_dim).
+        class_embedding: () -> (C, text_dim), of the vocabulary's classes.
         patch_encoder, query_builder, decoder, classifier: the network, as in Figure 2.
         criterion: training losses.
         inference: predictions to segmentations.
-        is_thing: for every class.
+        vocabulary: the classes; :meth:`set_vocabulary` changes them.
         semantic_queries: "stuff" or "all": which classes have a semantic query.
         denoising: arguments of :func:`make_denoising_queries`, or None for none.
         roi_size: of the mapper's roi_masks.
@@ -54,14 +55,14 @@ class SAMCP(nn.Module):
         *,
         backbone: Backbone,
         in_features: Sequence[str],
-        class_embedding: nn.Module,
+        class_embedding: ClassEmbedding,
         patch_encoder: PatchEncoder,
         query_builder: QueryBuilder,
         decoder: AffinityDecoder,
         classifier: Classifier,
         criterion: Criterion,
         inference: Inference,
-        is_thing: Sequence[bool],
+        vocabulary: Vocabulary,
         semantic_queries: str,
         denoising: dict | None,
         roi_size: int,
@@ -79,19 +80,21 @@ class SAMCP(nn.Module):
         self.classifier = classifier
         self.criterion = criterion
         self.inference = inference
+        self.semantic_queries = semantic_queries
         self.denoising = denoising
         self.roi_size = roi_size
         self.oracle = oracle
-        things = torch.tensor(is_thing, dtype=torch.bool)
-        self.register_buffer("thing_classes", things.nonzero().squeeze(1), persistent=False)
-        self.register_buffer("semantic_classes", _semantic_classes(things, semantic_queries), persistent=False)
+        self.register_buffer("thing_classes", None, persistent=False)
+        self.register_buffer("semantic_classes", None, persistent=False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self._number_classes(vocabulary)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
+    def from_config(cls, cfg: CfgNode, vocabulary: Vocabulary | None = None) -> dict:
+        """The vocabulary is that of the first training dataset where none is given."""
         options = cfg.MODEL.SAMCP
-        vocabulary = Vocabulary.of_dataset(cfg.DATASETS.TRAIN[0])
+        vocabulary = vocabulary or Vocabulary.of_dataset(cfg.DATASETS.TRAIN[0])
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in options.IN_FEATURES]
         class_embedding = _build_class_embedding(options.TEXT, vocabulary.names)
@@ -164,7 +167,7 @@ class SAMCP(nn.Module):
                 member_threshold=options.TEST.MEMBER_THRESHOLD,
                 sem_seg_scores=options.TEST.SEM_SEG_SCORES,
             ),
-            "is_thing": vocabulary.is_thing,
+            "vocabulary": vocabulary,
             "semantic_queries": options.SEMANTIC_QUERIES,
             "denoising": _denoising_options(options),
             "roi_size": options.ROI_SIZE,
@@ -202,43 +205,79 @@ class SAMCP(nn.Module):
             ]
             return self._segment(predictions, batched_inputs)
 
-        images = self._preprocess(batched_inputs)
-        patches = PatchBatch.from_instances([x["patches"] for x in batched_inputs], self.roi_size, self.device)
-        features = self.backbone(fast_layout(images.tensor))
-        levels = [fast_layout(features[name]) for name in self.in_features]
+        images = self.encode(batched_inputs)
+        if not self.training:
+            return self._segment(self.predict(images), batched_inputs)
         embeddings = self.class_embedding()
-
-        encoded, position = self.patch_encoder(levels, patches)
-        regions, instances = self._ground_truth(batched_inputs, patches)
+        regions, instances = self._ground_truth(batched_inputs, images.patches)
         denoising = self._denoise(instances)
+        queries, outputs = self._decode(images, embeddings, denoising)
+        return self.criterion(
+            outputs=outputs,
+            class_logits=[self.classifier(output.queries, embeddings) for output in outputs],
+            queries=queries,
+            semantic_classes=self.semantic_classes,
+            denoising=denoising,
+            patches=images.patches,
+            in_crowd=_pad_in_crowd(batched_inputs, images.patches),
+            regions=regions,
+            instances=instances,
+        )
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Ask for other classes from now on. No weight changes (METHOD 5).
+
+        Raises:
+            ValueError: the class embeddings are learned, and of other classes.
+        """
+        self.class_embedding.set_names(vocabulary.names)
+        self._number_classes(vocabulary)
+
+    def _number_classes(self, vocabulary: Vocabulary) -> None:
+        things = torch.tensor(vocabulary.is_thing, dtype=torch.bool, device=self.device)
+        self.vocabulary = vocabulary
+        self.thing_classes = things.nonzero().squeeze(1)
+        self.semantic_classes = _semantic_classes(things, self.semantic_queries)
+        self.inference.set_classes(self.thing_classes.tolist(), len(things))
+
+    def encode(self, batched_inputs: list[dict]) -> EncodedImages:
+        """Run what no class has a part in, the backbone and the patch encoder, on ``image`` and ``patches``."""
+        patches = PatchBatch.from_instances([x["patches"] for x in batched_inputs], self.roi_size, self.device)
+        maps = self.backbone(fast_layout(self._preprocess(batched_inputs).tensor))
+        return self.encode_patches({name: fast_layout(level) for name, level in maps.items()}, patches)
+
+    def encode_patches(self, features: Mapping[str, Tensor], patches: PatchBatch) -> EncodedImages:
+        """Encode patches of images whose ``features`` are known."""
+        return EncodedImages(features, patches, *self.patch_encoder(self._levels(features), patches))
+
+    def predict(self, images: EncodedImages) -> list[Predictions]:
+        """What the queries of every image say of the present vocabulary."""
+        embeddings = self.class_embedding()
+        queries, outputs = self._decode(images, embeddings)
+        return self._predict(outputs[-1], queries, images.patches, embeddings)
+
+    def _decode(
+        self, images: EncodedImages, embeddings: Tensor, denoising: DenoisingQueries | None = None
+    ) -> tuple[QuerySet, list[DecoderOutput]]:
         queries = self.query_builder(
             embeddings=embeddings,
             semantic_classes=self.semantic_classes,
-            features=encoded,
-            patches=patches,
+            features=images.content,
+            patches=images.patches,
             denoising=denoising,
         )
         outputs = self.decoder(
             queries=queries,
-            features=encoded,
-            position=position,
-            patches=patches,
-            levels=levels,
+            features=images.content,
+            position=images.position,
+            patches=images.patches,
+            levels=self._levels(images.features),
             roi_embedding=self.patch_encoder.roi_embedding,
         )
-        if self.training:
-            return self.criterion(
-                outputs=outputs,
-                class_logits=[self.classifier(output.queries, embeddings) for output in outputs],
-                queries=queries,
-                semantic_classes=self.semantic_classes,
-                denoising=denoising,
-                patches=patches,
-                in_crowd=_pad_in_crowd(batched_inputs, patches),
-                regions=regions,
-                instances=instances,
-            )
-        return self._segment(self._predict(outputs[-1], queries, patches, embeddings), batched_inputs)
+        return queries, outputs
+
+    def _levels(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        return [features[name] for name in self.in_features]
 
     def _preprocess(self, batched_inputs: list[dict]) -> ImageList:
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
@@ -247,9 +286,7 @@ class SAMCP(nn.Module):
         )
 
     def _ground_truth(self, batched_inputs: list[dict], patches: PatchBatch) -> tuple[list[Entities], list[Entities]]:
-        """Semantic regions and instances of every image; none at test."""
-        if not self.training:
-            return [], []
+        """Semantic regions and instances of every image."""
         regions, instances = [], []
         for i, x in enumerate(batched_inputs):
             regions.append(gather_entities(x["sem_segments"], patches, i, check_box=False))
@@ -257,7 +294,7 @@ class SAMCP(nn.Module):
         return regions, instances
 
     def _denoise(self, instances: list[Entities]) -> DenoisingQueries | None:
-        if not self.training or self.denoising is None:
+        if self.denoising is None:
             return None
         return make_denoising_queries(
             classes=[e.classes for e in instances],
@@ -292,7 +329,7 @@ class SAMCP(nn.Module):
 
 def _semantic_classes(is_thing: Tensor, which: str) -> Tensor:
     if which == "all":
-        return torch.arange(len(is_thing))
+        return torch.arange(len(is_thing), device=is_thing.device)
     if which == "stuff":
         return (~is_thing).nonzero().squeeze(1)
     raise ValueError(f"MODEL.SAMCP.SEMANTIC_QUERIES is {which!r}; choose 'stuff' or 'all'")
@@ -308,7 +345,7 @@ def _denoising_options(options: CfgNode) -> dict | None:
     }
 
 
-def _build_class_embedding(options: CfgNode, names: Sequence[str]) -> LearnedClassEmbedding | CLIPClassEmbedding:
+def _build_class_embedding(options: CfgNode, names: Sequence[str]) -> ClassEmbedding:
     if options.ENCODER == "learned":
         return LearnedClassEmbedding(names, options.LEARNED_DIM)
     if options.ENCODER == "clip":

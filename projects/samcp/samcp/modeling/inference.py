@@ -65,8 +65,7 @@ class Inference:
         member_threshold: float = 0.5,
         sem_seg_scores: bool = False,
     ) -> None:
-        self.thing_classes = torch.tensor(sorted(thing_classes), dtype=torch.long)
-        self.num_classes = num_classes
+        self.set_classes(thing_classes, num_classes)
         self.semantic_on = semantic_on
         self.instance_on = instance_on
         self.panoptic_on = panoptic_on
@@ -76,6 +75,11 @@ class Inference:
         self.overlap_threshold = overlap_threshold
         self.member_threshold = member_threshold
         self.sem_seg_scores = sem_seg_scores
+
+    def set_classes(self, thing_classes: Iterable[int], num_classes: int) -> None:
+        """Number the classes anew; as the constructor's arguments."""
+        self.thing_classes = torch.tensor(sorted(thing_classes), dtype=torch.long)
+        self.num_classes = num_classes
 
     def __call__(self, predictions: Predictions, patches: Patches) -> dict[str, object]:
         """Returns any of ``sem_seg``, ``instances``, ``panoptic_seg``, as :mod:`samcp.meta_arch` describes them."""

@@ -16,15 +16,33 @@ class LearnedClassEmbedding(nn.Module):
         dim: width of an embedding.
     """
 
+    rows: Tensor
+
     def __init__(self, class_names: Sequence[str], dim: int) -> None:
         super().__init__()
-        self.class_names = tuple(class_names)
+        self.learned_names = self.class_names = tuple(class_names)
         self.dim = dim
         self.weight = nn.Parameter(F.normalize(torch.randn(len(class_names), dim), dim=-1))
+        self.register_buffer("rows", torch.arange(len(class_names)), persistent=False)
 
     def forward(self) -> Tensor:
         """(C, dim)."""
-        return self.weight
+        return self.weight[self.rows]
+
+    def set_names(self, class_names: Sequence[str]) -> None:
+        """Give the embeddings of these classes, in this order, from now on.
+
+        Raises:
+            ValueError: one of them was not learned.
+        """
+        unknown = [name for name in class_names if name not in self.learned_names]
+        if unknown:
+            raise ValueError(
+                f"this model has learned the classes {', '.join(self.learned_names)}, and no {', '.join(unknown)}; "
+                "for other words use a model trained with MODEL.SAMCP.TEXT.ENCODER clip"
+            )
+        self.class_names = tuple(class_names)
+        self.rows = torch.tensor([self.learned_names.index(name) for name in class_names], device=self.rows.device)
 
 
 class CLIPClassEmbedding(nn.Module):
@@ -41,13 +59,22 @@ class CLIPClassEmbedding(nn.Module):
 
     def __init__(self, class_names: Sequence[str], *, name: str, pretrained: str, prompts: Sequence[str]) -> None:
         super().__init__()
-        self.class_names = tuple(class_names)
-        self.register_buffer("weight", embed_names(class_names, name, pretrained, prompts), persistent=False)
+        self.name, self.pretrained, self.prompts = name, pretrained, tuple(prompts)
+        self.register_buffer("weight", torch.zeros(0), persistent=False)
+        self.set_names(class_names)
         self.dim = self.weight.shape[-1]
 
     def forward(self) -> Tensor:
         """(C, dim), unit length."""
         return self.weight
+
+    def set_names(self, class_names: Sequence[str]) -> None:
+        """Give the embeddings of these classes, any words, from now on."""
+        self.class_names = tuple(class_names)
+        self.weight = embed_names(class_names, self.name, self.pretrained, self.prompts).to(self.weight.device)
+
+
+ClassEmbedding = LearnedClassEmbedding | CLIPClassEmbedding
 
 
 @torch.no_grad()

@@ -1,0 +1,40 @@
+"""What the network makes of images and patches before it is told any class."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .patch_batch import PatchBatch
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """B images and their N patches, encoded; the same for every vocabulary.
+
+    Attributes:
+        features: the backbone's maps by name, each (B, channels, h, w).
+        patches: what was encoded.
+        content, position: (B, N, D), the encoder's F and P_F.
+    """
+
+    features: Mapping[str, Tensor]
+    patches: PatchBatch
+    content: Tensor
+    position: Tensor
+
+    def image(self, index: int) -> "EncodedImages":
+        """One of the images alone, without the padding of its patches."""
+        rows = slice(index, index + 1)
+        columns = slice(0, max(1, int(self.patches.valid[index].sum())))
+        return EncodedImages(
+            {name: maps[rows] for name, maps in self.features.items()},
+            PatchBatch(
+                boxes=self.patches.boxes[rows, columns],
+                roi_masks=self.patches.roi_masks[rows, columns],
+                valid=self.patches.valid[rows, columns],
+                image_sizes=self.patches.image_sizes[rows],
+            ),
+            self.content[rows, columns],
+            self.position[rows, columns],
+        )
