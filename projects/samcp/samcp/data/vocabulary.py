@@ -1,10 +1,27 @@
-"""The classes of a registered dataset, things and stuff in one numbering."""
+"""The classes of a dataset or of a user, each with its synonyms, things and stuff in one numbering."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
 from .errors import DataError
+
+STUFF = "~"  # after the name of a class: it has no instances
+
+_FOLDER = Path(__file__).parent / "vocabularies"
+# Detectron2's own datasets; others name their vocabulary in their metadata.
+_OF_DETECTRON2 = {
+    "coco_2017_train_panoptic": "coco",
+    "coco_2017_val_panoptic": "coco",
+    "ade20k_sem_seg_train": "ade20k",
+    "ade20k_sem_seg_val": "ade20k",
+    "cityscapes_fine_panoptic_train": "cityscapes",
+    "cityscapes_fine_panoptic_val": "cityscapes",
+    "cityscapes_fine_sem_seg_train": "cityscapes",
+    "cityscapes_fine_sem_seg_val": "cityscapes",
+}
 
 
 @dataclass(frozen=True)
@@ -14,10 +31,62 @@ class Vocabulary:
     Attributes:
         names: one a class.
         is_thing: one a class; a class that is no thing is stuff.
+        synonyms: for each class other words for it; it is scored as the best of its words (paper B.3). Default: none.
     """
 
     names: tuple[str, ...]
     is_thing: tuple[bool, ...]
+    synonyms: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.synonyms:
+            object.__setattr__(self, "synonyms", ((),) * len(self.names))
+
+    @property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        """All words of each class, its name first."""
+        return tuple((name, *others) for name, others in zip(self.names, self.synonyms, strict=True))
+
+    @classmethod
+    def parse(cls, text: str) -> "Vocabulary":
+        """Read a command line's classes: "kite, sea~, person: man | woman". A ``~`` marks stuff.
+
+        Raises:
+            DataError: an empty name, or one that is there twice.
+        """
+        entries = []
+        for i, item in enumerate(text.split(","), start=1):
+            name, colon, synonyms = item.partition(":")
+            entries.append((f"vocabulary {text!r}, class {i}", [name, *synonyms.split("|")] if colon else [name]))
+        return cls._of_entries(entries)
+
+    @classmethod
+    def load(cls, source: str | Path) -> "Vocabulary":
+        """Read a text file, or one of ours by its name: coco, ade20k, cityscapes, pascal_part.
+
+        A line is a class: its name, with a ``~`` behind it where it is stuff, then its synonyms, between commas. Empty
+        lines and those that begin with # count for nothing.
+
+        Raises:
+            DataError: no such file, no class in it, an empty name, or one that is there twice.
+        """
+        shipped = _FOLDER / f"{source}.txt"
+        file = shipped if shipped.is_file() else Path(source)
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            ours = ", ".join(sorted(path.stem for path in _FOLDER.glob("*.txt")))
+            raise DataError(
+                f"vocabulary {source}: is none of {ours}, and as a text file it cannot be read ({error})"
+            ) from error
+        entries = [
+            (f"vocabulary {source}, line {i}", line.split(","))
+            for i, line in enumerate(lines, start=1)
+            if line.strip() and not line.startswith("#")
+        ]
+        if not entries:
+            raise DataError(f"vocabulary {source}: has no classes; write one a line, as in: person, man, woman")
+        return cls._of_entries(entries)
 
     @classmethod
     def of_dataset(cls, name: str) -> "Vocabulary":
@@ -25,18 +94,53 @@ class Vocabulary:
 
         Detectron2's "standard" panoptic datasets name all classes in stuff_classes and tell things by
         thing_dataset_id_to_contiguous_id; an instance dataset has thing_classes alone, a semantic one stuff_classes.
+        What the classes are called comes from the metadata's vocabulary, as :meth:`load` takes it, if there is one: for
+        COCO's "wall-other-merged" is no English.
 
         Raises:
-            DataError: the dataset has neither.
+            DataError: the dataset has no classes, or its vocabulary has not as many.
         """
         metadata = MetadataCatalog.get(name)
-        names = metadata.get("stuff_classes")
-        if names is not None:
-            things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
-            return cls(tuple(names), tuple(i in things for i in range(len(names))))
-        names = metadata.get("thing_classes")
-        if names is None:
+        classes = _metadata_classes(name)
+        source = metadata.get("vocabulary", _OF_DETECTRON2.get(name))
+        if source is None:
+            return classes
+        vocabulary = cls.load(source)
+        if len(vocabulary.names) != len(classes.names):
             raise DataError(
-                f"dataset {name!r} has no stuff_classes and no thing_classes in its metadata; set one of them"
+                f"vocabulary {source}: has {len(vocabulary.names)} classes, but dataset {name!r} has "
+                f"{len(classes.names)}; write a line for each, in the order of their contiguous ids"
             )
-        return cls(tuple(names), (True,) * len(names))
+        return replace(vocabulary, is_thing=classes.is_thing)
+
+    @classmethod
+    def _of_entries(cls, entries: Iterable[tuple[str, list[str]]]) -> "Vocabulary":
+        """Of where each class was found, for messages, and its words, of which the first may be marked as stuff."""
+        found: dict[str, str] = {}
+        names, is_thing, synonyms = [], [], []
+        for where, (marked, *others) in entries:
+            name = marked.strip().removesuffix(STUFF)
+            words = [word.strip() for word in (name, *others)]
+            for word in words:
+                if not word:
+                    raise DataError(f"{where}: an empty name; take out what separates it from the next")
+                if word.casefold() in found:
+                    raise DataError(f"{where}: {word!r} is already a word of {found[word.casefold()]}; take one out")
+                found[word.casefold()] = where
+            names.append(words[0])
+            is_thing.append(not marked.strip().endswith(STUFF))
+            synonyms.append(tuple(words[1:]))
+        return cls(tuple(names), tuple(is_thing), tuple(synonyms))
+
+
+def _metadata_classes(name: str) -> Vocabulary:
+    """The classes of a dataset under the names that its metadata gives them."""
+    metadata = MetadataCatalog.get(name)
+    names = metadata.get("stuff_classes")
+    if names is not None:
+        things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
+        return Vocabulary(tuple(names), tuple(i in things for i in range(len(names))))
+    names = metadata.get("thing_classes")
+    if names is None:
+        raise DataError(f"dataset {name!r} has no stuff_classes and no thing_classes in its metadata; set one of them")
+    return Vocabulary(tuple(names), (True,) * len(names))
