@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask as coco
 
 from proposal_cache import rle
+from proposal_cache.cells import Cells
 from proposal_cache.errors import CacheError
 
 POINTS_PER_CELL = 4  # per axis, where a mask is resampled
@@ -168,6 +169,10 @@ class Patches:
         """(N, len(other)): intersection over union of masks."""
         self._require_same_size(other)
         return rle.iou(self.rles, other.rles, self.height, self.width)
+
+    def cells(self) -> Cells:
+        """The cells into which the patches cut the image."""
+        return Cells.of_masks(self.rles, self.height, self.width)
 
     def union(self, groups: Sequence[Sequence[int]]) -> list[bytes]:
         """The compressed counts of each group's patches taken together; an empty group gives the empty mask."""

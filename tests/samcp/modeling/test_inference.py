@@ -28,25 +28,52 @@ def members(affinity: torch.Tensor) -> list[int]:
     return [n for n, a in enumerate(affinity) if (a - low) / (high - low) > 0.5]
 
 
+@pytest.mark.parametrize("merge", ["mean", "max"])
 @pytest.mark.parametrize("semantic", [[3, 4], [0, 1, 2, 3, 4]], ids=["stuff", "all"])
-def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int]) -> None:
+def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int], merge: str) -> None:
     patches = toy.patches(12, 20, 30)
     predictions = make_predictions(12, semantic=semantic, instances=12)
-    label = Inference(thing_classes=THINGS, num_classes=CLASSES).semantic(predictions, patches)
-    scores = Inference(thing_classes=THINGS, num_classes=CLASSES, sem_seg_scores=True).semantic(predictions, patches)
+    options = {"thing_classes": THINGS, "num_classes": CLASSES, "semantic_merge": merge}
+    label = Inference(**options).semantic(predictions, patches)
+    scores = Inference(**options, sem_seg_scores=True).semantic(predictions, patches)
     masks = patches.decode()
+    value = np.zeros((12, CLASSES))
+    for n in range(12):
+        for q, c in enumerate(semantic):
+            value[n, c] = predictions.semantic_scores[q] * predictions.semantic_affinity[q, n]
+        for c in set(THINGS) - set(semantic):
+            value[n, c] = max(
+                predictions.instance_scores[q, c] * predictions.instance_affinity[q, n] for q in range(12)
+            )
     for y in range(20):
         for x in range(30):
-            best = [0.0] * CLASSES
-            for n in np.flatnonzero(masks[:, y, x]):
-                for q, c in enumerate(semantic):
-                    best[c] = max(best[c], float(predictions.semantic_scores[q] * predictions.semantic_affinity[q, n]))
-                for q in range(12):
-                    for c in set(THINGS) - set(semantic):
-                        value = predictions.instance_scores[q, c] * predictions.instance_affinity[q, n]
-                        best[c] = max(best[c], float(value))
-            assert scores[:, y, x].tolist() == pytest.approx(best)
-            assert label[y, x] == (int(np.argmax(best)) if masks[:, y, x].any() else -1)
+            said = [(value[n], 1 / masks[n].sum()) for n in np.flatnonzero(masks[:, y, x])]
+            if not said:
+                assert label[y, x] == -1
+                assert not scores[:, y, x].any()
+                continue
+            if merge == "max":
+                expected = np.max([v for v, _ in said], axis=0)
+            else:
+                expected = sum(v * w for v, w in said) / sum(w for _, w in said)
+            assert scores[:, y, x].tolist() == pytest.approx(expected.tolist())
+            assert label[y, x] == np.argmax(expected)
+
+
+def test_a_large_patch_says_less_of_a_pixel_than_a_small_one() -> None:
+    """A patch over everything that is all but sure of its class does not paint over the sure parts in it."""
+    masks = np.ones((2, 10, 10), bool)
+    masks[1, 4:] = False
+    predictions = Predictions(
+        semantic_classes=torch.tensor([3, 4]),
+        semantic_scores=torch.tensor([0.99, 0.95]),
+        semantic_affinity=torch.tensor([[0.97, 0.0], [0.0, 1.0]]),
+        instance_scores=torch.zeros(0, CLASSES),
+        instance_affinity=torch.zeros(0, 2),
+    )
+    label = Inference(thing_classes=THINGS, num_classes=CLASSES).semantic(predictions, Patches.from_masks(masks))
+    assert (label[:4] == 4).all()
+    assert (label[4:] == 3).all()
 
 
 def test_instances_are_the_best_pairs_with_unions_of_patches(toy: Any) -> None:

@@ -91,8 +91,10 @@ def _counts(targets: QueryTargets) -> tuple[Tensor, Tensor]:
 
 
 def mean_over_workers(counts: Tensor) -> Tensor:
-    """The total of ``counts`` over all workers, at least 1, divided by their number. DDP averages gradients, so dividing
-    each worker's sum by this equals dividing the total by the total count."""
+    """The total of ``counts`` over all workers, at least 1, divided by the number of workers.
+
+    DDP averages gradients, so dividing each worker's sum by this equals dividing the total by the total count.
+    """
     workers = comm.get_world_size()
     if workers > 1:
         counts = counts.clone()
