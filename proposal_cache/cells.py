@@ -37,7 +37,8 @@ class Cells:
         first, last = np.searchsorted(starts, inside.start), np.searchsorted(starts, inside.stop)
         spans = Intervals(first, last, inside.owner)
         _, example, cell = np.unique(_signatures(spans, len(starts), len(rles)), return_index=True, return_inverse=True)
-        return cls(height, width, starts, cell, _covers(spans, example, len(rles)))
+        order = np.argsort(example)  # number the cells as they come
+        return cls(height, width, starts, np.argsort(order)[cell], _covers(spans, example[order], len(rles)))
 
     def paint(self, values: NDArray[Any]) -> NDArray[Any]:
         """(A, ...) of cells to (H, W, ...) of pixels."""
@@ -56,13 +57,10 @@ def _signatures(spans: Intervals, count: int, masks: int) -> NDArray[np.uint64]:
     return np.cumsum(change[:-1])
 
 
-def _covers(spans: Intervals, example: IntArray, masks: int) -> NDArray[np.bool_]:
-    """(A, masks): which masks cover the run `example[a]`."""
-    order = np.argsort(example)
-    begins, ends = (np.searchsorted(example[order], edge) for edge in (spans.start, spans.stop))
-    change = np.zeros((len(example) + 1, masks), np.int8)
+def _covers(spans: Intervals, examples: IntArray, masks: int) -> NDArray[np.bool_]:
+    """(A, masks): which masks cover the runs `examples`, which ascend."""
+    begins, ends = np.searchsorted(examples, spans.start), np.searchsorted(examples, spans.stop)
+    change = np.zeros((len(examples) + 1, masks), np.int8)
     np.add.at(change, (begins, spans.owner), 1)
     np.subtract.at(change, (ends, spans.owner), 1)
-    covers = np.empty((len(example), masks), bool)
-    covers[order] = np.cumsum(change[:-1], axis=0, dtype=np.int8)
-    return covers
+    return np.cumsum(change, axis=0, out=change)[:-1].view(bool)

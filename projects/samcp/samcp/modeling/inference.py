@@ -17,6 +17,8 @@ from .affinity_decoder import normalize_affinity
 
 UNLABELED = -1  # in a semantic label map, where no patch lies
 
+_CELLS_AT_ONCE = 4096  # so that the memory that many patches with ragged borders need stays small
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -240,9 +242,16 @@ def cell_scores(values: Tensor, cells: Cells, areas: NDArray[np.integer], merge:
     Returns:
         (A, K), 0 where no patch lies.
     """
-    said = values.numpy()
-    if merge == "max":
-        return np.stack([(cells.covers * column).max(axis=1, initial=0) for column in said.T], axis=1)
-    weights = cells.covers / np.maximum(areas, 1).astype(np.float32)
-    total = weights.sum(axis=1, keepdims=True)
-    return weights @ said / np.where(total > 0, total, 1)
+    said, weights = values.numpy(), 1 / np.maximum(areas, 1).astype(np.float32)
+    scores = np.zeros((len(cells.covers), said.shape[1]), np.float32)
+    for first in range(0, len(scores), _CELLS_AT_ONCE):
+        block = slice(first, first + _CELLS_AT_ONCE)
+        covers = cells.covers[block]
+        if merge == "max":
+            for k, column in enumerate(said.T):
+                scores[block, k] = (covers * column).max(axis=1, initial=0)
+        else:
+            shares = covers * weights
+            total = shares.sum(axis=1, keepdims=True)
+            scores[block] = shares @ said / np.where(total > 0, total, 1)
+    return scores
