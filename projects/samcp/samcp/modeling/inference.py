@@ -107,8 +107,11 @@ class Inference:
         Returns:
             (H, W) int64, ``UNLABELED`` where no patch lies; or (C, H, W) float scores.
         """
+        values = self._patch_class_scores(predictions)
+        if self.semantic_merge == "max" and not self.sem_seg_scores:
+            return torch.from_numpy(_paint_best(values, patches))
         cells = patches.cells()
-        scores = cell_scores(self._patch_class_scores(predictions), cells, patches.areas, self.semantic_merge)
+        scores = cell_scores(values, cells, patches.areas, self.semantic_merge)
         if self.sem_seg_scores:
             return torch.from_numpy(cells.paint(scores).transpose(2, 0, 1).copy())
         known = scores.max(axis=1) > 0  # the oracle's patches that belong to nothing have no class
@@ -226,6 +229,14 @@ def _union(members: Tensor, patches: Patches) -> Patches:
 
 def _max(affinity: Tensor) -> Tensor:
     return affinity.amax(-1) if affinity.shape[-1] else affinity.new_zeros(len(affinity))
+
+
+def _paint_best(values: Tensor, patches: Patches) -> NDArray[np.int64]:
+    """(H, W): the best class of the patch that is surest of one, of equally sure ones the smallest."""
+    best, label = (column.numpy() for column in values.max(-1))
+    order = np.lexsort((-patches.areas, best))
+    order = order[best[order] > 0]
+    return paint(patches.rles, order, label, patches.height, patches.width, background=UNLABELED)
 
 
 def cell_scores(values: Tensor, cells: Cells, areas: NDArray[np.integer], merge: str = "mean") -> NDArray[np.float32]:
