@@ -165,7 +165,7 @@ class SAMCP(nn.Module):
                 affinity_threshold=options.TEST.AFFINITY_THRESHOLD,
                 overlap_threshold=options.TEST.OVERLAP_THRESHOLD,
                 member_threshold=options.TEST.MEMBER_THRESHOLD,
-                semantic_merge=options.TEST.SEMANTIC_MERGE,
+                merge=options.TEST.MERGE,
                 sem_seg_scores=options.TEST.SEM_SEG_SCORES,
             ),
             "vocabulary": vocabulary,

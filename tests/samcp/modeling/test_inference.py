@@ -33,7 +33,7 @@ def members(affinity: torch.Tensor) -> list[int]:
 def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int], merge: str) -> None:
     patches = toy.patches(12, 20, 30)
     predictions = make_predictions(12, semantic=semantic, instances=12)
-    options = {"thing_classes": THINGS, "num_classes": CLASSES, "semantic_merge": merge}
+    options = {"thing_classes": THINGS, "num_classes": CLASSES, "merge": merge}
     label = Inference(**options).semantic(predictions, patches)
     scores = Inference(**options, sem_seg_scores=True).semantic(predictions, patches)
     masks = patches.decode()
@@ -93,11 +93,12 @@ def test_instances_are_the_best_pairs_with_unions_of_patches(toy: Any) -> None:
         assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
 
 
-def test_panoptic_map_pixel_by_pixel(toy: Any) -> None:
+@pytest.mark.parametrize("merge", ["mean", "max"])
+def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
     patches = toy.patches(10, seed=3)
     predictions = make_predictions(10, semantic=[3, 4], instances=10, seed=3)
     predictions.instance_affinity[4] *= 0.2  # never sure of a patch: dropped
-    inference = Inference(thing_classes=THINGS, num_classes=CLASSES, overlap_threshold=0.5)
+    inference = Inference(thing_classes=THINGS, num_classes=CLASSES, overlap_threshold=0.5, merge=merge)
     panoptic, segments = inference.panoptic(predictions, patches)
 
     entities = []
@@ -112,8 +113,14 @@ def test_panoptic_map_pixel_by_pixel(toy: Any) -> None:
     owner = np.full(panoptic.shape, -1)
     for y in range(owner.shape[0]):
         for x in range(owner.shape[1]):
-            covering = [(entities[i][0], i) for i in range(len(entities)) if unions[i][y, x]]
-            if covering:
+            covering = []
+            for i, (score, _, affinity) in enumerate(entities):
+                here = [n for n in members(affinity) if masks[n, y, x]]
+                if merge == "mean":
+                    covering.append((score * sum(float(affinity[n]) / masks[n].sum() for n in here), i))
+                elif here:
+                    covering.append((score, i))
+            if covering and max(covering)[0] > 0:
                 owner[y, x] = max(covering)[1]
     expected = {}
     for i, union in enumerate(unions):

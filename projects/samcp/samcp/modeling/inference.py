@@ -50,7 +50,8 @@ class Inference:
         score_threshold, affinity_threshold, overlap_threshold: least class score, least maximal affinity and least
             kept share of the area of a panoptic entity.
         member_threshold: normalised affinity above which a patch belongs to a query.
-        semantic_merge: "mean" or "max", see :func:`cell_scores`.
+        merge: "mean" or "max": whose a pixel is that patches of several classes or entities cover; see
+            :func:`cell_scores`.
         sem_seg_scores: return (C, H, W) scores instead of a label map.
     """
 
@@ -67,7 +68,7 @@ class Inference:
         affinity_threshold: float = 0.3,
         overlap_threshold: float = 0.8,
         member_threshold: float = 0.5,
-        semantic_merge: str = "mean",
+        merge: str = "mean",
         sem_seg_scores: bool = False,
     ) -> None:
         self.set_classes(thing_classes, num_classes)
@@ -79,7 +80,7 @@ class Inference:
         self.affinity_threshold = affinity_threshold
         self.overlap_threshold = overlap_threshold
         self.member_threshold = member_threshold
-        self.semantic_merge = semantic_merge
+        self.merge = merge
         self.sem_seg_scores = sem_seg_scores
 
     def set_classes(self, thing_classes: Iterable[int], num_classes: int) -> None:
@@ -108,10 +109,10 @@ class Inference:
             (H, W) int64, ``UNLABELED`` where no patch lies; or (C, H, W) float scores.
         """
         values = self._patch_class_scores(predictions)
-        if self.semantic_merge == "max" and not self.sem_seg_scores:
+        if self.merge == "max" and not self.sem_seg_scores:
             return torch.from_numpy(_paint_best(values, patches))
         cells = patches.cells()
-        scores = cell_scores(values, cells, patches.areas, self.semantic_merge)
+        scores = cell_scores(values, cells, patches.areas, self.merge)
         if self.sem_seg_scores:
             return torch.from_numpy(cells.paint(scores).transpose(2, 0, 1).copy())
         known = scores.max(axis=1) > 0  # the oracle's patches that belong to nothing have no class
@@ -137,17 +138,21 @@ class Inference:
         return result
 
     def panoptic(self, predictions: Predictions, patches: Patches) -> tuple[Tensor, list[dict]]:
-        """Semantic regions of stuff and instances of things; each pixel goes to the entity of the highest score.
+        """Semantic regions of stuff and instances of things, each a union of patches.
+
+        A pixel in several goes to that of the highest score times affinity, by :func:`cell_scores` of the patches that
+        cover it; or, by "max", to that of the highest score.
 
         Returns:
             (H, W) int32 map of segment ids, 0 where there is none, and one dict a segment.
         """
         classes, scores, affinity = self._panoptic_entities(predictions)
-        entities = _union(self._members(affinity), patches)
-        # Painted from the lowest score to the highest; of equal scores the smaller entity stays visible.
-        order = np.lexsort((-entities.areas, scores.numpy()))
-        ids = np.arange(1, len(entities) + 1)
-        canvas = paint(entities.rles, order, ids, patches.height, patches.width, background=0)
+        members = self._members(affinity)
+        entities = _union(members, patches)
+        if self.merge == "max":
+            canvas = _paint_entities(scores, entities)
+        else:
+            canvas = _share_out(scores[:, None] * affinity * members, patches)
         kept = np.bincount(canvas.ravel(), minlength=len(entities) + 1)[1:]
         keep = (kept > 0) & (kept >= self.overlap_threshold * entities.areas)
         renumber = np.concatenate([[0], np.cumsum(keep) * keep])
@@ -229,6 +234,26 @@ def _union(members: Tensor, patches: Patches) -> Patches:
 
 def _max(affinity: Tensor) -> Tensor:
     return affinity.amax(-1) if affinity.shape[-1] else affinity.new_zeros(len(affinity))
+
+
+def _share_out(values: Tensor, patches: Patches) -> NDArray[np.int64]:
+    """(H, W): for every pixel 1 + the entity of which the patches that cover it say most, 0 where they say nothing.
+
+    Args:
+        values: (M, N) of M entities, 0 where a patch does not belong to one.
+    """
+    if not len(values):
+        return np.zeros((patches.height, patches.width), dtype=np.int64)
+    cells = patches.cells()
+    scores = cell_scores(values.T, cells, patches.areas)
+    return cells.paint(np.where(scores.max(axis=1) > 0, scores.argmax(axis=1) + 1, 0))
+
+
+def _paint_entities(scores: Tensor, entities: Patches) -> NDArray[np.int64]:
+    """The same by the highest score (M,) alone; of equal scores the smaller entity stays visible."""
+    order = np.lexsort((-entities.areas, scores.numpy()))
+    ids = np.arange(1, len(entities) + 1)
+    return paint(entities.rles, order, ids, entities.height, entities.width, background=0)
 
 
 def _paint_best(values: Tensor, patches: Patches) -> NDArray[np.int64]:
