@@ -8,15 +8,14 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
-from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from proposal_cache import Patches
-from samcp import RLEMasks, add_samcp_config
-from samcp.data.ground_truth import read_ground_truth, read_panoptic_ids
+from samcp import add_samcp_config
 from samcp.evaluation import build_evaluator, format_results
 from samcp.evaluation.panoptic import PanopticEvaluator
 from samcp.evaluation.semantic import SemanticEvaluator
+from tests.perfect_model import instances_of, perfect_outputs
 from tests.toy_datasets import SIZE, panoptic_dataset
 
 
@@ -26,37 +25,11 @@ def toy(tmp_path_factory):
         yield name
 
 
-def perfect_outputs(record):
-    """What a model that knows the ground truth returns for an image."""
-    truth = read_ground_truth(record, SIZE, num_classes=4, ignore_label=255)
-    ids = read_panoptic_ids(record["pan_seg_file_name"])
-    labels, info = np.full(SIZE, -1), []
-    for segment in record["segments_info"]:
-        labels[ids == segment["id"]] = segment["category_id"]
-        info.append({"id": segment["id"], "category_id": segment["category_id"], "isthing": segment["isthing"]})
-    masks, classes = truth.things()
-    return {
-        "sem_seg": torch.from_numpy(labels),
-        "instances": instances_of(masks, classes, np.ones(len(classes))),
-        "panoptic_seg": (torch.from_numpy(ids.copy()), info),
-    }
-
-
-def instances_of(masks: Patches, classes, scores):
-    return Instances(
-        SIZE,
-        pred_boxes=Boxes(torch.from_numpy(masks.boxes.copy())),
-        pred_masks=RLEMasks(masks.coco_rles, *SIZE),
-        pred_classes=torch.as_tensor(classes),
-        scores=torch.as_tensor(scores, dtype=torch.float32),
-    )
-
-
 def evaluate(evaluator, name, change=lambda record, outputs: outputs):
     """Run an evaluator on the ground truth as `change` alters it."""
     evaluator.reset()
     for record in DatasetCatalog.get(name):
-        evaluator.process([record], [change(record, perfect_outputs(record))])
+        evaluator.process([record], [change(record, perfect_outputs(record, name))])
     return evaluator.evaluate()
 
 
@@ -93,7 +66,7 @@ class TestSemantic:
     def test_half_a_class_called_another(self, toy):
         """Every second column of grass (3) is called sky (2)."""
         records = DatasetCatalog.get(toy)
-        truth = [perfect_outputs(record)["sem_seg"].numpy() for record in records]
+        truth = [perfect_outputs(record, toy)["sem_seg"].numpy() for record in records]
         swapped = [np.where((t == 3) & (np.arange(SIZE[1]) % 2 == 0), 2, t) for t in truth]
         expected = []
         for c in range(4):

@@ -6,9 +6,12 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from .cityscapes import CityscapesAPEvaluator
 from .instances import InstanceEvaluator
 from .panoptic import PanopticEvaluator
 from .semantic import SemanticEvaluator
+
+_PANOPTIC = ("coco_panoptic_seg", "cityscapes_panoptic_seg")
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -16,25 +19,29 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
 
     Args:
         cfg: MODEL.SAMCP.TEST.{SEMANTIC,INSTANCE,PANOPTIC}_ON choose the tasks.
-        dataset_name: registered, with evaluator_type "coco_panoptic_seg", "sem_seg" or "coco".
+        dataset_name: registered, with an evaluator_type that Detectron2 has for COCO, ADE20K or Cityscapes.
         output_folder: for results in COCO's formats; default OUTPUT_DIR/inference.
 
     Raises:
         ValueError: an unknown evaluator_type, or none of its tasks is on.
+        DataError: something that evaluates the dataset is not installed.
     """
     output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     metadata = MetadataCatalog.get(dataset_name)
     kind, tasks = metadata.get("evaluator_type"), cfg.MODEL.SAMCP.TEST
     evaluators: list[DatasetEvaluator] = []
-    if kind in ("coco_panoptic_seg", "sem_seg") and tasks.SEMANTIC_ON:
+    if kind in (*_PANOPTIC, "sem_seg", "cityscapes_sem_seg") and tasks.SEMANTIC_ON:
         evaluators.append(SemanticEvaluator(dataset_name))
     if kind in ("coco_panoptic_seg", "coco") and tasks.INSTANCE_ON and metadata.get("json_file"):
         evaluators.append(InstanceEvaluator(dataset_name, output_dir=output_folder))
-    if kind == "coco_panoptic_seg" and tasks.PANOPTIC_ON:
+    if kind == "cityscapes_panoptic_seg" and tasks.INSTANCE_ON:
+        evaluators.append(CityscapesAPEvaluator(dataset_name))
+    if kind in _PANOPTIC and tasks.PANOPTIC_ON:
         evaluators.append(PanopticEvaluator(dataset_name, output_folder))
     if not evaluators:
         raise ValueError(
             f"nothing to evaluate on {dataset_name!r}, which has evaluator_type {kind!r}: known are coco_panoptic_seg, "
-            "sem_seg and coco, and MODEL.SAMCP.TEST must have one of their tasks on"
+            "cityscapes_panoptic_seg, sem_seg, cityscapes_sem_seg and coco, and MODEL.SAMCP.TEST must have one of "
+            "their tasks on"
         )
     return DatasetEvaluators(evaluators)

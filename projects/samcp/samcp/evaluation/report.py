@@ -14,6 +14,7 @@ _COLUMNS = {
     "RQ": ("panoptic_seg", "RQ"),
     "AP": ("segm", "AP"),
     "AP50": ("segm", "AP50"),
+    "AP75": ("segm", "AP75"),
     "AP box": ("bbox", "AP"),
     "mIoU": ("sem_seg", "mIoU"),
 }

@@ -1,4 +1,4 @@
-"""Mean IoU of label maps, against label PNGs or panoptic PNGs."""
+"""Mean IoU of label maps, against label PNGs or, where there are none, panoptic PNGs."""
 
 import logging
 from collections import OrderedDict
@@ -23,8 +23,8 @@ class SemanticEvaluator(DatasetEvaluator):
 
     Three things are different. A pixel without a prediction (-1), which a model of patches has, is a miss of its class;
     Detectron2 would leave it out and so praise a model for staying silent. The prediction may be a label map, so that
-    no C x H x W scores need to exist. And a panoptic dataset is judged on its panoptic PNGs: things and stuff alike, a
-    crowd region as its class.
+    no C x H x W scores need to exist. And a panoptic dataset without label maps of its own is judged on its panoptic
+    PNGs: things and stuff alike, a crowd region as its class.
     """
 
     def __init__(self, dataset_name: str) -> None:
@@ -62,13 +62,13 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def _read_truth(self, record: Mapping[str, Any]) -> np.ndarray:
         """(H, W) class ids, -1 where unknown."""
-        if "pan_seg_file_name" in record:
-            ids, segments = read_panoptic_ids(record["pan_seg_file_name"]), record["segments_info"]
-            present, inverse = np.unique(ids, return_inverse=True)
-            class_of = {segment["id"]: segment["category_id"] for segment in segments}
-            return np.array([class_of.get(i, -1) for i in present.tolist()])[inverse].reshape(ids.shape)
-        labels = read_label_map(record["sem_seg_file_name"])
-        return np.where(labels == self._ignore_label, -1, labels)
+        if "sem_seg_file_name" in record:
+            labels = read_label_map(record["sem_seg_file_name"])
+            return np.where(labels == self._ignore_label, -1, labels)
+        ids, segments = read_panoptic_ids(record["pan_seg_file_name"]), record["segments_info"]
+        present, inverse = np.unique(ids, return_inverse=True)
+        class_of = {segment["id"]: segment["category_id"] for segment in segments}
+        return np.array([class_of.get(i, -1) for i in present.tolist()])[inverse].reshape(ids.shape)
 
     def _count(self, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """The confusion (C + 1, C) of one image."""

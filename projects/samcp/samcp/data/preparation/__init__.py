@@ -1,0 +1,1 @@
+"""Public releases converted into the layout in which the datasets are registered."""

@@ -1,0 +1,94 @@
+"""What every conversion of a release does: go through many images, keep what is there, write what is missing whole."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from panopticapi.utils import id2rgb
+from PIL import Image
+from tqdm import tqdm
+
+from proposal_cache import Patches
+from proposal_cache.rle import encode_labels
+
+logger = logging.getLogger(__name__)
+
+Source = TypeVar("Source")
+Result = TypeVar("Result")
+
+
+def convert_all(
+    sources: Sequence[Source], convert: Callable[[Source], Result], *, workers: int, title: str
+) -> list[Result]:
+    """Apply a function to every source, in order, under a bar of progress.
+
+    Args:
+        convert: with several workers, something that pickles.
+        workers: processes.
+        title: of the bar.
+    """
+    progress = {"total": len(sources), "desc": title, "unit": "image", "mininterval": 1}
+    if workers == 1:
+        return list(tqdm(map(convert, sources), **progress))
+    with ProcessPoolExecutor(workers) as pool:
+        return list(tqdm(pool.map(convert, sources, chunksize=8), **progress))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write under, which becomes ``path`` if the block ends well: what has its name is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a json file whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content))
+
+
+def write_label_map(path: Path, labels: np.ndarray) -> None:
+    """Write (H, W) uint8 class ids as a PNG of one channel."""
+    with replacing(path) as temporary:
+        Image.fromarray(labels).save(temporary, format="PNG")
+
+
+def write_panoptic_ids(path: Path, ids: np.ndarray) -> None:
+    """Write (H, W) segment ids below 2^24, 0 for void, as COCO's panoptic PNG."""
+    with replacing(path) as temporary:
+        Image.fromarray(id2rgb(ids)).save(temporary, format="PNG")
+
+
+def describe_segments(ids: np.ndarray, *, with_masks: bool) -> dict[int, dict[str, Any]]:
+    """What COCO's jsons say of every segment of (H, W) ids.
+
+    Returns:
+        id, without 0 -> "area" in pixels, "bbox" as XYWH, and with masks "segmentation", a compressed RLE.
+    """
+    height, width = ids.shape
+    found, rles = encode_labels(ids)
+    masks = Patches.from_rles(height, width, rles)
+    described: dict[int, dict[str, Any]] = {}
+    for i, rle, area, (x0, y0, x1, y1) in zip(found, rles, masks.areas, masks.boxes, strict=True):
+        described[int(i)] = {"area": int(area), "bbox": [int(x0), int(y0), int(x1 - x0), int(y1 - y0)]}
+        if with_masks:
+            described[int(i)]["segmentation"] = {"size": [height, width], "counts": rle.decode("ascii")}
+    described.pop(0, None)
+    return described
+
+
+def check_count(what: str, found: int, expected: int) -> None:
+    """Warn where a release is not there as a whole."""
+    if found != expected:
+        logger.warning("%s: found %d, the whole release has %d", what, found, expected)

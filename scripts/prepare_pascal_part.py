@@ -1,0 +1,19 @@
+#!/usr/bin/env python
+"""Convert Pascal-Part's .mat annotations into COCO instance jsons of 93 kinds of parts, and of parts and objects.
+
+    python scripts/prepare_pascal_part.py --workers 8
+
+The folder holds Annotations_Part, unpacked from Pascal-Part's trainval.tar.gz, and VOCdevkit, unpacked from Pascal
+VOC's VOCtrainval_03-May-2010.tar. Jsons that are there already are kept; delete them to make them anew.
+"""
+
+from samcp.data.preparation.command import run
+from samcp.data.preparation.pascal_part import prepare_pascal_part
+
+
+def main() -> None:
+    run(prepare_pascal_part, folder="pascal_part", description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

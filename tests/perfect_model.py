@@ -1,0 +1,74 @@
+"""What a model that knows the ground truth returns: the evaluators' 100, from which tests take away."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from proposal_cache import Patches
+from samcp import RLEMasks, add_samcp_config
+from samcp.data.ground_truth import read_ground_truth, read_label_map, read_panoptic_ids
+from samcp.data.vocabulary import Vocabulary
+from samcp.evaluation import build_evaluator
+
+Outputs = dict[str, Any]
+
+
+def perfect_outputs(record: Mapping[str, Any], dataset: str) -> Outputs:
+    """The "instances", "panoptic_seg" and "sem_seg" that the record has a ground truth for.
+
+    A crowd is no predicted segment, but its pixels have their class.
+    """
+    with Image.open(record["file_name"]) as image:
+        size = image.size[::-1]
+    count = len(Vocabulary.of_dataset(dataset).names)
+    truth = read_ground_truth(record, size, num_classes=count, ignore_label=255)
+    masks, classes = truth.things()
+    outputs: Outputs = {"instances": instances_of(masks, classes)}
+    if "pan_seg_file_name" in record:
+        ids, segments = read_panoptic_ids(record["pan_seg_file_name"]), record["segments_info"]
+        kept = [{name: s[name] for name in ("id", "category_id", "isthing")} for s in segments if not s["iscrowd"]]
+        outputs["panoptic_seg"] = (torch.from_numpy(np.where(np.isin(ids, [s["id"] for s in kept]), ids, 0)), kept)
+        labels = np.full(size, -1)
+        for segment in segments:
+            labels[ids == segment["id"]] = segment["category_id"]
+        outputs["sem_seg"] = torch.from_numpy(labels)
+    if "sem_seg_file_name" in record:
+        labels = read_label_map(record["sem_seg_file_name"])
+        outputs["sem_seg"] = torch.from_numpy(np.where(labels == 255, -1, labels))
+    return outputs
+
+
+def instances_of(masks: Patches, classes: np.ndarray, scores: np.ndarray | None = None) -> Instances:
+    """Predicted instances, where no scores are given of score 1."""
+    size = (masks.height, masks.width)
+    return Instances(
+        size,
+        pred_boxes=Boxes(torch.from_numpy(masks.boxes.copy())),
+        pred_masks=RLEMasks(masks.coco_rles, *size),
+        pred_classes=torch.as_tensor(classes),
+        scores=torch.ones(len(masks)) if scores is None else torch.as_tensor(scores, dtype=torch.float32),
+    )
+
+
+def evaluate_truth(
+    dataset: str, folder: Path, change: Callable[[Outputs], Outputs] = lambda outputs: outputs, *options: Any
+) -> dict[str, dict[str, float]]:
+    """The figures of a dataset's evaluators for its ground truth as `change` alters it, image by image.
+
+    The evaluators write into `folder`; `options` are keys and values of the config.
+    """
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.merge_from_list(["OUTPUT_DIR", str(folder), *options])
+    evaluator = build_evaluator(cfg, dataset)
+    evaluator.reset()
+    for record in DatasetCatalog.get(dataset):
+        evaluator.process([record], [change(perfect_outputs(record, dataset))])
+    return evaluator.evaluate()

@@ -1,0 +1,168 @@
+"""ADE20K from its releases to figures, on two images laid out as the releases are."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from samcp.data.datasets.ade20k import register_ade20k
+from samcp.data.errors import DataError
+from samcp.data.ground_truth import read_label_map, read_panoptic_ids
+from samcp.data.preparation.ade20k import prepare_ade20k
+from samcp.data.vocabulary import Vocabulary
+from tests.perfect_model import evaluate_truth
+
+sys.path.insert(0, str(Path(__file__).parents[4] / "scripts"))
+import prepare_ade20k as script
+
+SIZE = (40, 60)
+WALL, BED, PERSON, CHAIR = 1, 8, 13, 20  # in the label maps
+BED_THING, PERSON_THING, CHAIR_THING = 1, 4, 8  # in the instance release, which counts things alone
+
+
+def write_release(folder: Path, name: str, *, instances: bool = True) -> None:
+    """A bed, two chairs and a person that nobody counted in front of a wall; a chair reaches into the wall."""
+    labels = np.full(SIZE, WALL, np.uint8)
+    labels[:5] = 0  # of another class
+    things = np.zeros((*SIZE, 3), np.uint8)
+    for number, (top, left, label, thing) in enumerate(
+        [(10, 5, BED, BED_THING), (20, 20, CHAIR, CHAIR_THING), (20, 40, CHAIR, CHAIR_THING)], start=1
+    ):
+        labels[top : top + 10, left : left + 10] = label
+        things[top : top + 10, left : left + 10, :2] = (thing, number)
+    things[30:32, 40:50, :2] = (CHAIR_THING, 3)
+    labels[35:, 50:] = PERSON
+    for part, pixels in (("annotations", labels), ("annotations_instance", things)):
+        if part == "annotations" or instances:
+            (folder / part / "validation").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / part / "validation" / f"{name}.png")
+    (folder / "images" / "validation").mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", SIZE[::-1]).save(folder / "images" / "validation" / f"{name}.jpg")
+
+
+@pytest.fixture
+def release(tmp_path):
+    folder = tmp_path / "ADEChallengeData2016"
+    for name in ("ADE_val_00000001", "ADE_val_00000002"):
+        write_release(folder, name)
+    return folder
+
+
+@pytest.fixture
+def ade20k(release):
+    """Prepared, and registered where it lies."""
+    prepare_ade20k(release)
+    register_ade20k(release.parent)
+    yield release
+    register_ade20k()
+
+
+def test_the_script_converts_both_releases(release, monkeypatch, capsys, caplog):
+    monkeypatch.setattr(sys, "argv", ["prepare_ade20k.py", "--folder", str(release)])
+    script.main()
+    assert "val: 2 images, semantic, instance and panoptic" in capsys.readouterr().out
+    assert "images/validation, images: found 2, the whole release has 2000" in caplog.text
+
+    labels = read_label_map(str(release / "annotations_detectron2" / "validation" / "ADE_val_00000001.png"))
+    assert labels[0, 0] == 255
+    assert labels[20, 0] == WALL - 1
+    ids = read_panoptic_ids(str(release / "ade20k_panoptic_val" / "ADE_val_00000001.png"))
+    content = json.loads((release / "ade20k_panoptic_val.json").read_text())
+    found = {s["id"]: s for s in content["annotations"][0]["segments_info"]}
+    assert sorted(s["category_id"] + 1 for s in found.values()) == [WALL, BED, CHAIR, CHAIR]
+    for i, segment in found.items():
+        assert segment["area"] == (ids == i).sum()
+    assert found[ids[31, 45]]["bbox"] == [40, 20, 10, 12]  # the chair goes before the wall
+    assert ids[0, 0] == ids[36, 55] == 0  # other classes, and a person that is no instance
+    assert [c["name"] for c in content["categories"] if c["isthing"]][CHAIR_THING - 1] == "chair"
+
+
+def test_an_interrupted_run_keeps_what_is_there(release):
+    prepare_ade20k(release)
+    kept = release / "ade20k_panoptic_val" / "ADE_val_00000001.png"
+    lost = release / "ade20k_panoptic_val" / "ADE_val_00000002.png"
+    before = kept.stat().st_mtime_ns, lost.read_bytes()
+    lost.unlink()
+    assert prepare_ade20k(release, workers=2) == {"val": "2 images, semantic, instance and panoptic"}
+    assert (kept.stat().st_mtime_ns, lost.read_bytes()) == before
+    assert not list(release.rglob(".*"))  # nothing half written
+
+
+def test_the_semantic_part_needs_no_instance_release(tmp_path):
+    write_release(tmp_path, "ADE_val_00000001", instances=False)
+    found = prepare_ade20k(tmp_path)["val"]
+    assert found.startswith("1 images, semantic; for instances and panoptic unpack annotations_instance.tar")
+    assert not (tmp_path / "ade20k_panoptic_val.json").exists()
+
+
+def test_what_is_wrong_with_a_release_is_named(release, tmp_path):
+    with pytest.raises(DataError, match=r"nothing: there are no images/training/\*\.jpg"):
+        prepare_ade20k(tmp_path / "nothing")
+    path = release / "annotations_instance" / "validation" / "ADE_val_00000002.png"
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[20, 20, 0] = BED_THING
+    Image.fromarray(pixels).save(path)
+    with pytest.raises(DataError, match=r"00000002\.png: an instance \(green\) must have one class 1\.\.100.*\(2, 1\)"):
+        prepare_ade20k(release)
+    path.unlink()
+    with pytest.raises(DataError, match=r"00000002\.png: the instances cannot be read"):
+        prepare_ade20k(release)
+
+
+def test_what_is_not_prepared_names_the_script(tmp_path):
+    register_ade20k(tmp_path)
+    try:
+        for name in ("ade20k_panoptic_val", "ade20k_instance_train"):
+            with pytest.raises(FileNotFoundError, match=r"ade20k_.*\.json is not there; scripts/prepare_ade20k\.py"):
+                DatasetCatalog.get(name)
+    finally:
+        register_ade20k()
+
+
+def test_registered_with_150_classes_or_the_100_things(ade20k):
+    for name, count in (("ade20k_panoptic_val", 150), ("ade20k_instance_val", 100)):
+        vocabulary = Vocabulary.of_dataset(name)
+        assert (len(vocabulary.names), sum(vocabulary.is_thing)) == (count, 100)
+        (record, _) = DatasetCatalog.get(name)
+        assert record["image_id"] == "ADE_val_00000001"
+        assert Path(record["file_name"]).parent == Path(MetadataCatalog.get(name).image_root)
+        segments = record.get("segments_info", record.get("annotations"))
+        things = [s for s in segments if s.get("isthing", True)]
+        assert [vocabulary.names[s["category_id"]] for s in things] == ["bed", "chair", "chair"]
+
+
+def test_the_ground_truth_gets_100(ade20k, tmp_path):
+    results = evaluate_truth("ade20k_panoptic_val", tmp_path)
+    for task, figure in (("panoptic_seg", "PQ_th"), ("panoptic_seg", "PQ_st"), ("segm", "AP"), ("sem_seg", "mIoU")):
+        assert results[task][figure] == pytest.approx(100), (task, figure)
+    assert results["sem_seg"]["IoU-person"] == pytest.approx(100)  # who is in the label maps alone
+    assert evaluate_truth("ade20k_instance_val", tmp_path)["segm"]["AP"] == pytest.approx(100)
+
+
+def test_a_lost_chair(ade20k, tmp_path):
+    """Of the two chairs of each image one is found: RQ and recall of chairs are worked out by hand."""
+
+    def lose_one(outputs):
+        ids, segments = outputs["panoptic_seg"]
+        lost = max(s["id"] for s in segments if s["isthing"])
+        ids[ids == lost] = 0
+        outputs["sem_seg"][:, 40:50][outputs["sem_seg"][:, 40:50] == CHAIR - 1] = -1
+        return {
+            **outputs,
+            "instances": outputs["instances"][:2],
+            "panoptic_seg": (ids, [s for s in segments if s["id"] != lost]),
+        }
+
+    results = evaluate_truth("ade20k_panoptic_val", tmp_path, lose_one)
+    # A chair of two: RQ = 1 / (1 + 0.5), the bed and the wall are whole.
+    assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100 * (1 + 2 / 3) / 2)
+    assert results["panoptic_seg"]["SQ"] == pytest.approx(100)
+    assert results["panoptic_seg"]["PQ_st"] == pytest.approx(100)
+    # COCO reads precision at recalls 0, 0.01, ..., 1: with half of the chairs found it is 1 up to 0.5.
+    assert results["segm"]["AP"] == pytest.approx(100 * (1 + 51 / 101) / 2)
+    assert results["sem_seg"]["IoU-chair"] == pytest.approx(50)
+    assert results["sem_seg"]["IoU-bed"] == pytest.approx(100)
