@@ -23,6 +23,14 @@ class Synthetic:
     val_patches: Path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests leave nothing in the user's cache, and take nothing from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMCP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def _synthetic_files(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     folder = tmp_path_factory.mktemp("synthetic")

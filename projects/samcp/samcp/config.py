@@ -65,12 +65,15 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.DENOISING.LABEL_NOISE = 0.5
     cfg.MODEL.SAMCP.DENOISING.BOX_NOISE = 1.0
 
-    # Class embeddings: "learned", a table trained with the model, or "clip", an open_clip text encoder.
+    # The CLIP model that embeds words and, with MODEL.BACKBONE.NAME "build_clip_fpn_backbone", reads images.
+    cfg.MODEL.CLIP = CN()
+    cfg.MODEL.CLIP.NAME = "convnext_large_d_320"  # open_clip model name
+    # open_clip pretrained tag, or a local checkpoint file, which is read without any network.
+    cfg.MODEL.CLIP.PRETRAINED = "laion2b_s29b_b131k_ft_soup"
+
+    # Class embeddings: "learned", a table trained with the model, or "clip", MODEL.CLIP's text encoder.
     cfg.MODEL.SAMCP.TEXT = CN()
     cfg.MODEL.SAMCP.TEXT.ENCODER = "clip"
-    cfg.MODEL.SAMCP.TEXT.NAME = "convnext_large_d_320"  # open_clip model name
-    # open_clip pretrained tag, or a local checkpoint file, which is read without any network.
-    cfg.MODEL.SAMCP.TEXT.PRETRAINED = "laion2b_s29b_b131k_ft_soup"
     cfg.MODEL.SAMCP.TEXT.LEARNED_DIM = 256  # width of the learned table
     cfg.MODEL.SAMCP.TEXT.PROMPTS = ["a photo of a {}."]  # templates whose embeddings are averaged
 

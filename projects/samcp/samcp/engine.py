@@ -3,7 +3,8 @@
 import argparse
 import logging
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from proposal_cache import CacheError
 
 from .checkpoint import Checkpointer, CheckpointError
 from .config import add_samcp_config
-from .data import DataError, build_test_loader, build_train_loader, check_test_data
+from .data import DataError, Vocabulary, build_test_loader, build_train_loader, check_test_data
 from .evaluation import build_evaluator, format_results
 from .solver import build_optimizer
 
@@ -73,14 +74,19 @@ class Trainer(DefaultTrainer):
     def test(
         cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> dict[str, Any]:
-        """Evaluate on every dataset of DATASETS.TEST and log all figures in one table."""
-        results = super().test(cfg, model, evaluators)
+        """Evaluate on every dataset of DATASETS.TEST, on each by its own words, and log all figures in one table.
+
+        Raises:
+            UsageError: a dataset has classes that the model was not trained on and cannot be told of.
+        """
+        results = {}
+        for i, name in enumerate(cfg.DATASETS.TEST):
+            with _asked_for_classes_of(name, model):
+                results[name] = super().test(_of_one_dataset(cfg, i), model, evaluators and evaluators[i : i + 1])
         if comm.is_main_process():
-            names = cfg.DATASETS.TEST
-            by_dataset = {names[0]: results} if len(names) == 1 else results
             source = "the ground-truth affinity (oracle)" if cfg.TEST.ORACLE else "the model"
-            logger.info("Results of %s:\n%s", source, format_results(by_dataset))
-        return results
+            logger.info("Results of %s:\n%s", source, format_results(results))
+        return results if len(results) > 1 else next(iter(results.values()))
 
 
 def load_config(args: argparse.Namespace) -> CfgNode:
@@ -102,6 +108,33 @@ def load_config(args: argparse.Namespace) -> CfgNode:
         raise UsageError("TEST.ORACLE evaluates the ground truth, which needs no training; add: --eval-only")
     cfg.freeze()
     return cfg
+
+
+@contextmanager
+def _asked_for_classes_of(dataset: str, model: torch.nn.Module) -> Iterator[None]:
+    """Give a model the vocabulary of a dataset, and its own again at the end."""
+    samcp: Any = getattr(model, "module", model)  # within DistributedDataParallel
+    own, asked = samcp.vocabulary, Vocabulary.of_dataset(dataset)
+    try:
+        if asked != own:
+            samcp.set_vocabulary(asked)
+    except ValueError as error:
+        raise UsageError(f"{dataset} cannot be evaluated: {error}") from error
+    try:
+        yield
+    finally:
+        if asked != own:
+            samcp.set_vocabulary(own)
+
+
+def _of_one_dataset(cfg: CfgNode, index: int) -> CfgNode:
+    """The config of one of the datasets of DATASETS.TEST alone."""
+    one = cfg.clone()
+    one.defrost()
+    for key in ("TEST", "PATCHES_TEST"):
+        one.DATASETS[key] = cfg.DATASETS[key][index : index + 1]
+    one.freeze()
+    return one
 
 
 def _distributed(model: torch.nn.Module) -> torch.nn.Module:

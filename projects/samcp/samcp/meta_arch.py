@@ -32,7 +32,7 @@ class SAMCP(nn.Module):
     Args:
         backbone: gives feature maps, in_features of them are pooled from.
         in_features: names of feature levels, fine to coarse.
-        class_embedding: () -> (C, text_dim), of the vocabulary's classes.
+        class_embedding: of the words of the vocabulary's classes.
         patch_encoder, query_builder, decoder, classifier: the network, as in Figure 2.
         criterion: training losses.
         inference: predictions to segmentations.
@@ -97,7 +97,7 @@ class SAMCP(nn.Module):
         vocabulary = vocabulary or Vocabulary.of_dataset(cfg.DATASETS.TRAIN[0])
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in options.IN_FEATURES]
-        class_embedding = _build_class_embedding(options.TEXT, vocabulary.names)
+        class_embedding = _build_class_embedding(cfg, vocabulary)
         text_dim = class_embedding.dim
         dim = options.HIDDEN_DIM
         if options.DCA == "image" and shapes[-1].channels != dim:
@@ -209,13 +209,13 @@ class SAMCP(nn.Module):
         images = self.encode(batched_inputs)
         if not self.training:
             return self._segment(self.predict(images), batched_inputs)
-        embeddings = self.class_embedding()
+        words = self.class_embedding()
         regions, instances = self._ground_truth(batched_inputs, images.patches)
         denoising = self._denoise(instances)
-        queries, outputs = self._decode(images, embeddings, denoising)
+        queries, outputs = self._decode(images, words, denoising)
         return self.criterion(
             outputs=outputs,
-            class_logits=[self.classifier(output.queries, embeddings) for output in outputs],
+            class_logits=[self._class_logits(output, words) for output in outputs],
             queries=queries,
             semantic_classes=self.semantic_classes,
             denoising=denoising,
@@ -231,7 +231,7 @@ class SAMCP(nn.Module):
         Raises:
             ValueError: the class embeddings are learned, and of other classes.
         """
-        self.class_embedding.set_names(vocabulary.names)
+        self.class_embedding.set_words(vocabulary.words)
         self._number_classes(vocabulary)
 
     def _number_classes(self, vocabulary: Vocabulary) -> None:
@@ -253,15 +253,15 @@ class SAMCP(nn.Module):
 
     def predict(self, images: EncodedImages) -> list[Predictions]:
         """What the queries of every image say of the present vocabulary."""
-        embeddings = self.class_embedding()
-        queries, outputs = self._decode(images, embeddings)
-        return self._predict(outputs[-1], queries, images.patches, embeddings)
+        words = self.class_embedding()
+        queries, outputs = self._decode(images, words)
+        return self._predict(outputs[-1], queries, images.patches, words)
 
     def _decode(
-        self, images: EncodedImages, embeddings: Tensor, denoising: DenoisingQueries | None = None
+        self, images: EncodedImages, words: Tensor, denoising: DenoisingQueries | None = None
     ) -> tuple[QuerySet, list[DecoderOutput]]:
         queries = self.query_builder(
-            embeddings=embeddings,
+            embeddings=words[self.class_embedding.names],
             semantic_classes=self.semantic_classes,
             features=images.content,
             patches=images.patches,
@@ -276,6 +276,10 @@ class SAMCP(nn.Module):
             roi_embedding=self.patch_encoder.roi_embedding,
         )
         return queries, outputs
+
+    def _class_logits(self, output: DecoderOutput, words: Tensor) -> Tensor:
+        """(B, M, C)."""
+        return self.class_embedding.best(self.classifier(output.queries, words))
 
     def _levels(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         return [features[name] for name in self.in_features]
@@ -305,9 +309,9 @@ class SAMCP(nn.Module):
         )
 
     def _predict(
-        self, output: DecoderOutput, queries: QuerySet, patches: PatchBatch, embeddings: Tensor
+        self, output: DecoderOutput, queries: QuerySet, patches: PatchBatch, words: Tensor
     ) -> list[Predictions]:
-        scores = self.classifier(output.queries, embeddings).sigmoid()
+        scores = self._class_logits(output, words).sigmoid()
         affinity = output.affinity_logits.sigmoid()
         first = queries.num_semantic
         predictions = []
@@ -346,11 +350,12 @@ def _denoising_options(options: CfgNode) -> dict | None:
     }
 
 
-def _build_class_embedding(options: CfgNode, names: Sequence[str]) -> ClassEmbedding:
+def _build_class_embedding(cfg: CfgNode, vocabulary: Vocabulary) -> ClassEmbedding:
+    options, clip = cfg.MODEL.SAMCP.TEXT, cfg.MODEL.CLIP
     if options.ENCODER == "learned":
-        return LearnedClassEmbedding(names, options.LEARNED_DIM)
+        return LearnedClassEmbedding(vocabulary.words, options.LEARNED_DIM)
     if options.ENCODER == "clip":
-        return CLIPClassEmbedding(names, name=options.NAME, pretrained=options.PRETRAINED, prompts=options.PROMPTS)
+        return CLIPClassEmbedding(vocabulary.words, name=clip.NAME, pretrained=clip.PRETRAINED, prompts=options.PROMPTS)
     raise ValueError(f"MODEL.SAMCP.TEXT.ENCODER is {options.ENCODER!r}; choose 'clip' or 'learned'")
 
 

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from samcp.modeling.text_encoder import CLIPClassEmbedding, LearnedClassEmbedding, embed_names
+from samcp.checkpoint import CheckpointError
+from samcp.data import Vocabulary
+from samcp.modeling import text_encoder
+from samcp.modeling.text_encoder import CLIPClassEmbedding, LearnedClassEmbedding, embed_words
 
 PROMPTS = ["a photo of a {}.", "there is a {} in the scene."]
 
@@ -35,36 +38,109 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 def test_embeddings_are_open_clips_own(tiny_clip: tuple[str, Path]) -> None:
     name, weights = tiny_clip
-    embedding = CLIPClassEmbedding(["kite", "sea"], name=name, pretrained=str(weights), prompts=PROMPTS)()
+    words = [("kite",), ("sea", "ocean")]
+    embedding = CLIPClassEmbedding(words, name=name, pretrained=str(weights), prompts=PROMPTS)()
     model = open_clip.create_model(name, pretrained=str(weights)).eval()
     tokenizer = open_clip.get_tokenizer(name)
-    with torch.no_grad():
-        both = F.normalize(model.encode_text(tokenizer([p.format("sea") for p in PROMPTS])), dim=-1)
-    assert torch.allclose(embedding[1], F.normalize(both.mean(0), dim=-1), atol=1e-6)
+    assert embedding.shape == (3, 24)
+    for row, word in zip(embedding, ["kite", "sea", "ocean"], strict=True):
+        with torch.no_grad():
+            both = F.normalize(model.encode_text(tokenizer([p.format(word) for p in PROMPTS])), dim=-1)
+        assert torch.allclose(row, F.normalize(both.mean(0), dim=-1), atol=1e-6)
     assert not torch.allclose(embedding[0], embedding[1], atol=1e-2)
 
 
-def test_model_with_text_keeps_no_vocabulary_in_its_state(toy_cfg: CfgNode, tiny_clip: tuple[str, Path]) -> None:
-    """So a checkpoint loads whatever words are asked for."""
+def test_a_class_is_worth_the_best_of_its_words(tiny_clip: tuple[str, Path]) -> None:
     name, weights = tiny_clip
-    text = toy_cfg.MODEL.SAMCP.TEXT
-    text.ENCODER, text.NAME, text.PRETRAINED = "clip", name, str(weights)
+    words = [("person", "man", "woman"), ("kite",), ("sea", "ocean")]
+    embedding = CLIPClassEmbedding(words, name=name, pretrained=str(weights), prompts=PROMPTS)
+    assert embedding.names.tolist() == [0, 3, 4]
+    values = torch.randn(2, 5, 6, requires_grad=True)
+    best = embedding.best(values)
+    expected = torch.stack([values[..., :3].amax(-1), values[..., 3], values[..., 4:].amax(-1)], dim=-1)
+    assert torch.equal(best, expected)
+    best.sum().backward()
+    assert values.grad is not None
+    assert (values.grad.sum(-1) == 3).all(), "each class teaches one of its words"
+
+
+def test_embeddings_are_made_once(
+    tiny_clip: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SAMCP_CACHE", str(tmp_path))
+    name, weights = tiny_clip
+    made = []
+
+    def embed(*arguments: object) -> torch.Tensor:
+        made.append(arguments)
+        return original(*arguments)
+
+    original = text_encoder._embed
+    monkeypatch.setattr(text_encoder, "_embed", embed)
+    first = embed_words(["kite", "sea"], name, str(weights), PROMPTS)
+    assert torch.equal(embed_words(["kite", "sea"], name, str(weights), PROMPTS), first)
+    assert len(made) == 1
+
+    [file] = (tmp_path / "text_embeddings").iterdir()
+    file.write_bytes(b"half a file")
+    assert torch.equal(embed_words(["kite", "sea"], name, str(weights), PROMPTS), first)
+    assert f"{file} is damaged" in caplog.text
+    assert len(made) == 2
+
+    embed_words(["sea", "kite"], name, str(weights), PROMPTS)
+    embed_words(["kite", "sea"], name, str(weights), PROMPTS[:1])
+    other = tmp_path / "other.pt"
+    torch.manual_seed(1)
+    torch.save(open_clip.create_model(name).state_dict(), other)
+    assert not torch.allclose(embed_words(["kite", "sea"], name, str(other), PROMPTS), first)
+    assert len(made) == 5, "other words, templates and weights are others"
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(
+    tiny_clip: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SAMCP_CACHE", str(tmp_path / "file"))
+    assert embed_words(["kite"], tiny_clip[0], str(tiny_clip[1]), PROMPTS).shape == (1, 24)
+    assert "text embeddings are not kept" in caplog.text
+
+
+def test_model_with_text_keeps_no_vocabulary_in_its_state(toy_cfg: CfgNode, tiny_clip: tuple[str, Path]) -> None:
+    """So a checkpoint loads whatever words are asked for, however many a class has."""
+    name, weights = tiny_clip
+    toy_cfg.MODEL.SAMCP.TEXT.ENCODER = "clip"
+    toy_cfg.MODEL.CLIP.NAME, toy_cfg.MODEL.CLIP.PRETRAINED = name, str(weights)
     model = build_model(toy_cfg)
     assert model.class_embedding().shape == (5, 24)
     assert not any("class_embedding" in key for key in model.state_dict())
+    model.set_vocabulary(Vocabulary(("kite", "sea"), (True, False), (("dragon",), ())))
+    assert model.class_embedding().shape == (3, 24)
+    assert model.vocabulary.names == ("kite", "sea")
 
 
 def test_learned_table_is_trained() -> None:
-    table = LearnedClassEmbedding(["kite", "sea"], 8)
+    table = LearnedClassEmbedding([("kite", "dragon"), ("sea",)], 8)
     assert table().shape == (2, 8)
     assert table().requires_grad
+    both = table().detach()
+    table.set_words([("sea",)])
+    assert torch.equal(table(), both[1:])
+    with pytest.raises(ValueError, match=r"learned the classes kite, sea, and no dragon"):
+        table.set_words([("dragon",)])
 
 
 def test_missing_weights_are_named(tiny_clip: tuple[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"TEXT.PRETRAINED.*absent.pt"):
-        embed_names(["kite"], tiny_clip[0], str(tmp_path / "absent.pt"), PROMPTS)
+    with pytest.raises(CheckpointError, match=r"CLIP.PRETRAINED.*absent.pt"):
+        embed_words(["kite"], tiny_clip[0], str(tmp_path / "absent.pt"), PROMPTS)
+
+
+def test_weights_of_another_model(tiny_clip: tuple[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other.pt"
+    torch.save({"weight": torch.zeros(2)}, other)
+    with pytest.raises(CheckpointError, match=r"other\.pt.* of samcp_tiny cannot be had .*local checkpoint file"):
+        embed_words(["kite"], tiny_clip[0], str(other), PROMPTS)
 
 
 def test_unknown_model_is_named() -> None:
-    with pytest.raises(ValueError, match=r"TEXT.NAME.*no_such_clip"):
-        embed_names(["kite"], "no_such_clip", "", PROMPTS)
+    with pytest.raises(CheckpointError, match=r"CLIP.NAME.*no_such_clip"):
+        embed_words(["kite"], "no_such_clip", "", PROMPTS)

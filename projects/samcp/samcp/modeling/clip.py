@@ -1,0 +1,48 @@
+"""CLIP models of open_clip."""
+
+import os
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from ..checkpoint import CheckpointError
+
+
+@lru_cache(maxsize=1)
+def load_clip(name: str, pretrained: str) -> Any:
+    """A CLIP model, on the CPU, frozen and in evaluation mode; loaded once for all who ask for the same.
+
+    Args:
+        name: of open_clip's models.
+        pretrained: one of open_clip's tags for it, or a checkpoint file, which is read without any network.
+
+    Raises:
+        CheckpointError: open_clip does not know the name, or the weights cannot be had, or are of another model.
+    """
+    import open_clip  # slow to import, and not needed by a closed vocabulary
+
+    check_clip(name, pretrained)
+    try:
+        model: nn.Module = open_clip.create_model(name, pretrained=pretrained)
+    except Exception as error:  # what a failing download or a foreign file raises has no common base
+        raise CheckpointError(
+            f"the weights {pretrained!r} of {name} cannot be had ({error!r:.300}); give a local checkpoint file of "
+            "this model as MODEL.CLIP.PRETRAINED"
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def check_clip(name: str, pretrained: str) -> None:
+    """Raise CheckpointError unless open_clip knows the model, and its weights are a tag of it or a file."""
+    import open_clip
+
+    if name not in open_clip.list_models():
+        raise CheckpointError(
+            f"MODEL.CLIP.NAME is {name!r}, which open_clip does not know; see open_clip.list_models()"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not os.path.isfile(pretrained) and pretrained not in tags:
+        raise CheckpointError(
+            f"MODEL.CLIP.PRETRAINED is {pretrained!r}: neither a file nor a tag of {name} ({', '.join(tags)})"
+        )
