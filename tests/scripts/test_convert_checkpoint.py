@@ -85,3 +85,9 @@ def test_what_is_no_model_file_is_refused(checkpoint: Path, tmp_path: Path) -> N
     foreign.write_bytes(foreign.read_bytes()[:20])
     with pytest.raises(CheckpointError, match=r"foreign\.safetensors: is no safetensors file, or a damaged one"):
         ModelFile.load(foreign)
+
+
+def test_config_of_another_version(checkpoint: Path) -> None:
+    text = ModelFile.of_checkpoint(checkpoint).config
+    with pytest.raises(CheckpointError, match=r"does not fit this version .*MODEL.SAMCP.GONE"):
+        parse_config(text.replace("HIDDEN_DIM: 48", "HIDDEN_DIM: 48\n    GONE: 1"))

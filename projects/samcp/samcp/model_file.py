@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -95,10 +96,19 @@ class ModelFile:
 
 
 def parse_config(text: str) -> CfgNode:
-    """The config that a checkpoint carries."""
+    """The config that a checkpoint carries.
+
+    Raises:
+        CheckpointError: it has a key that there is not, or not any more.
+    """
     cfg = get_cfg()
     add_samcp_config(cfg)
-    cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
+    try:
+        cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
+    except (KeyError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(
+            f"the checkpoint's config does not fit this version of the project ({error}); use the one it was made with"
+        ) from error
     return cfg
 
 

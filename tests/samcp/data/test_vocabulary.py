@@ -50,6 +50,15 @@ def test_a_files_mistake_is_named_with_its_line(tmp_path: Path) -> None:
         Vocabulary.load(file)
 
 
+def test_a_command_line_may_name_a_file(tmp_path: Path) -> None:
+    (tmp_path / "beach").write_text("kite\nsea~\n")
+    assert Vocabulary.read(str(tmp_path / "beach")) == Vocabulary.read("kite, sea~")
+    assert Vocabulary.read("coco") == Vocabulary.load("coco")
+    assert Vocabulary.read("kite").names == ("kite",)
+    with pytest.raises(DataError, match=r"beach.txt: is none of .* cannot be read"):
+        Vocabulary.read("beach.txt")
+
+
 def test_a_file_without_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "beach.txt").write_text("# nothing\n")
     with pytest.raises(DataError, match=r"beach.txt: has no classes"):

@@ -89,6 +89,16 @@ class Vocabulary:
         return cls._of_entries(entries)
 
     @classmethod
+    def read(cls, text: str) -> "Vocabulary":
+        """What a command line says: a file, or one of ours by its name (:meth:`load`), or the classes (:meth:`parse`).
+
+        Raises:
+            DataError: see there.
+        """
+        is_source = (_FOLDER / f"{text}.txt").is_file() or Path(text).is_file() or text.endswith(".txt")
+        return cls.load(text) if is_source else cls.parse(text)
+
+    @classmethod
     def of_dataset(cls, name: str) -> "Vocabulary":
         """Read it from Detectron2's metadata.
 

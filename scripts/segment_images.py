@@ -1,0 +1,124 @@
+#!/usr/bin/env python
+"""Segment your own images with a trained model, by the words you name.
+
+    python scripts/generate_sam_patches.py --images photos --checkpoint sam_vit_h_4b8939.pth --output patches
+    python scripts/segment_images.py --weights model.safetensors --images photos --patches patches \\
+        --vocabulary "kite, sea~, person: man | woman" --output result
+
+A ~ marks stuff, which has no instances; words behind a colon are synonyms. Words other than those of the training need
+a model with CLIP's text encoder (MODEL.SAMCP.TEXT.ENCODER clip). In the output there is, for each image, a picture,
+result/KEY.jpg, and a PNG of segment ids, result/panoptic/KEY.png, which result/panoptic.json describes as COCO does; of
+a model without instances the PNG is a map of classes, result/semantic/KEY.png, 255 where there is none.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import Metadata
+from PIL import Image
+from tqdm import tqdm
+
+from proposal_cache import PatchCache
+from proposal_cache.sources import ImageFile, from_folder
+from samcp.analysis.panels import paint_prediction
+from samcp.data import Vocabulary
+from samcp.data.preparation.files import replacing, write_json, write_label_map, write_panoptic_ids
+from samcp.engine import USER_ERRORS
+from samcp.prompts import Answer, Prompts
+
+_PICTURE_QUALITY = 92
+
+
+def main() -> None:
+    arguments = _parse_arguments()
+    try:
+        segment(arguments)
+    except (*USER_ERRORS, ValueError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    print(f"pictures of {arguments.images} are in {arguments.output}")
+
+
+def segment(arguments: argparse.Namespace) -> None:
+    """Segment all images of a folder, and write pictures and maps."""
+    images, cache = from_folder(arguments.images), PatchCache(arguments.patches)
+    missing = cache.missing([image.key for image in images])
+    if missing:
+        raise ValueError(
+            f"{arguments.patches} lacks {len(missing)} of {len(images)} images, {missing[0]} for one; make them by "
+            f"scripts/generate_sam_patches.py --images {arguments.images} --output {arguments.patches}"
+        )
+    prompts = Prompts.load(arguments.weights, device=arguments.device)
+    vocabulary = Vocabulary.read(arguments.vocabulary) if arguments.vocabulary else prompts.vocabulary
+    annotations = []
+    for image in tqdm(images, unit="image", mininterval=1):
+        answer = prompts.encode(image.path, cache[image.key]).ask(vocabulary)
+        annotations += write_answer(answer, image, arguments.output)
+    if annotations:
+        write_json(arguments.output / "panoptic.json", _coco_json(images, cache, annotations, vocabulary))
+
+
+def write_answer(answer: Answer, image: ImageFile, output: Path) -> list[dict[str, Any]]:
+    """Write the picture and the map of an image; the panoptic annotation, where the model tells instances apart."""
+    annotations: list[dict[str, Any]] = []
+    if answer.inference.panoptic_on:
+        ids, segments = answer.panoptic()
+        prediction: dict[str, Any] = {"panoptic_seg": (ids, segments)}
+        write_panoptic_ids(output / "panoptic" / f"{image.key}.png", ids.numpy())
+        infos = [{key: s[key] for key in ("id", "category_id", "area", "score")} for s in segments]
+        annotations.append({"image_id": image.key, "file_name": f"{image.key}.png", "segments_info": infos})
+    else:
+        labels = answer.semantic()
+        prediction = {"sem_seg": labels}
+        write_label_map(output / "semantic" / f"{image.key}.png", labels.numpy().astype(np.uint8))
+    picture = paint_prediction(np.asarray(Image.open(image.path).convert("RGB")), prediction, _metadata(answer))
+    with replacing(output / f"{image.key}.jpg") as temporary:
+        Image.fromarray(picture).save(temporary, "jpeg", quality=_PICTURE_QUALITY)
+    return annotations
+
+
+def _metadata(answer: Answer) -> Metadata:
+    names = list(answer.vocabulary.names)
+    return Metadata(name="vocabulary", thing_classes=names, stuff_classes=names, ignore_label=255)
+
+
+def _coco_json(
+    images: Sequence[ImageFile], cache: PatchCache, annotations: list[dict[str, Any]], vocabulary: Vocabulary
+) -> dict[str, Any]:
+    sizes = [(cache[image.key].height, cache[image.key].width) for image in images]
+    return {
+        "images": [
+            {"id": image.key, "file_name": image.path.name, "height": height, "width": width}
+            for image, (height, width) in zip(images, sizes, strict=True)
+        ],
+        "annotations": annotations,
+        "categories": [
+            {"id": i, "name": name, "isthing": int(is_thing)}
+            for i, (name, is_thing) in enumerate(zip(vocabulary.names, vocabulary.is_thing, strict=True))
+        ],
+    }
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a checkpoint or model file")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="a folder, with all folders in it")
+    parser.add_argument("--patches", type=Path, required=True, metavar="DIR", help="the cache of their patches")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--vocabulary",
+        metavar="WORDS",
+        help="classes, between commas; or a file of them, one a line; or coco, ade20k, cityscapes, pascal_part "
+        "(default: the classes of the training)",
+    )
+    parser.add_argument("--device", default="", help="where to run the model (default: where it was trained, or cpu)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

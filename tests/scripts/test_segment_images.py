@@ -1,0 +1,87 @@
+"""A folder of images, patches of it, a trained model and some words make pictures and COCO's panoptic files."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from PIL import Image
+
+from samcp import SAMCP, add_samcp_config
+from samcp.checkpoint import Checkpointer
+from samcp.data.ground_truth import read_label_map, read_panoptic_ids
+from tests.conftest import Synthetic
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import segment_images
+
+CONFIG = Path(__file__).parents[2] / "configs" / "miniature" / "panoptic.yaml"
+
+
+def save_model(folder: Path, **keys: object) -> Path:
+    """A checkpoint of random weights that are sure of all they see."""
+    cfg: CfgNode = get_cfg()
+    add_samcp_config(cfg)
+    cfg.merge_from_file(str(CONFIG))
+    cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = ("synthetic_train",), str(folder)
+    thresholds = [f"MODEL.SAMCP.TEST.{name}_THRESHOLD" for name in ("SCORE", "AFFINITY", "OVERLAP")]
+    keys = {**dict.fromkeys(thresholds, 0.0), **{key.replace("__", "."): value for key, value in keys.items()}}
+    cfg.merge_from_list([part for item in keys.items() for part in item])
+    torch.manual_seed(0)
+    Checkpointer(SAMCP(cfg), cfg).save("model_final")
+    return folder / "model_final.pth"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["segment_images.py", *map(str, arguments)])
+    segment_images.main()
+
+
+def test_panoptic_files_of_the_asked_classes(
+    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, out = save_model(tmp_path), tmp_path / "out"
+    where = ("--images", synthetic.folder / "val", "--patches", synthetic.val_patches, "--output", out)
+    run(monkeypatch, "--weights", weights, *where, "--vocabulary", "disc, sky~, ring")
+    assert str(out) in capsys.readouterr().out
+    content = json.loads((out / "panoptic.json").read_text())
+    assert [(c["name"], c["isthing"]) for c in content["categories"]] == [("disc", 1), ("sky", 0), ("ring", 1)]
+    assert len(content["images"]) == len(content["annotations"]) == 4
+    assert any(annotation["segments_info"] for annotation in content["annotations"])
+    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+        ids = read_panoptic_ids(str(out / "panoptic" / annotation["file_name"]))
+        assert ids.shape == (image["height"], image["width"])
+        assert {s["id"]: s["area"] for s in annotation["segments_info"]} == {
+            i: int((ids == i).sum()) for i in np.unique(ids).tolist() if i
+        }
+        assert Image.open(out / f"{image['id']}.jpg").size >= (image["width"], image["height"])
+
+
+def test_a_model_without_instances_writes_classes(
+    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = {"INSTANCE_QUERIES": False, "SEMANTIC_QUERIES": "all", "TEST.PANOPTIC_ON": False, "TEST.INSTANCE_ON": False}
+    weights = save_model(tmp_path, **{f"MODEL.SAMCP.{key}": value for key, value in only.items()})
+    where = ("--images", synthetic.folder / "val", "--patches", synthetic.val_patches, "--output", tmp_path / "out")
+    run(monkeypatch, "--weights", weights, *where, "--vocabulary", "disc, sky~, ring")
+    assert not (tmp_path / "out" / "panoptic.json").exists()
+    maps = [read_label_map(str(path)) for path in sorted((tmp_path / "out" / "semantic").iterdir())]
+    assert len(maps) == 4
+    assert set(np.unique(maps).tolist()) <= {0, 1, 2, 255}
+
+
+def test_what_is_missing_is_said(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "beach.jpg")
+    where = ("--patches", synthetic.val_patches, "--output", tmp_path / "out")
+    with pytest.raises(SystemExit, match=r"lacks 1 of 1 images, beach for one; make them by .*generate_sam_patches"):
+        run(monkeypatch, "--weights", tmp_path / "no.pth", "--images", tmp_path / "photos", *where)
+    where = ("--images", synthetic.folder / "val", *where)
+    with pytest.raises(SystemExit, match=r"error: .*no\.pth: there is no such checkpoint"):
+        run(monkeypatch, "--weights", tmp_path / "no.pth", *where)
+    weights = save_model(tmp_path)
+    with pytest.raises(SystemExit, match=r"error: .*has learned the classes .*, and no kite"):
+        run(monkeypatch, "--weights", weights, *where, "--vocabulary", "kite")
