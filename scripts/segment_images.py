@@ -53,7 +53,7 @@ def segment(arguments: argparse.Namespace) -> None:
             f"{arguments.patches} lacks {len(missing)} of {len(images)} images, {missing[0]} for one; make them by "
             f"scripts/generate_sam_patches.py --images {arguments.images} --output {arguments.patches}"
         )
-    prompts = Prompts.load(arguments.weights, device=arguments.device)
+    prompts = Prompts.load(arguments.weights, device=arguments.device, clip=arguments.clip)
     vocabulary = Vocabulary.read(arguments.vocabulary) if arguments.vocabulary else prompts.vocabulary
     annotations = []
     for image in tqdm(images, unit="image", mininterval=1):
@@ -116,6 +116,7 @@ def _parse_arguments() -> argparse.Namespace:
         help="classes, between commas; or a file of them, one a line; or coco, ade20k, cityscapes, pascal_part "
         "(default: the classes of the training)",
     )
+    parser.add_argument("--clip", default="", metavar="FILE", help="the model's CLIP, if not where it was at training")
     parser.add_argument("--device", default="", help="where to run the model (default: where it was trained, or cpu)")
     return parser.parse_args()
 

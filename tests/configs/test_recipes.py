@@ -9,6 +9,7 @@ from detectron2.engine import default_argument_parser
 
 from samcp import add_samcp_config
 from samcp.engine import Trainer, load_config
+from tests.tiny_clip import make_tiny_clip
 from tests.toy_datasets import panoptic_dataset
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -20,6 +21,10 @@ SMALL = {
     "MODEL.WEIGHTS": "",
     "MODEL.RESNETS.DEPTH": 18,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.SWIN.WEIGHTS": "",
+    "MODEL.SWIN.EMBED_DIM": 12,
+    "MODEL.SWIN.DEPTHS": (1, 1, 1, 1),
+    "MODEL.SWIN.NUM_HEADS": (1, 2, 3, 4),
     "MODEL.SAMCP.ROI_FC_DIM": 64,
     "MODEL.SAMCP.FFN_DIM": 64,
     "MODEL.SAMCP.DENOISING.MAX_QUERIES": 20,
@@ -37,12 +42,15 @@ SMALL = {
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory):
     root = tmp_path_factory.mktemp("stand_in")
+    clip_name, clip_weights = make_tiny_clip(root, "convnext")
     with panoptic_dataset(root, "stand_in", count=2) as name:
         yield {
             "DATASETS.TRAIN": (name,),
             "DATASETS.TEST": (name,),
             "DATASETS.PATCHES_TRAIN": (str(root / "patches"),),
             "DATASETS.PATCHES_TEST": (str(root / "patches"),),
+            "MODEL.CLIP.NAME": clip_name,
+            "MODEL.CLIP.PRETRAINED": clip_weights,
         }
 
 

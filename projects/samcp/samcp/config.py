@@ -77,6 +77,13 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEXT.LEARNED_DIM = 256  # width of the learned table
     cfg.MODEL.SAMCP.TEXT.PROMPTS = ["a photo of a {}."]  # templates whose embeddings are averaged
 
+    # Scores joined with CLIP's of the predicted masks (METHOD 8), with CLIP as the backbone.
+    cfg.MODEL.SAMCP.OPEN_VOCABULARY = CN()
+    cfg.MODEL.SAMCP.OPEN_VOCABULARY.ENABLED = False
+    cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA = 0.4  # 0: the learned classifier alone, 1: CLIP's alone (Table 6)
+    cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA_UNSEEN = 0.4  # of classes that the training did not have
+    cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION = "product"  # the geometric mean, or "sum", as 4.1 prints it
+
     # A backbone from timm under Detectron2's FPN: MODEL.BACKBONE.NAME "build_timm_fpn_backbone".
     cfg.MODEL.TIMM = CN()
     cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"

@@ -8,14 +8,18 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from proposal_cache import Patches
+
 from .data.vocabulary import Vocabulary
 from .modeling.affinity_decoder import AffinityDecoder, DecoderOutput
+from .modeling.backbone.clip import DENSE
 from .modeling.classifier import Classifier
 from .modeling.criterion import Criterion
 from .modeling.denoising import DenoisingQueries, make_denoising_queries
 from .modeling.encoded_images import EncodedImages
 from .modeling.inference import Inference, Predictions
 from .modeling.matcher import HungarianMatcher
+from .modeling.open_vocabulary import ClipScores, ScoreFusion, mask_weights
 from .modeling.oracle import oracle_predictions
 from .modeling.patch_batch import PatchBatch
 from .modeling.patch_encoder import PatchEncoder, RoIEmbedding
@@ -39,6 +43,8 @@ class SAMCP(nn.Module):
         vocabulary: the classes; :meth:`set_vocabulary` changes them.
         semantic_queries: "stuff" or "all": which classes have a semantic query.
         denoising: arguments of :func:`make_denoising_queries`, or None for none.
+        fusion: joins the scores with CLIP's of the predicted masks; None for the learned ones alone. Needs the backbone
+            and the class embeddings of CLIP.
         roi_size: of the mapper's roi_masks.
         oracle: predict the ground-truth affinity instead of running the network; inputs need their targets.
         pixel_mean, pixel_std: of the input images, one a channel.
@@ -65,6 +71,7 @@ class SAMCP(nn.Module):
         vocabulary: Vocabulary,
         semantic_queries: str,
         denoising: dict | None,
+        fusion: ScoreFusion | None,
         roi_size: int,
         oracle: bool,
         pixel_mean: Sequence[float],
@@ -82,6 +89,8 @@ class SAMCP(nn.Module):
         self.inference = inference
         self.semantic_queries = semantic_queries
         self.denoising = denoising
+        self.fusion = fusion
+        self.trained_words = {word for words in vocabulary.words for word in words}
         self.roi_size = roi_size
         self.oracle = oracle
         self.register_buffer("thing_classes", None, persistent=False)
@@ -171,6 +180,7 @@ class SAMCP(nn.Module):
             "vocabulary": vocabulary,
             "semantic_queries": options.SEMANTIC_QUERIES,
             "denoising": _denoising_options(options),
+            "fusion": _build_fusion(cfg),
             "roi_size": options.ROI_SIZE,
             "oracle": cfg.TEST.ORACLE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -208,7 +218,7 @@ class SAMCP(nn.Module):
 
         images = self.encode(batched_inputs)
         if not self.training:
-            return self._segment(self.predict(images), batched_inputs)
+            return self._segment(self.predict(images, [x["patch_rles"] for x in batched_inputs]), batched_inputs)
         words = self.class_embedding()
         regions, instances = self._ground_truth(batched_inputs, images.patches)
         denoising = self._denoise(instances)
@@ -251,11 +261,48 @@ class SAMCP(nn.Module):
         """Encode patches of images whose ``features`` are known."""
         return EncodedImages(features, patches, *self.patch_encoder(self._levels(features), patches))
 
-    def predict(self, images: EncodedImages) -> list[Predictions]:
-        """What the queries of every image say of the present vocabulary."""
+    def predict(self, images: EncodedImages, patches: Sequence[Patches]) -> list[Predictions]:
+        """What the queries of every image say of the present vocabulary, with CLIP's word where the config asks for it.
+
+        Args:
+            patches: of every image, at its own size.
+        """
+        predictions = self.predict_learned(images)
+        if self.fusion is None:
+            return predictions
+        return [
+            self.fusion(said, clip, self.seen_classes)
+            for said, clip in zip(predictions, self.predict_clip(images, predictions, patches), strict=True)
+        ]
+
+    def predict_learned(self, images: EncodedImages) -> list[Predictions]:
+        """What the network itself says."""
         words = self.class_embedding()
         queries, outputs = self._decode(images, words)
         return self._predict(outputs[-1], queries, images.patches, words)
+
+    def predict_clip(
+        self, images: EncodedImages, predictions: Sequence[Predictions], patches: Sequence[Patches]
+    ) -> list[ClipScores]:
+        """What CLIP says of the masks that the network predicts (mask pooling)."""
+        clip = self.backbone.bottom_up
+        stride, words = clip.output_shape()[DENSE].stride, self.class_embedding()
+        scores = []
+        for i, (said, own) in enumerate(zip(predictions, patches, strict=True)):
+            members = self.inference.members(torch.cat([said.semantic_affinity, said.instance_affinity]))
+            height, width = images.patches.image_sizes[i].tolist()
+            weights = mask_weights(members, own, (height, width), stride).to(self.device)
+            dense = images.features[DENSE][i, :, : weights.shape[1], : weights.shape[2]]
+            logits = self.class_embedding.best(clip.logit_scale * clip.pool(dense, weights) @ words.T)
+            semantic, instance = logits.softmax(-1).split([len(said.semantic_classes), len(said.instance_affinity)])
+            scores.append(ClipScores(semantic.gather(1, said.semantic_classes[:, None])[:, 0], instance))
+        return scores
+
+    @property
+    def seen_classes(self) -> Tensor:
+        """(C,) bool: the classes of the present vocabulary that the model was trained on, under any of their words."""
+        seen = [not self.trained_words.isdisjoint(words) for words in self.vocabulary.words]
+        return torch.tensor(seen, device=self.device)
 
     def _decode(
         self, images: EncodedImages, words: Tensor, denoising: DenoisingQueries | None = None
@@ -338,6 +385,18 @@ def _semantic_classes(is_thing: Tensor, which: str) -> Tensor:
     if which == "stuff":
         return (~is_thing).nonzero().squeeze(1)
     raise ValueError(f"MODEL.SAMCP.SEMANTIC_QUERIES is {which!r}; choose 'stuff' or 'all'")
+
+
+def _build_fusion(cfg: CfgNode) -> ScoreFusion | None:
+    options = cfg.MODEL.SAMCP.OPEN_VOCABULARY
+    if not options.ENABLED or options.KAPPA == options.KAPPA_UNSEEN == 0:
+        return None
+    if cfg.MODEL.BACKBONE.NAME != "build_clip_fpn_backbone" or cfg.MODEL.SAMCP.TEXT.ENCODER != "clip":
+        raise ValueError(
+            "MODEL.SAMCP.OPEN_VOCABULARY.ENABLED needs CLIP for images and for words: MODEL.BACKBONE.NAME "
+            "build_clip_fpn_backbone and MODEL.SAMCP.TEXT.ENCODER clip"
+        )
+    return ScoreFusion(kappa=options.KAPPA, kappa_unseen=options.KAPPA_UNSEEN, rule=options.FUSION)
 
 
 def _denoising_options(options: CfgNode) -> dict | None:

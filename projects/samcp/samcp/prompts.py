@@ -58,11 +58,12 @@ class Prompts:
         self.vocabulary = model.vocabulary  # that is asked for where no other is
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, device: str = "") -> "Prompts":
+    def load(cls, path: str | os.PathLike[str], *, device: str = "", clip: str = "") -> "Prompts":
         """Load a checkpoint of train_net.py, or a model file of convert_checkpoint.py; either holds its config.
 
         Args:
             device: where to run it; by default where it was trained, or the CPU where there is no GPU.
+            clip: the checkpoint of its CLIP model, if that is not where it was at training.
 
         Raises:
             CheckpointError: it is missing, damaged, or of another program.
@@ -71,6 +72,7 @@ class Prompts:
         file = ModelFile.load(path) if path.suffix == SUFFIX else ModelFile.of_checkpoint(path)
         cfg = parse_config(file.config)
         cfg.MODEL.WEIGHTS = str(path)
+        cfg.MODEL.CLIP.PRETRAINED = clip or cfg.MODEL.CLIP.PRETRAINED
         # What the training of its backbone started from need not be here.
         cfg.MODEL.TIMM.WEIGHTS = cfg.MODEL.SWIN.WEIGHTS = ""
         if device or not torch.cuda.is_available():
@@ -148,7 +150,7 @@ class Scene:
         vocabulary = vocabulary or self.prompts.vocabulary
         if vocabulary != model.vocabulary:
             model.set_vocabulary(vocabulary)
-        [predictions] = model.predict(self.encoded)
+        [predictions] = model.predict(self.encoded, [self.patches])
         on_cpu = Predictions(*(value.cpu() for value in vars(predictions).values()))
         # A copy, since the model's own follows its vocabulary.
         return Answer(vocabulary, self.patches, on_cpu, copy.copy(model.inference))

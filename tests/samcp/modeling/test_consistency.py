@@ -81,7 +81,8 @@ def predict(model: SAMCP, patches: Patches, *transforms: Any) -> Predictions:
         picture(), patches, augmentations=T.AugmentationList(transforms), roi_size=7, min_patch_area=0
     )
     with torch.no_grad():
-        [predictions] = model.predict(model.encode([{"image": augmented.image, "patches": augmented.patches}]))
+        images = model.encode([{"image": augmented.image, "patches": augmented.patches}])
+        [predictions] = model.predict(images, [patches])
     return predictions
 
 

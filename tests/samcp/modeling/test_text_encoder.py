@@ -1,6 +1,5 @@
 """Class embeddings of a small open_clip model that is made, saved and loaded here."""
 
-import json
 from pathlib import Path
 
 import open_clip
@@ -14,33 +13,21 @@ from samcp.checkpoint import CheckpointError
 from samcp.data import Vocabulary
 from samcp.modeling import text_encoder
 from samcp.modeling.text_encoder import CLIPClassEmbedding, LearnedClassEmbedding, embed_words
+from tests.tiny_clip import make_tiny_clip
 
 PROMPTS = ["a photo of a {}.", "there is a {} in the scene."]
 
 
 @pytest.fixture(scope="session")
-def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """Name and checkpoint of an open_clip model of a few thousand weights."""
-    folder = tmp_path_factory.mktemp("clip")
-    tower = {"layers": 1, "width": 32}
-    config = {
-        "embed_dim": 24,
-        "vision_cfg": {**tower, "image_size": 32, "patch_size": 16, "head_width": 16},
-        "text_cfg": {**tower, "context_length": 77, "vocab_size": 49408, "heads": 2},
-    }
-    (folder / "samcp_tiny.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder)
-    torch.manual_seed(0)
-    weights = folder / "tiny.pt"
-    torch.save(open_clip.create_model("samcp_tiny").state_dict(), weights)
-    return "samcp_tiny", weights
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return make_tiny_clip(tmp_path_factory.mktemp("clip"), "transformer")
 
 
-def test_embeddings_are_open_clips_own(tiny_clip: tuple[str, Path]) -> None:
+def test_embeddings_are_open_clips_own(tiny_clip: tuple[str, str]) -> None:
     name, weights = tiny_clip
     words = [("kite",), ("sea", "ocean")]
-    embedding = CLIPClassEmbedding(words, name=name, pretrained=str(weights), prompts=PROMPTS)()
-    model = open_clip.create_model(name, pretrained=str(weights)).eval()
+    embedding = CLIPClassEmbedding(words, name=name, pretrained=weights, prompts=PROMPTS)()
+    model = open_clip.create_model(name, pretrained=weights).eval()
     tokenizer = open_clip.get_tokenizer(name)
     assert embedding.shape == (3, 24)
     for row, word in zip(embedding, ["kite", "sea", "ocean"], strict=True):
@@ -50,10 +37,10 @@ def test_embeddings_are_open_clips_own(tiny_clip: tuple[str, Path]) -> None:
     assert not torch.allclose(embedding[0], embedding[1], atol=1e-2)
 
 
-def test_a_class_is_worth_the_best_of_its_words(tiny_clip: tuple[str, Path]) -> None:
+def test_a_class_is_worth_the_best_of_its_words(tiny_clip: tuple[str, str]) -> None:
     name, weights = tiny_clip
     words = [("person", "man", "woman"), ("kite",), ("sea", "ocean")]
-    embedding = CLIPClassEmbedding(words, name=name, pretrained=str(weights), prompts=PROMPTS)
+    embedding = CLIPClassEmbedding(words, name=name, pretrained=weights, prompts=PROMPTS)
     assert embedding.names.tolist() == [0, 3, 4]
     values = torch.randn(2, 5, 6, requires_grad=True)
     best = embedding.best(values)
@@ -65,7 +52,7 @@ def test_a_class_is_worth_the_best_of_its_words(tiny_clip: tuple[str, Path]) -> 
 
 
 def test_embeddings_are_made_once(
-    tiny_clip: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_clip: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SAMCP_CACHE", str(tmp_path))
     name, weights = tiny_clip
@@ -77,18 +64,18 @@ def test_embeddings_are_made_once(
 
     original = text_encoder._embed
     monkeypatch.setattr(text_encoder, "_embed", embed)
-    first = embed_words(["kite", "sea"], name, str(weights), PROMPTS)
-    assert torch.equal(embed_words(["kite", "sea"], name, str(weights), PROMPTS), first)
+    first = embed_words(["kite", "sea"], name, weights, PROMPTS)
+    assert torch.equal(embed_words(["kite", "sea"], name, weights, PROMPTS), first)
     assert len(made) == 1
 
     [file] = (tmp_path / "text_embeddings").iterdir()
     file.write_bytes(b"half a file")
-    assert torch.equal(embed_words(["kite", "sea"], name, str(weights), PROMPTS), first)
+    assert torch.equal(embed_words(["kite", "sea"], name, weights, PROMPTS), first)
     assert f"{file} is damaged" in caplog.text
     assert len(made) == 2
 
-    embed_words(["sea", "kite"], name, str(weights), PROMPTS)
-    embed_words(["kite", "sea"], name, str(weights), PROMPTS[:1])
+    embed_words(["sea", "kite"], name, weights, PROMPTS)
+    embed_words(["kite", "sea"], name, weights, PROMPTS[:1])
     other = tmp_path / "other.pt"
     torch.manual_seed(1)
     torch.save(open_clip.create_model(name).state_dict(), other)
@@ -97,19 +84,19 @@ def test_embeddings_are_made_once(
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(
-    tiny_clip: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_clip: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SAMCP_CACHE", str(tmp_path / "file"))
-    assert embed_words(["kite"], tiny_clip[0], str(tiny_clip[1]), PROMPTS).shape == (1, 24)
+    assert embed_words(["kite"], tiny_clip[0], tiny_clip[1], PROMPTS).shape == (1, 24)
     assert "text embeddings are not kept" in caplog.text
 
 
-def test_model_with_text_keeps_no_vocabulary_in_its_state(toy_cfg: CfgNode, tiny_clip: tuple[str, Path]) -> None:
+def test_model_with_text_keeps_no_vocabulary_in_its_state(toy_cfg: CfgNode, tiny_clip: tuple[str, str]) -> None:
     """So a checkpoint loads whatever words are asked for, however many a class has."""
     name, weights = tiny_clip
     toy_cfg.MODEL.SAMCP.TEXT.ENCODER = "clip"
-    toy_cfg.MODEL.CLIP.NAME, toy_cfg.MODEL.CLIP.PRETRAINED = name, str(weights)
+    toy_cfg.MODEL.CLIP.NAME, toy_cfg.MODEL.CLIP.PRETRAINED = name, weights
     model = build_model(toy_cfg)
     assert model.class_embedding().shape == (5, 24)
     assert not any("class_embedding" in key for key in model.state_dict())
@@ -129,15 +116,17 @@ def test_learned_table_is_trained() -> None:
         table.set_words([("dragon",)])
 
 
-def test_missing_weights_are_named(tiny_clip: tuple[str, Path], tmp_path: Path) -> None:
+def test_missing_weights_are_named(tiny_clip: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"CLIP.PRETRAINED.*absent.pt"):
         embed_words(["kite"], tiny_clip[0], str(tmp_path / "absent.pt"), PROMPTS)
 
 
-def test_weights_of_another_model(tiny_clip: tuple[str, Path], tmp_path: Path) -> None:
+def test_weights_of_another_model(tiny_clip: tuple[str, str], tmp_path: Path) -> None:
     other = tmp_path / "other.pt"
     torch.save({"weight": torch.zeros(2)}, other)
-    with pytest.raises(CheckpointError, match=r"other\.pt.* of samcp_tiny cannot be had .*local checkpoint file"):
+    with pytest.raises(
+        CheckpointError, match=r"other\.pt.* of samcp_tiny_transformer cannot be had .*local checkpoint file"
+    ):
         embed_words(["kite"], tiny_clip[0], str(other), PROMPTS)
 
 

@@ -121,7 +121,7 @@ class Inference:
     def instances(self, predictions: Predictions, patches: Patches) -> Instances:
         """The best (query, thing class) pairs; a mask is the union of the query's patches."""
         scores = predictions.instance_scores[:, self.thing_classes]
-        members = self._members(predictions.instance_affinity)
+        members = self.members(predictions.instance_affinity)
         scores = scores * members.any(-1, keepdim=True)
         top, index = scores.flatten().topk(min(self.top_instances, scores.numel()))
         index = index[top > 0]
@@ -147,7 +147,7 @@ class Inference:
             (H, W) int32 map of segment ids, 0 where there is none, and one dict a segment.
         """
         classes, scores, affinity = self._panoptic_entities(predictions)
-        members = self._members(affinity)
+        members = self.members(affinity)
         entities = _union(members, patches)
         if self.merge == "max":
             canvas = _paint_entities(scores, entities)
@@ -199,11 +199,11 @@ class Inference:
                 values[:, c] = instance.amax(0)
         return values
 
-    def _members(self, affinity: Tensor) -> Tensor:
+    def members(self, affinity: Tensor) -> Tensor:
         """(M, N) bool: which patches belong to which query."""
         if affinity.shape[1] == 0:
             return torch.zeros_like(affinity, dtype=torch.bool)
-        everywhere = torch.ones(affinity.shape[1], dtype=torch.bool)
+        everywhere = torch.ones(affinity.shape[1], dtype=torch.bool, device=affinity.device)
         return normalize_affinity(affinity, everywhere) > self.member_threshold
 
 

@@ -1,6 +1,13 @@
 """Backbones that Detectron2 does not have; importing this registers them."""
 
+from .clip import CLIPBackbone, build_clip_fpn_backbone
 from .swin import build_swin_fpn_backbone
 from .timm import TimmBackbone, build_timm_fpn_backbone
 
-__all__ = ["TimmBackbone", "build_swin_fpn_backbone", "build_timm_fpn_backbone"]
+__all__ = [
+    "CLIPBackbone",
+    "TimmBackbone",
+    "build_clip_fpn_backbone",
+    "build_swin_fpn_backbone",
+    "build_timm_fpn_backbone",
+]

@@ -1,0 +1,175 @@
+"""The image tower of a CLIP model as a frozen backbone (METHOD 8; paper B.3), after FC-CLIP."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import Tensor, nn
+
+from ...checkpoint import CheckpointError
+from ..clip import load_clip
+
+DENSE = "res5"  # the feature map that CLIP pools
+
+
+class CLIPBackbone(Backbone):
+    """Feature maps res2 to res5 of a CLIP ConvNeXt or ResNet, and CLIP's own head for what is pooled from the last.
+
+    Frozen: it never leaves evaluation mode, and nothing of it is trained.
+
+    Args:
+        clip: an open_clip model; its image tower is copied.
+
+    Raises:
+        CheckpointError: the image tower is of another kind.
+    """
+
+    def __init__(self, clip: Any) -> None:
+        super().__init__()
+        self.tower: Any = copy.deepcopy(clip.visual)
+        self.register_buffer("logit_scale", clip.logit_scale.detach().exp())
+        trunk: Any = getattr(self.tower, "trunk", None)
+        if hasattr(trunk, "stages") and hasattr(trunk, "norm_pre"):
+            channels = [info["num_chs"] for info in trunk.feature_info]
+        elif hasattr(self.tower, "attnpool"):
+            channels = [_last_norm(getattr(self.tower, f"layer{i}")).num_features for i in range(1, 5)]
+        else:
+            raise CheckpointError(
+                f"MODEL.CLIP.NAME has a {type(trunk or self.tower).__name__} for images, which has no feature maps of "
+                "four scales; take a ConvNeXt or a ResNet, as convnext_large_d_320 or RN50"
+            )
+        self._out_features = [f"res{i}" for i in range(2, 6)]
+        self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
+        self._out_feature_strides = {name: 4 * 2**i for i, name in enumerate(self._out_features)}
+        self.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> "CLIPBackbone":
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> feature maps by name."""
+        if hasattr(self.tower, "trunk"):
+            x, stages = self.tower.trunk.stem(x), self.tower.trunk.stages
+        else:
+            x, stages = self.tower.stem(x), [getattr(self.tower, f"layer{i}") for i in range(1, 5)]
+        maps = {}
+        for name, stage in zip(self._out_features, stages, strict=True):
+            x = maps[name] = stage(x)
+        if hasattr(self.tower, "trunk"):
+            maps[DENSE] = self.tower.trunk.norm_pre(x)
+        return maps
+
+    @torch.no_grad()
+    def pool(self, dense: Tensor, weights: Tensor) -> Tensor:
+        """What CLIP's head makes of the parts of an image: mask pooling.
+
+        With weights of one everywhere it is CLIP's own embedding of the image.
+
+        Args:
+            dense: (C, h, w), an image's map res5.
+            weights: (Q, h, w), how much of each cell belongs to each part; a part without any gives zeros.
+
+        Returns:
+            (Q, dim) of unit length.
+        """
+        tokens, shares = dense.flatten(1).T, weights.flatten(1)
+        means = shares @ tokens / shares.sum(1, keepdim=True).clamp(min=1e-6)
+        if hasattr(self.tower, "trunk"):
+            pooled = self.tower.head(self.tower.trunk.head(means[:, :, None, None]))
+        else:
+            pooled = _attend(self.tower.attnpool, tokens, means, shares, dense.shape[1:])
+        return F.normalize(pooled.float(), dim=-1) * (shares.sum(1, keepdim=True) > 0)
+
+
+class CLIPFPN(Backbone):
+    """A trainable FPN over a frozen CLIP, and CLIP's last map beside its levels, for mask pooling.
+
+    Args:
+        bottom_up: the CLIP backbone.
+        in_features, out_channels, norm: see Detectron2's FPN.
+    """
+
+    def __init__(self, bottom_up: CLIPBackbone, in_features: list[str], out_channels: int, norm: str) -> None:
+        super().__init__()
+        self.bottom_up = bottom_up
+        self.fpn = FPN(_Given(bottom_up.output_shape()), in_features, out_channels, norm, LastLevelMaxPool())
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> p2, p3, .. and res5."""
+        maps = self.bottom_up(x)
+        return {**self.fpn(maps), DENSE: maps[DENSE]}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {**self.fpn.output_shape(), DENSE: self.bottom_up.output_shape()[DENSE]}
+
+    @property
+    def size_divisibility(self) -> int:
+        return int(self.fpn.size_divisibility)
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return dict(self.fpn.padding_constraints)
+
+
+class _Given(Backbone):
+    """Feature maps that are there already."""
+
+    def __init__(self, shapes: Mapping[str, ShapeSpec]) -> None:
+        super().__init__()
+        self._shapes = dict(shapes)
+
+    def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        return maps
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return self._shapes
+
+
+def _attend(attention: Any, tokens: Tensor, means: Tensor, shares: Tensor, size: torch.Size) -> Tensor:
+    """CLIP-ResNet's attention pooling of parts: each part's mean asks its own tokens, each as far as it is in the part.
+
+    Args:
+        attention: open_clip's AttentionPool2d.
+        tokens: (T, C); means: (Q, C); shares: (Q, T) in [0, 1] up to a factor; size: (h, w), T of them.
+    """
+    first, *grid = attention.positional_embedding.split([1, len(attention.positional_embedding) - 1])
+    side = round(len(grid[0]) ** 0.5)
+    position = grid[0].T.unflatten(1, (side, side))
+    if (side, side) != tuple(size):
+        position = F.interpolate(position[None], size=tuple(size), mode="bicubic", align_corners=False)[0]
+    tokens, means = tokens + position.flatten(1).T, means + first
+
+    heads = (attention.num_heads, -1)
+    query = attention.q_proj(means).unflatten(-1, heads)
+    key, value = (project(tokens).unflatten(-1, heads) for project in (attention.k_proj, attention.v_proj))
+    own_key, own_value = (project(means).unflatten(-1, heads) for project in (attention.k_proj, attention.v_proj))
+    present = (shares / shares.amax(1, keepdim=True).clamp(min=1e-6)).log()  # -inf where a token is no part
+    logits = torch.einsum("qhd,thd->qht", query, key) / query.shape[-1] ** 0.5 + present[:, None]
+    own_logit = (query * own_key).sum(-1, keepdim=True) / query.shape[-1] ** 0.5
+    weights = torch.cat([own_logit, logits], dim=-1).softmax(-1)
+    pooled = weights[..., :1] * own_value + torch.einsum("qht,thd->qhd", weights[..., 1:], value)
+    return attention.c_proj(pooled.flatten(1))
+
+
+def _last_norm(layer: nn.Module) -> nn.BatchNorm2d:
+    return [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)][-1]
+
+
+@BACKBONE_REGISTRY.register()
+def build_clip_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CLIPFPN:
+    """MODEL.CLIP's image tower with Detectron2's FPN on the levels of MODEL.FPN.IN_FEATURES, and one coarser level."""
+    return CLIPFPN(
+        CLIPBackbone(load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)),
+        in_features=list(cfg.MODEL.FPN.IN_FEATURES),
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+    )

@@ -1,0 +1,89 @@
+"""CLIP's opinion of predicted masks, joined with the learned scores (METHOD 8; paper 4.1, Tables 6 and 8)."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from proposal_cache import Patches
+
+from .inference import Predictions
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """What CLIP says of the masks of :class:`Predictions`, as probabilities over all classes.
+
+    Attributes:
+        semantic: (S,) of each semantic query's own class.
+        instance: (M, C).
+    """
+
+    semantic: Tensor
+    instance: Tensor
+
+
+class ScoreFusion:
+    """Join learned and CLIP's scores: S_ov = σ(S)^(1 - κ) · softmax(S_CLIP)^κ.
+
+    Args:
+        kappa: of the classes that the model was trained on; 0 takes its scores alone, 1 CLIP's alone.
+        kappa_unseen: of all others.
+        rule: "product", the geometric mean that Table 8 names, or "sum", as 4.1 prints it.
+    """
+
+    def __init__(self, *, kappa: float, kappa_unseen: float, rule: str) -> None:
+        for key, value in (("KAPPA", kappa), ("KAPPA_UNSEEN", kappa_unseen)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"MODEL.SAMCP.OPEN_VOCABULARY.{key} is {value}; it must be from 0 to 1")
+        if rule not in ("product", "sum"):
+            raise ValueError(f"MODEL.SAMCP.OPEN_VOCABULARY.FUSION is {rule!r}; choose 'product' or 'sum'")
+        self.kappa, self.kappa_unseen, self.rule = kappa, kappa_unseen, rule
+
+    def __call__(self, predictions: Predictions, clip: ClipScores, seen: Tensor) -> Predictions:
+        """
+        Args:
+            seen: (C,) bool, the classes that the model was trained on.
+        """
+        kappa = torch.where(seen, self.kappa, self.kappa_unseen)
+        return replace(
+            predictions,
+            semantic_scores=self._fuse(predictions.semantic_scores, clip.semantic, kappa[predictions.semantic_classes]),
+            instance_scores=self._fuse(predictions.instance_scores, clip.instance, kappa),
+        )
+
+    def _fuse(self, learned: Tensor, clip: Tensor, kappa: Tensor) -> Tensor:
+        # In full precision: 0.01 ** 0.4 and its like would lose half their digits.
+        a, b = learned.float() ** (1 - kappa), clip.float() ** kappa
+        return a * b if self.rule == "product" else a + b
+
+
+def mask_weights(members: Tensor, patches: Patches, size: tuple[int, int], stride: int) -> Tensor:
+    """How much of each cell of a feature map lies in each union of patches.
+
+    Args:
+        members: (Q, N) bool, the patches of each union.
+        patches: N patches, at the original image's size.
+        size: height and width of the network's input, without padding.
+        stride: of the feature map.
+
+    Returns:
+        (Q, h, w) in pixels of the original image; h and w cover the input.
+    """
+    height, width = (-(-side // stride) for side in size)
+    if not len(patches) or not len(members):
+        return torch.zeros(len(members), height, width)
+    cells = patches.cells()
+    rows, columns = (
+        ((np.arange(pixels) + 0.5) * side / pixels // stride).astype(np.int64)
+        for pixels, side in ((patches.height, size[0]), (patches.width, size[1]))
+    )
+    place = rows[:, None] * width + columns
+    cell = cells.paint(np.arange(len(cells.covers)))
+    counts = sparse.csr_matrix(
+        (np.ones(cell.size, np.float32), (cell.ravel(), place.ravel())), (len(cells.covers), height * width)
+    )
+    inside = (members.cpu().numpy().astype(np.float32) @ cells.covers.T.astype(np.float32)) > 0
+    return torch.from_numpy((counts.T @ inside.T.astype(np.float32)).T.reshape(-1, height, width).copy())

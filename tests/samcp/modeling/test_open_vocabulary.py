@@ -1,0 +1,169 @@
+"""CLIP's scores of predicted masks and their fusion with the learned ones, against literal versions."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+
+from proposal_cache import Patches
+from samcp import SAMCP
+from samcp.data import Vocabulary
+from samcp.modeling.backbone.clip import DENSE
+from samcp.modeling.inference import Predictions
+from samcp.modeling.open_vocabulary import ClipScores, ScoreFusion, mask_weights
+from tests.tiny_clip import make_tiny_clip
+
+
+def predictions(num_classes: int = 3) -> tuple[Predictions, ClipScores]:
+    torch.manual_seed(0)
+    said = Predictions(
+        torch.tensor([2, 0]), torch.rand(2), torch.rand(2, 4), torch.rand(4, num_classes), torch.rand(4, 4)
+    )
+    return said, ClipScores(torch.rand(2), torch.rand(4, num_classes).softmax(-1))
+
+
+@pytest.mark.parametrize("rule", ["product", "sum"])
+def test_fusion_number_by_number(rule: str) -> None:
+    said, clip = predictions()
+    seen = torch.tensor([True, False, True])
+    fused = ScoreFusion(kappa=0.4, kappa_unseen=0.7, rule=rule)(said, clip, seen)
+
+    def expected(learned: float, other: float, c: int) -> float:
+        k = 0.4 if seen[c] else 0.7
+        a, b = learned ** (1 - k), other**k
+        return a * b if rule == "product" else a + b
+
+    for i in range(4):
+        for c in range(3):
+            value = expected(float(said.instance_scores[i, c]), float(clip.instance[i, c]), c)
+            assert fused.instance_scores[i, c] == pytest.approx(value, rel=1e-5)
+    for i, c in enumerate([2, 0]):
+        value = expected(float(said.semantic_scores[i]), float(clip.semantic[i]), c)
+        assert fused.semantic_scores[i] == pytest.approx(value, rel=1e-5)
+    assert torch.equal(fused.instance_affinity, said.instance_affinity)
+
+
+def test_either_classifier_alone_is_a_kappa() -> None:
+    """Table 6: learnable, CLIP, both."""
+    said, clip = predictions()
+    seen = torch.ones(3, dtype=torch.bool)
+    learned = ScoreFusion(kappa=0, kappa_unseen=0, rule="product")(said, clip, seen)
+    clips = ScoreFusion(kappa=1, kappa_unseen=1, rule="product")(said, clip, seen)
+    assert torch.allclose(learned.instance_scores, said.instance_scores)
+    assert torch.allclose(clips.instance_scores, clip.instance)
+
+
+@pytest.mark.parametrize("keys", [{"kappa": 1.5}, {"kappa_unseen": -0.1}, {"rule": "mean"}])
+def test_wrong_options_are_named(keys: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"MODEL.SAMCP.OPEN_VOCABULARY.(KAPPA|KAPPA_UNSEEN|FUSION) is"):
+        ScoreFusion(**{"kappa": 0.4, "kappa_unseen": 0.4, "rule": "product", **keys})
+
+
+@pytest.mark.parametrize("size", [(20, 30), (40, 60), (33, 50)])
+def test_weights_pixel_by_pixel(toy: Any, size: tuple[int, int]) -> None:
+    patches = toy.patches(6, 20, 30)
+    members = torch.rand(5, 6) > 0.6
+    members[0] = False
+    weights = mask_weights(members, patches, size, stride=8)
+    assert weights.shape == (5, -(-size[0] // 8), -(-size[1] // 8))
+    masks = patches.decode()
+    expected = np.zeros(weights.shape)
+    for q in range(5):
+        union = masks[members[q].numpy()].any(0)
+        for y, x in zip(*np.nonzero(union), strict=True):
+            row, column = (y + 0.5) * size[0] / 20 // 8, (x + 0.5) * size[1] / 30 // 8
+            expected[q, int(row), int(column)] += 1
+    assert np.array_equal(weights.numpy(), expected)
+    assert weights.sum() > 0
+
+
+def test_no_patches_weigh_nothing() -> None:
+    assert mask_weights(torch.zeros(3, 0, dtype=torch.bool), Patches.empty(9, 9), (9, 9), 4).shape == (3, 3, 3)
+
+
+@pytest.fixture(scope="module", params=["convnext", "resnet"])
+def clip_cfg(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    name, weights = make_tiny_clip(tmp_path_factory.mktemp("clip"), request.param)
+
+    def configure(cfg: CfgNode) -> CfgNode:
+        cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = name, weights
+        cfg.MODEL.BACKBONE.NAME, cfg.MODEL.SAMCP.TEXT.ENCODER = "build_clip_fpn_backbone", "clip"
+        cfg.MODEL.SAMCP.OPEN_VOCABULARY.ENABLED = True
+        return cfg
+
+    return configure
+
+
+@pytest.fixture
+def model(clip_cfg: Any, toy_cfg: CfgNode) -> SAMCP:
+    torch.manual_seed(0)
+    model = SAMCP(clip_cfg(toy_cfg)).eval()
+    with torch.no_grad():
+        for layer in model.decoder.layers:
+            layer.affinity.patch_bias.normal_(std=0.3)
+    return model
+
+
+@torch.no_grad()
+def test_clips_scores_mask_by_mask(model: SAMCP, toy: Any) -> None:
+    model.set_vocabulary(Vocabulary(("disc", "kite", "sky"), (True, True, False), (("circle",), (), ("heaven", "air"))))
+    inputs = [toy.input(8, {}, size=(64, 96)), toy.input(5, {}, size=(64, 96), seed=4)]
+    images = model.encode(inputs)
+    said = model.predict_learned(images)
+    rles = [x["patch_rles"] for x in inputs]
+    for i, clip in enumerate(model.predict_clip(images, said, rles)):
+        alone = model.predict_clip(model.encode(inputs[i : i + 1]), said[i : i + 1], rles[i : i + 1])[0]
+        assert torch.allclose(clip.instance, alone.instance, atol=1e-5), "in any batch"
+        height, width = inputs[i]["image"].shape[1:]
+        dense = images.features[DENSE][i, :, : -(-height // 32), : -(-width // 32)]
+        words = model.class_embedding()
+        for affinity, row in zip(said[i].instance_affinity, clip.instance, strict=True):
+            members = (affinity - affinity.min()) / (affinity.max() - affinity.min()) > 0.5
+            weights = mask_weights(members[None], rles[i], (height, width), 32)
+            [pooled] = model.backbone.bottom_up.pool(dense, weights)
+            logits = [float(pooled @ word) * float(model.backbone.bottom_up.logit_scale) for word in words]
+            best = torch.tensor([max(logits[:2]), logits[2], max(logits[3:])])
+            assert torch.allclose(row, best.softmax(0), atol=1e-4)
+        assert clip.semantic.shape == (1,)
+
+
+@torch.no_grad()
+def test_the_model_gives_fused_scores(model: SAMCP, toy: Any) -> None:
+    inputs = [toy.input(8, {})]
+    images, rles = model.encode(inputs), [inputs[0]["patch_rles"]]
+    [learned] = model.predict_learned(images)
+    [clip] = model.predict_clip(images, [learned], rles)
+    [fused] = model.predict(images, rles)
+    assert torch.allclose(fused.instance_scores, learned.instance_scores**0.6 * clip.instance**0.4)
+    expected = model.inference(fused, rles[0])
+    [result] = model(inputs)
+    assert torch.equal(result["sem_seg"], expected["sem_seg"])
+    assert torch.equal(result["instances"].scores, expected["instances"].scores)
+
+
+def test_classes_are_seen_by_any_of_their_words(model: SAMCP) -> None:
+    """The toy's vocabulary is disc, square, ring, sky, grass."""
+    model.set_vocabulary(Vocabulary(("round", "kite", "sky"), (True, True, False), (("ring",), (), ())))
+    assert model.seen_classes.tolist() == [True, False, True]
+
+
+def test_trains_over_the_frozen_clip(model: SAMCP, toy: Any) -> None:
+    losses = model.train()([toy.input(8, {0: [1, 2], 3: [5]})])
+    sum(losses.values()).backward()
+    assert all(p.grad is None for p in model.backbone.bottom_up.parameters())
+    assert all(p.grad is not None for p in model.classifier.parameters())
+
+
+@torch.no_grad()
+def test_an_image_without_patches(model: SAMCP, toy: Any) -> None:
+    [result] = model([toy.input(0, {})])
+    assert (result["sem_seg"] == -1).all()
+    assert len(result["instances"]) == 0
+
+
+def test_fusion_needs_clip(toy_cfg: CfgNode) -> None:
+    toy_cfg.MODEL.SAMCP.OPEN_VOCABULARY.ENABLED = True
+    with pytest.raises(ValueError, match=r"OPEN_VOCABULARY.ENABLED needs CLIP for images and for words"):
+        SAMCP(toy_cfg)
