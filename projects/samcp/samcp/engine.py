@@ -81,7 +81,7 @@ class Trainer(DefaultTrainer):
         """
         results = {}
         for i, name in enumerate(cfg.DATASETS.TEST):
-            with _asked_for_classes_of(name, model):
+            with asked_for_classes_of(name, model):
                 results[name] = super().test(_of_one_dataset(cfg, i), model, evaluators and evaluators[i : i + 1])
         if comm.is_main_process():
             source = "the ground-truth affinity (oracle)" if cfg.TEST.ORACLE else "the model"
@@ -111,7 +111,7 @@ def load_config(args: argparse.Namespace) -> CfgNode:
 
 
 @contextmanager
-def _asked_for_classes_of(dataset: str, model: torch.nn.Module) -> Iterator[None]:
+def asked_for_classes_of(dataset: str, model: torch.nn.Module) -> Iterator[None]:
     """Give a model the vocabulary of a dataset, and its own again at the end."""
     samcp: Any = getattr(model, "module", model)  # within DistributedDataParallel
     own, asked = samcp.vocabulary, Vocabulary.of_dataset(dataset)

@@ -1,0 +1,146 @@
+#!/usr/bin/env python
+"""Evaluate a checkpoint on several datasets, each by its own words, in one table beside the paper's figures (Table 1).
+
+    python scripts/evaluate_open_vocabulary.py --weights output/open_vocabulary/coco/model_final.pth \\
+        --configs configs/open_vocabulary/coco_to_ade20k.yaml configs/open_vocabulary/coco_to_cityscapes.yaml \\
+        --output output/table1
+
+Each config names a dataset, its patches and how images are resized for it. With --kappa 0 0.3 0.4 0.5 0.8 1 every
+dataset is gone through once for all of them (Table 8). OUTPUT/results.json is written after each dataset; run again,
+the command goes on with those that are missing. OUTPUT/table.md is the table.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from samcp.checkpoint import Checkpointer
+from samcp.data import check_test_data
+from samcp.engine import USER_ERRORS, Trainer, asked_for_classes_of, load_config
+from samcp.evaluation.kappa import KappaEvaluator, KappaSweep
+
+# Column -> (task, figure) of Detectron2's results.
+_COLUMNS = {
+    "PQ": ("panoptic_seg", "PQ"),
+    "SQ": ("panoptic_seg", "SQ"),
+    "RQ": ("panoptic_seg", "RQ"),
+    "PQ_th": ("panoptic_seg", "PQ_th"),
+    "PQ_st": ("panoptic_seg", "PQ_st"),
+    "AP": ("segm", "AP"),
+    "mIoU": ("sem_seg", "mIoU"),
+}
+# The paper's Tables 1, 6, 8 and 11, by the config's name, and by κ where it is not 0.4.
+_PAPER: dict[str, dict[str, float]] = {
+    "coco_to_ade20k": {"PQ": 27.2, "SQ": 77.7, "RQ": 32.9, "AP": 17.0, "mIoU": 31.8},
+    "coco_to_ade20k_learned": {"PQ": 17.5},
+    "coco_to_ade20k_clip": {"PQ": 16.9},
+    "coco_to_ade20k_sam2": {"PQ": 27.9, "AP": 18.0, "mIoU": 32.6},
+    "ade20k_to_coco": {"PQ": 28.6, "SQ": 78.4, "RQ": 34.5, "AP": 21.9, "mIoU": 34.3},
+    "coco_to_cityscapes": {"PQ": 41.0, "AP": 29.3, "mIoU": 47.9},
+    **{
+        f"coco_to_ade20k, kappa {kappa}": {"PQ": pq}
+        for kappa, pq in {0.0: 17.5, 0.3: 26.9, 0.4: 27.2, 0.5: 26.2, 0.8: 22.9, 1.0: 16.9}.items()
+    },
+}
+
+Results = dict[str, dict[str, Any]]  # row -> task -> figure
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    try:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        for name in ("detectron2", "fvcore", "samcp"):
+            setup_logger(str(arguments.output / "log.txt"), name=name)
+        evaluate_all(arguments)
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on with the datasets that are missing")
+    print((arguments.output / "table.md").read_text())
+
+
+def evaluate_all(arguments: argparse.Namespace) -> Results:
+    """Evaluate under every config whose results are not in the output yet, and write the table of all."""
+    output = arguments.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "results.json"
+    asked = _what_is_asked(arguments)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    # Results of other weights or options are not these.
+    done: dict[str, Results] = known["results"] if known.get("asked") == asked else {}
+    for config in arguments.configs:
+        if config.stem in done:
+            print(f"{config.stem}: done before")
+            continue
+        cfg = _load(config, arguments.weights, output / config.stem, arguments.opts)
+        done[config.stem] = evaluate(cfg, config.stem, arguments.kappa)
+        path.write_text(json.dumps({"asked": asked, "results": done}, indent=1))
+    results = {row: tasks for config in arguments.configs for row, tasks in done[config.stem].items()}
+    (output / "table.md").write_text(make_table(results) + "\n")
+    return results
+
+
+def evaluate(cfg: CfgNode, name: str, kappas: Sequence[float]) -> Results:
+    """The figures of the config's checkpoint on its one test dataset, in a row for each κ if there are any."""
+    check_test_data(cfg)
+    model = Trainer.build_model(cfg)
+    Checkpointer(model, cfg).load(cfg.MODEL.WEIGHTS)
+    if not kappas:
+        return {name: Trainer.test(cfg, model)}
+    [dataset] = cfg.DATASETS.TEST
+    sweep = KappaSweep(model, kappas, cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION)
+    evaluator = KappaEvaluator({kappa: Trainer.build_evaluator(cfg, dataset) for kappa in kappas})
+    with asked_for_classes_of(dataset, model):
+        results = inference_on_dataset(sweep, Trainer.build_test_loader(cfg, dataset), evaluator)
+    return {f"{name}, kappa {kappa}": tasks for kappa, tasks in results.items()}
+
+
+def make_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Ours and the paper's figures, two lines a row."""
+    lines: list[list[Any]] = []
+    for name, tasks in results.items():
+        ours = {column: tasks.get(task, {}).get(figure) for column, (task, figure) in _COLUMNS.items()}
+        lines.append([name, *ours.values()])
+        if name in _PAPER:
+            lines.append(["  the paper's", *(_PAPER[name].get(column) for column in _COLUMNS)])
+    return tabulate(lines, ["", *_COLUMNS], tablefmt="pipe", floatfmt=".1f", missingval="-")
+
+
+def _what_is_asked(arguments: argparse.Namespace) -> dict[str, Any]:
+    weights: Path = arguments.weights
+    modified = weights.stat().st_mtime if weights.exists() else 0
+    options = {"kappa": arguments.kappa, "opts": arguments.opts}
+    return {"weights": str(weights.resolve()), "modified": modified, **options}
+
+
+def _load(config: Path, weights: Path, output: Path, opts: Sequence[str]) -> CfgNode:
+    own = ["MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", str(output)]
+    options = default_argument_parser().parse_args(["--config-file", str(config), "--eval-only", *own, *opts])
+    return load_config(options)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Of the command line, or those given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a checkpoint or model file")
+    parser.add_argument("--configs", type=Path, nargs="+", required=True, metavar="YAML", help="one for each dataset")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of results.json and table.md")
+    parser.add_argument("--kappa", type=float, nargs="+", default=[], metavar="X", help="instead of the configs' one")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, as for train_net.py; last"
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

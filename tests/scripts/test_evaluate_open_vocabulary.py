@@ -1,0 +1,109 @@
+"""One checkpoint, two datasets with different words, one table; and several κ in one run."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from detectron2.data import MetadataCatalog
+from detectron2.engine import default_argument_parser
+
+from samcp.checkpoint import Checkpointer, CheckpointError
+from samcp.engine import Trainer, load_config
+from tests.tiny_clip import make_tiny_clip
+from tests.toy_datasets import panoptic_dataset
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import evaluate_open_vocabulary as script
+
+BASE = Path(__file__).parents[2] / "configs" / "_base_" / "samcp_CLIP.yaml"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Configs at_home.yaml and abroad.yaml, and model.pth, trained on the words of the first."""
+    root = tmp_path_factory.mktemp("open_vocabulary")
+    name, weights = make_tiny_clip(root, "convnext")
+    with (
+        panoptic_dataset(root / "home", "ov_home", count=3),
+        panoptic_dataset(root / "abroad", "ov_abroad", count=2, seed=5),
+    ):
+        (root / "words.txt").write_text("plate, dish\ntile\nair~\nmeadow~, grass\n")
+        MetadataCatalog.get("ov_abroad").set(vocabulary=str(root / "words.txt"))
+        for config, dataset in (("at_home", "home"), ("abroad", "abroad")):
+            keys = {
+                "_BASE_": str(BASE),
+                "MODEL": {
+                    "DEVICE": "cpu",
+                    "CLIP": {"NAME": name, "PRETRAINED": weights},
+                    "SAMCP": {"ROI_FC_DIM": 32, "FFN_DIM": 32, "TEST": {"SCORE_THRESHOLD": 0.0}},
+                },
+                "INPUT": {"MIN_SIZE_TEST": 64},
+                "DATALOADER": {"NUM_WORKERS": 0},
+                "DATASETS": {
+                    "TRAIN": ["ov_home"],
+                    "TEST": [f"ov_{dataset}"],
+                    "PATCHES_TEST": [str(root / dataset / "patches")],
+                },
+            }
+            (root / f"{config}.yaml").write_text(yaml.safe_dump(keys))
+        cfg = load_config(
+            default_argument_parser().parse_args(
+                ["--config-file", str(root / "at_home.yaml"), "OUTPUT_DIR", str(root / "run")]
+            )
+        )
+        torch.manual_seed(0)
+        (root / "run").mkdir()
+        Checkpointer(Trainer.build_model(cfg), cfg).save("model")
+        yield root
+
+
+def run(folder, output, *more):
+    configs = [str(folder / "at_home.yaml"), str(folder / "abroad.yaml")]
+    weights = str(folder / "run" / "model.pth")
+    arguments = ["--weights", weights, "--configs", *configs, "--output", str(output), *more]
+    return script.evaluate_all(script.parse_arguments(arguments))
+
+
+def test_one_table_of_two_datasets(folder, tmp_path, capsys):
+    results = run(folder, tmp_path)
+    assert {"disc", "square"} == {key.removeprefix("AP-") for key in results["at_home"]["segm"] if "AP-" in key}
+    for row in ("at_home", "abroad"):
+        assert 0 <= results[row]["panoptic_seg"]["PQ"] <= 100
+        assert results[row]["sem_seg"]["mIoU"] >= 0
+    assert "IoU-plate" in results["abroad"]["sem_seg"]
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["at_home", "abroad"]
+    assert table[0].split("|")[2].strip() == "PQ"
+
+    capsys.readouterr()
+    run(folder, tmp_path)
+    assert (tmp_path / "table.md").read_text().splitlines() == table
+    assert "abroad: done before" in capsys.readouterr().out
+    run(folder, tmp_path, "--opts", "TEST.DETECTIONS_PER_IMAGE", "7")
+    assert "done before" not in capsys.readouterr().out, "other options are another evaluation"
+
+
+def test_all_kappas_in_one_run_are_those_of_a_run_each(folder, tmp_path):
+    at_once = run(folder, tmp_path / "sweep", "--kappa", "0.4", "1")
+    assert [*at_once][2:] == ["abroad, kappa 0.4", "abroad, kappa 1.0"]
+    for kappa in ("0.4", "1.0"):
+        keys = [f"MODEL.SAMCP.OPEN_VOCABULARY.{key}" for key in ("KAPPA", "KAPPA_UNSEEN")]
+        alone = run(folder, tmp_path / kappa, "--opts", keys[0], kappa, keys[1], kappa)
+        for task, figures in at_once[f"abroad, kappa {kappa}"].items():
+            assert alone["abroad"][task] == pytest.approx(figures, nan_ok=True)
+
+
+def test_the_papers_figures_stand_below_ours():
+    results = {"coco_to_ade20k": {"panoptic_seg": {"PQ": 12.34}}, "mine": {"sem_seg": {"mIoU": 5.0}}}
+    lines = script.make_table(results).splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")[1:3]] == ["coco_to_ade20k", "12.3"]
+    assert [cell.strip() for cell in lines[3].split("|")[1:3]] == ["the paper's", "27.2"]
+    assert len(lines) == 5
+
+
+def test_no_weights(folder, tmp_path):
+    arguments = ["--weights", "gone.pth", "--configs", str(folder / "abroad.yaml"), "--output", str(tmp_path)]
+    with pytest.raises(CheckpointError, match=r"gone\.pth"):
+        script.evaluate_all(script.parse_arguments(arguments))
