@@ -34,7 +34,11 @@ from proposal_cache.sources import ImageFile, SourceError, from_folder, from_lis
 def main() -> None:
     arguments = _parser().parse_args()
     try:
-        images = _dataset_images(arguments.dataset) if arguments.dataset else from_folder(arguments.images)
+        images = (
+            _dataset_images(arguments.dataset, arguments.register)
+            if arguments.dataset
+            else from_folder(arguments.images)
+        )
         name = arguments.dataset or str(arguments.images.resolve().name)
         ranks = Ranks.from_environment()
         generate_together(
@@ -65,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", metavar="NAME", help="registered in Detectron2; found under DETECTRON2_DATASETS")
     source.add_argument("--images", type=Path, metavar="DIR", help="a folder, with all folders in it")
+    parser.add_argument(
+        "--register",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="your own data (docs/datasets.md); may be repeated",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of the cache")
     parser.add_argument(
         "--generator",
@@ -168,17 +179,22 @@ def _device(name: str, ranks: Ranks) -> str:
     return name if number else f"cuda:{ranks.local % count}"
 
 
-def _dataset_images(name: str) -> list[ImageFile]:
-    """The images of a registered dataset, with the keys by which training finds their patches."""
+def _dataset_images(name: str, own: list[str]) -> list[ImageFile]:
+    """The images of a registered dataset, with the keys by which training finds their patches.
+
+    Args:
+        own: yaml files of datasets to register before.
+    """
     with warnings.catch_warnings():
         # What Detectron2 and what it needs say of their own code while they are imported.
         warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
         warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated")
         from detectron2.data import DatasetCatalog
 
-        import samcp.data.datasets  # noqa: F401  registers what Detectron2 does not know
+        from samcp.data.datasets.own import register_files
         from samcp.data.patch_caches import image_root
 
+    register_files(own)
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, list(DatasetCatalog), n=5, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else f"registered are: {', '.join(sorted(DatasetCatalog))}"

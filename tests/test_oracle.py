@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import train_net
-from detectron2.engine import default_argument_parser
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "miniature" / "demo.yaml"
 
@@ -19,7 +18,7 @@ def results(synthetic, tmp_path):
         *("TEST.ORACLE", "True"),
     ]
     options = ["--config-file", str(CONFIG), "--eval-only", *overrides]
-    return train_net.run(default_argument_parser().parse_args(options))
+    return train_net.run(train_net.argument_parser().parse_args(options))
 
 
 def test_region_patches_joined_by_the_ground_truth_come_close_to_it(results):

@@ -9,7 +9,6 @@ import sys
 import pytest
 import torch
 import train_net
-from detectron2.engine import default_argument_parser
 
 from samcp.data.datasets.synthetic import make_synthetic_dataset
 from samcp.data.ground_truth import read_panoptic_ids
@@ -38,7 +37,7 @@ def arguments(toy, output, *options, **overrides):
         **{key.replace("__", "."): str(value) for key, value in overrides.items()},
     }
     flat = [part for item in settings.items() for part in item]
-    return default_argument_parser().parse_args(["--config-file", CONFIG, *options, *flat])
+    return train_net.argument_parser().parse_args(["--config-file", CONFIG, *options, *flat])
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def test_the_figures_end_in_one_table(toy, tmp_path, caplog):
     table = next(m for m in caplog.messages if m.startswith("Results of"))
     assert "oracle" in table.splitlines()[0]
     assert [c.strip() for c in table.splitlines()[1].strip("|").split("|")][1:] == [
-        "PQ", "PQ_th", "PQ_st", "SQ", "RQ", "AP", "AP50", "AP box", "mIoU",
+        "PQ", "PQ_th", "PQ_st", "SQ", "RQ", "AP", "AP50", "AP75", "AP box", "mIoU",
     ]  # fmt: skip
 
 

@@ -20,7 +20,21 @@ from detectron2.utils.logger import setup_logger
 
 from samcp.checkpoint import Checkpointer
 from samcp.data import check_test_data
+from samcp.data.datasets.own import register_files
 from samcp.engine import USER_ERRORS, Trainer, UsageError, load_config
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's command line, and --register."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--register",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="your own data (docs/datasets.md); may be repeated",
+    )
+    return parser
 
 
 def main(args: argparse.Namespace) -> None:
@@ -33,6 +47,7 @@ def main(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train, or evaluate only; returns the figures of the last evaluation (in the main process)."""
+    register_files(args.register)
     cfg = load_config(args)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="samcp")
@@ -61,7 +76,7 @@ def _message(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
+    arguments = argument_parser().parse_args()
     launch(
         main,
         arguments.num_gpus,

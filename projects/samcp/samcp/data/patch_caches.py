@@ -18,11 +18,16 @@ _SHOWN_KEYS = 3
 def cache_paths(cfg: CfgNode, is_train: bool) -> dict[str, str]:
     """The cache of every dataset of DATASETS.TRAIN or TEST: dataset name -> path.
 
+    Where the config names none, they are those that the datasets' metadata name as ``patches``, if all of them do.
+
     Raises:
         CacheError: not as many caches as datasets.
     """
     split = "TRAIN" if is_train else "TEST"
     names, caches = cfg.DATASETS[split], cfg.DATASETS[f"PATCHES_{split}"]
+    own = [MetadataCatalog.get(name).get("patches") for name in names]
+    if not caches and all(own):
+        caches = own
     if len(names) != len(caches):
         raise CacheError(
             f"DATASETS.PATCHES_{split} names {len(caches)} patch caches {tuple(caches)} for the {len(names)} datasets "

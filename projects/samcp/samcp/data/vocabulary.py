@@ -104,7 +104,7 @@ class Vocabulary:
 
         Detectron2's "standard" panoptic datasets name all classes in stuff_classes and tell things by
         thing_dataset_id_to_contiguous_id; an instance dataset has thing_classes alone, a semantic one stuff_classes.
-        What the classes are called comes from the metadata's vocabulary, as :meth:`load` takes it, if there is one: for
+        What the classes are called comes from the metadata's vocabulary, as :meth:`read` takes it, if there is one: for
         COCO's "wall-other-merged" is no English.
 
         Raises:
@@ -115,7 +115,7 @@ class Vocabulary:
         source = metadata.get("vocabulary", _OF_DETECTRON2.get(name))
         if source is None:
             return classes
-        vocabulary = cls.load(source)
+        vocabulary = cls.read(source)
         if len(vocabulary.names) != len(classes.names):
             raise DataError(
                 f"vocabulary {source}: has {len(vocabulary.names)} classes, but dataset {name!r} has "

@@ -3,6 +3,7 @@
 from .ade20k import register_ade20k
 from .camvid import register_camvid
 from .cityscapes import register_cityscapes
+from .own import register_environment
 from .pascal_part import register_pascal_part
 from .synthetic import register_synthetic
 
@@ -11,3 +12,4 @@ register_camvid()
 register_cityscapes()
 register_pascal_part()
 register_synthetic()
+register_environment()

@@ -1,0 +1,207 @@
+"""Each fault of a dataset is named with its file, and a sound one passes; then patches and training need no Python."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_argument_parser
+from PIL import Image
+
+from samcp.data.datasets import own
+from samcp.engine import Trainer, load_config
+from tests.samcp.data.datasets.test_own import write_data
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import check_dataset
+import generate_sam_patches
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def beach(tmp_path, monkeypatch):
+    """The folder of a sound dataset, not registered yet."""
+    monkeypatch.setenv(own.VARIABLE, "")
+    before = set(DatasetCatalog)
+    yield write_data(tmp_path / "beach").parent
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def run(script, monkeypatch, *arguments):
+    """The exit status: 0, 1 or a message."""
+    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+    try:
+        script.main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def test_a_sound_dataset(beach, tmp_path, monkeypatch, capsys):
+    where = ("--output", tmp_path / "out", "--workers", "2")
+    assert (
+        run(check_dataset, monkeypatch, "--register", beach / "beach.yaml", "--register", beach / "kites.yaml", *where)
+        == 0
+    )
+    out = capsys.readouterr().out
+    for name in ("own_labels", "own_panoptic", "own_instances"):
+        assert f"{name}: 2 images, 0 problems" in out
+        page = (tmp_path / "out" / name / "index.html").read_text()
+        assert len(list((tmp_path / "out" / name / "pictures").iterdir())) == 4
+        assert "one.jpg" in page
+    kites = next(line for line in out.splitlines() if line.startswith("kite"))
+    assert kites.split() == ["kite", "2", "2", str(12 * 20 + 12 * 19)]
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def paint(path, value, where=np.s_[30:35, 5:9]):
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[where] = value
+    Image.fromarray(pixels).save(path)
+
+
+def break_box(content):
+    content["annotations"][0]["bbox"] = [50, 8, 20, 12]
+
+
+def break_polygon(content):
+    content["annotations"][0]["segmentation"] = [[1, 2]]
+
+
+def double(content):
+    content["annotations"].append({**content["annotations"][0], "id": 9})
+
+
+def wrong_height(content):
+    content["images"][0]["height"] = 41
+
+
+def wrong_area(content):
+    content["annotations"][0]["segments_info"][0]["area"] = 5
+
+
+def ghost(content):
+    content["annotations"][0]["segments_info"].append({"id": 99, "category_id": 7, "area": 3, "iscrowd": 0})
+
+
+BROKEN = {
+    "no image": (lambda f: (f / "images/one.jpg").unlink(), "own_instances", r"one\.jpg: the image is not there"),
+    "half an image": (
+        lambda f: (f / "images/one.jpg").write_bytes((f / "images/one.jpg").read_bytes()[:300]),
+        "own_labels",
+        r"one\.jpg: the image cannot be read",
+    ),
+    "no label map": (lambda f: (f / "labels/one.png").unlink(), "own_labels", r"one\.png: the ground truth is missing"),
+    "unknown label": (lambda f: paint(f / "labels/one.png", 7), "own_labels", r"one\.png: holds the labels \[7\]"),
+    "another size": (
+        lambda f: Image.new("L", (9, 9)).save(f / "labels/one.png"),
+        "own_labels",
+        r"one\.png: is \(9, 9\) .* but its image is \(40, 60\)",
+    ),
+    "wrong size in the json": (
+        lambda f: edit(f / "instances.json", wrong_height),
+        "own_instances",
+        r"one\.jpg: is 40 x 60 pixels .* listed as \(41, 60\)",
+    ),
+    "box outside": (
+        lambda f: edit(f / "instances.json", break_box),
+        "own_instances",
+        r"one\.jpg: the box \[50, 8, 20, 12\].*does not lie in the image, which is 60 x 40",
+    ),
+    "no polygon": (
+        lambda f: edit(f / "instances.json", break_polygon),
+        "own_instances",
+        r"annotation 1 has a polygon of less than three points",
+    ),
+    "drawn twice": (
+        lambda f: edit(f / "instances.json", double),
+        "own_instances",
+        r"one\.jpg: two instances of class 0 are the same to 100%, around \[10, 8, 30, 20\]",
+    ),
+    "unlisted pixels": (
+        lambda f: paint(f / "pngs/0.png", (44, 0, 0)),
+        "own_panoptic",
+        r"0\.png: 20 pixels have the id 44, which the json does not list",
+    ),
+    "listed without pixels": (
+        lambda f: edit(f / "panoptic.json", ghost),
+        "own_panoptic",
+        r"0\.png: segment 99 of the json has no pixel",
+    ),
+    "wrong area": (
+        lambda f: edit(f / "panoptic.json", wrong_area),
+        "own_panoptic",
+        r"0\.png: segment 1 has 240 pixels, but the json says 5",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_each_fault_is_named(beach, tmp_path, monkeypatch, capsys, fault):
+    breaks, name, message = BROKEN[fault]
+    breaks(beach)
+    files = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
+    assert run(check_dataset, monkeypatch, name, *files, "--output", tmp_path / "out") == 1
+    problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem: ")]
+    assert len(problems) >= 1
+    assert any(re.search(message, problem) for problem in problems), problems
+
+
+def test_classes_that_never_occur_are_a_remark(beach, tmp_path, monkeypatch, capsys):
+    content = yaml.safe_load((beach / "beach.yaml").read_text())
+    content["classes"] += ", boat"
+    del content["splits"]["own_panoptic"]
+    (beach / "beach.yaml").write_text(yaml.safe_dump(content))
+    assert run(check_dataset, monkeypatch, "--register", beach / "beach.yaml", "--output", tmp_path / "out") == 0
+    assert "own_labels: boat: never occurs" in capsys.readouterr().out
+
+
+def test_what_cannot_be_checked_is_said(beach, tmp_path, monkeypatch):
+    assert "name datasets to check" in run(check_dataset, monkeypatch)
+    assert "there is no dataset 'beech'" in run(check_dataset, monkeypatch, "beech", "--output", tmp_path)
+    assert "gone.yaml" in run(check_dataset, monkeypatch, "--register", tmp_path / "gone.yaml")
+
+
+def small(cfg: CfgNode) -> CfgNode:
+    cfg.defrost()
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    cfg.MODEL.SAMCP.ROI_FC_DIM = cfg.MODEL.SAMCP.FFN_DIM = 32
+    cfg.freeze()
+    return cfg
+
+
+def test_from_a_yaml_to_figures(beach, tmp_path, monkeypatch, capsys):
+    """Check, patches, training with its evaluation: the three commands of docs/datasets.md."""
+    register = ("--register", beach / "beach.yaml")
+    patches = beach / "patches"
+    options = ("--dataset", "own_labels", "--generator", "regions", "--parts", "20", "--output", patches)
+    assert run(generate_sam_patches, monkeypatch, *register, *options) == 0
+    assert run(check_dataset, monkeypatch, *register, "own_labels", "--output", tmp_path / "out") == 0
+    assert len(list((tmp_path / "out" / "own_labels" / "pictures").iterdir())) == 6, "now with patches"
+    keys = ["DATASETS.TRAIN", "('own_labels',)", "DATASETS.TEST", "('own_labels',)", "MODEL.WEIGHTS", ""]
+    keys += ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()"]
+    keys += ["SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TEST", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)"]
+    keys += ["DATALOADER.NUM_WORKERS", "0"]
+    config = str(CONFIGS / "own_data" / "semantic.yaml")
+    trainer = Trainer(small(load_config(default_argument_parser().parse_args(["--config-file", config, *keys]))))
+    trainer.train()
+    assert trainer._last_eval_results["sem_seg"]["mIoU"] >= 0
+
+    Image.new("RGB", (50, 40)).save(beach / "images" / "three.jpg")
+    Image.new("L", (50, 40)).save(beach / "labels" / "three.png")
+    capsys.readouterr()
+    assert run(check_dataset, monkeypatch, *register, "own_labels", "--output", tmp_path / "out") == 1
+    assert "no patches of 'three'; make them with: python scripts/generate_sam_patches" in capsys.readouterr().out
