@@ -40,11 +40,21 @@ class Cells:
         order = np.argsort(example)  # number the cells as they come
         return cls(height, width, starts, np.argsort(order)[cell], _covers(spans, example[order], len(rles)))
 
+    @property
+    def areas(self) -> IntArray:
+        """(A,) pixels in each cell."""
+        areas = np.zeros(len(self.covers), np.int64)
+        np.add.at(areas, self.cell, self._lengths())
+        return areas
+
     def paint(self, values: NDArray[Any]) -> NDArray[Any]:
         """(A, ...) of cells to (H, W, ...) of pixels."""
-        lengths = np.diff(self.starts, append=self.height * self.width)
-        pixels = np.repeat(values[self.cell], lengths, axis=0)
+        pixels = np.repeat(values[self.cell], self._lengths(), axis=0)
         return np.ascontiguousarray(pixels.reshape(self.width, self.height, *values.shape[1:]).swapaxes(0, 1))
+
+    def _lengths(self) -> IntArray:
+        """(S,) pixels of each run."""
+        return np.diff(self.starts, append=self.height * self.width)
 
 
 def _signatures(spans: Intervals, count: int, masks: int) -> NDArray[np.uint64]:

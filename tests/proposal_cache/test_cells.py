@@ -23,6 +23,7 @@ def test_pixels_of_one_cell_lie_in_the_same_masks(count: int, height: int, width
     assert np.array_equal(cells.paint(cells.covers).transpose(2, 0, 1), patches.decode())
     assert len(np.unique(cells.covers, axis=0)) == len(cells.covers), "and no two cells lie in the same masks"
     assert np.array_equal(np.unique(cells.cell), np.arange(len(cells.covers)))
+    assert np.array_equal(np.bincount(cells.paint(np.arange(len(cells.covers))).ravel()), cells.areas)
 
 
 def test_no_masks_are_one_cell() -> None:

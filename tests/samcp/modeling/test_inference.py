@@ -109,7 +109,7 @@ def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
         entities.append((float(score), int(c), predictions.instance_affinity[q]))
     entities = [e for e in entities if e[0] > 0.3 and e[2].max() > 0.3]
     masks = patches.decode()
-    unions = [masks[members(a)].any(0) for _, _, a in entities]
+    areas = [masks[members(a)].any(0).sum() for _, _, a in entities] if merge == "max" else [0] * len(entities)
     owner = np.full(panoptic.shape, -1)
     for y in range(owner.shape[0]):
         for x in range(owner.shape[1]):
@@ -118,13 +118,15 @@ def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
                 here = [n for n in members(affinity) if masks[n, y, x]]
                 if merge == "mean":
                     covering.append((score * sum(float(affinity[n]) / masks[n].sum() for n in here), i))
+                    said = sum(1 / masks[n].sum() for n in range(10) if masks[n, y, x])
+                    areas[i] += bool(here) and sum(1 / masks[n].sum() for n in here) >= 0.5 * said
                 elif here:
                     covering.append((score, i))
             if covering and max(covering)[0] > 0:
                 owner[y, x] = max(covering)[1]
     expected = {}
-    for i, union in enumerate(unions):
-        if (owner == i).sum() >= 0.5 * union.sum():
+    for i, area in enumerate(areas):
+        if (owner == i).sum() >= max(0.5 * area, 1):
             expected[i] = owner == i
     assert len(segments) == len(expected)
     assert 0 < len(expected) < len(entities), "the test wants some entities kept and some dropped"
@@ -134,6 +136,23 @@ def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
         assert segment["area"] == mask.sum()
         assert np.array_equal(panoptic.numpy() == segment["id"], mask)
     assert (panoptic.numpy() == 0).sum() == panoptic.numel() - sum(m.sum() for m in expected.values())
+
+
+def test_one_patch_too_large_does_not_condemn_an_entity() -> None:
+    """It belongs to sky by mistake and covers the sea as well, whose own patches keep most of it."""
+    masks = np.zeros((3, 10, 10), bool)
+    masks[0, :5], masks[1, 5:], masks[2] = True, True, True
+    predictions = Predictions(
+        semantic_classes=torch.tensor([3, 4]),
+        semantic_scores=torch.tensor([0.9, 0.9]),
+        semantic_affinity=torch.tensor([[1.0, 0.0, 0.9], [0.0, 1.0, 0.0]]),
+        instance_scores=torch.zeros(0, CLASSES),
+        instance_affinity=torch.zeros(0, 3),
+    )
+    for merge, kept in (("mean", [(3, 50), (4, 50)]), ("max", [(4, 50)])):
+        inference = Inference(thing_classes=THINGS, num_classes=CLASSES, merge=merge)
+        _, segments = inference.panoptic(predictions, Patches.from_masks(masks))
+        assert [(s["category_id"], s["area"]) for s in segments] == kept
 
 
 def test_no_patches_no_prediction() -> None:

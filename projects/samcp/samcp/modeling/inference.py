@@ -17,6 +17,7 @@ from .affinity_decoder import normalize_affinity
 
 UNLABELED = -1  # in a semantic label map, where no patch lies
 
+_MAJORITY = 0.5
 _CELLS_AT_ONCE = 4096  # so that the memory that many patches with ragged borders need stays small
 
 
@@ -141,20 +142,19 @@ class Inference:
         """Semantic regions of stuff and instances of things, each a union of patches.
 
         A pixel in several goes to that of the highest score times affinity, by :func:`cell_scores` of the patches that
-        cover it; or, by "max", to that of the highest score.
+        cover it; or, by "max", to that of the highest score. An entity that is left too little of its area is dropped.
 
         Returns:
             (H, W) int32 map of segment ids, 0 where there is none, and one dict a segment.
         """
         classes, scores, affinity = self._panoptic_entities(predictions)
         members = self.members(affinity)
-        entities = _union(members, patches)
         if self.merge == "max":
-            canvas = _paint_entities(scores, entities)
+            canvas, areas = _paint_entities(scores, _union(members, patches))
         else:
-            canvas = _share_out(scores[:, None] * affinity * members, patches)
-        kept = np.bincount(canvas.ravel(), minlength=len(entities) + 1)[1:]
-        keep = (kept > 0) & (kept >= self.overlap_threshold * entities.areas)
+            canvas, areas = _share_out(scores[:, None] * affinity, members, patches)
+        kept = np.bincount(canvas.ravel(), minlength=len(areas) + 1)[1:]
+        keep = (kept > 0) & (kept >= self.overlap_threshold * areas)
         renumber = np.concatenate([[0], np.cumsum(keep) * keep])
         segments = [
             {
@@ -236,24 +236,34 @@ def _max(affinity: Tensor) -> Tensor:
     return affinity.amax(-1) if affinity.shape[-1] else affinity.new_zeros(len(affinity))
 
 
-def _share_out(values: Tensor, patches: Patches) -> NDArray[np.int64]:
-    """(H, W): for every pixel 1 + the entity of which the patches that cover it say most, 0 where they say nothing.
+def _share_out(values: Tensor, members: Tensor, patches: Patches) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
+    """Whose every pixel is, by what the patches that cover it say together.
+
+    An entity's own area, of which it must keep enough, is where at least half of what is said is said by its members,
+    as a mask elsewhere is where its probability is a half: by the union, one patch that is too large condemns it.
 
     Args:
-        values: (M, N) of M entities, 0 where a patch does not belong to one.
+        values: (M, N) of M entities.
+        members: (M, N) bool.
+
+    Returns:
+        (H, W), 1 + the entity, 0 where the patches say nothing; and (M,) the areas.
     """
     if not len(values):
-        return np.zeros((patches.height, patches.width), dtype=np.int64)
+        return np.zeros((patches.height, patches.width), dtype=np.int64), np.zeros(0, dtype=np.int64)
     cells = patches.cells()
-    scores = cell_scores(values.T, cells, patches.areas)
-    return cells.paint(np.where(scores.max(axis=1) > 0, scores.argmax(axis=1) + 1, 0))
+    both = cell_scores(torch.cat([values * members, members.float()]).T, cells, patches.areas)
+    scores, shares = np.split(both, 2, axis=1)
+    canvas = cells.paint(np.where(scores.max(axis=1) > 0, scores.argmax(axis=1) + 1, 0))
+    return canvas, cells.areas @ (shares >= _MAJORITY)
 
 
-def _paint_entities(scores: Tensor, entities: Patches) -> NDArray[np.int64]:
+def _paint_entities(scores: Tensor, entities: Patches) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
     """The same by the highest score (M,) alone; of equal scores the smaller entity stays visible."""
     order = np.lexsort((-entities.areas, scores.numpy()))
     ids = np.arange(1, len(entities) + 1)
-    return paint(entities.rles, order, ids, entities.height, entities.width, background=0)
+    canvas = paint(entities.rles, order, ids, entities.height, entities.width, background=0)
+    return canvas, entities.areas
 
 
 def _paint_best(values: Tensor, patches: Patches) -> NDArray[np.int64]:
