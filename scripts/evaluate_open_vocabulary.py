@@ -25,6 +25,7 @@ from tabulate import tabulate
 
 from samcp.checkpoint import Checkpointer
 from samcp.data import check_test_data
+from samcp.data.preparation.files import write_json
 from samcp.engine import USER_ERRORS, Trainer, asked_for_classes_of, load_config
 from samcp.evaluation.kappa import KappaEvaluator, KappaSweep
 
@@ -84,7 +85,7 @@ def evaluate_all(arguments: argparse.Namespace) -> Results:
             continue
         cfg = _load(config, arguments.weights, output / config.stem, arguments.opts)
         done[config.stem] = evaluate(cfg, config.stem, arguments.kappa)
-        path.write_text(json.dumps({"asked": asked, "results": done}, indent=1))
+        write_json(path, {"asked": asked, "results": done})
     results = {row: tasks for config in arguments.configs for row, tasks in done[config.stem].items()}
     (output / "table.md").write_text(make_table(results) + "\n")
     return results

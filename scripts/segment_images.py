@@ -113,7 +113,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--vocabulary",
         metavar="WORDS",
-        help="classes, between commas; or a file of them, one a line; or coco, ade20k, cityscapes, pascal_part "
+        help="classes, between commas; or a file of them, one a line; or coco, ade20k, cityscapes, cod10k, pascal_part "
         "(default: the classes of the training)",
     )
     parser.add_argument("--clip", default="", metavar="FILE", help="the model's CLIP, if not where it was at training")

@@ -63,12 +63,13 @@ def test_a_file_without_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "beach.txt").write_text("# nothing\n")
     with pytest.raises(DataError, match=r"beach.txt: has no classes"):
         Vocabulary.load(tmp_path / "beach.txt")
-    with pytest.raises(DataError, match=r"absent: is none of ade20k, cityscapes, coco, pascal_part"):
+    with pytest.raises(DataError, match=r"absent: is none of ade20k, cityscapes, coco, cod10k, pascal_part"):
         Vocabulary.load("absent")
 
 
 @pytest.mark.parametrize(
-    ("name", "things", "stuff"), [("coco", 80, 53), ("ade20k", 100, 50), ("cityscapes", 8, 11), ("pascal_part", 93, 0)]
+    ("name", "things", "stuff"),
+    [("coco", 80, 53), ("ade20k", 100, 50), ("cityscapes", 8, 11), ("cod10k", 69, 0), ("pascal_part", 93, 0)],
 )
 def test_the_vocabularies_of_the_paper(name: str, things: int, stuff: int) -> None:
     vocabulary = Vocabulary.load(name)

@@ -62,7 +62,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, source: str | Path) -> "Vocabulary":
-        """Read a text file, or one of ours by its name: coco, ade20k, cityscapes, pascal_part.
+        """Read a text file, or one of ours by its name: coco, ade20k, cityscapes, cod10k, pascal_part.
 
         A line is a class: its name, with a ``~`` behind it where it is stuff, then its synonyms, between commas. Empty
         lines and those that begin with # count for nothing.

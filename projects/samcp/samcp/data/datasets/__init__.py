@@ -3,6 +3,7 @@
 from .ade20k import register_ade20k
 from .camvid import register_camvid
 from .cityscapes import register_cityscapes
+from .cod10k import register_cod10k
 from .own import register_environment
 from .pascal_part import register_pascal_part
 from .synthetic import register_synthetic
@@ -10,6 +11,7 @@ from .synthetic import register_synthetic
 register_ade20k()
 register_camvid()
 register_cityscapes()
+register_cod10k()
 register_pascal_part()
 register_synthetic()
 register_environment()

@@ -1,0 +1,19 @@
+#!/usr/bin/env python
+"""Convert COD10K's masks into COCO instance jsons of 69 kinds of camouflaged animals.
+
+    python scripts/prepare_cod10k.py --workers 8
+
+The folder holds Train and Test, unpacked from COD10K-v3.zip. A json that is there already is kept; delete it to make it
+anew.
+"""
+
+from samcp.data.preparation.cod10k import prepare_cod10k
+from samcp.data.preparation.command import run
+
+
+def main() -> None:
+    run(prepare_cod10k, folder="cod10k", description=__doc__)
+
+
+if __name__ == "__main__":
+    main()
