@@ -169,6 +169,15 @@ def test_classes_that_never_occur_are_a_remark(beach, tmp_path, monkeypatch, cap
     assert "own_labels: boat: never occurs" in capsys.readouterr().out
 
 
+def test_records_without_ids_as_detectron2s_semantic_ones(beach, tmp_path, monkeypatch, capsys):
+    own.register_files([beach / "beach.yaml"])
+    records = [{k: v for k, v in r.items() if k != "image_id"} for r in DatasetCatalog.get("own_labels")]
+    DatasetCatalog.remove("own_labels")
+    DatasetCatalog.register("own_labels", lambda: records)
+    assert run(check_dataset, monkeypatch, "own_labels", "--output", tmp_path / "out") == 0
+    assert "own_labels: 2 images, 0 problems" in capsys.readouterr().out
+
+
 def test_what_cannot_be_checked_is_said(beach, tmp_path, monkeypatch):
     assert "name datasets to check" in run(check_dataset, monkeypatch)
     assert "there is no dataset 'beech'" in run(check_dataset, monkeypatch, "beech", "--output", tmp_path)

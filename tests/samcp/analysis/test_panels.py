@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from panopticapi.utils import rgb2id
 from PIL import Image
@@ -108,6 +108,18 @@ def test_semantic_labels_and_instances_are_painted_where_there_is_no_panoptic_ma
     instances.pred_masks = RLEMasks(Patches.from_masks(mask).coco_rles, height, width)
     changed = (paint_prediction(image, {"instances": instances}, metadata) != bare).any(-1)
     assert changed[120:200, 160:280].mean() > 0.9
+
+
+def test_a_class_has_one_colour_in_all_images():
+    metadata = Metadata(name="words", thing_classes=["a", "b"], stuff_classes=["a", "b"])
+    colors = []
+    for side in (320, 400):
+        labels = torch.zeros(side, side, dtype=torch.int64)
+        labels[side // 2 :] = side // 400  # one image has a class that the other has not
+        picture = paint_prediction(np.full((side, side, 3), 100, np.uint8), {"sem_seg": 1 - labels}, metadata)
+        colors.append(picture[20, 20])
+    assert np.abs(colors[0].astype(int) - colors[1]).max() <= 1
+    assert (colors[0] != 100).any()
 
 
 def test_a_prediction_of_nothing_is_refused(image, metadata):

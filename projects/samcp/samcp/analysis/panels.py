@@ -101,6 +101,10 @@ def enlarge(image: Picture, smooth: bool = True) -> Picture:
 
 
 def _canvas(image: Picture, metadata: Metadata) -> Visualizer:
+    """A class of stuff has one colour in all images, as far as the metadata let it."""
+    if "stuff_colors" not in metadata.as_dict():
+        colors = (_distinct_colors(len(metadata.get("stuff_classes", []))) * 255).astype(int)
+        metadata = Metadata(**metadata.as_dict(), stuff_colors=colors.tolist())
     return Visualizer(image, metadata, scale=_scale(image), instance_mode=ColorMode.SEGMENTATION)
 
 

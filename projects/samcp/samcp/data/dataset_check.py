@@ -108,7 +108,7 @@ def _check_keys(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
         keys = Counter(image_key(record["file_name"], root) for record in records)
     except CacheError as error:
         return [str(error)]
-    ids = Counter(record["image_id"] for record in records)
+    ids = Counter(record["image_id"] for record in records if "image_id" in record)  # semantic ones need none
     return [f"{n} images have the key {key!r} (the path without its suffix)" for key, n in keys.items() if n > 1] + [
         f"{n} images have the id {image_id!r}" for image_id, n in ids.items() if n > 1
     ]
