@@ -106,6 +106,7 @@ def test_the_figures_end_in_one_table(toy, tmp_path, caplog):
         ((), {"DATASETS__TRAIN": "('imaginary',)"}, r"there is no dataset 'imaginary'"),
         ((), {"MODEL__WEIGHTS": "gone.pth"}, r"gone.pth: cannot be found"),
         ((), {"MODEL__NO_SUCH_KEY": "1"}, r"MODEL.NO_SUCH_KEY"),
+        (("SEED", "1", "--eval-only"), {}, r"; --eval-only goes before the first key"),
         ((), {"TEST__ORACLE": True}, r"--eval-only"),
         (("--eval-only",), {}, r"--eval-only needs a checkpoint"),
         (("--eval-only",), {"MODEL__WEIGHTS": CONFIG}, r"panoptic.yaml: is no checkpoint"),

@@ -13,8 +13,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from PIL import Image
 
+from samcp.checkpoint import Checkpointer
+from samcp.data import DataError
 from samcp.data.datasets import own
 from samcp.engine import Trainer, load_config
+from samcp.model_file import ModelFile
 from tests.samcp.data.datasets.test_own import write_data
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -207,7 +210,20 @@ def test_from_a_yaml_to_figures(beach, tmp_path, monkeypatch, capsys):
     config = str(CONFIGS / "own_data" / "semantic.yaml")
     trainer = Trainer(small(load_config(default_argument_parser().parse_args(["--config-file", config, *keys]))))
     trainer.train()
-    assert trainer._last_eval_results["sem_seg"]["mIoU"] >= 0
+    trained = trainer._last_eval_results["sem_seg"]["mIoU"]
+    del keys[:2]  # whoever only evaluates need not name what was trained on
+    with pytest.raises(DataError, match="DATASETS.TRAIN names no dataset"):
+        Trainer(load_config(default_argument_parser().parse_args(["--config-file", config, *keys])))
+    weights = tmp_path / "run" / "model_final.pth"
+    cfg = small(load_config(default_argument_parser().parse_args(["--config-file", config, *keys])))
+    model = Trainer.build_model(cfg)
+    Checkpointer(model, cfg).load(str(weights))
+    assert Trainer.test(cfg, model)["sem_seg"]["mIoU"] == pytest.approx(trained)
+
+    DatasetCatalog.remove("own_labels")
+    MetadataCatalog.remove("own_labels")
+    assert ModelFile.of_checkpoint(weights).vocabulary.names == model.vocabulary.names, "wherever it is taken"
+    own.register_files([beach / "beach.yaml"])
 
     Image.new("RGB", (50, 40)).save(beach / "images" / "three.jpg")
     Image.new("L", (50, 40)).save(beach / "labels" / "three.png")

@@ -25,14 +25,14 @@ class CheckpointError(ValueError):
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Saves the config beside the weights ("config", as yaml) and refuses a checkpoint that does not fit.
+    """Saves config and vocabulary beside the weights ("config", as text) and refuses a checkpoint that does not fit.
 
     As in Detectron2, `resume_or_load` and `load` differ: weights that a training starts from may cover a part of the
     model only, as ImageNet's do; those to evaluate or to resume from must be the whole model.
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode, **checkpointables: Any) -> None:
-        super().__init__(model, cfg.OUTPUT_DIR, config=_ConfigText(cfg), **checkpointables)
+        super().__init__(model, cfg.OUTPUT_DIR, config=_Config(cfg, model), **checkpointables)
         self._path = ""
         self._whole_model = True
 
@@ -84,14 +84,17 @@ class Checkpointer(DetectionCheckpointer):
         return incompatible
 
 
-class _ConfigText:
-    """A config as a checkpoint keeps it."""
+class _Config:
+    """A config as a checkpoint keeps it, and the classes of the model, for its datasets are not known everywhere."""
 
-    def __init__(self, cfg: CfgNode) -> None:
-        self._yaml = cfg.dump()
+    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+        self._state = {"yaml": cfg.dump()}
+        vocabulary = getattr(getattr(model, "module", model), "vocabulary", None)
+        if vocabulary is not None:
+            self._state["vocabulary"] = vocabulary.to_json()
 
     def state_dict(self) -> dict[str, str]:
-        return {"yaml": self._yaml}
+        return self._state
 
     def load_state_dict(self, state: dict[str, str]) -> None:
         """The config of the present run stays; a checkpoint's is for readers."""

@@ -101,7 +101,9 @@ def load_config(args: argparse.Namespace) -> CfgNode:
         cfg.merge_from_file(args.config_file)
         cfg.merge_from_list(args.opts)
     except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"config {args.config_file!r} with {args.opts}: {error}") from error
+        late = [option for option in args.opts if option.startswith("--")]
+        hint = f"; {late[0]} goes before the first key" if late else ""
+        raise UsageError(f"config {args.config_file!r} with {args.opts}: {error}{hint}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no GPU here; add: MODEL.DEVICE cpu")
     if cfg.TEST.ORACLE and not args.eval_only:

@@ -101,9 +101,9 @@ class SAMCP(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, vocabulary: Vocabulary | None = None) -> dict:
-        """The vocabulary is that of the first training dataset where none is given."""
+        """The vocabulary is that of the config's datasets where none is given."""
         options = cfg.MODEL.SAMCP
-        vocabulary = vocabulary or Vocabulary.of_dataset(cfg.DATASETS.TRAIN[0])
+        vocabulary = vocabulary or Vocabulary.of_config(cfg)
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in options.IN_FEATURES]
         class_embedding = _build_class_embedding(cfg, vocabulary)

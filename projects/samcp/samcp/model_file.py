@@ -1,10 +1,8 @@
 """A trained model as one file to hand on: its weights, config and vocabulary in safetensors, which can hold no code."""
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -44,15 +42,15 @@ class ModelFile:
         """
         try:
             data = torch.load(path, map_location="cpu", weights_only=True)
-            config, tensors = data["config"]["yaml"], data["model"]
+            config, words, tensors = data["config"]["yaml"], data["config"].get("vocabulary"), data["model"]
+            known = Vocabulary.from_json(words) if words else None
         except FileNotFoundError as error:
             raise CheckpointError(f"{path}: there is no such checkpoint") from error
         except Exception as error:  # what a damaged file raises has no common base
             raise CheckpointError(
                 f"{path}: is not a checkpoint of this project's train_net.py, or a damaged one ({error!r:.80})"
             ) from error
-        dataset = parse_config(config).DATASETS.TRAIN[0]
-        return cls(tensors, config, Vocabulary.of_dataset(dataset))
+        return cls(tensors, config, known or Vocabulary.of_config(parse_config(config)))
 
     @classmethod
     def load(cls, path: str | Path) -> "ModelFile":
@@ -75,8 +73,7 @@ class ModelFile:
                 f"{path}: has no {' and '.join(sorted(missing))} in its metadata; only files made by "
                 "scripts/convert_checkpoint.py say what model they are"
             )
-        fields = {key: _tuples(value) for key, value in json.loads(metadata[_VOCABULARY]).items()}
-        return cls(tensors, metadata[_CONFIG], Vocabulary(**fields))
+        return cls(tensors, metadata[_CONFIG], Vocabulary.from_json(metadata[_VOCABULARY]))
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file; under its name there is never half a file.
@@ -87,7 +84,7 @@ class ModelFile:
         path = Path(path)
         if path.suffix != SUFFIX:
             raise CheckpointError(f"{path}: a model file is called *{SUFFIX}; choose such a name")
-        metadata = {_CONFIG: self.config, _VOCABULARY: json.dumps(asdict(self.vocabulary))}
+        metadata = {_CONFIG: self.config, _VOCABULARY: self.vocabulary.to_json()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         # Tensors that share memory would be refused, and views would be written with all they are views of.
@@ -110,8 +107,3 @@ def parse_config(text: str) -> CfgNode:
             f"the checkpoint's config does not fit this version of the project ({error}); use the one it was made with"
         ) from error
     return cfg
-
-
-def _tuples(value: Any) -> Any:
-    """json's lists as the tuples they were."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

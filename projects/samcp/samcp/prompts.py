@@ -84,7 +84,7 @@ class Prompts:
         """Build the model of a config with the weights of its MODEL.WEIGHTS.
 
         Args:
-            vocabulary: that it was trained on; default: that of the first dataset of DATASETS.TRAIN.
+            vocabulary: that it was trained on; default: that of the config's datasets.
 
         Raises:
             CheckpointError: the config names no weights, or none that fit.

@@ -29,6 +29,10 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[Record]]:
         CacheError: a cache is missing, damaged, or lacks patches of some image.
     """
     paths = cache_paths(cfg, is_train=True)
+    if not paths:
+        raise DataError(
+            "DATASETS.TRAIN names no dataset; add, for one: DATASETS.TRAIN \"('coco_2017_train_panoptic',)\""
+        )
     records: list[Record] = []
     caches: dict[str, PatchCache] = {}
     for name, path in paths.items():

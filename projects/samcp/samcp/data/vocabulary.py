@@ -1,9 +1,12 @@
 """The classes of a dataset or of a user, each with its synonyms, things and stuff in one numbering."""
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from .errors import DataError
@@ -46,6 +49,15 @@ class Vocabulary:
     def words(self) -> tuple[tuple[str, ...], ...]:
         """All words of each class, its name first."""
         return tuple((name, *others) for name, others in zip(self.names, self.synonyms, strict=True))
+
+    def to_json(self) -> str:
+        """Text that :meth:`from_json` reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Vocabulary":
+        """What :meth:`to_json` gave."""
+        return cls(**{key: _tuples(value) for key, value in json.loads(text).items()})
 
     @classmethod
     def parse(cls, text: str) -> "Vocabulary":
@@ -97,6 +109,18 @@ class Vocabulary:
         """
         is_source = (_FOLDER / f"{text}.txt").is_file() or Path(text).is_file() or text.endswith(".txt")
         return cls.load(text) if is_source else cls.parse(text)
+
+    @classmethod
+    def of_config(cls, cfg: CfgNode) -> "Vocabulary":
+        """That of the first training dataset, or of the first test dataset where a config names none to train on.
+
+        Raises:
+            DataError: it names no dataset at all; or see :meth:`of_dataset`.
+        """
+        names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+        if not names:
+            raise DataError("DATASETS.TRAIN and DATASETS.TEST name no dataset, so that there are no classes; add one")
+        return cls.of_dataset(names[0])
 
     @classmethod
     def of_dataset(cls, name: str) -> "Vocabulary":
@@ -154,3 +178,8 @@ def _metadata_classes(name: str) -> Vocabulary:
     if names is None:
         raise DataError(f"dataset {name!r} has no stuff_classes and no thing_classes in its metadata; set one of them")
     return Vocabulary(tuple(names), (True,) * len(names))
+
+
+def _tuples(value: Any) -> Any:
+    """json's lists as the tuples they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
