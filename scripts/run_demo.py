@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import hashlib
 import itertools
-import json
 import logging
 import os
 import shutil
@@ -152,20 +151,14 @@ def train(cfg: CfgNode) -> None:
 
 def evaluate(cfg: CfgNode) -> dict[str, Any]:
     """The evaluators' figures of the model and of the oracle."""
-    path = Path(cfg.OUTPUT_DIR) / "results.json"
-    if path.exists():
-        print("   done before")
-        return json.loads(path.read_text())
     oracle = cfg.clone()
     oracle.defrost()
     oracle.TEST.ORACLE = True
     with _quiet(cfg):
-        results = {
+        return {
             "model": _Trainer.test(cfg, _trained_model(cfg)),
             "oracle": _Trainer.test(oracle, _Trainer.build_model(oracle)),
         }
-    path.write_text(json.dumps(results))
-    return results
 
 
 def paint(cfg: CfgNode, folder: Path, table: list[list[str]]) -> Path:
