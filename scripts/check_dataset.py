@@ -23,7 +23,7 @@ from samcp.analysis.page import Row, Section, write_page
 from samcp.analysis.panels import enlarge, paint_ground_truth, paint_patches
 from samcp.data import DataError
 from samcp.data.dataset_check import Report, check_dataset
-from samcp.data.datasets.own import register_files
+from samcp.data.datasets.own import add_register_option, register_files
 from samcp.data.patch_caches import image_root
 
 
@@ -104,13 +104,7 @@ def _write_samples(name: str, report: Report, cache: PatchCache | None, folder: 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="*", help="registered names (default: all of --register)")
-    parser.add_argument(
-        "--register",
-        action="append",
-        default=[],
-        metavar="YAML",
-        help="your own data (docs/datasets.md); may be repeated",
-    )
+    add_register_option(parser)
     parser.add_argument("--patches", type=Path, metavar="DIR", help="their cache (default: the one the yaml names)")
     parser.add_argument(
         "--output", type=Path, default=Path("output/check"), metavar="DIR", help="of the pages (default %(default)s)"

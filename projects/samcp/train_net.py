@@ -20,20 +20,14 @@ from detectron2.utils.logger import setup_logger
 
 from samcp.checkpoint import Checkpointer
 from samcp.data import check_test_data
-from samcp.data.datasets.own import register_files
+from samcp.data.datasets.own import add_register_option, register_files
 from samcp.engine import USER_ERRORS, Trainer, UsageError, load_config
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's command line, and --register."""
     parser = default_argument_parser()
-    parser.add_argument(
-        "--register",
-        action="append",
-        default=[],
-        metavar="YAML",
-        help="your own data (docs/datasets.md); may be repeated",
-    )
+    add_register_option(parser)
     return parser
 
 

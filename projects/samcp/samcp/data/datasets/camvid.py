@@ -8,10 +8,11 @@ Layout under DETECTRON2_DATASETS:
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from .catalog import register
 
 # Names and colours of SegNet's 11 classes (Badrinarayanan et al., 2017).
 _CLASSES: dict[str, tuple[int, int, int]] = {
@@ -31,20 +32,18 @@ _IGNORE_LABEL = 255
 _IMAGE_SUFFIXES = {".jpg", ".png"}
 
 
-def register_camvid(root: str | None = None) -> None:
-    """Register camvid_train and camvid_val, whose files are read when they are asked for. A second call does nothing.
+def register_camvid(root: str | os.PathLike[str] | None = None) -> None:
+    """Register camvid_train and camvid_val, whose files are read when they are asked for.
 
     Args:
         root: the folder that holds camvid/; default, the environment variable DETECTRON2_DATASETS.
     """
     base = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")) / "camvid"
     for split in ("train", "val"):
-        name = f"camvid_{split}"
-        if name in DatasetCatalog:
-            continue
         images, annotations = base / "images" / split, base / "annotations" / split
-        DatasetCatalog.register(name, lambda images=images, annotations=annotations: _load(images, annotations))
-        MetadataCatalog.get(name).set(
+        register(
+            f"camvid_{split}",
+            partial(_load, images, annotations),
             image_root=str(images),
             sem_seg_root=str(annotations),
             evaluator_type="sem_seg",

@@ -1,10 +1,12 @@
 """Registration in Detectron2's catalogs that may be repeated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 
 
 def register(name: str, load: Callable[[], list[dict[str, Any]]], **metadata: Any) -> None:
@@ -13,11 +15,44 @@ def register(name: str, load: Callable[[], list[dict[str, Any]]], **metadata: An
     Args:
         load: called when the records are asked for.
     """
+    unregister(name)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(**metadata)
+
+
+def unregister(name: str) -> None:
+    """Forget a dataset, if it is known."""
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(**metadata)
+
+
+def register_instances(
+    name: str, listed: Path, images: Path, classes: Sequence[str], *, made_by: str, **metadata: Any
+) -> None:
+    """Register instances in COCO's format, whose categories are the classes, counted from 1.
+
+    Args:
+        listed: the json.
+        images: the folder of the images.
+        made_by: the script that makes the json.
+    """
+    register(
+        name,
+        partial(_load_instances, name, listed, images, made_by),
+        evaluator_type="coco",
+        image_root=str(images),
+        json_file=str(listed),
+        thing_classes=list(classes),
+        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(classes))},
+        **metadata,
+    )
+
+
+def _load_instances(name: str, listed: Path, images: Path, made_by: str) -> list[dict[str, Any]]:
+    need(listed, made_by)
+    records: list[dict[str, Any]] = load_coco_json(str(listed), str(images), name)
+    return records
 
 
 def need(path: Path, made_by: str) -> None:

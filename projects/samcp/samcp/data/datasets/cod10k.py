@@ -8,15 +8,11 @@ Layout under DETECTRON2_DATASETS, where scripts/prepare_cod10k.py makes the json
 """
 
 import os
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-from detectron2.data.datasets import load_coco_json
 
 from samcp.data.vocabulary import Vocabulary
 
-from .catalog import need, register
+from .catalog import register_instances
 
 
 def register_cod10k(root: str | os.PathLike[str] | None = None) -> None:
@@ -28,19 +24,5 @@ def register_cod10k(root: str | os.PathLike[str] | None = None) -> None:
     folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")) / "cod10k"
     classes = Vocabulary.load("cod10k").names
     for split in ("train", "test"):
-        name, images, listed = f"cod10k_{split}", folder / split.title() / "Image", folder / f"{split}.json"
-        register(
-            name,
-            partial(_load, name, images, listed),
-            evaluator_type="coco",
-            image_root=str(images),
-            json_file=str(listed),
-            thing_classes=list(classes),
-            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(classes))},
-            vocabulary="cod10k",
-        )
-
-
-def _load(name: str, images: Path, listed: Path) -> list[dict[str, Any]]:
-    need(listed, "prepare_cod10k.py")
-    return load_coco_json(str(listed), str(images), name)
+        listed, images = folder / f"{split}.json", folder / split.title() / "Image"
+        register_instances(f"cod10k_{split}", listed, images, classes, made_by="prepare_cod10k.py", vocabulary="cod10k")

@@ -10,13 +10,10 @@ Layout under DETECTRON2_DATASETS, where scripts/prepare_pascal_part.py makes the
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from detectron2.data.datasets import load_coco_json
 
 from samcp.data.vocabulary import Vocabulary
 
-from .catalog import need, register
+from .catalog import register_instances
 
 # In words, in the order of Pascal VOC.
 OBJECTS = (
@@ -34,26 +31,10 @@ def register_pascal_part(root: str | os.PathLike[str] | None = None) -> None:
         root: the folder that holds pascal_part; default, the environment variable DETECTRON2_DATASETS.
     """
     folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")) / "pascal_part"
+    images = folder / "VOCdevkit" / "VOC2010" / "JPEGImages"
     parts = Vocabulary.load("pascal_part").names
+    register_jsons = partial(register_instances, images=images, made_by="prepare_pascal_part.py")
     for split in ("train", "val"):
-        _register(f"pascal_part_{split}", folder, f"{split}.json", parts, vocabulary="pascal_part")
-        _register(f"pascal_part_general_{split}", folder, f"{split}_general.json", (*parts, *OBJECTS))
-
-
-def _register(name: str, folder: Path, file: str, classes: tuple[str, ...], **metadata: Any) -> None:
-    images, listed = folder / "VOCdevkit" / "VOC2010" / "JPEGImages", folder / file
-    register(
-        name,
-        partial(_load, name, images, listed),
-        evaluator_type="coco",
-        image_root=str(images),
-        json_file=str(listed),
-        thing_classes=list(classes),
-        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(classes))},
-        **metadata,
-    )
-
-
-def _load(name: str, images: Path, listed: Path) -> list[dict[str, Any]]:
-    need(listed, "prepare_pascal_part.py")
-    return load_coco_json(str(listed), str(images), name)
+        listed, general = folder / f"{split}.json", folder / f"{split}_general.json"
+        register_jsons(f"pascal_part_{split}", listed, classes=parts, vocabulary="pascal_part")
+        register_jsons(f"pascal_part_general_{split}", general, classes=(*parts, *OBJECTS))

@@ -7,6 +7,8 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from .catalog import register
+
 _JSON_KEYS = ("panoptic_json", "json_file")  # what Detectron2's evaluators read themselves
 
 
@@ -33,11 +35,7 @@ def register_subset(dataset: str, count: int, folder: str | os.PathLike[str]) ->
     for key in _JSON_KEYS:
         if metadata.get(key):
             metadata[key] = _write_part(metadata[key], {r["image_id"] for r in records}, Path(folder))
-    if name in DatasetCatalog:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, lambda: [dict(r) for r in records])
-    MetadataCatalog.get(name).set(**metadata)
+    register(name, lambda: [dict(r) for r in records], **metadata)
     return name
 
 

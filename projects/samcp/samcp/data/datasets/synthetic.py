@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_panoptic
 from panopticapi.utils import id2rgb
 from PIL import Image
 
 from samcp.data.datasets.synthetic_scenes import STUFF, THINGS, Segment, draw_scene
 from samcp.data.errors import DataError
+
+from .catalog import unregister
 
 _SPLITS = ("train", "val")
 _FORMAT = 1  # raised when the same parameters begin to draw other pictures
@@ -78,9 +79,7 @@ def register_synthetic(folder: str | os.PathLike[str] | None = None) -> None:
     folder = Path(folder or os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "synthetic"))
     for split in _SPLITS:
         name = f"synthetic_{split}"
-        if name in DatasetCatalog:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
+        unregister(name)
         register_coco_panoptic(
             name,
             _metadata(),
