@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
+from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import inference_on_dataset
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
@@ -58,20 +59,30 @@ Results = dict[str, dict[str, Any]]  # row -> task -> figure
 
 def main() -> None:
     arguments = parse_arguments()
+    launch(run, arguments.num_gpus, dist_url="auto", args=(arguments,))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """In each process; errors that a user can put right end it with one message."""
     try:
         arguments.output.mkdir(parents=True, exist_ok=True)
         for name in ("detectron2", "fvcore", "samcp"):
-            setup_logger(str(arguments.output / "log.txt"), name=name)
+            setup_logger(str(arguments.output / "log.txt"), distributed_rank=comm.get_rank(), name=name)
         evaluate_all(arguments)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on with the datasets that are missing")
-    print((arguments.output / "table.md").read_text())
+    if comm.is_main_process():
+        print((arguments.output / "table.md").read_text())
 
 
 def evaluate_all(arguments: argparse.Namespace) -> Results:
-    """Evaluate under every config whose results are not in the output yet, and write the table of all."""
+    """Evaluate under every config whose results are not in the output yet, and write the table of all.
+
+    Returns:
+        The figures, in the main process.
+    """
     output = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     path = output / "results.json"
@@ -85,7 +96,10 @@ def evaluate_all(arguments: argparse.Namespace) -> Results:
             continue
         cfg = _load(config, arguments.weights, output / config.stem, arguments.opts)
         done[config.stem] = evaluate(cfg, config.stem, arguments.kappa)
-        write_json(path, {"asked": asked, "results": done})
+        if comm.is_main_process():  # the others have no figures
+            write_json(path, {"asked": asked, "results": done})
+    if not comm.is_main_process():
+        return {}
     results = {row: tasks for config in arguments.configs for row, tasks in done[config.stem].items()}
     (output / "table.md").write_text(make_table(results) + "\n")
     return results
@@ -137,6 +151,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--configs", type=Path, nargs="+", required=True, metavar="YAML", help="one for each dataset")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of results.json and table.md")
     parser.add_argument("--kappa", type=float, nargs="+", default=[], metavar="X", help="instead of the configs' one")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="of this machine (default %(default)s)")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, as for train_net.py; last"
     )
