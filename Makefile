@@ -63,5 +63,5 @@ clean: ## remove what tools leave behind (keeps .venv and output)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info projects/samcp/*.egg-info
 	find proposal_cache projects scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## remove .venv and output too
-	rm -rf $(VENV) output
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)

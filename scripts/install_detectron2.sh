@@ -23,6 +23,7 @@ if [ "$got" != "$sha256" ]; then
     echo "Install Detectron2 yourself (README.md, Install) and run this again." >&2
     exit 1
 fi
+"$python" -m pip install --quiet wheel
 # The tag inside must change with the name's, or `pip check` finds the package unfit for this Python.
 "$python" -m wheel unpack --dest "$folder" "$wheel" >/dev/null
 unpacked="$folder/sal_detectron2-0.7.2"

@@ -229,4 +229,7 @@ def test_from_a_yaml_to_figures(beach, tmp_path, monkeypatch, capsys):
     Image.new("L", (50, 40)).save(beach / "labels" / "three.png")
     capsys.readouterr()
     assert run(check_dataset, monkeypatch, *register, "own_labels", "--output", tmp_path / "out") == 1
-    assert "no patches of 'three'; make them with: python scripts/generate_sam_patches" in capsys.readouterr().out
+    said = (
+        f"make them with: python scripts/generate_sam_patches.py --register {beach / 'beach.yaml'} --dataset own_labels"
+    )
+    assert f"no patches of 'three'; {said}" in capsys.readouterr().out

@@ -21,6 +21,8 @@ def test_a_file_of_classes(tmp_path: Path) -> None:
     file.write_text("# what is on a beach\n\nkite\nsea~, ocean\nperson, man, woman\n")
     vocabulary = Vocabulary.load(file)
     assert vocabulary == Vocabulary.parse("kite,sea~:ocean,person:man|woman")
+    file.write_text("kite\nsea~: ocean\nperson: man | woman\n")
+    assert Vocabulary.load(file) == vocabulary, "or as on a command line"
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,7 @@ def test_a_file_of_classes(tmp_path: Path) -> None:
         ("person:man|", "class 1: an empty name"),
         ("kite,sea,Kite", "class 3: 'Kite' is already a word of vocabulary 'kite,sea,Kite', class 1"),
         ("person:man,boy:man", "class 2: 'man' is already a word"),
+        ("person|man", "class 1: 'person|man' is no name; write synonyms as in: person: man | woman"),
     ],
 )
 def test_empty_and_double_names_are_refused(text: str, message: str) -> None:

