@@ -1,6 +1,6 @@
 """CamVid: 701 street scenes in 11 classes, in the split and the size (360 x 480) of SegNet.
 
-Layout under DETECTRON2_DATASETS:
+Layout under DETECTRON2_DATASETS, as scripts/prepare_camvid.py makes it:
 
     camvid/
       images/{train,val}/NAME.jpg or .png
@@ -28,7 +28,8 @@ _CLASSES: dict[str, tuple[int, int, int]] = {
     "pedestrian": (64, 64, 0),
     "bicyclist": (0, 128, 192),
 }
-_IGNORE_LABEL = 255
+NUM_CLASSES = len(_CLASSES)
+IGNORE_LABEL = 255
 _IMAGE_SUFFIXES = {".jpg", ".png"}
 
 
@@ -47,7 +48,7 @@ def register_camvid(root: str | os.PathLike[str] | None = None) -> None:
             image_root=str(images),
             sem_seg_root=str(annotations),
             evaluator_type="sem_seg",
-            ignore_label=_IGNORE_LABEL,
+            ignore_label=IGNORE_LABEL,
             stuff_classes=list(_CLASSES),
             stuff_colors=[list(color) for color in _CLASSES.values()],
             thing_classes=[],
