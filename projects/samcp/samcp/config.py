@@ -30,6 +30,7 @@ def _add_data_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TARGETS.BOX_IOP = True  # use IoP of the boxes
     cfg.MODEL.SAMCP.TARGETS.MASK_IOP = True  # use IoP of the masks
     cfg.MODEL.SAMCP.TARGETS.LOW_QUALITY_MATCHES = True  # add patches by box IoU
+    cfg.MODEL.SAMCP.TARGETS.BUILDABLE_IOU = 0.5  # an instance is taught if the box around its patches fits it better
 
 
 def _add_model_config(cfg: CN) -> None:

@@ -43,6 +43,7 @@ class SAMCP(nn.Module):
         vocabulary: the classes; :meth:`set_vocabulary` changes them.
         semantic_queries: "stuff" or "all": which classes have a semantic query.
         denoising: arguments of :func:`make_denoising_queries`, or None for none.
+        buildable_iou: least box IoU of an instance and its patches for it to be taught.
         fusion: joins the scores with CLIP's of the predicted masks; None for the learned ones alone. Needs the backbone
             and the class embeddings of CLIP.
         roi_size: of the mapper's roi_masks.
@@ -71,6 +72,7 @@ class SAMCP(nn.Module):
         vocabulary: Vocabulary,
         semantic_queries: str,
         denoising: dict | None,
+        buildable_iou: float,
         fusion: ScoreFusion | None,
         roi_size: int,
         oracle: bool,
@@ -89,6 +91,7 @@ class SAMCP(nn.Module):
         self.inference = inference
         self.semantic_queries = semantic_queries
         self.denoising = denoising
+        self.buildable_iou = buildable_iou
         self.fusion = fusion
         self.trained_words = {word for words in vocabulary.words for word in words}
         self.roi_size = roi_size
@@ -180,6 +183,7 @@ class SAMCP(nn.Module):
             "vocabulary": vocabulary,
             "semantic_queries": options.SEMANTIC_QUERIES,
             "denoising": _denoising_options(options),
+            "buildable_iou": options.TARGETS.BUILDABLE_IOU,
             "fusion": _build_fusion(cfg),
             "roi_size": options.ROI_SIZE,
             "oracle": cfg.TEST.ORACLE,
@@ -341,8 +345,8 @@ class SAMCP(nn.Module):
         """Semantic regions and instances of every image."""
         regions, instances = [], []
         for i, x in enumerate(batched_inputs):
-            regions.append(gather_entities(x["sem_segments"], patches, i, check_box=False))
-            instances.append(gather_entities(x["instances"], patches, i, check_box=True))
+            regions.append(gather_entities(x["sem_segments"], patches, i, least_box_iou=None))
+            instances.append(gather_entities(x["instances"], patches, i, least_box_iou=self.buildable_iou))
         return regions, instances
 
     def _denoise(self, instances: list[Entities]) -> DenoisingQueries | None:

@@ -36,8 +36,8 @@ def build(image: dict, *, self_affinity: bool = True, favourite: dict[int, int] 
         semantic_classes=SEMANTIC,
         patches=patches,
         in_crowd=in_crowd,
-        regions=[gather_entities(image["sem_segments"], patches, 0, check_box=False)],
-        instances=[gather_entities(image["instances"], patches, 0, check_box=True)],
+        regions=[gather_entities(image["sem_segments"], patches, 0, least_box_iou=None)],
+        instances=[gather_entities(image["instances"], patches, 0, least_box_iou=0.5)],
     )
 
 
@@ -112,7 +112,7 @@ def test_image_without_patches_teaches_nothing(toy: Any) -> None:
 def test_denoising_positives_learn_their_entity_and_negatives_background(toy: Any) -> None:
     image = toy.input(5, {0: [1], 2: [3, 4]})
     patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
-    instances = gather_entities(image["instances"], patches, 0, check_box=True)
+    instances = gather_entities(image["instances"], patches, 0, least_box_iou=0.5)
     noised = make_denoising_queries(
         classes=[instances.classes],
         boxes=[instances.boxes],

@@ -67,12 +67,12 @@ class QueryTargets:
         )
 
 
-def gather_entities(segments: Instances, patches: PatchBatch, index: int, *, check_box: bool) -> Entities:
+def gather_entities(segments: Instances, patches: PatchBatch, index: int, *, least_box_iou: float | None) -> Entities:
     """Bring the mapper's ``instances`` or ``sem_segments`` of image ``index`` to the batch's shapes.
 
     Args:
-        check_box: call an entity unbuildable, too, where the box around its patches has an IoU of at most 0.5 with it.
-            Not for semantic regions, which need not be compact.
+        least_box_iou: call an entity unbuildable, too, where the box around its patches has no greater IoU with its own;
+            None for semantic regions, which need not be compact.
     """
     device, num = patches.boxes.device, patches.boxes.shape[1]
     affinity = torch.zeros(len(segments), num, device=device)
@@ -83,9 +83,9 @@ def gather_entities(segments: Instances, patches: PatchBatch, index: int, *, che
     boxes = segments.gt_boxes.tensor.to(device) / patches.scale[index]
     members = affinity > 0
     buildable = members.any(-1)
-    if check_box:
+    if least_box_iou is not None:
         built = merged_boxes(members.unsqueeze(0), patches.normalized_boxes[index : index + 1])[0]
-        buildable = buildable & (matched_pairwise_iou(Boxes(built), Boxes(boxes)) > 0.5)
+        buildable = buildable & (matched_pairwise_iou(Boxes(built), Boxes(boxes)) > least_box_iou)
     return Entities(segments.gt_classes.to(device), boxes, affinity, weights, buildable)
 
 
