@@ -71,7 +71,7 @@ def gather_entities(segments: Instances, patches: PatchBatch, index: int, *, lea
     """Bring the mapper's ``instances`` or ``sem_segments`` of image ``index`` to the batch's shapes.
 
     Args:
-        least_box_iou: call an entity unbuildable, too, where the box around its patches has no greater IoU with its own;
+        least_box_iou: an entity is unbuildable, too, where the box around its patches has no greater IoU with its own;
             None for semantic regions, which need not be compact.
     """
     device, num = patches.boxes.device, patches.boxes.shape[1]
