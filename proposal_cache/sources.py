@@ -101,9 +101,16 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
+            check_depth(image)
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} cannot be read as an image: {_reason(path, error)}") from error
+
+
+def check_depth(image: Image.Image) -> None:
+    """Raise ValueError for an image of more than 8 bits a channel, which Pillow would turn all but white."""
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits first")
 
 
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:

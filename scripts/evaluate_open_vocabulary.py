@@ -24,10 +24,9 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from samcp.checkpoint import Checkpointer
 from samcp.data import check_test_data
 from samcp.data.preparation.files import write_json
-from samcp.engine import USER_ERRORS, Trainer, asked_for_classes_of, load_config
+from samcp.engine import USER_ERRORS, Trainer, asked_for_classes_of, load_config, load_trained_model
 from samcp.evaluation.kappa import KappaEvaluator, KappaSweep
 
 # Column -> (task, figure) of Detectron2's results.
@@ -108,8 +107,7 @@ def evaluate_all(arguments: argparse.Namespace) -> Results:
 def evaluate(cfg: CfgNode, name: str, kappas: Sequence[float]) -> Results:
     """The figures of the config's checkpoint on its one test dataset, in a row for each κ if there are any."""
     check_test_data(cfg)
-    model = Trainer.build_model(cfg)
-    Checkpointer(model, cfg).load(cfg.MODEL.WEIGHTS)
+    model = load_trained_model(cfg, cfg.MODEL.WEIGHTS)
     if not kappas:
         return {name: Trainer.test(cfg, model)}
     [dataset] = cfg.DATASETS.TEST

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from proposal_cache import PatchCache
-from proposal_cache.sources import ImageFile, from_folder
+from proposal_cache.sources import ImageFile, from_folder, read_image
 from samcp.analysis.panels import paint_prediction
 from samcp.data import Vocabulary
 from samcp.data.preparation.files import replacing, write_json, write_label_map, write_panoptic_ids
@@ -47,6 +47,10 @@ def main() -> None:
 def segment(arguments: argparse.Namespace) -> None:
     """Segment all images of a folder, and write pictures and maps."""
     images, cache = from_folder(arguments.images), PatchCache(arguments.patches)
+    failed = [image for image in images if image.key in cache.manifest.failures]
+    for image in failed:
+        print(f"left out: {image.path}: {cache.manifest.failures[image.key]}", file=sys.stderr)
+    images = [image for image in images if image not in failed]
     missing = cache.missing([image.key for image in images])
     if missing:
         raise ValueError(
@@ -60,23 +64,25 @@ def segment(arguments: argparse.Namespace) -> None:
         answer = prompts.encode(image.path, cache[image.key]).ask(vocabulary)
         annotations += write_answer(answer, image, arguments.output)
     if annotations:
-        write_json(arguments.output / "panoptic.json", _coco_json(images, cache, annotations, vocabulary))
+        write_json(
+            arguments.output / "panoptic.json", _coco_json(images, arguments.images, cache, annotations, vocabulary)
+        )
 
 
 def write_answer(answer: Answer, image: ImageFile, output: Path) -> list[dict[str, Any]]:
     """Write the picture and the map of an image; the panoptic annotation, where the model tells instances apart."""
     annotations: list[dict[str, Any]] = []
-    if answer.inference.panoptic_on:
+    if answer.has_instances:
         ids, segments = answer.panoptic()
         prediction: dict[str, Any] = {"panoptic_seg": (ids, segments)}
         write_panoptic_ids(output / "panoptic" / f"{image.key}.png", ids.numpy())
-        infos = [{key: s[key] for key in ("id", "category_id", "area", "score")} for s in segments]
+        infos = [{**{key: s[key] for key in ("id", "category_id", "area", "score")}, "iscrowd": 0} for s in segments]
         annotations.append({"image_id": image.key, "file_name": f"{image.key}.png", "segments_info": infos})
     else:
         labels = answer.semantic()
         prediction = {"sem_seg": labels}
         write_label_map(output / "semantic" / f"{image.key}.png", labels.numpy().astype(np.uint8))
-    picture = paint_prediction(np.asarray(Image.open(image.path).convert("RGB")), prediction, _metadata(answer))
+    picture = paint_prediction(read_image(image.path), prediction, _metadata(answer))
     with replacing(output / f"{image.key}.jpg") as temporary:
         Image.fromarray(picture).save(temporary, "jpeg", quality=_PICTURE_QUALITY)
     return annotations
@@ -88,12 +94,16 @@ def _metadata(answer: Answer) -> Metadata:
 
 
 def _coco_json(
-    images: Sequence[ImageFile], cache: PatchCache, annotations: list[dict[str, Any]], vocabulary: Vocabulary
+    images: Sequence[ImageFile],
+    folder: Path,
+    cache: PatchCache,
+    annotations: list[dict[str, Any]],
+    vocabulary: Vocabulary,
 ) -> dict[str, Any]:
     sizes = [(cache[image.key].height, cache[image.key].width) for image in images]
     return {
         "images": [
-            {"id": image.key, "file_name": image.path.name, "height": height, "width": width}
+            {"id": image.key, "file_name": str(image.path.relative_to(folder)), "height": height, "width": width}
             for image, (height, width) in zip(images, sizes, strict=True)
         ],
         "annotations": annotations,

@@ -9,7 +9,9 @@ import sys
 import pytest
 import torch
 import train_net
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from samcp.data.datasets.catalog import register, unregister
 from samcp.data.datasets.synthetic import make_synthetic_dataset
 from samcp.data.ground_truth import read_panoptic_ids
 from tests.toy_datasets import cut, panoptic_dataset, write_patches
@@ -62,6 +64,33 @@ def test_eval_only_gives_what_training_ended_with(toy, trained, tmp_path):
     results = train_net.run(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=output / "model_final.pth"))
     assert results["sem_seg"]["mIoU"] == pytest.approx(metrics["sem_seg/mIoU"])
     assert results["panoptic_seg"]["PQ"] == pytest.approx(metrics["panoptic_seg/PQ"])
+
+
+def test_classes_keep_their_rows_whatever_order_a_dataset_has_them_in(toy, trained, tmp_path):
+    """The same validation images, whose json numbers its categories the other way round."""
+    output, metrics = trained
+    turned, weights = MetadataCatalog.get("toy_train_net").as_dict(), output / "model_final.pth"
+    names = turned["stuff_classes"]
+    last = len(names) - 1
+    for key in ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"):
+        turned[key] = {i: last - c for i, c in turned[key].items()}
+    turned |= {"thing_classes": names[::-1], "stuff_classes": names[::-1]}
+    turned.pop("name")
+    records = [
+        {**r, "segments_info": [{**s, "category_id": last - s["category_id"]} for s in r["segments_info"]]}
+        for r in DatasetCatalog.get("toy_train_net")
+    ]
+    register("toy_turned", lambda: records, **turned)
+    only = {"DATASETS__TRAIN": "()", "DATASETS__PATCHES_TRAIN": "()", "DATASETS__TEST": "('toy_turned',)"}
+    results = train_net.run(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **only))
+    unregister("toy_turned")
+    assert results["sem_seg"]["mIoU"] == pytest.approx(metrics["sem_seg/mIoU"])
+    assert results["panoptic_seg"]["PQ"] == pytest.approx(metrics["panoptic_seg/PQ"])
+
+
+def test_training_needs_no_validation_images(toy, tmp_path):
+    train_net.main(arguments(toy, tmp_path, DATASETS__TEST="()", DATASETS__PATCHES_TEST="()"))
+    assert (tmp_path / "model_final.pth").is_file()
 
 
 def test_resume_goes_on_where_training_stopped(toy, tmp_path):

@@ -14,6 +14,7 @@ import re
 import sys
 from typing import Any
 
+import torch
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -21,7 +22,7 @@ from detectron2.utils.logger import setup_logger
 from samcp.checkpoint import Checkpointer
 from samcp.data import check_test_data
 from samcp.data.datasets.own import add_register_option, register_files
-from samcp.engine import USER_ERRORS, Trainer, UsageError, load_config
+from samcp.engine import USER_ERRORS, Trainer, UsageError, load_config, load_trained_model
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -51,17 +52,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         trainer.train()
         return trainer._last_eval_results
     check_test_data(cfg)
-    model = Trainer.build_model(cfg)
-    if not cfg.TEST.ORACLE:
-        checkpointer = Checkpointer(model, cfg)
-        last = args.resume and checkpointer.has_checkpoint()
-        path = checkpointer.get_checkpoint_file() if last else cfg.MODEL.WEIGHTS
-        if not path:
-            raise UsageError(
-                "--eval-only needs a checkpoint: MODEL.WEIGHTS FILE, or --resume for the last of OUTPUT_DIR"
-            )
-        checkpointer.load(path)
-    return Trainer.test(cfg, model)
+    if cfg.TEST.ORACLE:
+        return Trainer.test(cfg, Trainer.build_model(cfg))
+    folder = Checkpointer(torch.nn.Identity(), cfg)
+    weights = folder.get_checkpoint_file() if args.resume and folder.has_checkpoint() else cfg.MODEL.WEIGHTS
+    if not weights:
+        raise UsageError("--eval-only needs a checkpoint: MODEL.WEIGHTS FILE, or --resume for the last of OUTPUT_DIR")
+    return Trainer.test(cfg, load_trained_model(cfg, weights))
 
 
 def _message(error: Exception) -> str:

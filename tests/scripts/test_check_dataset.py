@@ -163,6 +163,52 @@ def test_each_fault_is_named(beach, tmp_path, monkeypatch, capsys, fault):
     assert any(re.search(message, problem) for problem in problems), problems
 
 
+def forget(*keys):
+    """Takes something out of every annotation, segment and category."""
+
+    def change(content):
+        for annotation in content["annotations"]:
+            for entry in (annotation, *annotation.get("segments_info", [])):
+                for key in keys:
+                    entry.pop(key, None)
+        for category in content["categories"]:
+            for key in keys:
+                category.pop(key, None)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("area", "annotation 1 has no area, which COCO's evaluation needs"),
+        ("iscrowd", "annotation 1 has no iscrowd"),
+        ("isthing", "has no isthing"),
+        ("name", "needs categories, each with an id and a name"),
+    ],
+)
+def test_what_evaluation_would_miss_is_said(beach, tmp_path, monkeypatch, capsys, key, message):
+    name = "panoptic.json" if key == "isthing" else "instances.json"
+    edit(beach / name, forget(key))
+    yamls = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
+    code = run(check_dataset, monkeypatch, *yamls, "--output", tmp_path / "out")
+    assert code not in (0, None)
+    assert message in capsys.readouterr().out + str(code)
+
+
+def test_images_are_looked_at_upright_and_must_have_8_bits(beach, tmp_path, monkeypatch, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 60)).save(beach / "images" / "turned.jpg", exif=exif)
+    Image.new("L", (60, 40)).save(beach / "labels" / "turned.png")
+    where = ("--register", beach / "beach.yaml", "own_labels", "--output", tmp_path / "out")
+    assert run(check_dataset, monkeypatch, *where) == 0
+    Image.fromarray(np.zeros((40, 60), np.uint16)).save(beach / "images" / "deep.png")
+    Image.new("L", (60, 40)).save(beach / "labels" / "deep.png")
+    assert run(check_dataset, monkeypatch, *where) == 1
+    assert "deep.png: the image cannot be read (it has more than 8 bits a channel" in capsys.readouterr().out
+
+
 def test_classes_that_never_occur_are_a_remark(beach, tmp_path, monkeypatch, capsys):
     content = yaml.safe_load((beach / "beach.yaml").read_text())
     content["classes"] += ", boat"

@@ -10,6 +10,9 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from PIL import Image
 
+from proposal_cache.generators.regions import RegionGenerator
+from proposal_cache.pipeline import generate
+from proposal_cache.sources import from_folder
 from samcp import SAMCP, add_samcp_config
 from samcp.checkpoint import Checkpointer
 from samcp.data.ground_truth import read_label_map, read_panoptic_ids
@@ -85,3 +88,27 @@ def test_what_is_missing_is_said(synthetic: Synthetic, tmp_path: Path, monkeypat
     weights = save_model(tmp_path)
     with pytest.raises(SystemExit, match=r"error: .*has learned the classes .*, and no kite"):
         run(monkeypatch, "--weights", weights, *where, "--vocabulary", "kite")
+
+
+def test_photographs_as_phones_leave_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turned by EXIF, in folders with equal names, and one of them broken; by a model of instances alone."""
+    photos = tmp_path / "photos"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    for folder in ("a", "b"):
+        (photos / folder).mkdir(parents=True)
+        Image.new("RGB", (120, 80), (200, 30, 30)).save(photos / folder / "x.jpg", exif=exif)
+    (photos / "broken.jpg").write_bytes(b"no image")
+    generate(from_folder(photos), RegionGenerator(parts=8), tmp_path / "patches", "photos", progress=False)
+    only = {"SEMANTIC_QUERIES": "stuff", "TEST.PANOPTIC_ON": False, "TEST.SEMANTIC_ON": False}
+    weights = save_model(tmp_path, **{f"MODEL.SAMCP.{key}": value for key, value in only.items()})
+    where = ("--images", photos, "--patches", tmp_path / "patches", "--output", tmp_path / "out")
+    run(monkeypatch, "--weights", weights, *where)
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert [(i["file_name"], i["height"], i["width"]) for i in content["images"]] == [
+        ("a/x.jpg", 120, 80),
+        ("b/x.jpg", 120, 80),
+    ]
+    assert all(s["iscrowd"] == 0 for a in content["annotations"] for s in a["segments_info"])
+    assert Image.open(tmp_path / "out" / "a" / "x.jpg").height > Image.open(tmp_path / "out" / "a" / "x.jpg").width
+    assert not (tmp_path / "out" / "semantic").exists()

@@ -21,6 +21,8 @@ from .checkpoint import Checkpointer, CheckpointError
 from .config import add_samcp_config
 from .data import DataError, Vocabulary, build_test_loader, build_train_loader, check_test_data
 from .evaluation import build_evaluator, format_results
+from .meta_arch import SAMCP
+from .model_file import saved_vocabulary
 from .solver import build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -79,14 +81,25 @@ class Trainer(DefaultTrainer):
         Raises:
             UsageError: a dataset has classes that the model was not trained on and cannot be told of.
         """
-        results = {}
+        results: dict[str, Any] = {}
         for i, name in enumerate(cfg.DATASETS.TEST):
             with asked_for_classes_of(name, model):
                 results[name] = super().test(_of_one_dataset(cfg, i), model, evaluators and evaluators[i : i + 1])
-        if comm.is_main_process():
+        if results and comm.is_main_process():
             source = "the ground-truth affinity (oracle)" if cfg.TEST.ORACLE else "the model"
             logger.info("Results of %s:\n%s", source, format_results(results))
-        return results if len(results) > 1 else next(iter(results.values()))
+        return next(iter(results.values())) if len(results) == 1 else results
+
+
+def load_trained_model(cfg: CfgNode, weights: str) -> SAMCP:
+    """The model of a checkpoint with the classes that it was trained on, whatever the config's datasets have.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another config's model.
+    """
+    model = SAMCP(cfg, vocabulary=saved_vocabulary(weights)).to(cfg.MODEL.DEVICE)
+    Checkpointer(model, cfg).load(weights)
+    return model
 
 
 def load_config(args: argparse.Namespace) -> CfgNode:

@@ -92,6 +92,21 @@ class ModelFile:
         os.replace(partial, path)
 
 
+def saved_vocabulary(path: str) -> Vocabulary | None:
+    """The classes that a checkpoint or a model file was trained on; None where it does not say.
+
+    What is wrong with a file is left to be said by whoever loads it.
+    """
+    try:
+        if path.endswith(SUFFIX):
+            with safe_open(path, "pt") as file:
+                return Vocabulary.from_json(file.metadata()[_VOCABULARY])
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return Vocabulary.from_json(data["config"]["vocabulary"])
+    except Exception:  # a damaged or foreign file fails in many ways
+        return None
+
+
 def parse_config(text: str) -> CfgNode:
     """The config that a checkpoint carries.
 

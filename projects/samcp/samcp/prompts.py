@@ -153,7 +153,8 @@ class Scene:
         [predictions] = model.predict(self.encoded, [self.patches])
         on_cpu = Predictions(*(value.cpu() for value in vars(predictions).values()))
         # A copy, since the model's own follows its vocabulary.
-        return Answer(vocabulary, self.patches, on_cpu, copy.copy(model.inference))
+        has_instances = model.query_builder.instance_queries
+        return Answer(vocabulary, self.patches, on_cpu, copy.copy(model.inference), has_instances)
 
     def inside(self, region: NDArray[np.bool_] | Tensor) -> "Scene":
         """The scene of the patches that lie inside a region (H, W), to ask for parts of it (Fig. 5)."""
@@ -184,12 +185,14 @@ class Answer:
         patches: the N patches, at the image's own size.
         predictions: of all queries, on the CPU.
         inference: makes segmentations of them.
+        has_instances: whether the model tells instances apart.
     """
 
     vocabulary: Vocabulary
     patches: Patches
     predictions: Predictions
     inference: Inference
+    has_instances: bool
 
     def label_scores(self) -> Tensor:
         """Prompt I, (N, C): how probable it is that a patch has a label.
@@ -218,7 +221,7 @@ class Answer:
             ValueError: the label is not in the vocabulary or is stuff, or the model has no instance queries.
         """
         affinity = self.predictions.instance_affinity.float()
-        if len(affinity) != len(self.patches):
+        if not self.has_instances:
             raise ValueError(
                 "this model has no instance queries and tells no instances apart; use one that was trained with "
                 "MODEL.SAMCP.INSTANCE_QUERIES True"

@@ -58,6 +58,8 @@ def test_a_command_line_may_name_a_file(tmp_path: Path) -> None:
     assert Vocabulary.read(str(tmp_path / "beach")) == Vocabulary.read("kite, sea~")
     assert Vocabulary.read("coco") == Vocabulary.load("coco")
     assert Vocabulary.read("kite").names == ("kite",)
+    many = [f"kind of animal number {i}" for i in range(100)]
+    assert Vocabulary.read(", ".join(many)).names == tuple(many), "too long for the name of a file"
     with pytest.raises(DataError, match=r"beach.txt: is none of .* cannot be read"):
         Vocabulary.read("beach.txt")
 

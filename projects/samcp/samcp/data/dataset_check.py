@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from proposal_cache import CacheError, PatchCache, image_key
+from proposal_cache.sources import check_depth
 
 from .errors import DataError
 from .ground_truth import GroundTruth, read_ground_truth, read_panoptic_ids
@@ -21,6 +22,7 @@ from .preparation.files import convert_all
 from .vocabulary import Vocabulary
 
 _SAME_OBJECT = 0.9  # IoU from which on two instances of one class are taken for one that was drawn twice
+_NEEDED = ("area", "bbox", "iscrowd")  # of an instance, besides its mask
 _OUTSIDE = 1.0  # pixels by which a box may leave its image
 
 
@@ -77,6 +79,7 @@ def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 
     problems = (
         _check_keys(name, records)
         + _check_json(name)
+        + _check_categories(name)
         + [problem for finding in findings for problem in finding.problems]
     )
     if cache is not None:
@@ -94,7 +97,9 @@ def _records(name: str) -> list[dict[str, Any]]:
         raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
     try:
         records: list[dict[str, Any]] = DatasetCatalog.get(name)
-    except (OSError, AssertionError, KeyError) as error:
+    except (OSError, AssertionError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"dataset {name!r} cannot be read: {error!r}") from error
     if not records:
         raise DataError(f"dataset {name!r} has no images")
@@ -131,12 +136,29 @@ def _check_json(name: str) -> list[str]:
             problems.append(f"{where} is of image {annotation['image_id']!r}, which is not in its images")
         if annotation["category_id"] not in categories:
             problems.append(f"{where} has the category {annotation['category_id']}, which is not in its categories")
+        missing = [key for key in _NEEDED if key not in annotation]
+        if missing:
+            problems.append(f"{where} has no {' and no '.join(missing)}, which COCO's evaluation needs")
         if not polygons:
             problems.append(f"{where} has no segmentation")
         elif isinstance(polygons, list) and not all(len(p) >= 6 and len(p) % 2 == 0 for p in polygons):
             problems.append(f"{where} has a polygon of less than three points, or of half a point")
     ids = Counter(annotation["id"] for annotation in content["annotations"])
     return problems + [f"{listed}: {n} annotations have the id {i}" for i, n in ids.items() if n > 1]
+
+
+def _check_categories(name: str) -> list[str]:
+    """What COCO's panoptic evaluation needs of categories."""
+    listed = MetadataCatalog.get(name).get("panoptic_json")
+    if not listed or not os.path.isfile(listed):
+        return []
+    with open(listed, "rb") as file:
+        categories = json.load(file).get("categories", [])
+    return [
+        f"{listed}: category {category.get('id')} has no isthing, 1 or 0"
+        for category in categories
+        if "isthing" not in category
+    ]
 
 
 def _check_image(record: Mapping[str, Any], *, num_classes: int, ignore_label: int) -> _Finding:
@@ -154,8 +176,7 @@ def _check_image(record: Mapping[str, Any], *, num_classes: int, ignore_label: i
     except Exception as error:  # pycocotools fails in many ways on polygons that are none
         finding.problems.append(f"{record['file_name']}: its annotations cannot be read ({error!r})")
         return finding
-    if "annotations" in record:
-        finding.problems += _check_boxes(record, size)
+    finding.problems += _check_boxes(record, size)
     finding.problems += _check_masks(record, truth)
     finding.classes, finding.areas = truth.classes.tolist(), truth.masks.areas.tolist()
     return finding
@@ -166,12 +187,12 @@ def _image_size(record: Mapping[str, Any], problems: list[str]) -> tuple[int, in
     path = record["file_name"]
     try:
         with Image.open(path) as image:
-            image.load()
-            width, height = image.size
+            check_depth(image)
+            width, height = ImageOps.exif_transpose(image).size
     except FileNotFoundError:
         problems.append(f"{path}: the image is not there")
         return None
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         problems.append(f"{path}: the image cannot be read ({error})")
         return None
     listed = record.get("height", height), record.get("width", width)
@@ -195,7 +216,12 @@ def _check_segments(record: Mapping[str, Any]) -> list[str]:
         for i, n in painted.items()
         if i not in listed
     ]
-    problems += [f"{path}: segment {info['id']} has no area in the json" for info in infos if "area" not in info]
+    problems += [
+        f"{path}: segment {info['id']} has no {key} in the json"
+        for info in infos
+        for key in ("area", "iscrowd")
+        if key not in info
+    ]
     problems += [
         f"{path}: segment {info['id']} has {painted[info['id']]} pixels, but the json says {info['area']}"
         for info in infos
@@ -207,7 +233,10 @@ def _check_segments(record: Mapping[str, Any]) -> list[str]:
 def _check_boxes(record: Mapping[str, Any], size: tuple[int, int]) -> list[str]:
     height, width = size
     problems = []
-    for annotation in record["annotations"]:
+    for annotation in record.get("annotations", []):
+        if len(annotation.get("bbox") or ()) != 4:
+            problems.append(f"{record['file_name']}: an annotation has no bbox of four numbers (x, y, width, height)")
+            continue
         x, y, w, h = annotation["bbox"]
         if w <= 0 or h <= 0 or min(x, y) < -_OUTSIDE or x + w > width + _OUTSIDE or y + h > height + _OUTSIDE:
             problems.append(
@@ -240,7 +269,7 @@ def _check_patches(name: str, records: Sequence[Mapping[str, Any]], cache: Patch
         key = image_key(record["file_name"], root)
         try:
             with Image.open(record["file_name"]) as image:
-                size = image.size[::-1]
+                size = ImageOps.exif_transpose(image).size[::-1]
             read_patches(cache, {**record, "key": key, "patches_path": str(cache.path), "dataset_name": name}, size)
         except CacheError as error:
             problems.append(str(error))

@@ -10,8 +10,10 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
+from PIL import Image
 
 from proposal_cache import PatchCache, Patches
+from proposal_cache.sources import check_depth
 
 from .affinity_targets import AffinityRule, build_targets
 from .errors import DataError
@@ -181,6 +183,8 @@ def read_image(path: str, image_format: str) -> np.ndarray:
         DataError: missing or unreadable.
     """
     try:
+        with Image.open(path) as image:
+            check_depth(image)
         return detection_utils.read_image(path, format=image_format)
     except FileNotFoundError as error:
         raise DataError(f"{path}: the image is missing; is DETECTRON2_DATASETS set to the right folder?") from error

@@ -1,6 +1,6 @@
 """The ground truth of an image as RLE segments, whatever form the dataset has it in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,16 @@ def read_label_map(path: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
+def check_labels(path: str, labels: Iterable[int], num_classes: int, ignore_label: int) -> None:
+    """Raise DataError where a label map has labels that are no class."""
+    unknown = [label for label in labels if label != ignore_label and not 0 <= label < num_classes]
+    if unknown:
+        raise DataError(
+            f"{path}: holds the labels {unknown}, but the dataset has the classes 0..{num_classes - 1} and marks "
+            f"unknown pixels with {ignore_label}; correct the dataset's stuff_classes or ignore_label"
+        )
+
+
 def _from_panoptic(path: str, segments_info: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> GroundTruth:
     ids, rles = _encode(read_panoptic_ids(path), size, path)
     info = {segment["id"]: segment for segment in segments_info}
@@ -108,12 +118,7 @@ def _from_panoptic(path: str, segments_info: Sequence[Mapping[str, Any]], size: 
 
 def _from_label_map(path: str, size: tuple[int, int], num_classes: int, ignore_label: int) -> GroundTruth:
     ids, rles = _encode(read_label_map(path), size, path)
-    unknown = [i for i in ids if i != ignore_label and not 0 <= i < num_classes]
-    if unknown:
-        raise DataError(
-            f"{path}: holds the labels {unknown}, but the dataset has the classes 0..{num_classes - 1} and marks "
-            f"unknown pixels with {ignore_label}; correct the dataset's stuff_classes or ignore_label"
-        )
+    check_labels(path, ids, num_classes, ignore_label)
     known = [(i, rle) for i, rle in zip(ids, rles, strict=True) if i != ignore_label]
     return _ground_truth(
         size,

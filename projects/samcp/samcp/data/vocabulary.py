@@ -106,7 +106,9 @@ class Vocabulary:
         Raises:
             DataError: see there.
         """
-        is_source = (_FOLDER / f"{text}.txt").is_file() or Path(text).is_file() or text.endswith(".txt")
+        # Many classes are a name too long for a file system to look up.
+        is_source = "," not in text and ((_FOLDER / f"{text}.txt").is_file() or Path(text).is_file())
+        is_source = is_source or text.endswith(".txt")
         return cls.load(text) if is_source else cls.parse(text)
 
     @classmethod

@@ -57,10 +57,13 @@ class PanopticEvaluator(COCOPanopticEvaluator):
                 "the dataset and its json must list the same images"
             )
         with tempfile.TemporaryDirectory(prefix="panoptic_eval") as folder:
-            for prediction in predictions.values():
+            pairs = []
+            for i, annotation in enumerate(truth["annotations"]):
+                # By number, as images in different folders may have the same name.
+                prediction = {**predictions[annotation["image_id"]], "file_name": f"{i}.png"}
                 with open(os.path.join(folder, prediction["file_name"]), "wb") as file:
                     file.write(prediction["png_string"])
-            pairs = [(annotation, predictions[annotation["image_id"]]) for annotation in truth["annotations"]]
+                pairs.append((annotation, prediction))
             categories = {category["id"]: category for category in truth["categories"]}
             with contextlib.redirect_stdout(io.StringIO()):
                 return pq_compute_multi_core(pairs, self._metadata.panoptic_root, folder, categories)

@@ -12,7 +12,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from samcp.data.errors import DataError
-from samcp.data.ground_truth import read_label_map, read_panoptic_ids
+from samcp.data.ground_truth import check_labels, read_label_map, read_panoptic_ids
 from samcp.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class SemanticEvaluator(DatasetEvaluator):
             dataset_name: a registered dataset whose records have "sem_seg_file_name" or "pan_seg_file_name".
         """
         self._names = Vocabulary.of_dataset(dataset_name).names
-        self._ignore_label = MetadataCatalog.get(dataset_name).get("ignore_label")
+        self._ignore_label = MetadataCatalog.get(dataset_name).get("ignore_label", 255)
         self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset_name)}
 
     def reset(self) -> None:
@@ -64,6 +64,8 @@ class SemanticEvaluator(DatasetEvaluator):
         """(H, W) class ids, -1 where unknown."""
         if "sem_seg_file_name" in record:
             labels = read_label_map(record["sem_seg_file_name"])
+            present = np.unique(labels).tolist()
+            check_labels(record["sem_seg_file_name"], present, len(self._names), self._ignore_label)
             return np.where(labels == self._ignore_label, -1, labels)
         ids, segments = read_panoptic_ids(record["pan_seg_file_name"]), record["segments_info"]
         present, inverse = np.unique(ids, return_inverse=True)

@@ -18,6 +18,7 @@ from samcp import add_samcp_config
 from samcp.data import DataError, Vocabulary
 from samcp.data.datasets import own
 from samcp.data.patch_caches import cache_paths
+from samcp.evaluation.semantic import SemanticEvaluator
 from tests.perfect_model import evaluate_truth
 
 SIZE = (40, 60)
@@ -165,3 +166,32 @@ def test_what_is_wrong_with_a_file_is_named(beach, content, message):
     with pytest.raises(DataError, match=message):
         own.register_files([path])
     assert "a" not in DatasetCatalog
+
+
+def test_images_of_one_name_in_two_folders(beach, tmp_path):
+    """Their predictions are told apart; and classes may be a list, and a folder's name a number."""
+    folder = beach.parent
+    os.rename(folder / "images", folder / "2017")
+    os.rename(folder / "2017" / "deep" / "two.jpg", folder / "2017" / "deep" / "one.jpg")
+    content = json.loads((folder / "panoptic.json").read_text())
+    content["images"][1]["file_name"] = "deep/one.jpg"
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    split = {"images": 2017, "panoptic": "panoptic.json", "panoptic_pngs": "pngs"}
+    described = {"classes": ["kite: dragon", "sea~"], "splits": {"own_panoptic": split}}
+    beach.write_text(yaml.safe_dump(described))
+    own.register_files([beach])
+    assert Vocabulary.of_dataset("own_panoptic").words == (("kite", "dragon"), ("sea",))
+    assert evaluate_truth("own_panoptic", tmp_path)["panoptic_seg"]["PQ"] == pytest.approx(100)
+
+
+def test_a_label_that_is_no_class_ends_an_evaluation(beach, tmp_path):
+    own.register_files([beach])
+    path = beach.parent / "labels" / "one.png"
+    labels = np.asarray(Image.open(path)).copy()
+    labels[30] = 3
+    Image.fromarray(labels).save(path)
+    inputs = [{"file_name": str(beach.parent / "images" / "one.jpg")}]
+    evaluator = SemanticEvaluator("own_labels")
+    evaluator.reset()
+    with pytest.raises(DataError, match=r"one\.png: holds the labels \[3\]"):
+        evaluator.process(inputs, [{"sem_seg": torch.zeros(SIZE, dtype=torch.int64)}])

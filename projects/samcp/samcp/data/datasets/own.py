@@ -93,7 +93,7 @@ def register_file(path: str | os.PathLike[str]) -> list[str]:
         if name in DatasetCatalog and MetadataCatalog.get(name).get("described_in") != str(path):
             raise DataError(f"{path}: there is already a dataset {name}; give the split another name")
         _check_split(path, name, split, content)
-        files = {key: str(path.parent / value) for key, value in split.items()}
+        files = {key: str(path.parent / str(value)) for key, value in split.items()}
         make = _panoptic if "panoptic" in split else _instances if "instances" in split else _labels
         register(name, **make(path, name, files, content))
     return list(content["splits"])
@@ -202,10 +202,12 @@ def _load_panoptic(files: Mapping[str, str], contiguous: Mapping[int, int], thin
     return records
 
 
-def _source(path: Path, classes: str) -> str:
-    """A file's name relative to the yaml becomes absolute; classes and our vocabularies' names stay."""
-    file = path.parent / classes
-    return str(file) if file.is_file() or classes.endswith(".txt") else classes
+def _source(path: Path, classes: str | Sequence[Any]) -> str:
+    """A file's name relative to the yaml becomes absolute; classes, in a list too, and our vocabularies' names stay."""
+    if not isinstance(classes, str):
+        return ", ".join(map(str, classes))
+    is_file = "," not in classes and ((path.parent / classes).is_file() or classes.endswith(".txt"))
+    return str(path.parent / classes) if is_file else classes
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -248,11 +250,11 @@ def _categories(listed: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: unreadable, none, or two with the same id or name.
     """
-    categories = sorted(_read_json(listed).get("categories", []), key=lambda category: category["id"])
-    ids, names = ([category[key] for category in categories] for key in ("id", "name"))
-    if not categories or len(set(ids)) < len(ids) or len(set(names)) < len(names):
+    categories = _read_json(listed).get("categories", [])
+    ids, names = ([category.get(key) for category in categories] for key in ("id", "name"))
+    if not categories or None in ids + names or len(set(ids)) < len(ids) or len(set(names)) < len(names):
         raise DataError(f"{listed}: needs categories, each with an id and a name of its own; it has {ids} {names}")
-    return categories
+    return sorted(categories, key=lambda category: category["id"])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
