@@ -84,8 +84,9 @@ def test_classes_keep_their_rows_whatever_order_a_dataset_has_them_in(toy, train
     only = {"DATASETS__TRAIN": "()", "DATASETS__PATCHES_TRAIN": "()", "DATASETS__TEST": "('toy_turned',)"}
     results = train_net.run(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **only))
     unregister("toy_turned")
-    assert results["sem_seg"]["mIoU"] == pytest.approx(metrics["sem_seg/mIoU"])
-    assert results["panoptic_seg"]["PQ"] == pytest.approx(metrics["panoptic_seg/PQ"])
+    found = {name: results["sem_seg"][f"IoU-{name}"] for name in names}
+    assert found == pytest.approx({name: metrics[f"sem_seg/IoU-{name}"] for name in names})
+    assert len(set(found.values())) > 1, "mixed up classes would show"
 
 
 def test_training_needs_no_validation_images(toy, tmp_path):
