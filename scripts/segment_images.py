@@ -8,7 +8,8 @@
 A ~ marks stuff, which has no instances; words behind a colon are synonyms. Words other than those of the training need
 a model with CLIP's text encoder (MODEL.SAMCP.TEXT.ENCODER clip). In the output there is, for each image, a picture,
 result/KEY.jpg, and a PNG of segment ids, result/panoptic/KEY.png, which result/panoptic.json describes as COCO does; of
-a model without instances the PNG is a map of classes, result/semantic/KEY.png, 255 where there is none.
+a model without instances the PNG is a map of classes, result/semantic/KEY.png, 255 where there is none (of more than
+255 classes 16 bits, and 65535).
 """
 
 import argparse
@@ -31,6 +32,7 @@ from samcp.engine import USER_ERRORS
 from samcp.prompts import Answer, Prompts
 
 _PICTURE_QUALITY = 92
+_MAX_8_BITS = 255  # classes in a map of 8 bits, whose highest value is for none
 
 
 def main() -> None:
@@ -81,7 +83,8 @@ def write_answer(answer: Answer, image: ImageFile, output: Path) -> list[dict[st
     else:
         labels = answer.semantic()
         prediction = {"sem_seg": labels}
-        write_label_map(output / "semantic" / f"{image.key}.png", labels.numpy().astype(np.uint8))
+        depth = np.uint8 if len(answer.vocabulary.names) <= _MAX_8_BITS else np.uint16
+        write_label_map(output / "semantic" / f"{image.key}.png", labels.numpy().astype(depth))
     picture = paint_prediction(read_image(image.path), prediction, _metadata(answer))
     with replacing(output / f"{image.key}.jpg") as temporary:
         Image.fromarray(picture).save(temporary, "jpeg", quality=_PICTURE_QUALITY)

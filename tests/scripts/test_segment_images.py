@@ -10,12 +10,16 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from PIL import Image
 
+from proposal_cache import PatchCache
 from proposal_cache.generators.regions import RegionGenerator
 from proposal_cache.pipeline import generate
-from proposal_cache.sources import from_folder
+from proposal_cache.sources import ImageFile, from_folder
 from samcp import SAMCP, add_samcp_config
 from samcp.checkpoint import Checkpointer
+from samcp.data import Vocabulary
 from samcp.data.ground_truth import read_label_map, read_panoptic_ids
+from samcp.modeling.inference import Inference, Predictions
+from samcp.prompts import Answer
 from tests.conftest import Synthetic
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -74,6 +78,25 @@ def test_a_model_without_instances_writes_classes(
     maps = [read_label_map(str(path)) for path in sorted((tmp_path / "out" / "semantic").iterdir())]
     assert len(maps) == 4
     assert set(np.unique(maps).tolist()) <= {0, 1, 2, 255}
+
+
+def test_a_map_of_many_classes_has_16_bits(synthetic: Synthetic, tmp_path: Path) -> None:
+    patches = PatchCache(synthetic.val_patches)["val_00000"]
+    names = tuple(f"kind {i}" for i in range(300))
+    predictions = Predictions(
+        semantic_classes=torch.tensor([299]),
+        semantic_scores=torch.ones(1),
+        semantic_affinity=torch.ones(1, len(patches)),
+        instance_scores=torch.zeros(0, 300),
+        instance_affinity=torch.zeros(0, len(patches)),
+    )
+    inference = Inference(thing_classes=[], num_classes=300)
+    answer = Answer(Vocabulary(names, (False,) * 300), patches, predictions, inference, has_instances=False)
+    image = ImageFile("val_00000", synthetic.folder / "val" / "val_00000.jpg")
+    assert segment_images.write_answer(answer, image, tmp_path) == []
+    labels = read_label_map(str(tmp_path / "semantic" / "val_00000.png"))
+    assert set(np.unique(labels).tolist()) <= {299, 65535}
+    assert (labels == 299).any()
 
 
 def test_what_is_missing_is_said(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

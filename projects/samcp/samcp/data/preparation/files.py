@@ -59,7 +59,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_label_map(path: Path, labels: np.ndarray) -> None:
-    """Write (H, W) uint8 class ids as a PNG of one channel."""
+    """Write (H, W) uint8 or uint16 class ids as a PNG of one channel."""
     with replacing(path) as temporary:
         Image.fromarray(labels).save(temporary, format="PNG")
 
