@@ -1,14 +1,12 @@
 """Images × generator → a cache: resumable, in several processes, with progress and a summary."""
 
 import os
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +17,7 @@ from tqdm import tqdm
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import Generator
 from proposal_cache.patches import Patches
+from proposal_cache.processes import process_pool
 from proposal_cache.sources import ImageError, ImageFile, read_image
 from proposal_cache.store import CacheWriter, PatchCache
 
@@ -141,8 +140,7 @@ def _here(
 def _in_processes(
     images: Sequence[ImageFile], generator: Generator, workers: int
 ) -> Iterator[tuple[ImageFile, Patches | ImageError]]:
-    # Spawned, for a forked child of a process with threads may hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (generator,))
+    pool = process_pool(workers, _start_worker, (generator,))
     try:
         yield from _ordered(pool, _work, images, workers * _AHEAD)
     except BrokenProcessPool as error:
@@ -186,7 +184,6 @@ _generator: Generator  # of a worker process
 def _start_worker(generator: Generator) -> None:
     global _generator
     _generator = generator
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that writes; it ends the workers
 
 
 def _work(image: ImageFile) -> Patches | ImageError:

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from proposal_cache import Patches
+from proposal_cache.processes import process_pool
 from proposal_cache.rle import encode_labels
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def convert_all(
     progress = {"total": len(sources), "desc": title, "unit": "image", "mininterval": 1}
     if workers == 1:
         return list(tqdm(map(convert, sources), **progress))
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool(workers) as pool:
         return list(tqdm(pool.map(convert, sources, chunksize=8), **progress))
 
 
