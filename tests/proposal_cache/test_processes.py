@@ -39,6 +39,7 @@ def test_an_ordinary_worker_would(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_one_that_starts_them_still_hears_it() -> None:
-    with process_pool(1) as pool, pytest.raises(KeyboardInterrupt):
+    with process_pool(1) as pool:
         pool.submit(abs, -1).result()
-        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ _BATCH = 256  # texts encoded at a time
 _VERSION = 1  # of what is written to disk
 
 
-class ClassEmbedding(nn.Module):
+class ClassEmbedding(nn.Module, ABC):
     """Embeddings of the W words of C classes; a class may have several words.
 
     Attributes:
@@ -41,17 +42,17 @@ class ClassEmbedding(nn.Module):
         self.register_buffer("class_of", None, persistent=False)
         self.register_buffer("names", None, persistent=False)
 
+    @abstractmethod
     def forward(self) -> Tensor:
         """(W, dim)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_words(self, words: Words) -> None:
         """Give the embeddings of these classes from now on.
 
         Raises:
             ValueError: they were learned, and of other classes.
         """
-        raise NotImplementedError
 
     def best(self, values: Tensor) -> Tensor:
         """A class's value is that of the best of its words (METHOD 8, B.3): (.., W) to (.., C)."""
