@@ -22,7 +22,7 @@ class _Worker(SpawnProcess):
 
 
 class _Context(SpawnContext):
-    Process = _Worker  # type: ignore[assignment]
+    Process = _Worker
 
 
 def process_pool(
