@@ -5,15 +5,19 @@
         --configs configs/open_vocabulary/coco_to_ade20k.yaml configs/open_vocabulary/coco_to_cityscapes.yaml \\
         --output output/table1
 
-Each config names a dataset, its patches and how images are resized for it. With --kappa 0 0.3 0.4 0.5 0.8 1 every
-dataset is gone through once for all of them (Table 8). OUTPUT/results.json is written after each dataset; run again,
-the command goes on with those that are missing. OUTPUT/table.md is the table.
+Each config names a dataset (or several), its patches and how images are resized for it. With --kappa 0 0.3 0.4 0.5 0.8
+1 every dataset is gone through once for all of them (Table 8). OUTPUT/results.json is written after each dataset; run
+again, the command goes on with those that are missing: what other weights, configs or options gave is kept, and not
+taken for it. OUTPUT/table.md is the table.
 """
 
 import argparse
+import hashlib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +29,17 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from samcp.data import check_test_data
+from samcp.data.datasets.own import add_register_option, register_files
 from samcp.data.preparation.files import write_json
-from samcp.engine import USER_ERRORS, Trainer, asked_for_classes_of, load_config, load_trained_model
+from samcp.engine import (
+    USER_ERRORS,
+    Trainer,
+    UsageError,
+    asked_for_classes_of,
+    load_config,
+    load_trained_model,
+    of_one_dataset,
+)
 from samcp.evaluation.kappa import KappaEvaluator, KappaSweep
 
 # Column -> (task, figure) of Detectron2's results.
@@ -53,6 +66,8 @@ _PAPER: dict[str, dict[str, float]] = {
     },
 }
 
+_IDENTITY_LENGTH = hashlib.sha256().digest_size * 2
+
 Results = dict[str, dict[str, Any]]  # row -> task -> figure
 
 
@@ -76,31 +91,46 @@ def run(arguments: argparse.Namespace) -> None:
         print((arguments.output / "table.md").read_text())
 
 
+@dataclass(frozen=True)
+class Job:
+    """One dataset to evaluate on.
+
+    Attributes:
+        name: of its row: the config's, and the dataset's where the config has several.
+        cfg: with that dataset alone.
+        identity: a hash of all that its figures depend on.
+    """
+
+    name: str
+    cfg: CfgNode
+    identity: str
+
+
 def evaluate_all(arguments: argparse.Namespace) -> Results:
-    """Evaluate under every config whose results are not in the output yet, and write the table of all.
+    """Evaluate on every dataset whose results are not in the output yet, and write the table of all.
 
     Returns:
         The figures, in the main process.
+
+    Raises:
+        UsageError: two configs of one name, or a combination that cannot run.
     """
-    output = arguments.output.resolve()
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / "results.json"
-    asked = _what_is_asked(arguments)
-    known = json.loads(path.read_text()) if path.exists() else {}
-    # Results of other weights or options are not these.
-    done: dict[str, Results] = known["results"] if known.get("asked") == asked else {}
-    for config in arguments.configs:
-        if config.stem in done:
-            print(f"{config.stem}: done before")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    register_files(arguments.register)
+    jobs = _jobs(arguments)
+    path = arguments.output / "results.json"
+    done = _read_results(path)
+    for job in jobs:
+        if job.identity in done:
+            print(f"{job.name}: done before")
             continue
-        cfg = _load(config, arguments.weights, output / config.stem, arguments.opts)
-        done[config.stem] = evaluate(cfg, config.stem, arguments.kappa)
+        done[job.identity] = evaluate(job.cfg, job.name, arguments.kappa)
         if comm.is_main_process():  # the others have no figures
-            write_json(path, {"asked": asked, "results": done})
+            write_json(path, done)
     if not comm.is_main_process():
         return {}
-    results = {row: tasks for config in arguments.configs for row, tasks in done[config.stem].items()}
-    (output / "table.md").write_text(make_table(results) + "\n")
+    results = {row: tasks for job in jobs for row, tasks in done[job.identity].items()}
+    (arguments.output / "table.md").write_text(make_table(results) + "\n")
     return results
 
 
@@ -109,13 +139,15 @@ def evaluate(cfg: CfgNode, name: str, kappas: Sequence[float]) -> Results:
     check_test_data(cfg)
     model = load_trained_model(cfg, cfg.MODEL.WEIGHTS)
     if not kappas:
-        return {name: Trainer.test(cfg, model)}
+        return {name: _without_nan(Trainer.test(cfg, model))}
+    if model.fusion is None:
+        raise UsageError("--kappa needs a model that joins its scores with CLIP's: MODEL.SAMCP.OPEN_VOCABULARY.ENABLED")
     [dataset] = cfg.DATASETS.TEST
     sweep = KappaSweep(model, kappas, cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION)
     evaluator = KappaEvaluator({kappa: Trainer.build_evaluator(cfg, dataset) for kappa in kappas})
     with asked_for_classes_of(dataset, model):
         results = inference_on_dataset(sweep, Trainer.build_test_loader(cfg, dataset), evaluator)
-    return {f"{name}, kappa {kappa}": tasks for kappa, tasks in results.items()}
+    return {f"{name}, kappa {kappa}": _without_nan(tasks) for kappa, tasks in results.items()}
 
 
 def make_table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -129,17 +161,58 @@ def make_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return tabulate(lines, ["", *_COLUMNS], tablefmt="pipe", floatfmt=".1f", missingval="-")
 
 
-def _what_is_asked(arguments: argparse.Namespace) -> dict[str, Any]:
+def _jobs(arguments: argparse.Namespace) -> list[Job]:
+    jobs: dict[str, Job] = {}
+    for config in arguments.configs:
+        cfg = _load(config, arguments)
+        for i, dataset in enumerate(cfg.DATASETS.TEST):
+            name = config.stem if len(cfg.DATASETS.TEST) == 1 else f"{config.stem}, {dataset}"
+            if name in jobs:
+                raise UsageError(f"{config}: there is a row {name} already; give the file another name")
+            one = of_one_dataset(cfg, i)
+            jobs[name] = Job(name, one, _identity(one, arguments))
+    return list(jobs.values())
+
+
+def _load(config: Path, arguments: argparse.Namespace) -> CfgNode:
+    own = ["MODEL.WEIGHTS", str(arguments.weights), "OUTPUT_DIR", str(arguments.output.resolve() / config.stem)]
+    if arguments.kappa:  # or the config's own 0 would say that there is nothing to join
+        own += ["MODEL.SAMCP.OPEN_VOCABULARY.KAPPA", str(max(arguments.kappa))]
+    options = ["--config-file", str(config), "--eval-only", *own, *arguments.opts]
+    return load_config(default_argument_parser().parse_args(options))
+
+
+def _identity(cfg: CfgNode, arguments: argparse.Namespace) -> str:
     weights: Path = arguments.weights
     modified = weights.stat().st_mtime if weights.exists() else 0
-    options = {"kappa": arguments.kappa, "opts": arguments.opts}
-    return {"weights": str(weights.resolve()), "modified": modified, **options}
+    return hashlib.sha256(repr((cfg.dump(), modified, arguments.kappa)).encode()).hexdigest()
 
 
-def _load(config: Path, weights: Path, output: Path, opts: Sequence[str]) -> CfgNode:
-    own = ["MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", str(output)]
-    options = default_argument_parser().parse_args(["--config-file", str(config), "--eval-only", *own, *opts])
-    return load_config(options)
+def _read_results(path: Path) -> dict[str, Results]:
+    """Identity -> figures; what was written by another version, or is damaged, is done again."""
+    try:
+        content = json.loads(path.read_bytes())
+        return {identity: dict(rows) for identity, rows in content.items() if len(identity) == _IDENTITY_LENGTH}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError):
+        print(f"{path}: cannot be read; everything is evaluated again")
+        return {}
+
+
+def _without_nan(tasks: Mapping[str, Any]) -> dict[str, Any]:
+    """With None for a figure that cannot be computed, as json has it."""
+    return {
+        task: {figure: None if math.isnan(value) else value for figure, value in figures.items()}
+        for task, figures in tasks.items()
+    }
+
+
+def _kappa(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -148,7 +221,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a checkpoint or model file")
     parser.add_argument("--configs", type=Path, nargs="+", required=True, metavar="YAML", help="one for each dataset")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of results.json and table.md")
-    parser.add_argument("--kappa", type=float, nargs="+", default=[], metavar="X", help="instead of the configs' one")
+    parser.add_argument("--kappa", type=_kappa, nargs="+", default=[], metavar="X", help="instead of the configs' one")
+    add_register_option(parser)
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="of this machine (default %(default)s)")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, as for train_net.py; last"

@@ -60,7 +60,7 @@ def segment(arguments: argparse.Namespace) -> None:
             f"scripts/generate_sam_patches.py --images {arguments.images} --output {arguments.patches}"
         )
     prompts = Prompts.load(arguments.weights, device=arguments.device, clip=arguments.clip)
-    vocabulary = Vocabulary.read(arguments.vocabulary) if arguments.vocabulary else prompts.vocabulary
+    vocabulary = Vocabulary.read(arguments.vocabulary) if arguments.vocabulary is not None else prompts.vocabulary
     annotations = []
     for image in tqdm(images, unit="image", mininterval=1):
         answer = prompts.encode(image.path, cache[image.key]).ask(vocabulary)

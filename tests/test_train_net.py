@@ -138,6 +138,11 @@ def test_the_figures_end_in_one_table(toy, tmp_path, caplog):
         ((), {"MODEL__NO_SUCH_KEY": "1"}, r"MODEL.NO_SUCH_KEY"),
         (("SEED", "1", "--eval-only"), {}, r"; --eval-only goes before the first key"),
         ((), {"TEST__ORACLE": True}, r"--eval-only"),
+        ((), {"MODEL__SAMCP__SEMANTIC_QUERIES": "things"}, r"SEMANTIC_QUERIES is 'things'; choose"),
+        ((), {"MODEL__SAMCP__TEXT__ENCODER": "foo"}, r"TEXT.ENCODER is 'foo'; choose"),
+        ((), {"MODEL__SAMCP__OPEN_VOCABULARY__ENABLED": True}, r"needs CLIP for images and for words"),
+        ((), {"MODEL__TIMM__NAME": "nope"}, r"MODEL.TIMM.NAME is 'nope'"),
+        ((), {f"MODEL__SAMCP__TEST__{task}_ON": False for task in ("SEMANTIC", "INSTANCE", "PANOPTIC")}, r"nothing to"),
         (("--eval-only",), {}, r"--eval-only needs a checkpoint"),
         (("--eval-only",), {"MODEL__WEIGHTS": CONFIG}, r"panoptic.yaml: is no checkpoint"),
     ],
@@ -146,6 +151,18 @@ def test_what_a_user_can_put_right_is_one_message(toy, tmp_path, options, overri
     with pytest.raises(SystemExit, match=rf"error: .*{message}") as stop:
         train_net.main(arguments(toy, tmp_path, *options, **overrides))
     assert "Traceback" not in str(stop.value)
+
+
+def test_a_checkpoint_needs_no_weights_that_its_training_began_with(toy, trained, tmp_path):
+    output, metrics = trained
+    began = {"MODEL__TIMM__WEIGHTS": "gone.pth", "MODEL__WEIGHTS": output / "model_final.pth"}
+    results = train_net.run(arguments(toy, tmp_path, "--eval-only", **began))
+    assert results["panoptic_seg"]["PQ"] == pytest.approx(metrics["panoptic_seg/PQ"])
+
+
+def test_a_whole_number_is_a_fraction_where_the_config_has_one(toy, tmp_path):
+    cfg = train_net.load_config(arguments(toy, tmp_path, MODEL__SAMCP__OPEN_VOCABULARY__KAPPA=1, SOLVER__BASE_LR="1"))
+    assert (cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (1.0, 1.0, 2)
 
 
 def test_no_gpu(toy, tmp_path, monkeypatch):

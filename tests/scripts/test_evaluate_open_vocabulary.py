@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 
 from samcp.checkpoint import Checkpointer, CheckpointError
-from samcp.engine import Trainer, load_config
+from samcp.engine import Trainer, UsageError, load_config
 from tests.tiny_clip import make_tiny_clip
 from tests.toy_datasets import panoptic_dataset
 
@@ -83,6 +83,61 @@ def test_one_table_of_two_datasets(folder, tmp_path, capsys):
     assert "abroad: done before" in capsys.readouterr().out
     run(folder, tmp_path, "--opts", "TEST.DETECTIONS_PER_IMAGE", "7")
     assert "done before" not in capsys.readouterr().out, "other options are another evaluation"
+    run(folder, tmp_path)
+    assert capsys.readouterr().out.count("done before") == 2, "and lose nothing of the first"
+
+
+def alone(folder, output, config, *more):
+    weights = str(folder / "run" / "model.pth")
+    arguments = ["--weights", weights, "--configs", str(config), "--output", str(output), *more]
+    return script.evaluate_all(script.parse_arguments(arguments))
+
+
+def test_a_config_that_was_changed_is_evaluated_again(folder, tmp_path):
+    keys = yaml.safe_load((folder / "at_home.yaml").read_text())
+    config = tmp_path / "mine.yaml"
+    config.write_text(yaml.safe_dump(keys))
+    first = alone(folder, tmp_path, config)["mine"]
+    keys["DATASETS"] = yaml.safe_load((folder / "abroad.yaml").read_text())["DATASETS"]
+    config.write_text(yaml.safe_dump(keys))
+    second = alone(folder, tmp_path, config)["mine"]
+    assert "IoU-plate" in second["sem_seg"]
+    assert "IoU-plate" not in first["sem_seg"]
+
+
+def test_several_datasets_in_one_config(folder, tmp_path):
+    keys = yaml.safe_load((folder / "at_home.yaml").read_text())
+    keys["DATASETS"]["TEST"].append("ov_abroad")
+    keys["DATASETS"]["PATCHES_TEST"].append(str(folder / "abroad/patches"))
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(keys))
+    results = alone(folder, tmp_path / "both", tmp_path / "both.yaml")
+    each = run(folder, tmp_path / "each")
+    assert [*results] == ["both, ov_home", "both, ov_abroad"]
+    assert [*results.values()] == [*each.values()]
+    assert [*alone(folder, tmp_path / "both", tmp_path / "both.yaml", "--kappa", "0")][
+        1
+    ] == "both, ov_abroad, kappa 0.0"
+
+
+def test_two_configs_of_one_name_are_refused(folder, tmp_path):
+    (tmp_path / "at_home.yaml").write_text((folder / "at_home.yaml").read_text())
+    with pytest.raises(UsageError, match="there is a row at_home already"):
+        run(folder, tmp_path / "out", "--configs", str(folder / "at_home.yaml"), str(tmp_path / "at_home.yaml"))
+
+
+def test_results_that_cannot_be_read_are_made_again(folder, tmp_path, capsys):
+    (tmp_path / "results.json").write_text('{"asked')
+    assert "at_home" in alone(folder, tmp_path, folder / "at_home.yaml")
+    assert "results.json: cannot be read" in capsys.readouterr().out
+    assert "NaN" not in (tmp_path / "results.json").read_text()
+
+
+def test_kappa_needs_something_to_join(folder, tmp_path):
+    off = ("--kappa", "0.4", "--opts", "MODEL.SAMCP.OPEN_VOCABULARY.ENABLED", "False")
+    with pytest.raises(UsageError, match="OPEN_VOCABULARY.ENABLED"):
+        alone(folder, tmp_path, folder / "at_home.yaml", *off)
+    with pytest.raises(SystemExit):
+        script.parse_arguments(["--weights", "w", "--configs", "c", "--output", "o", "--kappa", "1.5"])
 
 
 def test_all_kappas_in_one_run_are_those_of_a_run_each(folder, tmp_path):
@@ -90,9 +145,9 @@ def test_all_kappas_in_one_run_are_those_of_a_run_each(folder, tmp_path):
     assert [*at_once][2:] == ["abroad, kappa 0.4", "abroad, kappa 1.0"]
     for kappa in ("0.4", "1.0"):
         keys = [f"MODEL.SAMCP.OPEN_VOCABULARY.{key}" for key in ("KAPPA", "KAPPA_UNSEEN")]
-        alone = run(folder, tmp_path / kappa, "--opts", keys[0], kappa, keys[1], kappa)
+        single = run(folder, tmp_path / kappa, "--opts", keys[0], kappa, keys[1], kappa)
         for task, figures in at_once[f"abroad, kappa {kappa}"].items():
-            assert alone["abroad"][task] == pytest.approx(figures, nan_ok=True)
+            assert single["abroad"][task] == pytest.approx(figures, nan_ok=True)
 
 
 def test_the_papers_figures_stand_below_ours():

@@ -111,6 +111,8 @@ def test_what_is_missing_is_said(synthetic: Synthetic, tmp_path: Path, monkeypat
     weights = save_model(tmp_path)
     with pytest.raises(SystemExit, match=r"error: .*has learned the classes .*, and no kite"):
         run(monkeypatch, "--weights", weights, *where, "--vocabulary", "kite")
+    with pytest.raises(SystemExit, match=r"error: .*vocabulary ''"):  # as of a shell's variable that is not set
+        run(monkeypatch, "--weights", weights, *where, "--vocabulary", "")
 
 
 def test_photographs_as_phones_leave_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,10 @@
 from detectron2.config import CfgNode as CN
 
 
+class UsageError(ValueError):
+    """A config or a combination of options that cannot run; the message names the key."""
+
+
 def add_samcp_config(cfg: CN) -> None:
     """Add SAM-CP's keys to a Detectron2 config, in place."""
     _add_data_config(cfg)

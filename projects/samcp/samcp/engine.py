@@ -3,7 +3,7 @@
 import argparse
 import logging
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from proposal_cache import CacheError
 
 from .checkpoint import Checkpointer, CheckpointError
-from .config import add_samcp_config
+from .config import UsageError, add_samcp_config
 from .data import DataError, Vocabulary, build_test_loader, build_train_loader, check_test_data
 from .evaluation import build_evaluator, format_results
 from .meta_arch import SAMCP
@@ -26,10 +26,6 @@ from .model_file import saved_vocabulary
 from .solver import build_optimizer
 
 logger = logging.getLogger(__name__)
-
-
-class UsageError(ValueError):
-    """A config or a combination of options that cannot run."""
 
 
 # What a user can put right: shown as one message. Everything else is a bug and keeps its traceback.
@@ -84,20 +80,28 @@ class Trainer(DefaultTrainer):
         results: dict[str, Any] = {}
         for i, name in enumerate(cfg.DATASETS.TEST):
             with asked_for_classes_of(name, model):
-                results[name] = super().test(_of_one_dataset(cfg, i), model, evaluators and evaluators[i : i + 1])
+                results[name] = super().test(of_one_dataset(cfg, i), model, evaluators and evaluators[i : i + 1])
         if results and comm.is_main_process():
             source = "the ground-truth affinity (oracle)" if cfg.TEST.ORACLE else "the model"
             logger.info("Results of %s:\n%s", source, format_results(results))
         return next(iter(results.values())) if len(results) == 1 else results
 
 
-def load_trained_model(cfg: CfgNode, weights: str) -> SAMCP:
+def load_trained_model(cfg: CfgNode, weights: str, vocabulary: Vocabulary | None = None) -> SAMCP:
     """The model of a checkpoint with the classes that it was trained on, whatever the config's datasets have.
+
+    What the training of its backbone started from need not be there.
+
+    Args:
+        vocabulary: the classes, where they are known already.
 
     Raises:
         CheckpointError: it is missing, damaged, or of another config's model.
     """
-    model = SAMCP(cfg, vocabulary=saved_vocabulary(weights)).to(cfg.MODEL.DEVICE)
+    built = cfg.clone()
+    built.defrost()
+    built.MODEL.TIMM.WEIGHTS = built.MODEL.SWIN.WEIGHTS = ""
+    model = SAMCP(built, vocabulary=vocabulary or saved_vocabulary(weights)).to(cfg.MODEL.DEVICE)
     Checkpointer(model, cfg).load(weights)
     return model
 
@@ -112,7 +116,7 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     add_samcp_config(cfg)
     try:
         cfg.merge_from_file(args.config_file)
-        cfg.merge_from_list(args.opts)
+        cfg.merge_from_list(_with_floats(cfg, args.opts))
     except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
         late = [option for option in args.opts if option.startswith("--")]
         hint = f"; {late[0]} goes before the first key" if late else ""
@@ -123,6 +127,16 @@ def load_config(args: argparse.Namespace) -> CfgNode:
         raise UsageError("TEST.ORACLE evaluates the ground truth, which needs no training; add: --eval-only")
     cfg.freeze()
     return cfg
+
+
+def of_one_dataset(cfg: CfgNode, index: int) -> CfgNode:
+    """The config of one of the datasets of DATASETS.TEST alone."""
+    one = cfg.clone()
+    one.defrost()
+    for key in ("TEST", "PATCHES_TEST"):
+        one.DATASETS[key] = cfg.DATASETS[key][index : index + 1]
+    one.freeze()
+    return one
 
 
 @contextmanager
@@ -142,14 +156,16 @@ def asked_for_classes_of(dataset: str, model: torch.nn.Module) -> Iterator[None]
             samcp.set_vocabulary(own)
 
 
-def _of_one_dataset(cfg: CfgNode, index: int) -> CfgNode:
-    """The config of one of the datasets of DATASETS.TEST alone."""
-    one = cfg.clone()
-    one.defrost()
-    for key in ("TEST", "PATCHES_TEST"):
-        one.DATASETS[key] = cfg.DATASETS[key][index : index + 1]
-    one.freeze()
-    return one
+def _with_floats(cfg: CfgNode, opts: Sequence[str]) -> list[str]:
+    """Keys and values of a command line, with 1 as 1.0 where the config has a fraction: it refuses whole numbers."""
+    values = list(opts)
+    for i in range(1, len(values), 2):
+        default: Any = cfg
+        for part in values[i - 1].split("."):
+            default = default.get(part) if isinstance(default, CfgNode) else None
+        if isinstance(default, float) and values[i].lstrip("+-").isdigit():
+            values[i] += ".0"
+    return values
 
 
 def _distributed(model: torch.nn.Module) -> torch.nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from proposal_cache import Patches
 
+from .config import UsageError
 from .data.vocabulary import Vocabulary
 from .modeling.affinity_decoder import AffinityDecoder, DecoderOutput
 from .modeling.backbone.clip import DENSE
@@ -113,7 +114,7 @@ class SAMCP(nn.Module):
         text_dim = class_embedding.dim
         dim = options.HIDDEN_DIM
         if options.DCA == "image" and shapes[-1].channels != dim:
-            raise ValueError(
+            raise UsageError(
                 f"MODEL.SAMCP.DCA image needs MODEL.FPN.OUT_CHANNELS ({shapes[-1].channels}) to equal "
                 f"MODEL.SAMCP.HIDDEN_DIM ({dim})"
             )
@@ -388,7 +389,7 @@ def _semantic_classes(is_thing: Tensor, which: str) -> Tensor:
         return torch.arange(len(is_thing), device=is_thing.device)
     if which == "stuff":
         return (~is_thing).nonzero().squeeze(1)
-    raise ValueError(f"MODEL.SAMCP.SEMANTIC_QUERIES is {which!r}; choose 'stuff' or 'all'")
+    raise UsageError(f"MODEL.SAMCP.SEMANTIC_QUERIES is {which!r}; choose 'stuff' or 'all'")
 
 
 def _build_fusion(cfg: CfgNode) -> ScoreFusion | None:
@@ -396,7 +397,7 @@ def _build_fusion(cfg: CfgNode) -> ScoreFusion | None:
     if not options.ENABLED or options.KAPPA == options.KAPPA_UNSEEN == 0:
         return None
     if cfg.MODEL.BACKBONE.NAME != "build_clip_fpn_backbone" or cfg.MODEL.SAMCP.TEXT.ENCODER != "clip":
-        raise ValueError(
+        raise UsageError(
             "MODEL.SAMCP.OPEN_VOCABULARY.ENABLED needs CLIP for images and for words: MODEL.BACKBONE.NAME "
             "build_clip_fpn_backbone and MODEL.SAMCP.TEXT.ENCODER clip"
         )
@@ -419,7 +420,7 @@ def _build_class_embedding(cfg: CfgNode, vocabulary: Vocabulary) -> ClassEmbeddi
         return LearnedClassEmbedding(vocabulary.words, options.LEARNED_DIM)
     if options.ENCODER == "clip":
         return CLIPClassEmbedding(vocabulary.words, name=clip.NAME, pretrained=clip.PRETRAINED, prompts=options.PROMPTS)
-    raise ValueError(f"MODEL.SAMCP.TEXT.ENCODER is {options.ENCODER!r}; choose 'clip' or 'learned'")
+    raise UsageError(f"MODEL.SAMCP.TEXT.ENCODER is {options.ENCODER!r}; choose 'clip' or 'learned'")
 
 
 def _pad_in_crowd(batched_inputs: list[dict], patches: PatchBatch) -> Tensor:

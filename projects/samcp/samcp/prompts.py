@@ -27,10 +27,11 @@ from torch import Tensor
 
 from proposal_cache import Patches
 
-from .checkpoint import Checkpointer, CheckpointError
+from .checkpoint import CheckpointError
 from .data import DataError, Vocabulary
 from .data.dataset_mapper import augment_image, build_augmentations, read_image
 from .data.patch_transforms import AxisAlignedMap, patch_instances
+from .engine import load_trained_model
 from .meta_arch import SAMCP
 from .model_file import SUFFIX, ModelFile, parse_config
 from .modeling.encoded_images import EncodedImages
@@ -73,8 +74,6 @@ class Prompts:
         cfg = parse_config(file.config)
         cfg.MODEL.WEIGHTS = str(path)
         cfg.MODEL.CLIP.PRETRAINED = clip or cfg.MODEL.CLIP.PRETRAINED
-        # What the training of its backbone started from need not be here.
-        cfg.MODEL.TIMM.WEIGHTS = cfg.MODEL.SWIN.WEIGHTS = ""
         if device or not torch.cuda.is_available():
             cfg.MODEL.DEVICE = device or "cpu"
         return cls.from_config(cfg, file.vocabulary)
@@ -84,15 +83,14 @@ class Prompts:
         """Build the model of a config with the weights of its MODEL.WEIGHTS.
 
         Args:
-            vocabulary: that it was trained on; default: that of the config's datasets.
+            vocabulary: that it was trained on; default: what its checkpoint says, or that of the config's datasets.
 
         Raises:
             CheckpointError: the config names no weights, or none that fit.
         """
         if not cfg.MODEL.WEIGHTS:
             raise CheckpointError("MODEL.WEIGHTS is empty: only a trained model has answers; name its checkpoint")
-        model = SAMCP(cfg, vocabulary=vocabulary).to(cfg.MODEL.DEVICE)
-        Checkpointer(model, cfg).load(cfg.MODEL.WEIGHTS)
+        model = load_trained_model(cfg, cfg.MODEL.WEIGHTS, vocabulary)
         return cls(model, augmentations=build_augmentations(cfg, is_train=False), image_format=cfg.INPUT.FORMAT)
 
     def encode(self, image: Picture, patches: Patches) -> "Scene":

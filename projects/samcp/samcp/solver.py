@@ -7,6 +7,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from .config import UsageError
+
 # Detectron2's FPN keeps the network under it here. Only that is pretrained; the FPN around it starts from nothing.
 _PRETRAINED = "backbone.bottom_up."
 _NORMS = (
@@ -27,7 +29,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; only 'full_model' is supported")
+        raise UsageError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; only 'full_model' is supported")
     return ClippedAdamW(
         parameter_groups(
             model,

@@ -9,7 +9,7 @@ from panopticapi.utils import rgb2id
 from PIL import Image
 
 from proposal_cache import Patches
-from samcp.analysis.panels import paint_patches, paint_prediction, panel
+from samcp.analysis.panels import enlarge, paint_patches, paint_prediction, panel
 from samcp.data.datasets.synthetic import make_synthetic_dataset, register_synthetic
 from samcp.structures import RLEMasks
 
@@ -51,6 +51,11 @@ def test_a_panel_has_four_pictures_of_one_size_large_enough_to_read(record, patc
     assert list(pictures) == ["image", "patches", "result", "ground truth"]
     assert {picture.shape for picture in pictures.values()} == {(320, 448, 3)}
     assert {picture.dtype for picture in pictures.values()} == {np.dtype(np.uint8)}
+
+
+def test_long_images_are_not_enlarged_beyond_what_a_jpeg_can_be():
+    assert enlarge(np.zeros((3, 1000, 3), np.uint8)).shape == (12, 4096, 3)
+    assert enlarge(np.zeros((3, 5000, 3), np.uint8)).shape == (3, 5000, 3)
 
 
 def test_without_a_prediction_there_is_no_result(record, patches, metadata):

@@ -19,6 +19,7 @@ from proposal_cache import Patches
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
 _LEAST_SIDE = 320  # pixels: smaller images are enlarged, so that names written into them can be read
+_MOST_SIDE = 4096  # pixels: but not beyond this
 _PATCH_OPACITY = 0.6
 
 
@@ -109,7 +110,7 @@ def _canvas(image: Picture, metadata: Metadata) -> Visualizer:
 
 
 def _scale(image: Picture) -> float:
-    return max(1.0, _LEAST_SIDE / min(image.shape[:2]))
+    return max(1.0, min(_LEAST_SIDE / min(image.shape[:2]), _MOST_SIDE / max(image.shape[:2])))
 
 
 def _drawable(sem_seg: torch.Tensor, metadata: Metadata) -> torch.Tensor:

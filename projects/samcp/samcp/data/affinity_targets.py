@@ -12,6 +12,7 @@ from detectron2.structures import Instances
 
 from proposal_cache import Patches
 
+from ..config import UsageError
 from .ground_truth import GroundTruth
 from .patch_transforms import AxisAlignedMap
 
@@ -39,7 +40,7 @@ class AffinityRule:
 
     def __post_init__(self) -> None:
         if not (self.box_iop or self.mask_iop):
-            raise ValueError("MODEL.SAMCP.TARGETS: BOX_IOP and MASK_IOP are both off; one of them must measure overlap")
+            raise UsageError("MODEL.SAMCP.TARGETS: BOX_IOP and MASK_IOP are both off; one of them must measure overlap")
 
     def __call__(self, patches: Patches, entities: Patches) -> tuple[np.ndarray, np.ndarray]:
         """Compare N patches with K entities.

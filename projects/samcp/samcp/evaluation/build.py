@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from ..config import UsageError
 from .cityscapes import CityscapesAPEvaluator
 from .instances import InstanceEvaluator
 from .panoptic import PanopticEvaluator
@@ -39,7 +40,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     if kind in _PANOPTIC and tasks.PANOPTIC_ON:
         evaluators.append(PanopticEvaluator(dataset_name, output_folder))
     if not evaluators:
-        raise ValueError(
+        raise UsageError(
             f"nothing to evaluate on {dataset_name!r}, which has evaluator_type {kind!r}: known are coco_panoptic_seg, "
             "cityscapes_panoptic_seg, sem_seg, cityscapes_sem_seg and coco, and MODEL.SAMCP.TEST must have one of "
             "their tasks on"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..config import UsageError
 from .layers import (
     MLP,
     AttentionLayer,
@@ -85,7 +86,7 @@ class AffinityDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if dca not in ("patch", "image"):
-            raise ValueError(f"MODEL.SAMCP.DCA is {dca!r}; choose 'patch' or 'image'")
+            raise UsageError(f"MODEL.SAMCP.DCA is {dca!r}; choose 'patch' or 'image'")
         self.dim = dim
         self.dca = dca
         self.dca_mask = dca_mask

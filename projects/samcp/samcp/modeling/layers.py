@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import UsageError
+
 
 class MLP(nn.Sequential):
     """Linear layers with ReLU between them: ``dims[0] -> dims[1] -> ... -> dims[-1]``."""
@@ -50,7 +52,7 @@ class AttentionLayer(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"the width {dim} is not a multiple of the number of heads {num_heads}")
+            raise UsageError(f"the width {dim} is not a multiple of the number of heads {num_heads}")
         self.num_heads = num_heads
         self.q_proj = nn.Linear(dim, dim)
         self.k_proj = nn.Linear(dim, dim)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proposal_cache import Patches
 
+from ..config import UsageError
 from .inference import Predictions
 
 
@@ -37,9 +38,9 @@ class ScoreFusion:
     def __init__(self, *, kappa: float, kappa_unseen: float, rule: str) -> None:
         for key, value in (("KAPPA", kappa), ("KAPPA_UNSEEN", kappa_unseen)):
             if not 0 <= value <= 1:
-                raise ValueError(f"MODEL.SAMCP.OPEN_VOCABULARY.{key} is {value}; it must be from 0 to 1")
+                raise UsageError(f"MODEL.SAMCP.OPEN_VOCABULARY.{key} is {value}; it must be from 0 to 1")
         if rule not in ("product", "sum"):
-            raise ValueError(f"MODEL.SAMCP.OPEN_VOCABULARY.FUSION is {rule!r}; choose 'product' or 'sum'")
+            raise UsageError(f"MODEL.SAMCP.OPEN_VOCABULARY.FUSION is {rule!r}; choose 'product' or 'sum'")
         self.kappa, self.kappa_unseen, self.rule = kappa, kappa_unseen, rule
 
     def __call__(self, predictions: Predictions, clip: ClipScores, seen: Tensor) -> Predictions:

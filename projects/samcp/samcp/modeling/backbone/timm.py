@@ -14,6 +14,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
 from ...checkpoint import CheckpointError
+from ...config import UsageError
 
 
 class TimmBackbone(Backbone):
@@ -30,13 +31,13 @@ class TimmBackbone(Backbone):
     def __init__(self, *, name: str, weights: str = "", freeze_norm: bool = True, freeze_at: int = 0) -> None:
         super().__init__()
         if not timm.is_model(name):
-            raise ValueError(f"MODEL.TIMM.NAME is {name!r}, which timm does not know; see timm.list_models()")
+            raise UsageError(f"MODEL.TIMM.NAME is {name!r}, which timm does not know; see timm.list_models()")
         self.body = timm.create_model(name, features_only=True, pretrained=False)
         info: Any = self.body.feature_info
         strides = info.reduction()
         missing = {4, 8, 16, 32} - set(strides)
         if missing:
-            raise ValueError(f"timm's {name} has feature strides {strides}, without {sorted(missing)}")
+            raise UsageError(f"timm's {name} has feature strides {strides}, without {sorted(missing)}")
         self._index = {f"res{i + 2}": strides.index(4 * 2**i) for i in range(4)}
         self._out_features = list(self._index)
         channels = info.channels()
