@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -36,6 +36,7 @@ from samcp.engine import (
     Trainer,
     UsageError,
     asked_for_classes_of,
+    launch,
     load_config,
     load_trained_model,
     of_one_dataset,

@@ -22,7 +22,7 @@ from proposal_cache.pipeline import generate
 from proposal_cache.sources import from_list
 from samcp.data.datasets.subset import register_subset
 from samcp.data.patch_caches import image_root
-from samcp.engine import Trainer, load_config
+from samcp.engine import USER_ERRORS, Trainer, load_config
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,12 +32,23 @@ _FIGURES = [("panoptic_seg", "PQ"), ("segm", "AP"), ("sem_seg", "mIoU")]
 
 def main() -> None:
     arguments = _parse_arguments()
+    try:
+        enough = overfit(arguments)
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    sys.exit(0 if enough else 1)
+
+
+def overfit(arguments: argparse.Namespace) -> bool:
+    """Train, evaluate and print; returns whether every figure reaches its share."""
     subset = register_subset(_DATASETS.get(arguments.dataset, arguments.dataset), arguments.images, arguments.output)
     patches = arguments.output / f"patches_{subset}"
     make_patches(subset, patches)
     cfg = configure(subset, patches, arguments)
     results = {"model": train_and_evaluate(cfg), "oracle": evaluate_oracle(cfg)}
-    sys.exit(0 if report(results, arguments.least) else 1)
+    return report(results, arguments.least)
 
 
 def make_patches(dataset: str, folder: Path) -> None:
@@ -68,6 +79,7 @@ def configure(dataset: str, patches: Path, arguments: argparse.Namespace) -> Cfg
 def train_and_evaluate(cfg: CfgNode) -> dict:
     """Train from the backbone's weights; the figures of the end."""
     trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
     trainer.train()
     return Trainer.test(cfg, trainer.model)
 

@@ -3,8 +3,8 @@
 
     python scripts/prepare_cod10k.py --workers 8
 
-The folder holds Train and Test, unpacked from COD10K-v3.zip. A json that is there already is kept; delete it to make it
-anew.
+The folder holds Train and Test, unpacked from COD10K-v3.zip. A json that is there already is kept while it lists the
+images that are there; delete it to make it anew. An interrupted run continues.
 """
 
 from samcp.data.preparation.cod10k import prepare_cod10k

@@ -4,7 +4,8 @@
     python scripts/prepare_pascal_part.py --workers 8
 
 The folder holds Annotations_Part, unpacked from Pascal-Part's trainval.tar.gz, and VOCdevkit, unpacked from Pascal
-VOC's VOCtrainval_03-May-2010.tar. Jsons that are there already are kept; delete them to make them anew.
+VOC's VOCtrainval_03-May-2010.tar. Jsons that are there already are kept while they list the
+images that are there; delete them to make them anew. An interrupted run continues.
 """
 
 from samcp.data.preparation.command import run

@@ -102,6 +102,12 @@ def test_resume_goes_on_where_training_stopped(toy, tmp_path):
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 3
 
 
+def test_resume_under_a_config_that_trains_something_else(toy, tmp_path):
+    train_net.main(arguments(toy, tmp_path))
+    with pytest.raises(SystemExit, match=r"cannot go on under this config"):
+        train_net.main(arguments(toy, tmp_path, "--resume", MODEL__BACKBONE__FREEZE_AT=5, SOLVER__MAX_ITER=3))
+
+
 def test_the_oracle_needs_no_checkpoint(toy, tmp_path):
     """The cache holds every segment; only the crowd region of discs, which is never predicted, keeps it from 100."""
     results = train_net.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
@@ -143,6 +149,10 @@ def test_the_figures_end_in_one_table(toy, tmp_path, caplog):
         ((), {"MODEL__SAMCP__OPEN_VOCABULARY__ENABLED": True}, r"needs CLIP for images and for words"),
         ((), {"MODEL__TIMM__NAME": "nope"}, r"MODEL.TIMM.NAME is 'nope'"),
         ((), {f"MODEL__SAMCP__TEST__{task}_ON": False for task in ("SEMANTIC", "INSTANCE", "PANOPTIC")}, r"nothing to"),
+        ((), {"MODEL__SAMCP__TEST__MERGE": "Max"}, r"TEST.MERGE is 'Max'; choose"),
+        ((), {"MODEL__SAMCP__DEC_LAYERS": 0}, r"DEC_LAYERS is 0"),
+        ((), {"MODEL__SAMCP__IN_FEATURES": "['p9']"}, r"IN_FEATURES.*p9"),
+        ((), {"SOLVER__AMP__ENABLED": True}, r"SOLVER.AMP.ENABLED trains on a GPU only"),
         (("--eval-only",), {}, r"--eval-only needs a checkpoint"),
         (("--eval-only",), {"MODEL__WEIGHTS": CONFIG}, r"panoptic.yaml: is no checkpoint"),
     ],
@@ -169,6 +179,12 @@ def test_no_gpu(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match=r"MODEL.DEVICE is cuda, but PyTorch sees no GPU here; add: MODEL.DEVICE cpu"):
         train_net.main(arguments(toy, tmp_path, MODEL__DEVICE="cuda"))
+
+
+def test_a_checkpoint_of_a_larger_model(toy, trained, tmp_path):
+    larger = {"MODEL__WEIGHTS": trained[0] / "model_final.pth", "MODEL__SAMCP__DEC_LAYERS": 1}
+    with pytest.raises(SystemExit, match=r"is not a checkpoint of this config's model: .* tensors unknown to it"):
+        train_net.main(arguments(toy, tmp_path, "--eval-only", **larger))
 
 
 def test_a_checkpoint_of_another_model(toy, trained, tmp_path):

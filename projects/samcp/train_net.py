@@ -15,14 +15,22 @@ import sys
 from typing import Any
 
 import torch
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from samcp.checkpoint import Checkpointer
 from samcp.data import check_test_data
 from samcp.data.datasets.own import add_register_option, register_files
-from samcp.engine import USER_ERRORS, Trainer, UsageError, load_config, load_trained_model
+from samcp.engine import (
+    USER_ERRORS,
+    Trainer,
+    UsageError,
+    launch,
+    load_config,
+    load_trained_model,
+    without_pretraining,
+)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -53,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return trainer._last_eval_results
     check_test_data(cfg)
     if cfg.TEST.ORACLE:
-        return Trainer.test(cfg, Trainer.build_model(cfg))
+        return Trainer.test(cfg, Trainer.build_model(without_pretraining(cfg)))
     folder = Checkpointer(torch.nn.Identity(), cfg)
     weights = folder.get_checkpoint_file() if args.resume and folder.has_checkpoint() else cfg.MODEL.WEIGHTS
     if not weights:

@@ -1,5 +1,6 @@
 """Checkpoints that fit, and what is said of those that do not."""
 
+import functools
 import pickle
 
 import numpy as np
@@ -75,8 +76,9 @@ def test_a_file_that_is_missing(cfg, tmp_path):
         Checkpointer(model(), cfg).load(str(tmp_path / "gone.pth"))
 
 
-def test_no_code_runs_from_a_checkpoint(cfg, tmp_path):
-    """What would create a file when unpickled is refused unrun, in PyTorch's format and in Detectron2's own."""
+def test_no_code_runs_from_a_checkpoint(cfg, tmp_path, monkeypatch):
+    """What would create a file when unpickled is refused unrun, in PyTorch's format, pycls's and Detectron2's own."""
+    monkeypatch.setattr(torch, "load", functools.partial(torch.load, weights_only=False))  # PyTorch 2.5's default
     victim = tmp_path / "victim"
 
     class Evil:
@@ -84,8 +86,9 @@ def test_no_code_runs_from_a_checkpoint(cfg, tmp_path):
             return (open, (str(victim), "w"))
 
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    torch.save({"model_state": Evil()}, tmp_path / "evil.pyth")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": Evil(), "__author__": "me"}))
-    for name in ("evil.pth", "evil.pkl"):
+    for name in ("evil.pth", "evil.pyth", "evil.pkl"):
         with pytest.raises(CheckpointError, match=rf"{name}: is no checkpoint"):
             Checkpointer(model(), cfg).load(str(tmp_path / name))
         assert not victim.exists()
@@ -99,3 +102,11 @@ def test_detectron2s_pickles_of_arrays_load(cfg, tmp_path):
     Checkpointer(loaded, cfg).resume_or_load(str(path), resume=False)
     assert (loaded[0].weight == 1).all()
     assert loaded[1].bias == 5
+
+
+def test_pyclss_checkpoints_load(cfg, tmp_path):
+    path = str(tmp_path / "regnet.pyth")
+    torch.save({"model_state": {"0.weight": torch.ones(3, 2), "0.num_batches_tracked": torch.ones(1)}}, path)
+    loaded = model()
+    Checkpointer(loaded, cfg).resume_or_load(path, resume=False)
+    assert (loaded[0].weight == 1).all()

@@ -56,6 +56,8 @@ class Checkpointer(DetectionCheckpointer):
         try:
             if filename.endswith(".safetensors"):
                 return {"model": load_file(filename)}
+            if filename.endswith(".pyth"):
+                return self._load_pycls(filename)
             if filename.endswith(".pkl"):
                 _check_pickle(filename)
             data = super()._load_file(filename)
@@ -65,6 +67,12 @@ class Checkpointer(DetectionCheckpointer):
             raise CheckpointError(f"{self._path}: is no checkpoint, or a damaged one ({reason})") from error
         return data
 
+    def _load_pycls(self, filename: str) -> dict[str, Any]:
+        """As Detectron2, which by an older PyTorch would run the code in the file."""
+        state = self._torch_load(filename)["model_state"]
+        weights = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+        return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+
     def _torch_load(self, filename: str) -> dict[str, Any]:
         return torch.load(filename, map_location="cpu", weights_only=True)
 
@@ -72,10 +80,12 @@ class Checkpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         unfit = [key for key, *_ in incompatible.incorrect_shapes]
         absent = list(incompatible.missing_keys)
-        if self._whole_model and (unfit or absent):
+        unknown = list(incompatible.unexpected_keys)
+        if self._whole_model and (unfit or absent or unknown):
             raise CheckpointError(
                 f"{self._path}: is not a checkpoint of this config's model: {_count('tensor', absent, 'missing')}, "
-                f"{_count('tensor', unfit, 'of another shape')}; use the config it was trained with"
+                f"{_count('tensor', unfit, 'of another shape')}, {_count('tensor', unknown, 'unknown to it')}; use the "
+                "config it was trained with"
             )
         if len(absent) >= len(self.model.state_dict()):
             raise CheckpointError(

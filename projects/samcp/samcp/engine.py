@@ -2,8 +2,9 @@
 
 import argparse
 import logging
+import sys
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine import launch as detectron2_launch
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from proposal_cache import CacheError
 
@@ -38,6 +41,11 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
+            raise UsageError(
+                f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {comm.get_world_size()} processes cannot "
+                "share evenly"
+            )
         check_test_data(cfg)
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
@@ -51,6 +59,23 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Begin from MODEL.WEIGHTS, or go on from OUTPUT_DIR's last checkpoint.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or of another config's model.
+            UsageError: optimiser or scaler cannot go on under this config.
+        """
+        try:
+            super().resume_or_load(resume)
+        except CheckpointError:
+            raise
+        except (KeyError, ValueError) as error:
+            raise UsageError(
+                f"the training in {self.cfg.OUTPUT_DIR} cannot go on under this config ({error}): SOLVER.AMP, and what "
+                "of the model is trained and at which rates, must be as they were"
+            ) from error
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -98,12 +123,30 @@ def load_trained_model(cfg: CfgNode, weights: str, vocabulary: Vocabulary | None
     Raises:
         CheckpointError: it is missing, damaged, or of another config's model.
     """
+    model = SAMCP(without_pretraining(cfg), vocabulary=vocabulary or saved_vocabulary(weights)).to(cfg.MODEL.DEVICE)
+    Checkpointer(model, cfg).load(weights)
+    return model
+
+
+def launch(main: Callable[..., object], num_gpus: int, *, args: tuple[Any, ...], **machines: Any) -> None:
+    """Detectron2's launch, where a process that ends with a message ends all without a traceback on top.
+
+    Args:
+        main: called in each process.
+        machines: num_machines, machine_rank and dist_url.
+    """
+    try:
+        detectron2_launch(main, num_gpus, **machines, args=args)
+    except ProcessExitedException as error:
+        sys.exit(error.exit_code)
+
+
+def without_pretraining(cfg: CfgNode) -> CfgNode:
+    """The config of a model whose backbone begins with random weights, since others come later, or none count."""
     built = cfg.clone()
     built.defrost()
     built.MODEL.TIMM.WEIGHTS = built.MODEL.SWIN.WEIGHTS = ""
-    model = SAMCP(built, vocabulary=vocabulary or saved_vocabulary(weights)).to(cfg.MODEL.DEVICE)
-    Checkpointer(model, cfg).load(weights)
-    return model
+    return built
 
 
 def load_config(args: argparse.Namespace) -> CfgNode:
@@ -123,6 +166,8 @@ def load_config(args: argparse.Namespace) -> CfgNode:
         raise UsageError(f"config {args.config_file!r} with {args.opts}: {error}{hint}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no GPU here; add: MODEL.DEVICE cpu")
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
+        raise UsageError("SOLVER.AMP.ENABLED trains on a GPU only; add: SOLVER.AMP.ENABLED False")
     if cfg.TEST.ORACLE and not args.eval_only:
         raise UsageError("TEST.ORACLE evaluates the ground truth, which needs no training; add: --eval-only")
     cfg.freeze()
@@ -168,12 +213,19 @@ def _with_floats(cfg: CfgNode, opts: Sequence[str]) -> list[str]:
     return values
 
 
+def _trains_batch_norm(model: torch.nn.Module) -> bool:
+    norms = (m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm))
+    return any(norm.training for norm in norms)
+
+
 def _distributed(model: torch.nn.Module) -> torch.nn.Module:
     """Wrap for several processes, on GPUs or on the CPU.
 
     A batch without ground truth or without patches leaves parts of the model out of the loss, so unused parameters are
-    looked for in every step.
+    looked for in every step. BatchNorm that is not frozen takes its statistics over all processes.
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
+    if comm.get_world_size() > 1 and not on_cpu and _trains_batch_norm(model):
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     devices = None if on_cpu else [comm.get_local_rank()]
     return create_ddp_model(model, broadcast_buffers=False, device_ids=devices, find_unused_parameters=True)

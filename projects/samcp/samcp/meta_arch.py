@@ -17,7 +17,7 @@ from .modeling.backbone.clip import DENSE
 from .modeling.classifier import Classifier
 from .modeling.criterion import Criterion
 from .modeling.denoising import DenoisingQueries, make_denoising_queries
-from .modeling.encoded_images import EncodedImages
+from .modeling.encoded_images import EncodedImages, join_maps
 from .modeling.inference import Inference, Predictions
 from .modeling.matcher import HungarianMatcher
 from .modeling.open_vocabulary import ClipScores, ScoreFusion, mask_weights
@@ -109,6 +109,12 @@ class SAMCP(nn.Module):
         options = cfg.MODEL.SAMCP
         vocabulary = vocabulary or Vocabulary.of_config(cfg)
         backbone = build_backbone(cfg)
+        unknown = set(options.IN_FEATURES) - backbone.output_shape().keys()
+        if unknown:
+            raise UsageError(
+                f"MODEL.SAMCP.IN_FEATURES names {', '.join(sorted(unknown))}; the backbone has "
+                f"{', '.join(backbone.output_shape())}"
+            )
         shapes = [backbone.output_shape()[name] for name in options.IN_FEATURES]
         class_embedding = _build_class_embedding(cfg, vocabulary)
         text_dim = class_embedding.dim
@@ -259,7 +265,11 @@ class SAMCP(nn.Module):
     def encode(self, batched_inputs: list[dict]) -> EncodedImages:
         """Run what no class has a part in, the backbone and the patch encoder, on ``image`` and ``patches``."""
         patches = PatchBatch.from_instances([x["patches"] for x in batched_inputs], self.roi_size, self.device)
-        maps = self.backbone(fast_layout(self._preprocess(batched_inputs).tensor))
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        if self.training or len({image.shape for image in images}) == 1:
+            maps = self._maps(images)
+        else:  # one by one, for GroupNorm would look at the padding, so that an image would depend on its batch
+            maps = join_maps([self._maps([image]) for image in images])
         return self.encode_patches({name: fast_layout(level) for name, level in maps.items()}, patches)
 
     def encode_patches(self, features: Mapping[str, Tensor], patches: PatchBatch) -> EncodedImages:
@@ -336,11 +346,13 @@ class SAMCP(nn.Module):
     def _levels(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         return [features[name] for name in self.in_features]
 
-    def _preprocess(self, batched_inputs: list[dict]) -> ImageList:
-        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        return ImageList.from_tensors(
+    def _maps(self, images: list[Tensor]) -> dict[str, Tensor]:
+        """The backbone's maps by name."""
+        padded = ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
+        maps: dict[str, Tensor] = self.backbone(fast_layout(padded.tensor))
+        return maps
 
     def _ground_truth(self, batched_inputs: list[dict], patches: PatchBatch) -> tuple[list[Entities], list[Entities]]:
         """Semantic regions and instances of every image."""

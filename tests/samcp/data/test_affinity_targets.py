@@ -134,8 +134,17 @@ def test_patches_inside_a_crowd_are_ignored():
     assert targets.instances.gt_classes.tolist() == [1]
     assert targets.instances.gt_affinity.tolist() == [[False, True, False]]
     assert targets.instances.gt_ignore.tolist() == [[True, False, False]]
-    assert targets.sem_segments.gt_classes.tolist() == [1]
-    assert targets.sem_segments.gt_ignore.tolist() == [[True, False, False]]
+    assert targets.sem_segments.gt_classes.tolist() == [1, 0]
+    assert targets.sem_segments.gt_affinity.tolist() == [[False, True, False], [False, False, False]]
+    assert targets.sem_segments.gt_ignore[0].tolist() == [True, False, False]
+
+
+def test_a_class_with_a_crowd_and_more_is_present_by_the_rest():
+    crowd, one = box_mask(0, 0, 30, 30), box_mask(40, 0, 60, 30)
+    truth = ground_truth_of((crowd, 0, True, True), (one, 0, True, False))
+    targets = build_targets(patches_of(one), truth, rule=AffinityRule(), mapping=identity())
+    assert targets.sem_segments.gt_classes.tolist() == [0]
+    assert targets.sem_segments.gt_affinity.tolist() == [[True]]
 
 
 def test_semantic_entities_join_the_segments_of_a_class():

@@ -1,5 +1,6 @@
 """The evaluators on a small dataset: the truth gets 100, a known mistake the figure worked out by hand."""
 
+import json
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from proposal_cache import Patches
 from samcp import add_samcp_config
+from samcp.data.ground_truth import read_panoptic_ids
 from samcp.evaluation import build_evaluator, format_results
 from samcp.evaluation.panoptic import PanopticEvaluator
 from samcp.evaluation.semantic import SemanticEvaluator
@@ -201,6 +203,25 @@ class TestPanoptic:
             results = evaluate(PanopticEvaluator(name, str(tmp_path)), name)["panoptic_seg"]
         assert results["PQ"] == results["PQ_th"] == pytest.approx(100)
         assert math.isnan(results["PQ_st"])
+
+    def test_only_id_0_is_void(self, tmp_path):
+        """A sky predicted where the PNG has an id that the json does not list is false, as panopticapi has it."""
+        sky = 1  # its id in the PNGs
+        with panoptic_dataset(tmp_path / "data", "toy_unlisted", patches=False) as name:
+            listed = tmp_path / "data" / "panoptic.json"
+            content = json.loads(listed.read_text())
+            for annotation in content["annotations"]:
+                annotation["segments_info"] = [s for s in annotation["segments_info"] if s["id"] != sky]
+            listed.write_text(json.dumps(content))
+
+            def with_sky(record, outputs):
+                ids, info = outputs["panoptic_seg"]
+                ids[torch.from_numpy(read_panoptic_ids(record["pan_seg_file_name"]) == sky)] = sky
+                return {**outputs, "panoptic_seg": (ids, [*info, {"id": sky, "category_id": 2, "isthing": False}])}
+
+            evaluator = PanopticEvaluator(name, str(tmp_path))
+            assert evaluate(evaluator, name)["panoptic_seg"]["PQ_st"] == pytest.approx(100)
+            assert evaluate(evaluator, name, with_sky)["panoptic_seg"]["PQ_st"] == pytest.approx(50)
 
     def test_nothing_predicted(self, toy, tmp_path):
         def nothing(record, outputs):

@@ -59,7 +59,11 @@ def toy_cfg(toy_vocabulary: str) -> CfgNode:
 def toy_model(toy_cfg: CfgNode) -> SAMCP:
     """The model, with weights of a fixed seed, and affinities spread widely enough to tell patches apart."""
     torch.manual_seed(0)
-    model = build_model(toy_cfg)
+    return spread(build_model(toy_cfg))
+
+
+def spread(model: SAMCP) -> SAMCP:
+    """With affinities that differ widely from patch to patch."""
     with torch.no_grad():
         for layer in model.decoder.layers:
             layer.affinity.patch_bias.normal_(std=0.2)
@@ -108,6 +112,8 @@ def make_entities(rles: Patches, groups: dict[int, list[int]]) -> Instances:
     affinity = torch.zeros(len(groups), len(rles), dtype=torch.bool)
     boxes = torch.zeros(len(groups), 4)
     for k, group in enumerate(groups.values()):
+        if not group:
+            continue
         affinity[k, group] = True
         chosen = torch.from_numpy(rles.boxes.copy())[group]
         boxes[k] = torch.cat([chosen[:, :2].amin(0), chosen[:, 2:].amax(0)])

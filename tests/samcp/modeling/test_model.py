@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, Instances
 
 from proposal_cache import Patches
 from samcp import SAMCP
+from tests.samcp.modeling.conftest import spread
 
 
 def raw_outputs(model: SAMCP, images: list[dict]) -> list[Any]:
@@ -56,9 +57,13 @@ def test_image_without_patches_has_no_loss(toy: Any, toy_model: SAMCP) -> None:
     assert sum(toy_model([toy.input(0, {})]).values()) == 0
 
 
-def test_padding_changes_nothing(toy: Any, toy_model: SAMCP) -> None:
-    """An image gives the same alone and beside one with more patches."""
-    small, large = toy.input(4, {}), toy.input(11, {}, seed=7)
+@pytest.mark.parametrize("other", [(64, 96), (128, 160), (32, 160)], ids=str)
+@pytest.mark.parametrize("dca", ["patch", "image"])
+def test_padding_changes_nothing(toy: Any, toy_cfg: CfgNode, other: tuple[int, int], dca: str) -> None:
+    """An image gives the same alone and beside one with more patches, or of another size."""
+    toy_cfg.MODEL.SAMCP.DCA = dca
+    toy_model = spread(build_model(toy_cfg))
+    small, large = toy.input(4, {}), toy.input(11, {}, seed=7, size=other)
     alone, together = raw_outputs(toy_model, [small])[0], raw_outputs(toy_model, [small, large])[0]
     for name, value in vars(alone).items():
         assert torch.allclose(value, getattr(together, name), atol=1e-5), name

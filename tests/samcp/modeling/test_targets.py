@@ -71,6 +71,12 @@ def test_semantic_query_is_judged_on_its_class_alone(toy: Any) -> None:
     assert targets.affinity_weights[0, 1].sum() == 0, "an absent class has no affinity loss"
 
 
+def test_a_class_without_patches_is_taught_neither_present_nor_absent(toy: Any) -> None:
+    targets = build(toy.input(6, {3: [], 4: [1]}))
+    assert targets.class_weights[0, 0].sum() == 0
+    assert targets.class_weights[0, 1].tolist() == [0, 0, 0, 0, 1]
+
+
 def test_ignored_pairs_have_no_weight_but_positives_do(toy: Any) -> None:
     image = toy.input(4, {1: [0, 1]})
     image["instances"].gt_ignore[0] = torch.tensor([True, False, False, True])

@@ -1,5 +1,6 @@
 """Class embeddings of a small open_clip model that is made, saved and loaded here."""
 
+import logging
 from pathlib import Path
 
 import open_clip
@@ -12,6 +13,7 @@ from detectron2.modeling import build_model
 from samcp.checkpoint import CheckpointError
 from samcp.data import Vocabulary
 from samcp.modeling import text_encoder
+from samcp.modeling.clip import load_clip
 from samcp.modeling.text_encoder import CLIPClassEmbedding, LearnedClassEmbedding, embed_words
 from tests.tiny_clip import make_tiny_clip
 
@@ -133,3 +135,39 @@ def test_weights_of_another_model(tiny_clip: tuple[str, str], tmp_path: Path) ->
 def test_unknown_model_is_named() -> None:
     with pytest.raises(CheckpointError, match=r"CLIP.NAME.*no_such_clip"):
         embed_words(["kite"], "no_such_clip", "", PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [
+        ("a photo", "'a photo'"),
+        ("a {} and {}", "'a {} and {}'"),
+        ("a {x}", "'a {x}'"),
+        ("a {{}}", "'a {{}}'"),
+        (None, "PROMPTS is empty"),
+    ],
+)
+def test_a_template_has_one_place_for_a_word(tiny_clip: tuple[str, str], template: str | None, named: str) -> None:
+    prompts = [] if template is None else [PROMPTS[0], template]
+    with pytest.raises(ValueError, match=r"MODEL\.SAMCP\.TEXT\.PROMPTS") as error:
+        embed_words(["kite", "sea"], *tiny_clip, prompts)
+    assert named in str(error.value)
+
+
+def test_weights_from_the_network_are_announced_in_one_line(
+    tiny_clip: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_clip(*tiny_clip)
+    assert not caplog.messages, "a file is no matter of the network"
+
+    def fail(name: str, pretrained: str) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s")
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(open_clip, "create_model", fail)
+    with pytest.raises(CheckpointError, match=r"'openai' of RN50 cannot be had .*give a local checkpoint file"):
+        load_clip("RN50", "openai")
+    [line] = caplog.messages
+    assert line.startswith("the weights 'openai' of RN50 are fetched from the network")
+    assert "MODEL.CLIP.PRETRAINED" in line
+    assert logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)

@@ -9,6 +9,8 @@ from detectron2.config import CfgNode, get_cfg
 from torch import Tensor, nn
 
 from samcp import SAMCP, add_samcp_config
+from samcp.modeling.classifier import Classifier
+from samcp.modeling.matcher import HungarianMatcher
 from samcp.solver import build_optimizer
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -55,6 +57,45 @@ def test_half_precision_is_near_full_precision(toy: Any, toy_cfg: CfgNode) -> No
     assert torch.isfinite(rough_gradient).all()
     assert torch.cosine_similarity(gradient, rough_gradient, dim=0) > 0.9
     assert all(p.dtype == torch.float32 for p in toy_model.parameters())
+
+
+def test_scores_and_matching_keep_full_precision_within_autocast() -> None:
+    torch.manual_seed(0)
+    classifier, words, queries = Classifier(dim=32, text_dim=16), torch.randn(9, 16), torch.randn(1, 20, 32)
+    matcher = HungarianMatcher(cls=2, mask_focal=1, dice=1, l1=1, giou=1)
+    entity = {
+        "gt_classes": torch.randint(9, (12,)),
+        "gt_affinity": (torch.rand(12, 40) < 0.2).float(),
+        "gt_weights": torch.ones(12, 40),
+        "gt_boxes": torch.tensor([0.1, 0.1, 0.6, 0.6]).repeat(12, 1),
+    }
+    said = {
+        "class_logits": torch.randn(20, 9),
+        "affinity_logits": torch.randn(20, 40),
+        "boxes": torch.tensor([0.0, 0.1, 0.6, 0.6]).repeat(20, 1),
+    }
+    exact = matcher(**said, **entity)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, matched = classifier(queries, words), matcher(**said, **entity)
+    assert logits.dtype == torch.float32
+    assert logits.unique().numel() > 150, "of 180; products in half precision fall together"
+    assert torch.equal(matched[0], exact[0])
+    assert torch.equal(matched[1], exact[1])
+
+
+def test_what_cannot_be_computed_is_left_for_the_trainer_to_tell() -> None:
+    matcher = HungarianMatcher(cls=2, mask_focal=0, dice=0, l1=0, giou=0)
+    nothing = torch.zeros(1, 3)
+    query, _ = matcher(
+        class_logits=torch.tensor([[float("nan")], [0.0]]),
+        affinity_logits=torch.zeros(2, 3),
+        boxes=torch.zeros(2, 4),
+        gt_classes=torch.tensor([0]),
+        gt_affinity=nothing,
+        gt_weights=nothing,
+        gt_boxes=torch.zeros(1, 4),
+    )
+    assert query.tolist() == [1]
 
 
 @pytest.mark.parametrize("base", ["samcp_R50", "samcp_SwinL", "samcp_lite0"])

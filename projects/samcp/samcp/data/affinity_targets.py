@@ -73,7 +73,8 @@ class Targets:
     Attributes:
         instances: the K thing instances; Instances of the input's size with gt_classes (K,) int64, gt_boxes (K, 4) in
             input pixels, gt_affinity (K, N) bool (G) and gt_ignore (K, N) bool.
-        sem_segments: the same fields, one row per class in the image.
+        sem_segments: the same fields, one row per class in the image; no patch belongs to a class of which there is
+            but a crowd, so that it is taught neither present nor absent.
         in_crowd: (N,) bool, patches that lie mostly inside a crowd region and belong to nothing.
     """
 
@@ -96,18 +97,20 @@ def build_targets(
     visible = replace(ground_truth, masks=mapping.crop(ground_truth.masks))
     things, thing_classes = visible.things()
     regions, region_classes = visible.semantic()
-    masks = Patches.concatenate([things, regions, visible.crowds()])
+    unsure, unsure_classes = visible.only_crowds()
+    masks = Patches.concatenate([things, regions, unsure, visible.crowds()])
     mask_iop = patches.iop(masks).T
-    entities = slice(len(things) + len(regions))
+    entities = slice(len(things) + len(regions) + len(unsure))
     boxes, crowd_iop = masks.boxes[entities], mask_iop[entities.stop :]
 
     affinity, ignore = rule.compare(patches.boxes, boxes, mask_iop[entities])
+    affinity[entities.stop - len(unsure) :] = False
     # A crowd is no entity, and a patch inside one may well be part of what it shows: neither yes nor no.
     crowded = (crowd_iop > _CROWD_SHARE).any(axis=0)
     ignore |= crowded[None] & ~affinity
     both = Instances(
         mapping.input_size,
-        gt_classes=torch.from_numpy(np.concatenate([thing_classes, region_classes])),
+        gt_classes=torch.from_numpy(np.concatenate([thing_classes, region_classes, unsure_classes])),
         gt_boxes=mapping.map_boxes(boxes),
         gt_affinity=torch.from_numpy(affinity),
         gt_ignore=torch.from_numpy(ignore),

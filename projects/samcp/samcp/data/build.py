@@ -80,7 +80,7 @@ def load_records(dataset: str, cache_path: str, *, skip_failed: bool = False) ->
     Raises:
         DataError, CacheError: as `build_train_loader`.
     """
-    records = _load_dataset(dataset)
+    records = load_dataset(dataset)
     root = image_root(dataset)
     for record in records:
         record["key"] = image_key(record["file_name"], root)
@@ -93,7 +93,12 @@ def load_records(dataset: str, cache_path: str, *, skip_failed: bool = False) ->
     return records, cache
 
 
-def _load_dataset(name: str) -> list[Record]:
+def load_dataset(name: str) -> list[Record]:
+    """Detectron2's records of a dataset.
+
+    Raises:
+        DataError: there is no such dataset, or it cannot be read, or has no images.
+    """
     if name not in DatasetCatalog:
         raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
     try:

@@ -35,14 +35,21 @@ class GroundTruth:
 
     def semantic(self) -> tuple[Patches, np.ndarray]:
         """One entity a class, the union of its segments without crowds (METHOD 6): masks and ascending classes."""
-        masks, classes = self._select(~self.is_crowd)
-        present = np.unique(classes)
-        unions = masks.union([np.flatnonzero(classes == c).tolist() for c in present])
-        return Patches.from_rles(masks.height, masks.width, unions), present
+        return self._unions(~self.is_crowd, np.unique(self.classes[~self.is_crowd]))
+
+    def only_crowds(self) -> tuple[Patches, np.ndarray]:
+        """One entity a class of which nothing but crowds can be seen: masks and ascending classes."""
+        seen = self.masks.areas > 0
+        classes = np.setdiff1d(self.classes[seen & self.is_crowd], self.classes[seen & ~self.is_crowd])
+        return self._unions(self.is_crowd, classes)
 
     def crowds(self) -> Patches:
         """The crowd regions."""
         return self.masks.select(np.flatnonzero(self.is_crowd))
+
+    def _unions(self, which: np.ndarray, classes: np.ndarray) -> tuple[Patches, np.ndarray]:
+        unions = self.masks.union([np.flatnonzero(which & (self.classes == c)).tolist() for c in classes])
+        return Patches.from_rles(self.masks.height, self.masks.width, unions), classes
 
     def _select(self, which: np.ndarray) -> tuple[Patches, np.ndarray]:
         index = np.flatnonzero(which)
@@ -105,7 +112,8 @@ def check_labels(path: str, labels: Iterable[int], num_classes: int, ignore_labe
 def _from_panoptic(path: str, segments_info: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> GroundTruth:
     ids, rles = _encode(read_panoptic_ids(path), size, path)
     info = {segment["id"]: segment for segment in segments_info}
-    # Ids that the json does not list are void, as in COCO's own evaluation.
+    # Ids that the json does not list are left out as void is. To panopticapi only id 0 is void: it counts a predicted
+    # segment there as a false one.
     listed = [(info[i], rle) for i, rle in zip(ids, rles, strict=True) if i in info]
     return _ground_truth(
         size,

@@ -29,6 +29,9 @@ class PanopticEvaluator(COCOPanopticEvaluator):
 
     panopticapi divides by the number of categories seen, so a dataset without any thing, or without any stuff, ends it
     with a ZeroDivisionError after all images are done. Here such an average is NaN.
+
+    All else is panopticapi's. To it a pixel is void where the PNG has id 0, and not where the json does not list the
+    id: a segment predicted there is a false one.
     """
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:

@@ -18,6 +18,7 @@ from .layers import (
     init_transformer,
     sine_embedding,
     some_visible,
+    without_autocast,
 )
 from .patch_batch import PatchBatch
 from .patch_encoder import RoIEmbedding
@@ -87,6 +88,8 @@ class AffinityDecoder(nn.Module):
         super().__init__()
         if dca not in ("patch", "image"):
             raise UsageError(f"MODEL.SAMCP.DCA is {dca!r}; choose 'patch' or 'image'")
+        if num_layers < 1:
+            raise UsageError(f"MODEL.SAMCP.DEC_LAYERS is {num_layers}; the last layer predicts, so there must be one")
         self.dim = dim
         self.dca = dca
         self.dca_mask = dca_mask
@@ -282,7 +285,8 @@ class Affinity(nn.Module):
         k = self.patch_mlp(patches).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         similarity = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
         logits = full_precision(self._mix_heads(similarity)) / self.log_scale.exp()
-        return logits + (full_precision(patches) @ self.patch_bias + self.bias).unsqueeze(1)
+        with without_autocast(patches):
+            return logits + (full_precision(patches) @ self.patch_bias + self.bias).unsqueeze(1)
 
     def _mix_heads(self, similarity: Tensor) -> Tensor:
         """Three 1x1 convolutions over the head axis, a ReLU in front of each: (B, eta, M, N) -> (B, M, N).

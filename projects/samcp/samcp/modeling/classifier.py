@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import full_precision
+from .layers import full_precision, without_autocast
 
 
 class Classifier(nn.Module):
@@ -28,7 +28,8 @@ class Classifier(nn.Module):
 
     def forward(self, queries: Tensor, embeddings: Tensor) -> Tensor:
         """Logits S (B, M, C) of ``queries`` (B, M, D) for class ``embeddings`` (C, text_dim)."""
-        unit = F.normalize(embeddings, dim=-1)
+        unit = F.normalize(full_precision(embeddings), dim=-1)
         q = F.normalize(full_precision(self.query_proj(queries)), dim=-1)
-        similarity = q @ full_precision(self.text_proj(10 * unit)).T
-        return similarity / self.log_scale.exp() + (unit @ self.text_bias + self.bias)
+        text = full_precision(self.text_proj(10 * unit))
+        with without_autocast(queries):
+            return q @ text.T / self.log_scale.exp() + (unit @ self.text_bias + self.bias)

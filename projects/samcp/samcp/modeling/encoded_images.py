@@ -1,8 +1,10 @@
 """What the network makes of images and patches before it is told any class."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .patch_batch import PatchBatch
@@ -38,3 +40,19 @@ class EncodedImages:
             self.content[rows, columns],
             self.position[rows, columns],
         )
+
+
+def join_maps(maps: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One batch of the maps of several images, each (1, channels, h, w) of its own size.
+
+    The edge goes on into the padding, so that RoIAlign reads at an image's border what it would read there alone.
+    """
+    joined = {}
+    for name in maps[0]:
+        levels = [image[name] for image in maps]
+        height, width = (max(level.shape[axis] for level in levels) for axis in (2, 3))
+        padded = [
+            F.pad(level, (0, width - level.shape[3], 0, height - level.shape[2]), mode="replicate") for level in levels
+        ]
+        joined[name] = torch.cat(padded)
+    return joined

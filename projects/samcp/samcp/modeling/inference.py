@@ -12,6 +12,7 @@ from torch import Tensor
 from proposal_cache import Patches, rle
 from proposal_cache.cells import Cells
 
+from ..config import UsageError
 from ..structures import RLEMasks
 from .affinity_decoder import normalize_affinity
 
@@ -72,6 +73,8 @@ class Inference:
         merge: str = "mean",
         sem_seg_scores: bool = False,
     ) -> None:
+        if merge not in ("mean", "max"):
+            raise UsageError(f"MODEL.SAMCP.TEST.MERGE is {merge!r}; choose 'mean' or 'max'")
         self.set_classes(thing_classes, num_classes)
         self.semantic_on = semantic_on
         self.instance_on = instance_on

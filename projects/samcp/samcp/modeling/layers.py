@@ -109,3 +109,8 @@ def some_visible(visible: Tensor) -> Tensor:
 def full_precision(x: Tensor) -> Tensor:
     """At least float32: scores are computed so even where autocast made half precision of what they come from."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def without_autocast(x: Tensor) -> torch.autocast:
+    """Where products, too, keep the precision of what goes into them."""
+    return torch.autocast(x.device.type, enabled=False)

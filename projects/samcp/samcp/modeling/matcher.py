@@ -6,7 +6,10 @@ from fvcore.nn import sigmoid_focal_loss
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from .layers import without_autocast
 from .losses import FOCAL_ALPHA, FOCAL_GAMMA, pairwise_affinity_costs
+
+_NO_COST = 1e6  # of what cannot be computed
 
 
 class HungarianMatcher:
@@ -48,16 +51,18 @@ class HungarianMatcher:
         Returns:
             Indices of matched queries and of their instances, min(M, K) each.
         """
-        cost = self.cost(
-            class_logits=class_logits.float(),
-            affinity_logits=affinity_logits.float(),
-            boxes=boxes.float(),
-            gt_classes=gt_classes,
-            gt_affinity=gt_affinity.float(),
-            gt_weights=gt_weights.float(),
-            gt_boxes=gt_boxes.float(),
-        )
-        query, entity = linear_sum_assignment(cost.cpu().numpy())
+        with without_autocast(class_logits):
+            cost = self.cost(
+                class_logits=class_logits.float(),
+                affinity_logits=affinity_logits.float(),
+                boxes=boxes.float(),
+                gt_classes=gt_classes,
+                gt_affinity=gt_affinity.float(),
+                gt_weights=gt_weights.float(),
+                gt_boxes=gt_boxes.float(),
+            )
+        # A training that diverges is for the trainer to tell, which looks at the loss.
+        query, entity = linear_sum_assignment(cost.nan_to_num(nan=_NO_COST).cpu().numpy())
         device = class_logits.device
         return torch.as_tensor(query, device=device), torch.as_tensor(entity, device=device)
 

@@ -16,7 +16,8 @@ def oracle_predictions(inputs: dict, semantic_classes: Tensor, num_classes: int)
         inputs: the mapper's dict with its targets (``instances`` and ``sem_segments``).
     """
     regions, instances = inputs["sem_segments"], inputs["instances"]
-    regions = regions[torch.isin(regions.gt_classes, semantic_classes.cpu())]
+    asked = torch.isin(regions.gt_classes, semantic_classes.cpu())
+    regions = regions[asked & regions.gt_affinity.any(-1)]
     return Predictions(
         semantic_classes=regions.gt_classes,
         semantic_scores=torch.ones(len(regions)),

@@ -38,7 +38,7 @@ class RoIEmbedding(nn.Module):
         Returns:
             (sum n_i, D)
         """
-        pooled = self.pooler(list(features), [Boxes(b.to(features[0].dtype)) for b in boxes])
+        pooled = self.pooler(list(features), [Boxes(b) for b in boxes])
         if masks is not None:
             pooled = pooled * masks.unsqueeze(1).to(pooled.dtype)
         return self.norm(self.mlp(pooled.flatten(1)))

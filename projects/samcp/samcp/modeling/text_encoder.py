@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..config import UsageError
 from .clip import check_clip, load_clip
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,9 @@ class CLIPClassEmbedding(ClassEmbedding):
         words: of each class.
         name, pretrained: see :func:`samcp.modeling.clip.load_clip`.
         prompts: templates with one ``{}``; the embeddings of a word in all of them are averaged.
+
+    Raises:
+        CheckpointError, UsageError: see :func:`embed_words`.
     """
 
     weight: Tensor
@@ -137,7 +141,9 @@ def embed_words(words: Sequence[str], name: str, pretrained: str, prompts: Seque
 
     Raises:
         CheckpointError: CLIP is needed, and cannot be had.
+        UsageError: there is no template, or one has not one place for a word.
     """
+    _check_prompts(prompts)
     check_clip(name, pretrained)
     file = _cache_folder() / f"{_hash(words, name, pretrained, prompts)}.safetensors"
     try:
@@ -149,6 +155,18 @@ def embed_words(words: Sequence[str], name: str, pretrained: str, prompts: Seque
     embeddings = _embed(words, name, pretrained, prompts)
     _keep(embeddings, file)
     return embeddings
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    if not prompts:
+        raise UsageError('MODEL.SAMCP.TEXT.PROMPTS is empty; give a template at least, such as "a photo of a {}."')
+    for prompt in prompts:
+        around = prompt.split("{}")
+        if len(around) != 2 or any(brace in part for part in around for brace in "{}"):
+            raise UsageError(
+                f"MODEL.SAMCP.TEXT.PROMPTS has the template {prompt!r}; write one {{}} in it, where the word goes, and "
+                'no other brace, as in "a photo of a {}."'
+            )
 
 
 @torch.no_grad()

@@ -65,7 +65,8 @@ def test_the_script_converts_both_releases(release, monkeypatch, capsys, caplog)
     monkeypatch.setattr(sys, "argv", ["prepare_ade20k.py", "--folder", str(release)])
     script.main()
     assert "val: 2 images, semantic, instance and panoptic" in capsys.readouterr().out
-    assert "images/validation, images: found 2, the whole release has 2000" in caplog.text
+    for part in ("images", "annotations", "annotations_instance"):
+        assert f"{part}/validation, files: found 2, the whole release has 2000" in caplog.text
 
     labels = read_label_map(str(release / "annotations_detectron2" / "validation" / "ADE_val_00000001.png"))
     assert labels[0, 0] == 255

@@ -1,6 +1,7 @@
 """Cityscapes from its release to figures, on two scenes laid out as the release is."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def test_the_script_makes_what_the_release_lacks(release, monkeypatch, capsys, c
     script.main()
     assert "val: 2 images" in capsys.readouterr().out
     assert "gtFine/val, annotations: found 2, the whole release has 500" in caplog.text
+    assert "leftImg8bit/val, images: found 2, the whole release has 500" in caplog.text
 
     labels = read_label_map(str(release / "gtFine/val/munster/munster_000001_000019_gtFine_labelTrainIds.png"))
     points = {"void": (0, 0), "sky": (10, 0), "road": (25, 0), "car": (30, 10), "bicycle": (35, 80), "bonnet": (46, 0)}
@@ -108,6 +110,16 @@ def test_what_is_missing_is_named(release, tmp_path):
     (release / "gtFine/val/munster/munster_000001_000019_gtFine_labelIds.png").unlink()
     with pytest.raises(DataError, match=r"munster_000001_000019_gtFine_labelIds\.png: the ground truth is missing"):
         prepare_cityscapes(release)
+
+
+def test_annotations_without_images_are_refused(release):
+    (release / "leftImg8bit/val/munster/munster_000001_000019_leftImg8bit.png").unlink()
+    with pytest.raises(DataError, match=r"munster_000001_000019_leftImg8bit\.png: is missing, one of 1 such .* of 2"):
+        prepare_cityscapes(release)
+    shutil.rmtree(release / "leftImg8bit")
+    with pytest.raises(DataError, match=r"one of 2 such .*; unpack leftImg8bit_trainvaltest\.zip so that .*cityscapes"):
+        prepare_cityscapes(release)
+    assert not list(release.glob("gtFine/*.json"))
 
 
 def test_records_have_what_detectron2_leaves_out(cityscapes):

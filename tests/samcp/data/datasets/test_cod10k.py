@@ -84,6 +84,25 @@ def test_a_second_run_leaves_what_is_there(release):
     assert prepare_cod10k(release) == {"train": "done before", "test": "1 images, 1 instances"}
 
 
+def test_an_interrupted_run_continues(release):
+    first, second = sorted((release / "Train" / "GT_Object").glob("COD10K-CAM*"))
+    whole = second.read_bytes()
+    second.write_bytes(whole[:40])
+    with pytest.raises(DataError, match=second.name):
+        prepare_cod10k(release)
+    second.write_bytes(whole)
+    first.unlink()  # so that it would be missed if it were read again
+    assert prepare_cod10k(release)["train"] == "2 images, 3 instances"
+    assert not list(release.glob("*_converted"))
+
+
+def test_other_images_than_before_are_converted(release):
+    prepare_cod10k(release)
+    write_image(release / "Test", "COD10K-CAM-3-Flying-65-Owl-12", (RIGHT, BLUE))
+    assert prepare_cod10k(release) == {"train": "done before", "test": "2 images, 2 instances"}
+    assert prepare_cod10k(release)["test"] == "done before"
+
+
 def test_what_is_missing_or_damaged_is_named(release, tmp_path):
     with pytest.raises(DataError, match=r"nothing/Train/Image: no COD10K-CAM-\*\.jpg; unpack COD10K-v3\.zip"):
         prepare_cod10k(tmp_path / "nothing")

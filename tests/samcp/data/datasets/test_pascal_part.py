@@ -120,7 +120,7 @@ def test_the_release_s_parts_are_93_in_words(kind, part, name):
 def test_the_script_writes_parts_alone_and_with_objects(release, monkeypatch, capsys, caplog):
     monkeypatch.setattr(sys, "argv", ["prepare_pascal_part.py", "--folder", str(release)])
     script.main()
-    assert "val: 1 images with parts, 2 with parts or objects" in capsys.readouterr().out
+    assert "val: 1 images with parts, 2 in all" in capsys.readouterr().out
     assert "val.json, images with parts: found 1, the whole release has 4465" in caplog.text
 
     content = json.loads((release / "train.json").read_text())
@@ -142,13 +142,40 @@ def test_a_second_run_leaves_what_is_there(release):
     before = (release / "val.json").stat().st_mtime_ns
     (release / "train.json").unlink()
     done = prepare_pascal_part(release)
-    assert done == {"train": "2 images with parts, 2 with parts or objects", "val": "done before"}
+    assert done == {"train": "2 images with parts, 2 in all", "val": "done before"}
     assert (release / "val.json").stat().st_mtime_ns == before
+
+
+def test_an_interrupted_run_continues(release):
+    first, second = (release / "Annotations_Part" / f"2008_00000{i}.mat" for i in (2, 3))
+    whole = second.read_bytes()
+    second.write_bytes(whole[:200])
+    with pytest.raises(DataError, match=second.name):
+        prepare_pascal_part(release)
+    second.write_bytes(whole)
+    first.unlink()  # so that it would be missed if it were read again
+    assert prepare_pascal_part(release)["train"] == "2 images with parts, 2 in all"
+    assert not list(release.glob("*_converted"))
+
+
+def test_other_images_than_before_are_converted(release):
+    prepare_pascal_part(release)
+    write_image(release, "2010_000012", ("cat", box_mask(0, 0, 0, 0), []))  # hidden, but VOC lists the image
+    listed = release / "VOCdevkit" / "VOC2010" / "ImageSets" / "Main" / "val.txt"
+    listed.write_text(listed.read_text() + "2010_000012\n")
+    done = prepare_pascal_part(release)
+    assert done == {"train": "done before", "val": "1 images with parts, 3 in all"}
+    assert prepare_pascal_part(release)["val"] == "done before"
 
 
 def test_what_is_missing_or_damaged_is_named(release, tmp_path):
     with pytest.raises(DataError, match=r"Main/train\.txt: cannot be read.*VOCtrainval_03-May-2010\.tar"):
         prepare_pascal_part(tmp_path / "nothing")
+    image = release / "VOCdevkit" / "VOC2010" / "JPEGImages" / "2008_000002.jpg"
+    image.rename(tmp_path / image.name)
+    with pytest.raises(DataError, match=r"2008_000002\.jpg: is missing, one of 1 such .* of 2; unpack VOCtrainval"):
+        prepare_pascal_part(release)
+    (tmp_path / image.name).rename(image)
     path = release / "Annotations_Part" / "2008_000003.mat"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=r"2008_000003\.mat: cannot be read as an annotation of Pascal-Part"):

@@ -21,7 +21,7 @@ from detectron2.data.datasets import load_coco_json
 
 from samcp.data.vocabulary import Vocabulary
 
-from .catalog import need, register
+from .catalog import as_vocabulary, need, register
 
 CLASSES = Vocabulary.load("ade20k")
 SPLITS = {"train": "training", "val": "validation"}  # name in Detectron2 -> folder of the release
@@ -60,6 +60,7 @@ def register_ade20k(root: str | os.PathLike[str] | None = None) -> None:
             f"ade20k_instance_{split}",
             partial(_load_instances, instances, images),
             evaluator_type="coco",
+            vocabulary=as_vocabulary(CLASSES.words[i] for i in _THINGS),
             thing_classes=[CLASSES.names[i] for i in _THINGS],
             thing_dataset_id_to_contiguous_id=_THINGS,
             **paths,

@@ -1,6 +1,6 @@
 """Registration in Detectron2's catalogs that may be repeated."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,14 @@ def unregister(name: str) -> None:
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+def as_vocabulary(words: Iterable[Sequence[str]]) -> str:
+    """The words of classes as the text that metadata takes as a vocabulary: "kite, boat: ship | vessel".
+
+    For a dataset with a part of the classes of one of our files of words, or with more classes than it.
+    """
+    return ", ".join(f"{name}: {' | '.join(others)}" if others else name for name, *others in words)
 
 
 def register_instances(

@@ -52,7 +52,7 @@ def _load(folder: Path, split: str) -> list[dict[str, Any]]:
     class_of = {**metadata.stuff_dataset_id_to_contiguous_id, **things}
     return [
         {
-            "file_name": str(_image(folder, split, annotation["image_id"])),
+            "file_name": str(image_file(folder, split, annotation["image_id"])),
             "image_id": annotation["image_id"],
             "pan_seg_file_name": str(panoptic / annotation["file_name"]),
             "sem_seg_file_name": str(_labels(folder, split, annotation["image_id"])),
@@ -65,7 +65,8 @@ def _load(folder: Path, split: str) -> list[dict[str, Any]]:
     ]
 
 
-def _image(folder: Path, split: str, name: str) -> Path:
+def image_file(folder: Path, split: str, name: str) -> Path:
+    """Where the image NAME, such as munster_000001_000019, of a split lies."""
     return folder / "leftImg8bit" / split / _city(name) / f"{name}_leftImg8bit.png"
 
 

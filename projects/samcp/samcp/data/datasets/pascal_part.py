@@ -13,7 +13,7 @@ from pathlib import Path
 
 from samcp.data.vocabulary import Vocabulary
 
-from .catalog import register_instances
+from .catalog import as_vocabulary, register_instances
 
 # In words, in the order of Pascal VOC.
 OBJECTS = (
@@ -32,9 +32,11 @@ def register_pascal_part(root: str | os.PathLike[str] | None = None) -> None:
     """
     folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")) / "pascal_part"
     images = folder / "VOCdevkit" / "VOC2010" / "JPEGImages"
-    parts = Vocabulary.load("pascal_part").names
+    parts = Vocabulary.load("pascal_part")
+    general_words = as_vocabulary([*parts.words, *((name,) for name in OBJECTS)])
     register_jsons = partial(register_instances, images=images, made_by="prepare_pascal_part.py")
     for split in ("train", "val"):
         listed, general = folder / f"{split}.json", folder / f"{split}_general.json"
-        register_jsons(f"pascal_part_{split}", listed, classes=parts, vocabulary="pascal_part")
-        register_jsons(f"pascal_part_general_{split}", general, classes=(*parts, *OBJECTS))
+        register_jsons(f"pascal_part_{split}", listed, classes=parts.names, vocabulary="pascal_part")
+        classes = (*parts.names, *OBJECTS)
+        register_jsons(f"pascal_part_general_{split}", general, classes=classes, vocabulary=general_words)

@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
+from ..build import load_dataset
+from ..errors import DataError
 from .catalog import register
 
 _JSON_KEYS = ("panoptic_json", "json_file")  # what Detectron2's evaluators read themselves
@@ -25,11 +27,11 @@ def register_subset(dataset: str, count: int, folder: str | os.PathLike[str]) ->
         The subset's name.
 
     Raises:
-        ValueError: the dataset has fewer images.
+        DataError: there is no such dataset, or it cannot be read, or it has fewer images.
     """
-    records = [r for r in DatasetCatalog.get(dataset) if r.get("segments_info", True)][:count]
-    if len(records) < count:
-        raise ValueError(f"dataset {dataset!r} has {len(records)} images with ground truth, {count} were asked for")
+    records = [r for r in load_dataset(dataset) if r.get("segments_info", True)][:count]
+    if not 0 < count <= len(records):
+        raise DataError(f"dataset {dataset!r} has {len(records)} images with ground truth, {count} were asked for")
     name = f"{dataset}_first_{count}"
     metadata = {k: v for k, v in MetadataCatalog.get(dataset).as_dict().items() if k != "name"}
     for key in _JSON_KEYS:

@@ -40,6 +40,17 @@ class _Split:
     def has_instances(self) -> bool:
         return (self.folder / "annotations_instance" / SPLITS[self.name]).is_dir()
 
+    def check_counts(self) -> None:
+        """Warn where images or annotations are more or fewer than the release has."""
+        found = {"images": len(self.images), "annotations": self._count("annotations")}
+        if self.has_instances:
+            found["annotations_instance"] = self._count("annotations_instance")
+        for part, count in found.items():
+            check_count(f"{self.folder / part / SPLITS[self.name]}, files", count, _IMAGES[self.name])
+
+    def _count(self, release: str) -> int:
+        return len(list((self.folder / release / SPLITS[self.name]).glob("*.png")))
+
     def annotation(self, release: str, image: Path) -> Path:
         return self.folder / release / SPLITS[self.name] / f"{image.stem}.png"
 
@@ -74,7 +85,7 @@ def prepare_ade20k(folder: Path, *, workers: int = 1) -> dict[str, str]:
         images = split.images
         if not images:
             continue
-        check_count(f"{folder / 'images' / SPLITS[name]}, images", len(images), _IMAGES[name])
+        split.check_counts()
         convert_all(images, partial(_write_labels, split), workers=workers, title=f"{name}, label maps")
         done[name] = f"{len(images)} images, semantic"
         if split.has_instances:

@@ -10,10 +10,19 @@ from typing import Any
 import numpy as np
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
+from samcp.data.datasets.cityscapes import image_file
 from samcp.data.errors import DataError
 from samcp.data.ground_truth import read_label_map
 
-from .files import check_count, convert_all, describe_segments, write_json, write_label_map, write_panoptic_ids
+from .files import (
+    check_count,
+    convert_all,
+    describe_segments,
+    need_images,
+    write_json,
+    write_label_map,
+    write_panoptic_ids,
+)
 
 _IMAGES = {"train": 2975, "val": 500}  # in the release; the ground truth of test is not public
 _CLASSES = {category["id"]: category for category in CITYSCAPES_CATEGORIES}
@@ -39,7 +48,7 @@ def prepare_cityscapes(folder: Path, *, workers: int = 1) -> dict[str, str]:
         split -> how many images it has; a split without annotations is left out.
 
     Raises:
-        DataError: no split has annotations, or one is missing or unreadable.
+        DataError: no split has annotations, or one is missing or unreadable, or has no image.
     """
     done = {}
     for split, expected in _IMAGES.items():
@@ -48,6 +57,7 @@ def prepare_cityscapes(folder: Path, *, workers: int = 1) -> dict[str, str]:
         if not sources:
             continue
         check_count(f"{truth}, annotations", len(sources), expected)
+        _check_images(folder, split, sources)
         target = folder / "gtFine" / f"cityscapes_panoptic_{split}"
         scenes = convert_all(sources, partial(_convert, target), workers=workers, title=split)
         content = {
@@ -65,9 +75,23 @@ def prepare_cityscapes(folder: Path, *, workers: int = 1) -> dict[str, str]:
     return done
 
 
+def _check_images(folder: Path, split: str, annotations: list[Path]) -> None:
+    """Raise DataError where an annotation has no image; warn where an image, or more of the release, is left over."""
+    need_images(
+        [image_file(folder, split, _name(annotation)) for annotation in annotations],
+        f"unpack leftImg8bit_trainvaltest.zip so that {folder} holds leftImg8bit beside gtFine",
+    )
+    images = folder / "leftImg8bit" / split
+    check_count(f"{images}, images", len(list(images.glob("*/*_leftImg8bit.png"))), _IMAGES[split])
+
+
+def _name(annotation: Path) -> str:
+    return annotation.name.removesuffix(_INSTANCE_IDS)
+
+
 def _convert(target: Path, source: Path) -> dict[str, Any]:
     """Write the label map and the panoptic PNG of an image; returns its part of the json."""
-    name = source.name.removesuffix(_INSTANCE_IDS)
+    name = _name(source)
     _write_train_ids(source.with_name(f"{name}_gtFine_labelIds.png"))
     ids = _panoptic_ids(read_label_map(str(source)))
     path = target / f"{name}_gtFine_panoptic.png"

@@ -1,6 +1,7 @@
 """COD10K's masks as COCO instance jsons of 69 kinds of camouflaged animals."""
 
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 from samcp.data.errors import DataError
 from samcp.data.vocabulary import Vocabulary
 
-from .files import check_count, convert_all, describe_segments, write_json
+from .files import check_count, convert_and_keep, describe_segments, lists_images, write_json
 
 _CLASSES = Vocabulary.load("cod10k").names
 _IMAGES = {"train": 3040, "test": 2026}  # with camouflage
@@ -22,12 +23,13 @@ _TRACE = 0.01  # of the object: a colour of fewer pixels is where two instances'
 
 
 def prepare_cod10k(folder: Path, *, workers: int = 1) -> dict[str, str]:
-    """Write the jsons beside the release; a split that has one is left as it is.
+    """Write the jsons beside the release; a json that lists the images which are there is left as it is.
 
     Layout of the folder:
 
         {Train,Test}/{Image,GT_Object,GT_Instance}/COD10K-CAM-*.{jpg,png}     the release
         {train,test}.json                                                     written
+        {train,test}_converted/NAME.json                                      written, and gone once the json is there
 
     Args:
         workers: processes.
@@ -42,40 +44,44 @@ def prepare_cod10k(folder: Path, *, workers: int = 1) -> dict[str, str]:
 
 
 def _prepare_split(folder: Path, split: str, workers: int) -> str:
-    target = folder / f"{split}.json"
-    if target.exists():
-        return "done before"
+    target, kept = folder / f"{split}.json", folder / f"{split}_converted"
     release = folder / split.title()
-    paths = sorted((release / "Image").glob("COD10K-CAM-*.jpg"))
-    if not paths:
+    names = sorted(path.stem for path in (release / "Image").glob("COD10K-CAM-*.jpg"))
+    if not names:
         raise DataError(
             f"{release / 'Image'}: no COD10K-CAM-*.jpg; unpack COD10K-v3.zip so that {folder} holds Train and Test"
         )
-    check_count(f"{release / 'Image'}, images with camouflage", len(paths), _IMAGES[split])
-    scenes = convert_all(paths, partial(_read_image, release), workers=workers, title=split)
-    annotations = [{**a, "image_id": i} for i, (_, found) in enumerate(scenes, start=1) for a in found]
+    check_count(f"{release / 'Image'}, images with camouflage", len(names), _IMAGES[split])
+    if lists_images(target, names):
+        return "done before"
+    scenes = convert_and_keep(names, partial(_read_image, release), kept, workers=workers, title=split)
+    annotations = [{**a, "image_id": i} for i, scene in enumerate(scenes, start=1) for a in scene["annotations"]]
     content = {
-        "images": [{"id": i, **image} for i, (image, _) in enumerate(scenes, start=1)],
+        "images": [{"id": i, **scene["image"]} for i, scene in enumerate(scenes, start=1)],
         "annotations": [{"id": i, **annotation} for i, annotation in enumerate(annotations, start=1)],
         "categories": [{"id": i, "name": name} for i, name in enumerate(_CLASSES, start=1)],
     }
     write_json(target, content)
+    shutil.rmtree(kept, ignore_errors=True)
     return f"{len(scenes)} images, {len(annotations)} instances"
 
 
-def _read_image(release: Path, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What COCO's json says of an image, and of its instances, all of the kind that the file's name names."""
-    kind = _NAME.fullmatch(path.stem)
+def _read_image(release: Path, name: str) -> dict[str, Any]:
+    """What COCO's json says of an image, and of its instances, all of the kind that the image's name names."""
+    path = release / "Image" / f"{name}.jpg"
+    kind = _NAME.fullmatch(name)
     if kind is None or not 1 <= int(kind[1]) <= len(_CLASSES):
         raise DataError(f"{path}: its name is none of COD10K's, which names the kind by a number of 1 to 69")
     with Image.open(path) as image:
         width, height = image.size
-    ids = _instance_ids(release, path.stem)
+    ids = _instance_ids(release, name)
     if ids.shape != (height, width):
         raise DataError(f"{path}: is {height} x {width} pixels (height x width), its masks are {ids.shape}")
     segments = describe_segments(ids, with_masks=True).values()
-    image_entry = {"file_name": path.name, "height": height, "width": width}
-    return image_entry, [{**segment, "category_id": int(kind[1]), "iscrowd": 0} for segment in segments]
+    return {
+        "image": {"file_name": path.name, "height": height, "width": width},
+        "annotations": [{**segment, "category_id": int(kind[1]), "iscrowd": 0} for segment in segments],
+    }
 
 
 def _instance_ids(release: Path, name: str) -> np.ndarray:

@@ -3,8 +3,9 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from proposal_cache import Patches
 from proposal_cache.processes import process_pool
 from proposal_cache.rle import encode_labels
+from samcp.data.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,28 @@ def convert_all(
         return list(tqdm(map(convert, sources), **progress))
     with process_pool(workers) as pool:
         return list(tqdm(pool.map(convert, sources, chunksize=8), **progress))
+
+
+def convert_and_keep(
+    names: Sequence[str], convert: Callable[[str], Any], kept: Path, *, workers: int, title: str
+) -> list[Any]:
+    """:func:`convert_all` for results that go into one json: each is kept, so that an interrupted run continues.
+
+    Args:
+        names: of the images.
+        convert: a name -> what json can hold; with several workers, something that pickles.
+        kept: the folder of the results, NAME.json; to be removed by the caller once their json is written.
+    """
+    return convert_all(names, partial(_convert_once, convert, kept), workers=workers, title=title)
+
+
+def _convert_once(convert: Callable[[str], Any], kept: Path, name: str) -> Any:
+    path = kept / f"{name}.json"
+    with suppress(FileNotFoundError, ValueError):  # a damaged one is made anew
+        return json.loads(path.read_text())
+    result = convert(name)
+    write_json(path, result)
+    return result
 
 
 @contextmanager
@@ -86,6 +110,22 @@ def describe_segments(ids: np.ndarray, *, with_masks: bool) -> dict[int, dict[st
             described[int(i)]["segmentation"] = {"size": [height, width], "counts": rle.decode("ascii")}
     described.pop(0, None)
     return described
+
+
+def lists_images(path: Path, names: Collection[str]) -> bool:
+    """Whether a json in COCO's format is there, and lists the images NAME.jpg and no others."""
+    try:
+        images = json.loads(path.read_text())["images"]
+    except (FileNotFoundError, ValueError):
+        return False
+    return {image["file_name"] for image in images} == {f"{name}.jpg" for name in names}
+
+
+def need_images(paths: Sequence[Path], way_out: str) -> None:
+    """Raise DataError, naming the first that is missing, unless all images are there."""
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise DataError(f"{missing[0]}: is missing, one of {len(missing)} such images of {len(paths)}; {way_out}")
 
 
 def check_count(what: str, found: int, expected: int) -> None:

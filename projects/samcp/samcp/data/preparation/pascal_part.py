@@ -5,6 +5,7 @@ words are one class here, by the rule of VLPart (Sun et al., 2023), whose 93 cla
 paper's (4.5). By it a bicycle's chain wheel is a wheel, and an upper and a lower leg are two legs.
 """
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from samcp.data.datasets.pascal_part import OBJECTS
 from samcp.data.errors import DataError
 from samcp.data.vocabulary import Vocabulary
 
-from .files import check_count, convert_all, describe_segments, write_json
+from .files import check_count, convert_and_keep, describe_segments, lists_images, need_images, write_json
 
 _PARTS = Vocabulary.load("pascal_part").names
 _ANNOTATED = {"train": 4998, "val": 5105}  # images of VOC 2010, all of which the release has
@@ -27,7 +28,7 @@ _ABBREVIATIONS = {"license plate": "liplate", "paw": "pa"}
 
 
 def prepare_pascal_part(folder: Path, *, workers: int = 1) -> dict[str, str]:
-    """Write the jsons beside the release; a split that has both is left as it is.
+    """Write the jsons beside the release; a split whose jsons are of the images that VOC lists is left as it is.
 
     Layout of the folder:
 
@@ -35,6 +36,7 @@ def prepare_pascal_part(folder: Path, *, workers: int = 1) -> dict[str, str]:
         VOCdevkit/VOC2010/{JPEGImages,ImageSets/Main}/          of Pascal VOC 2010
         {train,val}.json                                        written: the parts
         {train,val}_general.json                                written: the parts, and the objects as further classes
+        {train,val}_converted/NAME.json                         written, and gone once the jsons are there
 
     Args:
         workers: processes.
@@ -43,16 +45,16 @@ def prepare_pascal_part(folder: Path, *, workers: int = 1) -> dict[str, str]:
         split -> what was found in it.
 
     Raises:
-        DataError: a list of VOC is not there, or an annotation is missing or unreadable.
+        DataError: a list of VOC or an image is not there, or an annotation is missing or unreadable.
     """
     return {split: _prepare_split(folder, split, workers) for split in _ANNOTATED}
 
 
 def _prepare_split(folder: Path, split: str, workers: int) -> str:
     parts_json, general_json = folder / f"{split}.json", folder / f"{split}_general.json"
-    if parts_json.exists() and general_json.exists():
-        return "done before"
-    listed = folder / "VOCdevkit" / "VOC2010" / "ImageSets" / "Main" / f"{split}.txt"
+    kept = folder / f"{split}_converted"
+    voc = folder / "VOCdevkit" / "VOC2010"
+    listed = voc / "ImageSets" / "Main" / f"{split}.txt"
     try:
         names = listed.read_text().split()
     except OSError as error:
@@ -61,13 +63,18 @@ def _prepare_split(folder: Path, split: str, workers: int) -> str:
             "beside Annotations_Part of Pascal-Part's trainval.tar.gz"
         ) from error
     check_count(f"{listed}, images", len(names), _ANNOTATED[split])
+    if parts_json.exists() and lists_images(general_json, names):
+        return "done before"
+    images = [voc / "JPEGImages" / f"{name}.jpg" for name in names]
+    need_images(images, f"unpack VOCtrainval_03-May-2010.tar anew so that {voc} holds JPEGImages")
     convert = partial(_read_image, folder / "Annotations_Part")
-    scenes = convert_all(names, convert, workers=workers, title=split)
-    with_parts = _write(parts_json, scenes, _PARTS)
-    general = _write(general_json, scenes, (*_PARTS, *OBJECTS))
+    scenes = convert_and_keep(names, convert, kept, workers=workers, title=split)
+    with_parts = _write(parts_json, [scene for scene in scenes if _of_first(scene, len(_PARTS))], _PARTS)
+    general = _write(general_json, scenes, (*_PARTS, *OBJECTS))  # lists all images, by which it is known to be whole
+    shutil.rmtree(kept, ignore_errors=True)
     if split == "val":
         check_count(f"{parts_json}, images with parts", with_parts, _VAL_WITH_PARTS)
-    return f"{with_parts} images with parts, {general} with parts or objects"
+    return f"{with_parts} images with parts, {general} in all"
 
 
 def _read_image(annotations: Path, name: str) -> dict[str, Any]:
@@ -126,12 +133,16 @@ def _endings() -> dict[int, dict[str, int]]:
 _ENDINGS = _endings()
 
 
+def _of_first(scene: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The annotations of an image that are of the first `count` classes."""
+    return [annotation for annotation in scene["annotations"] if annotation["category_id"] <= count]
+
+
 def _write(path: Path, scenes: list[dict[str, Any]], names: tuple[str, ...]) -> int:
-    """Write what scenes have of the first classes; returns how many images have any."""
-    wanted = [a for scene in scenes for a in scene["annotations"] if a["category_id"] <= len(names)]
+    """Write images, and what they have of the first classes; returns how many images there are."""
+    wanted = [annotation for scene in scenes for annotation in _of_first(scene, len(names))]
     annotations = [{**annotation, "id": i} for i, annotation in enumerate(wanted, start=1)]
-    shown = {annotation["image_id"] for annotation in wanted}
-    images = [scene["image"] for scene in scenes if scene["image"]["id"] in shown]
+    images = [scene["image"] for scene in scenes]
     categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
     write_json(path, {"images": images, "annotations": annotations, "categories": categories})
     return len(images)

@@ -1,0 +1,21 @@
+"""Registration that several datasets share."""
+
+import pytest
+
+import samcp.data.datasets  # noqa: F401  registers them
+from samcp.data.vocabulary import Vocabulary
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "shared"),
+    [
+        ("ade20k_instance_val", "ade20k", 100),
+        ("ade20k_panoptic_val", "ade20k", 150),
+        ("pascal_part_general_train", "pascal_part", 93),
+    ],
+)
+def test_a_class_has_the_words_of_its_vocabulary_under_every_name(name, whole, shared):
+    found = {words[0]: words for words in Vocabulary.of_dataset(name).words}
+    expected = {words[0]: words for words in Vocabulary.load(whole).words if words[0] in found}
+    assert len(expected) == shared
+    assert {name: found[name] for name in expected} == expected
