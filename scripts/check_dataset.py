@@ -4,9 +4,11 @@
     python scripts/check_dataset.py --register beach.yaml
     python scripts/check_dataset.py coco_2017_val_panoptic --patches datasets/coco/sam_patches/val2017
 
-Checked are: every image and its size; label maps, panoptic PNGs and their json, polygons and masks; ids; boxes outside
-the image; objects that were drawn twice; classes that never occur; and, where patches are there, that every image has
-its own. Each problem is named with its file. The exit status is 1 if there is any.
+Checked are: every image and its size; label maps, panoptic PNGs and their json, polygons and masks; ids, also those of
+a panoptic and an instance json against each other; boxes outside the image; objects that were drawn twice; and, where
+patches are there, that every image has its own. Each problem is named with its file. The exit status is 1 if there is
+any. What may be meant so is remarked beside: classes that never occur or have other words than the json's, images
+without a segment, label maps without an image, objects that lie for the most part in another of their class.
 """
 
 import argparse
@@ -75,7 +77,7 @@ def _table(report: Report) -> str:
 def _write_samples(name: str, report: Report, cache: PatchCache | None, folder: Path, count: int) -> Path:
     """Images from all over the dataset, those that can be read, with their annotations and patches."""
     metadata, root = MetadataCatalog.get(name), image_root(name)
-    records = DatasetCatalog.get(name)
+    records = DatasetCatalog.get(name) if report.images else []
     rows = []
     for i in np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)).tolist():
         record = records[i]

@@ -88,6 +88,38 @@ def double(content):
     content["annotations"].append({**content["annotations"][0], "id": 9})
 
 
+def double_as_boat(content):
+    """Draws the first instance again, in another category."""
+    content["categories"].append({"id": 8, "name": "boat"})
+    double(content)
+    content["annotations"][-1]["category_id"] = 8
+
+
+def lengthen(content):
+    """Another kite, of which the first is a part."""
+    double(content)
+    box = {"segmentation": [[10, 8, 50, 8, 50, 20, 10, 20]], "bbox": [10, 8, 40, 12], "area": 480}
+    content["annotations"][-1].update(box)
+
+
+def put(which, key, value):
+    def change(content):
+        content[which][0][key] = value
+
+    return change
+
+
+def add_image(content):
+    content["images"].append({**content["images"][0], "id": 3, "file_name": "three.jpg"})
+
+
+def renumber(content):
+    for image in content["images"]:
+        image["id"] = f"x{image['id']}"
+    for annotation in content["annotations"]:
+        annotation["image_id"] = f"x{annotation['image_id']}"
+
+
 def wrong_height(content):
     content["images"][0]["height"] = 41
 
@@ -134,6 +166,26 @@ BROKEN = {
         "own_instances",
         r"one\.jpg: two instances of class 0 are the same to 100%, around \[10, 8, 30, 20\]",
     ),
+    "an image that is not annotated": (
+        lambda f: edit(f / "panoptic.json", add_image),
+        "own_panoptic",
+        r"panoptic\.json: image three\.jpg has no annotation, so that it would be left out",
+    ),
+    "other ids of images in the two jsons": (
+        lambda f: edit(f / "panoptic.json", renumber),
+        "own_panoptic",
+        r"instances\.json: lacks 2 of the image ids of .*panoptic\.json: 'x0', 'x1'",
+    ),
+    "more images beside": (
+        lambda f: edit(f / "instances.json", add_image),
+        "own_panoptic",
+        r"panoptic\.json: lacks 1 of the image ids of .*instances\.json: 3;",
+    ),
+    "another image of the same id": (
+        lambda f: edit(f / "instances.json", put("images", "file_name", "two.jpg")),
+        "own_panoptic",
+        r"instances\.json: image 0 is two\.jpg, but one\.jpg in .*panoptic\.json",
+    ),
     "unlisted pixels": (
         lambda f: paint(f / "pngs/0.png", (44, 0, 0)),
         "own_panoptic",
@@ -163,37 +215,11 @@ def test_each_fault_is_named(beach, tmp_path, monkeypatch, capsys, fault):
     assert any(re.search(message, problem) for problem in problems), problems
 
 
-def forget(*keys):
-    """Takes something out of every annotation, segment and category."""
-
-    def change(content):
-        for annotation in content["annotations"]:
-            for entry in (annotation, *annotation.get("segments_info", [])):
-                for key in keys:
-                    entry.pop(key, None)
-        for category in content["categories"]:
-            for key in keys:
-                category.pop(key, None)
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("key", "message"),
-    [
-        ("area", "annotation 1 has no area, which COCO's evaluation needs"),
-        ("iscrowd", "annotation 1 has no iscrowd"),
-        ("isthing", "has no isthing"),
-        ("name", "needs categories, each with an id and a name"),
-    ],
-)
-def test_what_evaluation_would_miss_is_said(beach, tmp_path, monkeypatch, capsys, key, message):
-    name = "panoptic.json" if key == "isthing" else "instances.json"
-    edit(beach / name, forget(key))
-    yamls = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
-    code = run(check_dataset, monkeypatch, *yamls, "--output", tmp_path / "out")
-    assert code not in (0, None)
-    assert message in capsys.readouterr().out + str(code)
+def test_an_object_in_two_classes(beach, tmp_path, monkeypatch, capsys):
+    edit(beach / "instances.json", double_as_boat)
+    assert run(check_dataset, monkeypatch, "--register", beach / "kites.yaml", "--output", tmp_path / "out") == 1
+    said = "one.jpg: an instance of class 0 and one of class 1 are the same to 100%, around [10, 8, 30, 20]"
+    assert said in capsys.readouterr().out
 
 
 def test_images_are_looked_at_upright_and_must_have_8_bits(beach, tmp_path, monkeypatch, capsys):
@@ -216,6 +242,22 @@ def test_classes_that_never_occur_are_a_remark(beach, tmp_path, monkeypatch, cap
     (beach / "beach.yaml").write_text(yaml.safe_dump(content))
     assert run(check_dataset, monkeypatch, "--register", beach / "beach.yaml", "--output", tmp_path / "out") == 0
     assert "own_labels: boat: never occurs" in capsys.readouterr().out
+
+
+def test_what_may_be_meant_so_is_a_remark(beach, tmp_path, monkeypatch, capsys):
+    edit(beach / "instances.json", lengthen)
+    Image.new("L", (60, 40)).save(beach / "labels" / "three.png")
+    content = yaml.safe_load((beach / "beach.yaml").read_text())
+    content["classes"] = "kite, sea: water"
+    (beach / "beach.yaml").write_text(yaml.safe_dump(content))
+    files = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
+    assert run(check_dataset, monkeypatch, *files, "--output", tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    overlap = f"1 instances lie to more than 50% in another of their class, in 1 images: {beach / 'images/one.jpg'}"
+    assert f"own_instances: {overlap}" in out
+    assert f"own_labels: 1 label maps have no image of their name: {beach / 'labels/three.png'}" in out
+    words = "1 categories have other words in classes: 'dragon' is asked for as 'kite'"
+    assert f"own_panoptic: {beach / 'panoptic.json'}: {words}" in out
 
 
 def test_records_without_ids_as_detectron2s_semantic_ones(beach, tmp_path, monkeypatch, capsys):

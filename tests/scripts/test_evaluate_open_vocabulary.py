@@ -1,6 +1,7 @@
 """One checkpoint, two datasets with different words, one table; and several κ in one run."""
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 
 from samcp.checkpoint import Checkpointer, CheckpointError
-from samcp.engine import Trainer, UsageError, load_config
+from samcp.data.datasets.catalog import register, unregister
+from samcp.engine import Trainer, UsageError, asked_for_classes_of, load_config
 from tests.tiny_clip import make_tiny_clip
 from tests.toy_datasets import panoptic_dataset
 
@@ -117,6 +119,26 @@ def test_several_datasets_in_one_config(folder, tmp_path):
     assert [*alone(folder, tmp_path / "both", tmp_path / "both.yaml", "--kappa", "0")][
         1
     ] == "both, ov_abroad, kappa 0.0"
+
+
+def test_things_that_are_asked_for_as_stuff_are_warned_of(folder, caplog):
+    model = Trainer.build_model(
+        load_config(default_argument_parser().parse_args(["--config-file", str(folder / "at_home.yaml")]))
+    )
+    with unlabelled("ov_semantic", ("disc", "grass")):
+        for which, count in (("all", 0), ("stuff", 1)):
+            model.semantic_queries = which
+            with asked_for_classes_of("ov_semantic", model):
+                pass
+            assert sum("1 things that the model has learned as such, disc" in m for m in caplog.messages) == count
+
+
+@contextmanager
+def unlabelled(name, classes):
+    """A dataset of stuff."""
+    register(name, list, stuff_classes=list(classes), thing_classes=[], thing_dataset_id_to_contiguous_id={})
+    yield
+    unregister(name)
 
 
 def test_two_configs_of_one_name_are_refused(folder, tmp_path):

@@ -184,11 +184,31 @@ def of_one_dataset(cfg: CfgNode, index: int) -> CfgNode:
     return one
 
 
+def _warn_of_things_as_stuff(dataset: str, asked: Vocabulary, model: SAMCP) -> None:
+    """Semantic queries were taught nothing of things where things had instance queries."""
+    own = model.vocabulary
+    learned = {word for words, is_thing in zip(own.words, own.is_thing, strict=True) if is_thing for word in words}
+    turned = [
+        words[0]
+        for words, is_thing in zip(asked.words, asked.is_thing, strict=True)
+        if not is_thing and learned.intersection(words)
+    ]
+    if turned and model.semantic_queries == "stuff":
+        logger.warning(
+            "%s has no instances, so %d things that the model has learned as such, %s for one, are asked for as if "
+            "they were stuff, which it was not taught; its panoptic form, if it has one, judges better",
+            dataset,
+            len(turned),
+            turned[0],
+        )
+
+
 @contextmanager
 def asked_for_classes_of(dataset: str, model: torch.nn.Module) -> Iterator[None]:
     """Give a model the vocabulary of a dataset, and its own again at the end."""
     samcp: Any = getattr(model, "module", model)  # within DistributedDataParallel
     own, asked = samcp.vocabulary, Vocabulary.of_dataset(dataset)
+    _warn_of_things_as_stuff(dataset, asked, samcp)
     try:
         if asked != own:
             samcp.set_vocabulary(asked)

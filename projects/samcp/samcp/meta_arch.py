@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from proposal_cache import Patches
 
 from .config import UsageError
-from .data.vocabulary import Vocabulary
+from .data.vocabulary import Vocabulary, word_key
 from .modeling.affinity_decoder import AffinityDecoder, DecoderOutput
 from .modeling.backbone.clip import DENSE
 from .modeling.classifier import Classifier
@@ -94,7 +94,7 @@ class SAMCP(nn.Module):
         self.denoising = denoising
         self.buildable_iou = buildable_iou
         self.fusion = fusion
-        self.trained_words = {word for words in vocabulary.words for word in words}
+        self.trained_words = {word_key(word) for words in vocabulary.words for word in words}
         self.roi_size = roi_size
         self.oracle = oracle
         self.register_buffer("thing_classes", None, persistent=False)
@@ -316,7 +316,7 @@ class SAMCP(nn.Module):
     @property
     def seen_classes(self) -> Tensor:
         """(C,) bool: the classes of the present vocabulary that the model was trained on, under any of their words."""
-        seen = [not self.trained_words.isdisjoint(words) for words in self.vocabulary.words]
+        seen = [not self.trained_words.isdisjoint(map(word_key, words)) for words in self.vocabulary.words]
         return torch.tensor(seen, device=self.device)
 
     def _decode(

@@ -23,6 +23,15 @@ def test_a_file_of_classes(tmp_path: Path) -> None:
     assert vocabulary == Vocabulary.parse("kite,sea~:ocean,person:man|woman")
     file.write_text("kite\nsea~: ocean\nperson: man | woman\n")
     assert Vocabulary.load(file) == vocabulary, "or as on a command line"
+    file.write_text("kite\nsea~: ocean\nperson: man, woman\n")
+    assert Vocabulary.load(file) == vocabulary, "or both"
+    assert Vocabulary.of_list(["kite", "sea~: ocean", "person, man, woman"]) == vocabulary
+
+
+def test_a_file_as_windows_writes_it(tmp_path: Path) -> None:
+    file = tmp_path / "beach.txt"
+    file.write_text("# with a mark of its encoding\nkite\n  # an indented remark\nsea~\n", encoding="utf-8-sig")
+    assert Vocabulary.load(file) == Vocabulary.parse("kite, sea~")
 
 
 @pytest.mark.parametrize(
@@ -35,11 +44,32 @@ def test_a_file_of_classes(tmp_path: Path) -> None:
         ("kite,sea,Kite", "class 3: 'Kite' is already a word of vocabulary 'kite,sea,Kite', class 1"),
         ("person:man,boy:man", "class 2: 'man' is already a word"),
         ("person|man", "class 1: 'person|man' is no name; write synonyms as in: person: man | woman"),
+        ("kite,sea~:ocean~", "class 2: 'ocean~' has a ~ in it; one behind the name of a class marks it as stuff"),
+        ("sea~~", "class 1: 'sea~' has a ~ in it"),
+        ("~sea", "class 1: '~sea' has a ~ in it"),
+        ("café,cafe\u0301", "class 2: 'cafe\u0301' is already a word"),
+        ("traffic light,traffic  light", "class 2: 'traffic  light' is already a word"),
+        ("kite,ｋｉｔｅ", "class 2: 'ｋｉｔｅ' is already a word"),
     ],
 )
 def test_empty_and_double_names_are_refused(text: str, message: str) -> None:
     with pytest.raises(DataError) as error:
         Vocabulary.parse(text)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((("kite", "Kite"), (True, True)), "the words ['kite'] more than once"),
+        ((("kite", "sea"), (True, False), ((), ("kite",))), "the words ['kite'] more than once"),
+        ((("kite", "sea"), (True,)), "(2, 1, 2) names, kinds and synonyms"),
+        ((("kite", "sea"), (True, False), (("dragon",),)), "(2, 2, 1) names, kinds and synonyms"),
+    ],
+)
+def test_one_made_without_text_is_checked_too(arguments: tuple, message: str) -> None:
+    with pytest.raises(DataError) as error:
+        Vocabulary(*arguments)
     assert message in str(error.value)
 
 
@@ -56,12 +86,14 @@ def test_a_files_mistake_is_named_with_its_line(tmp_path: Path) -> None:
 def test_a_command_line_may_name_a_file(tmp_path: Path) -> None:
     (tmp_path / "beach").write_text("kite\nsea~\n")
     assert Vocabulary.read(str(tmp_path / "beach")) == Vocabulary.read("kite, sea~")
-    assert Vocabulary.read("coco") == Vocabulary.load("coco")
+    assert Vocabulary.read("coco") == Vocabulary.read("COCO") == Vocabulary.load("coco")
     assert Vocabulary.read("kite").names == ("kite",)
     many = [f"kind of animal number {i}" for i in range(100)]
     assert Vocabulary.read(", ".join(many)).names == tuple(many), "too long for the name of a file"
-    with pytest.raises(DataError, match=r"beach.txt: is none of .* cannot be read"):
-        Vocabulary.read("beach.txt")
+    for absent in ("beach.txt", "/nope/my_classes", "./my_classes"):
+        with pytest.raises(DataError, match=f"{absent}: is none of .* cannot be read"):
+            Vocabulary.read(absent)
+    assert Vocabulary.read("kite, and/or").names == ("kite", "and/or")
 
 
 def test_a_file_without_classes_is_refused(tmp_path: Path) -> None:
@@ -117,6 +149,9 @@ def test_a_dataset_names_its_vocabulary(tmp_path: Path) -> None:
     metadata = MetadataCatalog.get("vocabulary_test")
     metadata.set(stuff_classes=["wall-other-merged", "lamp"], thing_dataset_id_to_contiguous_id={7: 1})
     assert Vocabulary.of_dataset("vocabulary_test") == Vocabulary(("wall-other-merged", "lamp"), (False, True))
+    metadata.set(vocabulary=["wall~, brick wall", "lamp"])
+    assert Vocabulary.of_dataset("vocabulary_test") == Vocabulary.parse("wall~:brick wall,lamp")
+    del metadata.vocabulary
     metadata.set(vocabulary=str(tmp_path / "words.txt"))
     assert Vocabulary.of_dataset("vocabulary_test") == Vocabulary.parse("wall~:brick wall,lamp")
     (tmp_path / "words.txt").write_text("wall~\n")

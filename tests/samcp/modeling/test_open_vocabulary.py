@@ -145,7 +145,7 @@ def test_the_model_gives_fused_scores(model: SAMCP, toy: Any) -> None:
 
 def test_classes_are_seen_by_any_of_their_words(model: SAMCP) -> None:
     """The toy's vocabulary is disc, square, ring, sky, grass."""
-    model.set_vocabulary(Vocabulary(("round", "kite", "sky"), (True, True, False), (("ring",), (), ())))
+    model.set_vocabulary(Vocabulary(("round", "kite", "Sky"), (True, True, False), (("ring",), (), ())))
     assert model.seen_classes.tolist() == [True, False, True]
 
 

@@ -1,11 +1,10 @@
 """What is wrong with a dataset, found before a training finds it."""
 
-import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,13 @@ from proposal_cache.sources import check_depth
 
 from .errors import DataError
 from .ground_truth import GroundTruth, read_ground_truth, read_panoptic_ids
+from .json_check import check_jsons, shown
 from .patch_caches import image_root, read_patches
 from .preparation.files import convert_all
-from .vocabulary import Vocabulary
+from .vocabulary import Vocabulary, word_key
 
-_SAME_OBJECT = 0.9  # IoU from which on two instances of one class are taken for one that was drawn twice
-_NEEDED = ("area", "bbox", "iscrowd")  # of an instance, besides its mask
+_SAME_OBJECT = 0.9  # IoU above which two instances are taken for one that was drawn twice
+_OVERLAPPING = 0.5  # share of an instance inside another of its class above which the two are counted
 _OUTSIDE = 1.0  # pixels by which a box may leave its image
 
 
@@ -41,9 +41,10 @@ class Report:
     """What was found.
 
     Attributes:
-        images: how many the dataset has.
+        images: how many were looked at: all, or none where a fault of a json, which is then a problem, prevents it.
         problems: sentences, each with the file and what is wrong with it.
-        remarks: what may be meant so: classes that never occur, images without any segment.
+        remarks: what may be meant so: classes that never occur or have other words than their category, images without
+            any segment, label maps without an image, instances that overlap.
         classes: one a class.
     """
 
@@ -55,11 +56,12 @@ class Report:
 
 @dataclass
 class _Finding:
-    """Of one image: problems, and the class and area of each segment."""
+    """Of one image: problems, the class and area of each segment, and how many pairs of one class overlap."""
 
     problems: list[str] = field(default_factory=list)
     classes: list[int] = field(default_factory=list)
     areas: list[int] = field(default_factory=list)
+    overlaps: int = 0
 
 
 def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 1) -> Report:
@@ -70,34 +72,37 @@ def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 
         workers: processes.
 
     Raises:
-        DataError: there is no such dataset, or its list of images cannot be read.
+        DataError: there is no such dataset, or its list of images cannot be read and no json of it tells why.
     """
-    records, vocabulary = _records(name), Vocabulary.of_dataset(name)
-    ignore_label = MetadataCatalog.get(name).get("ignore_label", 255)
+    if name not in DatasetCatalog:
+        raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
+    metadata = MetadataCatalog.get(name)
+    in_jsons = check_jsons(metadata.get("panoptic_json"), metadata.get("json_file"))
+    try:
+        records = _records(name)
+    except DataError as error:
+        if not in_jsons:
+            raise
+        return Report(0, [*in_jsons, f"no image or mask was looked at; mend the above first ({error})"], [], [])
+    vocabulary, ignore_label = Vocabulary.of_dataset(name), metadata.get("ignore_label", 255)
     look = partial(_check_image, num_classes=len(vocabulary.names), ignore_label=ignore_label)
     findings = convert_all(records, look, workers=workers, title=name)
-    problems = (
-        _check_keys(name, records)
-        + _check_json(name)
-        + _check_categories(name)
-        + [problem for finding in findings for problem in finding.problems]
-    )
+    problems = in_jsons + _check_keys(name, records) + [problem for finding in findings for problem in finding.problems]
     if cache is not None:
         problems += _check_patches(name, records, cache)
     empty = sum(not finding.classes and not finding.problems for finding in findings)
     classes = _count(findings, vocabulary)
     remarks = [f"{one.name}: never occurs" for one in classes if not one.segments]
+    remarks += _other_words(name, vocabulary) + _unused_labels(name, records) + _overlaps(records, findings)
     if empty:
         remarks.append(f"{empty} of {len(records)} images have no segment of any class")
     return Report(len(records), problems, remarks, classes)
 
 
 def _records(name: str) -> list[dict[str, Any]]:
-    if name not in DatasetCatalog:
-        raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
     try:
         records: list[dict[str, Any]] = DatasetCatalog.get(name)
-    except (OSError, AssertionError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"dataset {name!r} cannot be read: {error!r}") from error
@@ -119,45 +124,44 @@ def _check_keys(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _check_json(name: str) -> list[str]:
-    """What Detectron2 leaves out of an instance json without a word, or with a word but not which."""
-    listed = MetadataCatalog.get(name).get("json_file")
-    if not listed or not os.path.isfile(listed):
+def _other_words(name: str, vocabulary: Vocabulary) -> list[str]:
+    """Categories of a user's json that stand in the place of a class of other words: perhaps in the wrong order."""
+    metadata = MetadataCatalog.get(name)
+    listed = metadata.get("panoptic_json") or metadata.get("json_file")
+    if not metadata.get("described_in") or not metadata.get("vocabulary") or not listed:
         return []
-    with open(listed, "rb") as file:
-        content = json.load(file)
-    images = {image["id"]: image["file_name"] for image in content["images"]}
-    categories = {category["id"] for category in content["categories"]}
-    problems = []
-    for annotation in content["annotations"]:
-        where = f"{listed}: annotation {annotation['id']}"
-        polygons = annotation.get("segmentation")
-        if annotation["image_id"] not in images:
-            problems.append(f"{where} is of image {annotation['image_id']!r}, which is not in its images")
-        if annotation["category_id"] not in categories:
-            problems.append(f"{where} has the category {annotation['category_id']}, which is not in its categories")
-        missing = [key for key in _NEEDED if key not in annotation]
-        if missing:
-            problems.append(f"{where} has no {' and no '.join(missing)}, which COCO's evaluation needs")
-        if not polygons:
-            problems.append(f"{where} has no segmentation")
-        elif isinstance(polygons, list) and not all(len(p) >= 6 and len(p) % 2 == 0 for p in polygons):
-            problems.append(f"{where} has a polygon of less than three points, or of half a point")
-    ids = Counter(annotation["id"] for annotation in content["annotations"])
-    return problems + [f"{listed}: {n} annotations have the id {i}" for i, n in ids.items() if n > 1]
+    names = metadata.get("stuff_classes") or metadata.get("thing_classes")
+    pairs = [
+        f"{name!r} is asked for as {words[0]!r}"
+        for name, words in zip(names, vocabulary.words, strict=True)
+        if word_key(name) not in map(word_key, words)
+    ]
+    return [f"{listed}: {len(pairs)} categories have other words in classes: {shown(pairs)}"] if pairs else []
 
 
-def _check_categories(name: str) -> list[str]:
-    """What COCO's panoptic evaluation needs of categories."""
-    listed = MetadataCatalog.get(name).get("panoptic_json")
-    if not listed or not os.path.isfile(listed):
+def _unused_labels(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Label maps in a user's folder that belong to no image, which may be those of another split."""
+    metadata = MetadataCatalog.get(name)
+    if not metadata.get("described_in") or not metadata.get("sem_seg_root"):
         return []
-    with open(listed, "rb") as file:
-        categories = json.load(file).get("categories", [])
+    used = {record["sem_seg_file_name"] for record in records}
+    unused = sorted(str(path) for path in Path(metadata.sem_seg_root).rglob("*.png") if str(path) not in used)
+    return [f"{len(unused)} label maps have no image of their name: {shown(unused)}"] if unused else []
+
+
+def _overlaps(records: Sequence[Mapping[str, Any]], findings: Sequence[_Finding]) -> list[str]:
+    """Instances that lie in others of their class, over the whole dataset: in a crowd that is as it should be."""
+    found = [
+        (record["file_name"], finding.overlaps)
+        for record, finding in zip(records, findings, strict=True)
+        if finding.overlaps
+    ]
+    if not found:
+        return []
+    pairs = sum(count for _, count in found)
     return [
-        f"{listed}: category {category.get('id')} has no isthing, 1 or 0"
-        for category in categories
-        if "isthing" not in category
+        f"{pairs} instances lie to more than {_OVERLAPPING:.0%} in another of their class, in {len(found)} images: "
+        + shown([path for path, _ in found])
     ]
 
 
@@ -178,6 +182,9 @@ def _check_image(record: Mapping[str, Any], *, num_classes: int, ignore_label: i
         return finding
     finding.problems += _check_boxes(record, size)
     finding.problems += _check_masks(record, truth)
+    if "annotations" in record:  # what comes from a map cannot overlap
+        problems, finding.overlaps = _check_overlaps(record["file_name"], truth)
+        finding.problems += problems
     finding.classes, finding.areas = truth.classes.tolist(), truth.masks.areas.tolist()
     return finding
 
@@ -247,20 +254,30 @@ def _check_boxes(record: Mapping[str, Any], size: tuple[int, int]) -> list[str]:
 
 
 def _check_masks(record: Mapping[str, Any], truth: GroundTruth) -> list[str]:
-    """Instances without a pixel, and those that are there twice."""
-    path = record["file_name"]
-    problems = [f"{path}: a segment of class {c} has no pixel" for c in truth.classes[truth.masks.areas == 0].tolist()]
-    if "annotations" not in record:
-        return problems  # what comes from a map cannot overlap
+    """Segments without a pixel."""
+    empty = truth.classes[truth.masks.areas == 0].tolist()
+    return [f"{record['file_name']}: a segment of class {c} has no pixel" for c in empty]
+
+
+def _check_overlaps(path: str, truth: GroundTruth) -> tuple[list[str], int]:
+    """Instances that are there twice, and how many pairs of one class overlap by most of the smaller one."""
     things, classes = truth.things()
-    iou = np.triu(things.iou(things), k=1)
-    for i, j in np.argwhere(iou > _SAME_OBJECT).tolist():
-        if classes[i] == classes[j]:
-            problems.append(
-                f"{path}: two instances of class {classes[i]} are the same to {iou[i, j]:.0%}, around "
-                f"{things.boxes[i].astype(int).tolist()} (x0, y0, x1, y1)"
+    iou, inside = things.iou(things), things.iop(things)
+    problems, overlaps = [], 0
+    for i, j in np.argwhere(np.triu(iou, k=1) > 0).tolist():
+        if iou[i, j] > _SAME_OBJECT:
+            which = (
+                f"two instances of class {classes[i]}"
+                if classes[i] == classes[j]
+                else f"an instance of class {classes[i]} and one of class {classes[j]}"
             )
-    return problems
+            problems.append(
+                f"{path}: {which} are the same to {iou[i, j]:.0%}, around {things.boxes[i].astype(int).tolist()} "
+                "(x0, y0, x1, y1)"
+            )
+        elif classes[i] == classes[j] and max(inside[i, j], inside[j, i]) > _OVERLAPPING:
+            overlaps += 1
+    return problems, overlaps
 
 
 def _check_patches(name: str, records: Sequence[Mapping[str, Any]], cache: PatchCache) -> list[str]:

@@ -1,7 +1,11 @@
 """The classes of a dataset or of a user, each with its synonyms, things and stuff in one numbering."""
 
 import json
-from collections.abc import Iterable
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +18,6 @@ from .errors import DataError
 STUFF = "~"  # after the name of a class: it has no instances
 
 _FOLDER = Path(__file__).parent / "vocabularies"
-# Detectron2's own datasets; others name their vocabulary in their metadata.
-_OF_DETECTRON2 = {
-    "coco_2017_train_panoptic": "coco",
-    "coco_2017_val_panoptic": "coco",
-    "ade20k_sem_seg_train": "ade20k",
-    "ade20k_sem_seg_val": "ade20k",
-    "cityscapes_fine_panoptic_train": "cityscapes",
-    "cityscapes_fine_panoptic_val": "cityscapes",
-    "cityscapes_fine_sem_seg_train": "cityscapes",
-    "cityscapes_fine_sem_seg_val": "cityscapes",
-}
 
 
 @dataclass(frozen=True)
@@ -35,6 +28,9 @@ class Vocabulary:
         names: one a class.
         is_thing: one a class; a class that is no thing is stuff.
         synonyms: for each class other words for it; it is scored as the best of its words (paper B.3). Default: none.
+
+    Raises:
+        DataError: not as many of each, or none, or a word that is there twice (see :func:`word_key`).
     """
 
     names: tuple[str, ...]
@@ -44,6 +40,15 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.synonyms:
             object.__setattr__(self, "synonyms", ((),) * len(self.names))
+        lengths = len(self.names), len(self.is_thing), len(self.synonyms)
+        if len(set(lengths)) > 1 or not self.names:
+            raise DataError(
+                f"a vocabulary of {lengths} names, kinds and synonyms; give as many of each, and one at least"
+            )
+        counts = Counter(word_key(word) for words in self.words for word in words)
+        twice = [word for word, n in counts.items() if n > 1]
+        if twice:
+            raise DataError(f"a vocabulary has the words {twice} more than once; take all but one out")
 
     @property
     def words(self) -> tuple[tuple[str, ...], ...]:
@@ -64,52 +69,67 @@ class Vocabulary:
         """Read a command line's classes: "kite, sea~, person: man | woman". A ``~`` marks stuff.
 
         Raises:
-            DataError: an empty name, or one that is there twice.
+            DataError: an empty name, one that is there twice, or a ``~`` elsewhere than behind a name.
         """
-        entries = []
-        for i, item in enumerate(text.split(","), start=1):
-            entries.append((f"vocabulary {text!r}, class {i}", _words(item)))
-        return cls._of_entries(entries)
+        return cls._of_entries(
+            (f"vocabulary {text!r}, class {i}", _words(item)) for i, item in enumerate(text.split(","), start=1)
+        )
+
+    @classmethod
+    def of_list(cls, classes: Sequence[str]) -> "Vocabulary":
+        """Read a list of classes, each of them written as a line of a file (:meth:`load`).
+
+        Raises:
+            DataError: no class, or see :meth:`parse`.
+        """
+        if not classes:
+            raise DataError("vocabulary: the list has no classes; write them as in: [kite, sea~]")
+        return cls._of_entries((f"vocabulary, class {i}", _words(line)) for i, line in enumerate(classes, start=1))
 
     @classmethod
     def load(cls, source: str | Path) -> "Vocabulary":
         """Read a text file, or one of ours by its name: coco, ade20k, cityscapes, cod10k, pascal_part.
 
-        A line is a class: its name, with a ``~`` behind it where it is stuff, then its synonyms, between commas or as
-        :meth:`parse` has them. Empty lines and those that begin with # count for nothing.
+        A line is a class: its name, with a ``~`` behind it where it is stuff, then behind a comma or colon its
+        synonyms, between commas or, behind the colon, as :meth:`parse` has them. Empty lines and those that begin
+        with # count for nothing.
 
         Raises:
-            DataError: no such file, no class in it, an empty name, or one that is there twice.
+            DataError: no such file, no class in it, or see :meth:`parse`.
         """
-        shipped = _FOLDER / f"{source}.txt"
-        file = shipped if shipped.is_file() else Path(source)
+        file = _shipped().get(str(source).casefold(), Path(source))
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            ours = ", ".join(sorted(path.stem for path in _FOLDER.glob("*.txt")))
+            ours = ", ".join(_shipped())
             raise DataError(
                 f"vocabulary {source}: is none of {ours}, and as a text file it cannot be read ({error})"
             ) from error
         entries = [
             (f"vocabulary {source}, line {i}", _words(line))
             for i, line in enumerate(lines, start=1)
-            if line.strip() and not line.startswith("#")
+            if line.strip() and not line.strip().startswith("#")
         ]
         if not entries:
             raise DataError(f"vocabulary {source}: has no classes; write one a line, as in: person, man, woman")
         return cls._of_entries(entries)
 
     @classmethod
-    def read(cls, text: str) -> "Vocabulary":
-        """What a command line says: a file, or one of ours by its name (:meth:`load`), or the classes (:meth:`parse`).
+    def read(cls, source: str | Sequence[str]) -> "Vocabulary":
+        """What a user gives: a file, or one of ours by its name (:meth:`load`), or the classes.
+
+        Args:
+            source: a text with a / and neither comma nor colon, or with .txt at its end, is a file even where there is
+                none, so that a wrong path becomes no class. Other texts are classes (:meth:`parse`), and so is a list
+                (:meth:`of_list`).
 
         Raises:
             DataError: see there.
         """
-        # Many classes are a name too long for a file system to look up.
-        is_source = "," not in text and ((_FOLDER / f"{text}.txt").is_file() or Path(text).is_file())
-        is_source = is_source or text.endswith(".txt")
-        return cls.load(text) if is_source else cls.parse(text)
+        if not isinstance(source, str):
+            return cls.of_list(source)
+        is_file = "," not in source and (source.casefold() in _shipped() or os.path.isfile(source))
+        return cls.load(source) if is_file or is_path(source) else cls.parse(source)
 
     @classmethod
     def of_config(cls, cfg: CfgNode) -> "Vocabulary":
@@ -135,18 +155,18 @@ class Vocabulary:
         Raises:
             DataError: the dataset has no classes, or its vocabulary has not as many.
         """
-        metadata = MetadataCatalog.get(name)
-        classes = _metadata_classes(name)
-        source = metadata.get("vocabulary", _OF_DETECTRON2.get(name))
-        if source is None:
-            return classes
-        vocabulary = cls.read(source)
-        if len(vocabulary.names) != len(classes.names):
+        names, is_thing = _metadata_classes(name)
+        source = MetadataCatalog.get(name).get("vocabulary")
+        try:
+            vocabulary = cls(names, is_thing) if source is None else cls.read(source)
+        except DataError as error:
+            raise DataError(f"dataset {name!r}: {error}") from error
+        if len(vocabulary.names) != len(names):
             raise DataError(
-                f"vocabulary {source}: has {len(vocabulary.names)} classes, but dataset {name!r} has "
-                f"{len(classes.names)}; write a line for each, in the order of their contiguous ids"
+                f"vocabulary {source}: has {len(vocabulary.names)} classes, but dataset {name!r} has {len(names)}; "
+                "write a line for each, in the order of their contiguous ids"
             )
-        return replace(vocabulary, is_thing=classes.is_thing)
+        return replace(vocabulary, is_thing=is_thing)
 
     @classmethod
     def _of_entries(cls, entries: Iterable[tuple[str, list[str]]]) -> "Vocabulary":
@@ -161,32 +181,61 @@ class Vocabulary:
                     raise DataError(f"{where}: an empty name; take out what separates it from the next")
                 if "|" in word or ":" in word:
                     raise DataError(f"{where}: {word!r} is no name; write synonyms as in: person: man | woman")
-                if word.casefold() in found:
-                    raise DataError(f"{where}: {word!r} is already a word of {found[word.casefold()]}; take one out")
-                found[word.casefold()] = where
+                if STUFF in word:
+                    raise DataError(
+                        f"{where}: {word!r} has a {STUFF} in it; one behind the name of a class marks it as stuff, and "
+                        "there is no other, as in: sea~: ocean | water"
+                    )
+                key = word_key(word)
+                if key in found:
+                    raise DataError(f"{where}: {word!r} is already a word of {found[key]}; take one out")
+                found[key] = where
             names.append(words[0])
             is_thing.append(not marked.strip().endswith(STUFF))
             synonyms.append(tuple(words[1:]))
         return cls(tuple(names), tuple(is_thing), tuple(synonyms))
 
 
+def word_key(word: str) -> str:
+    """What words have in common that mean the same to a reader: case, blanks and how letters are encoded are left out.
+
+    >>> word_key("Café  au lait") == word_key("cafe\\u0301 au lait")
+    True
+    """
+    return " ".join(unicodedata.normalize("NFKC", word).casefold().split())
+
+
+def is_path(text: str) -> bool:
+    """Whether a text says by its form that it is a file's name, be the file there or not."""
+    return text.endswith(".txt") or ("/" in text and "," not in text and ":" not in text)
+
+
+def _shipped() -> dict[str, Path]:
+    """The vocabularies that come with the project: name -> file."""
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.txt"))}
+
+
 def _words(text: str) -> list[str]:
-    """The words of "person: man | woman", or of "person, man, woman"."""
+    """The words of "person: man | woman", or of "person: man, woman", or of "person, man, woman"."""
     name, colon, synonyms = text.partition(":")
-    return [name, *synonyms.split("|")] if colon else text.split(",")
+    return [name, *re.split(r"[|,]", synonyms)] if colon else text.split(",")
 
 
-def _metadata_classes(name: str) -> Vocabulary:
-    """The classes of a dataset under the names that its metadata gives them."""
+def _metadata_classes(name: str) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    """The names that a dataset's metadata give its classes, and which are things.
+
+    Raises:
+        DataError: they give none.
+    """
     metadata = MetadataCatalog.get(name)
     names = metadata.get("stuff_classes")
     if names is not None:
         things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
-        return Vocabulary(tuple(names), tuple(i in things for i in range(len(names))))
+        return tuple(names), tuple(i in things for i in range(len(names)))
     names = metadata.get("thing_classes")
     if names is None:
         raise DataError(f"dataset {name!r} has no stuff_classes and no thing_classes in its metadata; set one of them")
-    return Vocabulary(tuple(names), (True,) * len(names))
+    return tuple(names), (True,) * len(names)
 
 
 def _tuples(value: Any) -> Any:

@@ -157,7 +157,27 @@ def test_the_same_file_twice_is_no_clash_and_another_one_is(beach, tmp_path):
             "class is not known; known are classes",
         ),
         ("splits: {a: {images: images, instances: beach.yaml}}", r"beach.yaml: cannot be read as json"),
-        ("classes: 'kite,,sea'\nsplits: {a: {images: images, labels: labels}}", "class 2: an empty name"),
+        ("classes: 'kite,,sea'\nsplits: {a: {images: images, labels: labels}}", "wrong.yaml: .*class 2: an empty name"),
+        (
+            "classes: [kite, sea: water]\nsplits: {a: {images: images, labels: labels}}",
+            r"classes, number 2, is no text but \{'sea': 'water'\}; put it between quotes",
+        ),
+        ("classes:\nsplits: {a: {images: images, labels: labels}}", "classes is None; write"),
+        ("classes: []\nsplits: {a: {images: images, labels: labels}}", "the list has no classes"),
+        (
+            "classes: lists/beach\nsplits: {a: {images: images, labels: labels}}",
+            "beach/lists/beach: is none of .* cannot be read",
+        ),
+        (
+            "classes: 'sea~, kite'\nsplits: {a: {images: images, panoptic: panoptic.json, panoptic_pngs: pngs}}",
+            r"'sea~', which is stuff, in the place of category 7 'dragon' of .*panoptic\.json, which is a thing; "
+            r"write them in the order of its categories' ids \(dragon, water\)",
+        ),
+        ("classes: kite~\nsplits: {a: {images: images, instances: instances.json}}", "which is stuff, in the place of"),
+        (
+            "classes: kite, sea\nsplits: {a: {images: images, instances: instances.json}}",
+            r"classes has 2, but .*instances\.json has 1 categories; write them",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(beach, content, message):
@@ -166,6 +186,33 @@ def test_what_is_wrong_with_a_file_is_named(beach, content, message):
     with pytest.raises(DataError, match=message):
         own.register_files([path])
     assert "a" not in DatasetCatalog
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ([{"id": 3, "name": "dragon"}], r"instances\.json: has no category 7 'dragon', a thing of .*panoptic\.json"),
+        ([{"id": 7, "name": "boat"}], r"instances\.json: category 7 is 'boat', but 'dragon' in .*panoptic\.json"),
+        ([{"id": 7, "name": "dragon"}, {"id": 9, "name": "water"}], "category 9 'water' is no thing of"),
+        ([{"id": 7, "name": "dragon"}, {"id": 9, "name": "Dragon "}], "a name of its own"),
+        ([{"id": 7, "name": "dragon"}, {"id": "9", "name": "boat"}], "an id and a name of its own"),
+        (["dragon"], "needs categories"),
+    ],
+)
+def test_a_panoptic_and_an_instance_json_have_the_same_things(beach, categories, message):
+    path = beach.with_name("instances.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "categories": categories}))
+    with pytest.raises(DataError, match=message):
+        own.register_files([beach])
+
+
+def test_items_of_a_list_are_read_as_the_lines_of_a_file(beach):
+    content = yaml.safe_load(beach.read_text())
+    content["classes"] = ["kite, dragon", "sea~: water, ocean"]
+    beach.write_text(yaml.safe_dump(content))
+    own.register_files([beach])
+    for name in ("own_labels", "own_panoptic"):
+        assert Vocabulary.of_dataset(name).words == (("kite", "dragon"), ("sea", "water", "ocean"))
 
 
 def test_images_of_one_name_in_two_folders(beach, tmp_path):

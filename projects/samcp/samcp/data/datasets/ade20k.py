@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from samcp.data.vocabulary import Vocabulary
@@ -32,6 +33,8 @@ _PREPARE = "prepare_ade20k.py"
 
 def register_ade20k(root: str | os.PathLike[str] | None = None) -> None:
     """Register ade20k_panoptic_{train,val} and ade20k_instance_{train,val}; files are read when they are asked for.
+
+    Detectron2's ade20k_sem_seg_{train,val} get the same words.
 
     Args:
         root: the folder that holds ADEChallengeData2016; default, the environment variable DETECTRON2_DATASETS.
@@ -65,6 +68,7 @@ def register_ade20k(root: str | os.PathLike[str] | None = None) -> None:
             thing_dataset_id_to_contiguous_id=_THINGS,
             **paths,
         )
+        MetadataCatalog.get(f"ade20k_sem_seg_{split}").set(vocabulary="ade20k")
 
 
 def _load_panoptic(folder: Path, split: str) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ from .catalog import need, register
 def register_cityscapes(root: str | os.PathLike[str] | None = None) -> None:
     """Register cityscapes_fine_panoptic_{train,val} anew; files are read when they are asked for.
 
+    Detectron2's cityscapes_fine_sem_seg_{train,val} get the same words.
+
     Args:
         root: the folder that holds cityscapes; default, the environment variable DETECTRON2_DATASETS.
     """
@@ -40,6 +42,7 @@ def register_cityscapes(root: str | os.PathLike[str] | None = None) -> None:
         }
         detectron2 = {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k != "name"}
         register(name, partial(_load, folder, split), **{**detectron2, **ours})
+        MetadataCatalog.get(f"cityscapes_fine_sem_seg_{split}").set(vocabulary="cityscapes")
 
 
 def _load(folder: Path, split: str) -> list[dict[str, Any]]:

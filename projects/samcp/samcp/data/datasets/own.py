@@ -11,10 +11,12 @@ A split is one registered dataset. Beside the folder of its images it has one fo
     labels: FOLDER                        PNGs of class numbers, in the order of `classes`, named as the images;
                                           `ignore_label` (255) marks what is unknown. No instances.
     instances: FILE                       COCO's instance json. No stuff.
-    panoptic: FILE, panoptic_pngs: FOLDER COCO's panoptic json and its PNGs; `instances` beside it adds AP.
+    panoptic: FILE, panoptic_pngs: FOLDER COCO's panoptic json and its PNGs; `instances` beside it, of the same images
+                                          and things, adds AP.
 
 For the two jsons `classes` is not needed: their categories are the classes. Given, it says by which words a text
-encoder is asked for them, in their order. `patches` names the split's patch cache, for configs that name none.
+encoder is asked for them, in the order of their ids. `patches` names the split's patch cache, for configs that name
+none.
 
 The environment variable SAMCP_REGISTER names such files, between colons, and so does --register of the commands; the
 variable reaches every process that they start.
@@ -35,7 +37,8 @@ from detectron2.data.datasets import load_coco_json
 
 from proposal_cache.sources import SUFFIXES, image_key
 from samcp.data.errors import DataError
-from samcp.data.vocabulary import Vocabulary
+from samcp.data.json_check import compare_things, shown
+from samcp.data.vocabulary import STUFF, Vocabulary, is_path, word_key
 
 from .catalog import register
 
@@ -100,7 +103,7 @@ def register_file(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _labels(path: Path, name: str, files: Mapping[str, str], content: Mapping[str, Any]) -> dict[str, Any]:
-    classes = Vocabulary.read(_source(path, content["classes"]))
+    classes = _vocabulary(path, content)
     return {
         "load": partial(_load_labels, files["images"], files["labels"]),
         "evaluator_type": "sem_seg",
@@ -114,6 +117,7 @@ def _labels(path: Path, name: str, files: Mapping[str, str], content: Mapping[st
 
 def _instances(path: Path, name: str, files: Mapping[str, str], content: Mapping[str, Any]) -> dict[str, Any]:
     categories = _categories(Path(files["instances"]))
+    _check_classes(path, name, files["instances"], categories, {category["id"] for category in categories}, content)
     return {
         "load": partial(load_coco_json, files["instances"], files["images"], name),
         "evaluator_type": "coco",
@@ -129,6 +133,13 @@ def _panoptic(path: Path, name: str, files: Mapping[str, str], content: Mapping[
     contiguous = {category["id"]: i for i, category in enumerate(categories)}
     things = {category["id"] for category in categories if category.get("isthing", 1)}
     names = [category["name"] for category in categories]
+    said = {category["id"] for category in categories if category.get("isthing")}
+    _check_classes(path, name, files["panoptic"], categories, said, content)
+    if "instances" in files:
+        beside = _categories(Path(files["instances"]))
+        problems = compare_things(files["panoptic"], categories, files["instances"], beside)
+        if problems:
+            raise DataError(f"{path}, {name}: " + "\n".join(problems))
     return {
         "load": partial(_load_panoptic, files, contiguous, things),
         "evaluator_type": "coco_panoptic_seg",
@@ -202,12 +213,64 @@ def _load_panoptic(files: Mapping[str, str], contiguous: Mapping[int, int], thin
     return records
 
 
-def _source(path: Path, classes: str | Sequence[Any]) -> str:
-    """A file's name relative to the yaml becomes absolute; classes, in a list too, and our vocabularies' names stay."""
+def _vocabulary(path: Path, content: Mapping[str, Any]) -> Vocabulary:
+    """The words that the yaml gives its classes."""
+    try:
+        return Vocabulary.read(_source(path, content["classes"]))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _source(path: Path, classes: Any) -> str | list[str]:
+    """What `Vocabulary.read` takes: a file's name relative to the yaml becomes absolute, all else stays as it is.
+
+    Raises:
+        DataError: neither text nor a list of texts.
+    """
+    if isinstance(classes, list):
+        for i, item in enumerate(classes, start=1):
+            if not isinstance(item, str):  # such as - kite: dragon, or - no
+                raise DataError(f"{path}: classes, number {i}, is no text but {item!r}; put it between quotes")
+        return classes
     if not isinstance(classes, str):
-        return ", ".join(map(str, classes))
-    is_file = "," not in classes and ((path.parent / classes).is_file() or classes.endswith(".txt"))
+        raise DataError(f'{path}: classes is {classes!r}; write "kite, sea~", or the name of a file, or a list')
+    is_file = "," not in classes and (os.path.isfile(path.parent / classes) or is_path(classes))
     return str(path.parent / classes) if is_file else classes
+
+
+def _check_classes(
+    path: Path,
+    name: str,
+    listed: str,
+    categories: Sequence[Mapping[str, Any]],
+    things: set[int],
+    content: Mapping[str, Any],
+) -> None:
+    """Refuse classes that cannot be those of a json, if there are any in the yaml.
+
+    Args:
+        listed: the json.
+        categories: its categories in the order of the classes.
+        things: the ids of those that are things for sure.
+
+    Raises:
+        DataError: not as many classes, or one marked as stuff in the place of a thing.
+    """
+    if "classes" not in content:
+        return
+    vocabulary = _vocabulary(path, content)
+    names = [category["name"] for category in categories]
+    way_out = f"write them in the order of its categories' ids ({shown(names)}), or this split in a yaml of its own"
+    if len(vocabulary.names) != len(names):
+        raise DataError(
+            f"{path}, {name}: classes has {len(vocabulary.names)}, but {listed} has {len(names)} categories; {way_out}"
+        )
+    for word, is_thing, category in zip(vocabulary.names, vocabulary.is_thing, categories, strict=True):
+        if not is_thing and category["id"] in things:
+            raise DataError(
+                f"{path}, {name}: classes has {word + STUFF!r}, which is stuff, in the place of category "
+                f"{category['id']} {category['name']!r} of {listed}, which is a thing; {way_out}"
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -248,12 +311,18 @@ def _categories(listed: Path) -> list[dict[str, Any]]:
     """The categories of a COCO json, in the order of their ids.
 
     Raises:
-        DataError: unreadable, none, or two with the same id or name.
+        DataError: unreadable, none, one without id or name, or two with the same.
     """
-    categories = _read_json(listed).get("categories", [])
+    categories = _read_json(listed).get("categories")
+    if not isinstance(categories, list) or not all(isinstance(category, dict) for category in categories):
+        categories = []
     ids, names = ([category.get(key) for category in categories] for key in ("id", "name"))
-    if not categories or None in ids + names or len(set(ids)) < len(ids) or len(set(names)) < len(names):
-        raise DataError(f"{listed}: needs categories, each with an id and a name of its own; it has {ids} {names}")
+    sound = ids and all(isinstance(i, int) for i in ids) and all(isinstance(name, str) for name in names)
+    if not sound or len(set(ids)) < len(ids) or len(set(map(word_key, names))) < len(names):
+        raise DataError(
+            f"{listed}: needs categories, each with an id and a name of its own, a number and a text; it has {ids} "
+            f"{names}"
+        )
     return sorted(categories, key=lambda category: category["id"])
 
 

@@ -1,0 +1,102 @@
+"""A json of which anything is missing is read to its end: each fault is named, and what follows it too."""
+
+import pytest
+
+from tests.scripts.test_check_dataset import add_image, beach, check_dataset, edit, put, run
+
+__all__ = ["beach"]  # a fixture
+
+
+def drop(which, *keys):
+    """Takes keys out of the json's first entry of a list, or, without keys, the list itself."""
+
+    def change(content):
+        for key in keys:
+            del content[which][0][key]
+        if not keys:
+            del content[which]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (drop("annotations"), "instances.json: has no annotations, a list of objects"),
+        (drop("images"), "instances.json: has no images, a list of objects"),
+        (put("images", "id", 1), "instances.json: 2 images have the id 1"),
+        (drop("images", "id", "width"), "instances.json: image one.jpg has no id and no width"),
+        (drop("annotations", "id"), "annotation number 1 has no id, which COCO's evaluation needs"),
+        (drop("annotations", "image_id", "category_id"), "annotation 1 has no image_id and no category_id"),
+        (put("annotations", "category_id", 8), "annotation 1 has the category_id 8, which is not in its categories"),
+        (put("annotations", "image_id", 8), "annotation 1 has the image_id 8, which is not in its images"),
+        (put("annotations", "segmentation", [10, 8, 30, 8, 30, 20]), "annotation 1 has a segmentation that is no list"),
+        (put("annotations", "segmentation", {"size": [40, 60]}), "annotation 1 has an RLE without size or without"),
+        (put("annotations", "bbox", []), "annotation 1 has no bbox"),
+        (put("annotations", "id", [1]), "annotation number 1 has no id"),
+    ],
+)
+def test_a_faulty_instance_json_is_read_to_its_end(beach, tmp_path, monkeypatch, capsys, fault, message):
+    edit(beach / "instances.json", fault)
+    edit(beach / "instances.json", lambda content: content.get("annotations", [{}])[-1].pop("area", None))
+    assert run(check_dataset, monkeypatch, "--register", beach / "kites.yaml", "--output", tmp_path / "out") == 1
+    out = capsys.readouterr().out
+    assert message in out
+    assert "annotation 2 has no area" in out or "has no annotations" in out, "and what follows"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (drop("annotations"), "panoptic.json: has no annotations, a list of objects"),
+        (drop("annotations", "image_id"), "panoptic.json: annotation 0.png has no image_id"),
+        (drop("annotations", "file_name"), "panoptic.json: annotation number 1 has no file_name"),
+        (drop("annotations", "segments_info"), "panoptic.json: annotation 0.png has no segments_info"),
+        (put("annotations", "segments_info", [{"id": 1}]), "annotation 0.png, segment 1 has no category_id"),
+        (
+            put("annotations", "segments_info", [{"category_id": 8}]),
+            "annotation 0.png, segment number 1 has the category_id 8, which is not in its categories",
+        ),
+    ],
+)
+def test_a_faulty_panoptic_json_is_read_to_its_end(beach, tmp_path, monkeypatch, capsys, fault, message):
+    edit(beach / "panoptic.json", fault)
+    edit(beach / "panoptic.json", add_image)
+    where = ("--register", beach / "beach.yaml", "own_panoptic", "--output", tmp_path / "out")
+    assert run(check_dataset, monkeypatch, *where) == 1
+    out = capsys.readouterr().out
+    assert message in out
+    assert "image three.jpg has no annotation" in out, "and what follows"
+
+
+def forget(*keys):
+    """Takes something out of every annotation, segment and category."""
+
+    def change(content):
+        for annotation in content["annotations"]:
+            for entry in (annotation, *annotation.get("segments_info", [])):
+                for key in keys:
+                    entry.pop(key, None)
+        for category in content["categories"]:
+            for key in keys:
+                category.pop(key, None)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("area", "annotation 1 has no area, which COCO's evaluation needs"),
+        ("iscrowd", "annotation 1 has no iscrowd"),
+        ("isthing", "has no isthing"),
+        ("name", "needs categories, each with an id and a name"),
+    ],
+)
+def test_what_evaluation_would_miss_is_said(beach, tmp_path, monkeypatch, capsys, key, message):
+    name = "panoptic.json" if key == "isthing" else "instances.json"
+    edit(beach / name, forget(key))
+    yamls = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
+    code = run(check_dataset, monkeypatch, *yamls, "--output", tmp_path / "out")
+    assert code not in (0, None)
+    assert message in capsys.readouterr().out + str(code)
