@@ -8,7 +8,8 @@ Prints three tables, each measured in one run, taking turns:
 
 1. the parts of SAM-CP's forward pass, R50-FPN alone, and Mask2Former-R50 of transformers (`pip install -e '.[bench]'`);
 2. merging patches into queries' masks, by RLEs and densely, as a maximum over float masks;
-3. the time and the peak memory of all that comes after the FPN, for more and more patches and classes.
+3. the time and the peak memory of all that comes after the FPN, for more and more patches and classes, of which those
+   that are stuff have a semantic query, or all.
 
 Weights are random, which changes no part's work but two. Merged boxes: a trained model's queries often share theirs, so
 each instance query is given its own patch's box, moved in every layer for a third of the queries, so that a third of
@@ -33,6 +34,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.structures import ImageList
 from skimage import data
 from skimage.transform import resize
 from tabulate import tabulate
@@ -44,6 +46,7 @@ from samcp import SAMCP, add_samcp_config
 from samcp.data.patch_transforms import AxisAlignedMap, patch_instances
 from samcp.modeling import affinity_decoder
 from samcp.modeling.inference import Predictions
+from samcp.modeling.roi_align import fast_layout
 
 _ROOT = Path(__file__).resolve().parent.parent
 _CONFIG = "configs/coco/panoptic/samcp_R50_12ep.yaml"
@@ -67,9 +70,9 @@ def main() -> None:
     )
     print(forward_table(arguments), "\n")
     print(merging_table(arguments), "\n")
-    for what in ("patches", "classes"):
+    for what, queries in (("patches", "stuff"), ("classes", "stuff"), ("classes", "all")):
         if counts := getattr(arguments, f"more_{what}"):
-            print(growth_table(what, counts, arguments), "\n")
+            print(f"semantic queries: {queries}\n{growth_table(what, counts, arguments, queries)}\n")
 
 
 def forward_table(arguments: argparse.Namespace) -> str:
@@ -130,7 +133,7 @@ def merging_table(arguments: argparse.Namespace) -> str:
     return tabulate(rows, [title, "ms", "times ours"])
 
 
-def growth_table(what: str, counts: Sequence[int], arguments: argparse.Namespace) -> str:
+def growth_table(what: str, counts: Sequence[int], arguments: argparse.Namespace, queries: str) -> str:
     """Time and memory of all that comes after the FPN; each in a process of its own, so that memory can be told."""
     rows, seconds = [], []
     for count in counts:
@@ -139,6 +142,7 @@ def growth_table(what: str, counts: Sequence[int], arguments: argparse.Namespace
         command += ["--device", arguments.device, "--threads", str(arguments.threads)]
         command += ["--repeats", str(arguments.repeats), "--size", *map(str, arguments.size)]
         command += ["--patches", str(sizes["patches"]), "--classes", str(sizes["classes"])]
+        command += ["--queries", queries]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         *parts, memory = map(float, output.split()[-5:])
         seconds.append(sum(parts))
@@ -163,7 +167,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace, num_patches: int, num_classes: int) -> None:
         torch.manual_seed(0)
         self.device = arguments.device
-        self.model = _build_model(arguments.device, num_classes)
+        self.model = _build_model(arguments.device, num_classes, arguments.queries)
         height, width = arguments.size
         patches = make_patches(num_patches, height * 3 // 5, width * 3 // 5)
         size = (patches.height, patches.width)
@@ -176,7 +180,9 @@ class Bench:
             "patches": patch_instances(patches, mapping, self.model.roi_size),
             "patch_rles": patches,
         }
-        self.pixels = self.model._preprocess([self.input]).tensor
+        normalised = (image.to(self.device) - self.model.pixel_mean) / self.model.pixel_std
+        padded = ImageList.from_tensors([normalised], self.model.backbone.size_divisibility)
+        self.pixels = fast_layout(padded.tensor)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._stand_in_for_training(patches)
         for name in _PARTS:
@@ -261,7 +267,7 @@ def make_patches(count: int, height: int, width: int) -> Patches:
     return patches.select(np.random.default_rng(0).choice(len(patches), count, replace=count > len(patches)))
 
 
-def _build_model(device: str, num_classes: int) -> SAMCP:
+def _build_model(device: str, num_classes: int, queries: str) -> SAMCP:
     vocabulary = f"benchmark_{num_classes}"
     things = num_classes * 80 // 133
     MetadataCatalog.get(vocabulary).set(
@@ -272,6 +278,7 @@ def _build_model(device: str, num_classes: int) -> SAMCP:
     add_samcp_config(cfg)
     cfg.merge_from_file(str(_ROOT / _CONFIG))
     cfg.merge_from_list(["DATASETS.TRAIN", (vocabulary,), "MODEL.DEVICE", device])
+    cfg.merge_from_list(["MODEL.SAMCP.SEMANTIC_QUERIES", queries])
     return SAMCP(cfg).to(device).eval()
 
 
@@ -327,6 +334,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--queries", default="stuff", choices=["stuff", "all"], help="which classes have a semantic one"
+    )
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -1,7 +1,8 @@
 """The patch cache beside what people keep patches in: a pickle, a json, or an HDF5 group per image.
 
 Makes synthetic patches, writes them in all four ways, and prints bytes per image, load time, time to open and memory,
-as ratios measured in one run, taking turns. The defaults take seconds; the size of COCO is
+as ratios measured in one run, taking turns; and what ways to compress the masks give. The defaults take seconds; the
+size of COCO is
 
     python scripts/benchmark_store.py --images 118287 --reads 20000 --output SCRATCH
 
@@ -15,16 +16,21 @@ import pickle
 import statistics
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import h5py
 import numpy as np
+import zstandard
 from pycocotools import mask as coco
 from tabulate import tabulate
 
 from proposal_cache import CacheWriter, PatchCache, Patches
+from proposal_cache.store.format import pack_masks
+
+_CODEC_IMAGES = 200  # on which ways to compress are compared
 
 Records = list[dict[str, Any]]
 
@@ -43,6 +49,7 @@ def main() -> None:
         pool = MaskPool(args.height, args.width, min(2000, args.images * args.patches), seed=0)
         seconds = write_all(formats, pool, args.images, args.patches)
         print(f"compressed counts of a patch: {pool.mean_length:.0f} bytes\n")
+        print(compare_codecs(pool, min(args.images, _CODEC_IMAGES), args.patches, args.rounds), "\n")
         loads = load_in_turns(formats, args.images, args.reads, args.rounds)
         print(compare(formats, args.images, seconds, loads), "\n")
         print(serve(ours, args.images, args.reads, args.workers))
@@ -263,6 +270,34 @@ def compare(formats: Sequence[Format], images: int, writing: list[float], loadin
     rows.append(["proposal_cache / best of the others", *shares])
     headers = ["", "bytes an image", "load, ms (mean)", "load, ms (median)", "write, ms"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * 4))
+
+
+def compare_codecs(pool: MaskPool, images: int, count: int, rounds: int) -> str:
+    """The table of ways to compress the masks of an image; each in turns, the best round counts."""
+    texts = [b"".join(pool.sample(count).rles) for _ in range(images)]
+    unzstd = zstandard.ZstdDecompressor().decompress
+    codecs: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], Any]]] = {
+        "none": (bytes, bytearray),
+        "zlib 6, as HDF5's gzip": (zlib.compress, zlib.decompress),
+        **{f"zstd {level}": (zstandard.ZstdCompressor(level).compress, unzstd) for level in (-5, 1, 3, 6, 19)},
+        "proposal_cache: zstd 6, repetitions from 6 characters on": (lambda text: pack_masks([text]), unzstd),
+    }
+    packed: dict[str, list[bytes]] = {}
+    writing, reading = ({name: float("inf") for name in codecs} for _ in range(2))
+    for name, (pack, _) in codecs.items():
+        start = time.perf_counter()
+        packed[name] = [pack(text) for text in texts]
+        writing[name] = time.perf_counter() - start
+    for _ in range(rounds):
+        for name, (_, unpack) in codecs.items():
+            reading[name] = min(reading[name], sum(timed(unpack, frame) for frame in packed[name]))
+    rows = [
+        [name, f"{statistics.mean(map(len, packed[name])):.0f}"]
+        + [f"{seconds[name] / images * 1e3:.3f}" for seconds in (reading, writing)]
+        for name in codecs
+    ]
+    headers = ["masks of an image, as", "bytes", "unpack, ms", "pack, ms"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * 3))
 
 
 def serve(ours: Ours, images: int, reads: int, workers: Sequence[int]) -> str:

@@ -26,7 +26,7 @@ def build(image: dict, *, self_affinity: bool = True, favourite: dict[int, int] 
         affinity[0, len(SEMANTIC) + q] = torch.where(image["instances"].gt_affinity[k], 6.0, -6.0)
         boxes[0, len(SEMANTIC) + q] = image["instances"].gt_boxes.tensor[k] / patches.scale[0]
     total = len(SEMANTIC) + num
-    queries = QuerySet(torch.zeros(1, total, 8), boxes, torch.ones(1, total, total).bool(), len(SEMANTIC), num, 0)
+    queries = QuerySet(torch.zeros(1, total, 8), boxes, torch.ones(1, num, total).bool(), len(SEMANTIC), num, 0)
     in_crowd = torch.zeros_like(patches.valid)
     in_crowd[0, : len(image["patches"])] = image["patches"].in_crowd
     return TargetBuilder(matcher=MATCHER, self_affinity=self_affinity).matching(

@@ -22,7 +22,7 @@ from .layers import (
 )
 from .patch_batch import PatchBatch
 from .patch_encoder import RoIEmbedding
-from .queries import QuerySet
+from .queries import QueryAttention, QuerySet
 
 _PAIRS_AT_ONCE = 65536  # of a query and a patch
 
@@ -131,11 +131,13 @@ class AffinityDecoder(nn.Module):
         tokens = self._image_tokens(levels[-1], patches) if self.dca == "image" else None
         regions = RegionEmbeddings(roi_embedding, levels)
         x, boxes = queries.content, queries.boxes
+        seen = patches.valid[:, : queries.num_instance]  # of the instance queries
         logits: Tensor | None = None
         normalized: Tensor | None = None
         outputs = []
         for layer in self.layers:
-            args = (x, self.position(boxes).to(x.dtype), queries.visible, features, position, patches.valid)
+            x_pos = self.position(boxes).to(x.dtype)
+            args = (x, x_pos, queries.visible, seen, features, position)
             memory = self._cross_attention_memory(features, position, patches.valid, normalized, boxes, tokens, patches)
             if self.activation_checkpoint and self.training:
                 x, new_logits = checkpoint(layer, *args, *memory, use_reentrant=False)
@@ -174,7 +176,8 @@ class AffinityDecoder(nn.Module):
         if self.dca_mask and normalized is not None:
             corners = (boxes * patches.scale).unsqueeze(2)
             inside = (tokens.centers >= corners[..., :2]) & (tokens.centers < corners[..., 2:])
-            visible = visible & inside.all(-1)
+            inside = visible & inside.all(-1)
+            visible = torch.where(inside.any(-1, keepdim=True), inside, visible)  # a box may hold no token's centre
         return tokens.features, tokens.position, some_visible(visible)
 
     def _image_tokens(self, level: Tensor, patches: PatchBatch) -> ImageTokens:
@@ -235,7 +238,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, prior: float = 0.01) -> None:
         super().__init__()
-        self.self_attention = AttentionLayer(dim, num_heads)
+        self.self_attention = QueryAttention(dim, num_heads)
         self.affinity = Affinity(dim, num_heads, prior)
         self.cross_attention = AttentionLayer(dim, num_heads)
         self.ffn = FeedForward(dim, ffn_dim)
@@ -246,15 +249,15 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         x_pos: Tensor,
         x_visible: Tensor,
+        seen: Tensor,
         features: Tensor,
         position: Tensor,
-        valid: Tensor,
         memory: Tensor,
         memory_pos: Tensor,
         memory_visible: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Returns the queries (B, M, D) and this layer's affinity logits (B, M, N), before refinement."""
-        x = self.self_attention(x, x_pos, x, x_pos, x_visible)
+        x = self.self_attention(x, x_pos, x_visible, seen)
         logits = self.affinity(x + x_pos, features + position)
         x = self.cross_attention(x, x_pos, memory, memory_pos, memory_visible)
         return self.ffn(x), logits

@@ -34,14 +34,14 @@ class BoxEmbedding(nn.Module):
 
     def forward(self, boxes: Tensor) -> Tensor:
         """``boxes``: (..., 4) XYXY, normalised by the image's size. Returns (..., D)."""
-        x0, y0, x1, y1 = boxes.float().unbind(-1)
+        x0, y0, x1, y1 = full_precision(boxes).unbind(-1)
         center_size = torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
         return self.mlp(sine_embedding(center_size, self.dim // 2).flatten(-2))
 
 
 def sine_embedding(values: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
     """Sines and cosines of values in [0, 1] at ``dim / 2`` frequencies: (...) -> (..., dim)."""
-    exponent = torch.arange(dim // 2, dtype=torch.float32, device=values.device) / (dim // 2)
+    exponent = torch.arange(dim // 2, dtype=values.dtype, device=values.device) / (dim // 2)
     angle = values[..., None] * 2 * math.pi / temperature**exponent
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
@@ -69,12 +69,17 @@ class AttentionLayer(nn.Module):
             x_pos, memory_pos: position embeddings, shaped as x and memory.
             visible: (B or 1, M or 1, N) bool, True where a query may see a key; every row must have a True.
         """
-        q = self._split(self.q_proj(x + x_pos))
-        k = self._split(self.k_proj(memory + memory_pos))
-        v = self._split(self.v_proj(memory))
+        q, k, v = self._heads(x, x_pos, memory, memory_pos)
         mask = None if visible is None else visible.unsqueeze(1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.norm(x + self.out_proj(out.transpose(1, 2).flatten(2)))
+        return self._add(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+
+    def _heads(self, x: Tensor, x_pos: Tensor, memory: Tensor, memory_pos: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, heads, M or N, D / heads)."""
+        q, k, v = self.q_proj(x + x_pos), self.k_proj(memory + memory_pos), self.v_proj(memory)
+        return self._split(q), self._split(k), self._split(v)
+
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+        return self.norm(x + self.out_proj(attended.transpose(1, 2).flatten(2)))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

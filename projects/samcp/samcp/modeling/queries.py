@@ -1,11 +1,14 @@
 """Semantic and instance queries, and who may see whom (METHOD 3; paper 3.2.2)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .denoising import DenoisingQueries
+from .layers import AttentionLayer, full_precision
 from .patch_batch import PatchBatch
 
 
@@ -16,7 +19,8 @@ class QuerySet:
     Attributes:
         content: (B, M, D).
         boxes: (B, M, 4) reference boxes, XYXY normalised.
-        visible: (B, M, M) bool, True where the row's query may see the column's.
+        visible: (B, M - num_semantic, M) bool, True where an instance or denoising query may see the column's. Every
+            semantic one sees itself and the instance queries of the image's patches.
         num_semantic, num_instance, num_denoising: their sum is M. num_instance is N or 0.
     """
 
@@ -31,6 +35,41 @@ class QuerySet:
     def num_matching(self) -> int:
         """How many queries are not for denoising."""
         return self.num_semantic + self.num_instance
+
+
+class QueryAttention(AttentionLayer):
+    """Self-attention of queries. Its cost is linear in the number of semantic ones, which do not see each other."""
+
+    def forward(self, x: Tensor, x_pos: Tensor, visible: Tensor, valid: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, M, D), with positions, to (B, M, D).
+
+        Args:
+            visible: (B, R, M) bool, whom the last R queries may see; the others are semantic.
+            valid: (B, num_instance) bool, which of the queries after them are no padding.
+        """
+        q, k, v = self._heads(x, x_pos, x, x_pos)
+        first = x.shape[1] - visible.shape[1]
+        # Only denoising queries see semantic ones; where there are none, semantic keys need not be looked at.
+        start = 0 if visible.shape[1] > valid.shape[1] else first
+        others = F.scaled_dot_product_attention(
+            q[:, :, first:], k[:, :, start:], v[:, :, start:], attn_mask=visible[:, None, :, start:]
+        )
+        if not first:
+            return self._add(x, others)
+        instances = slice(first, first + valid.shape[1])
+        semantic = _see_self_and_others(
+            q[:, :, :first], k[:, :, :first], v[:, :, :first], k[:, :, instances], v[:, :, instances], valid
+        )
+        return self._add(x, torch.cat([semantic.to(others.dtype), others], dim=2))
+
+
+def _see_self_and_others(q: Tensor, k: Tensor, v: Tensor, others_k: Tensor, others_v: Tensor, valid: Tensor) -> Tensor:
+    """Attention of (B, heads, S, d) queries, each to its own key and to N others', of which only `valid` count."""
+    q = q / math.sqrt(q.shape[-1])
+    to_others = (q @ others_k.transpose(-1, -2)).masked_fill(~valid[:, None, None, :], float("-inf"))
+    to_self = (q * k).sum(-1, keepdim=True)
+    weights = torch.cat([to_self, to_others], dim=-1).softmax(-1).to(v.dtype)
+    return weights[..., :1] * v + weights[..., 1:] @ others_v
 
 
 class QueryBuilder(nn.Module):
@@ -67,7 +106,7 @@ class QueryBuilder(nn.Module):
         """
         batch = features.shape[0]
         text = self.text_content(embeddings)
-        semantic_boxes = center_size_to_corners(self.text_box(embeddings).sigmoid().float())
+        semantic_boxes = center_size_to_corners(full_precision(self.text_box(embeddings).sigmoid()))
         content = [text[semantic_classes].expand(batch, -1, -1)]
         boxes = [semantic_boxes[semantic_classes].expand(batch, -1, -1)]
         num_instance = 0
@@ -92,22 +131,23 @@ class QueryBuilder(nn.Module):
 
 
 def query_visibility(num_semantic: int, num_instance: int, valid: Tensor, denoising: DenoisingQueries | None) -> Tensor:
-    """Who may see whom: (B, M, M) bool.
+    """Whom instance and denoising queries may see: (B, num_instance + num_denoising, M) bool.
 
-    An instance query sees the instance queries; a semantic one sees itself and the instance queries; a denoising one
-    sees its own group and all of these. Padding is seen by nobody but itself (METHOD 3).
+    An instance query sees the instance queries; a denoising one sees its own group, the semantic and the instance
+    queries. Padding is seen by nobody but itself (METHOD 3).
     """
     batch, num_matching = valid.shape[0], num_semantic + num_instance
     num_denoising = 0 if denoising is None else denoising.labels.shape[1]
     total = num_matching + num_denoising
-    visible = torch.zeros(batch, total, total, dtype=torch.bool, device=valid.device)
+    visible = torch.zeros(batch, total - num_semantic, total, dtype=torch.bool, device=valid.device)
     if num_instance:
         visible[:, :, num_semantic:num_matching] = valid.unsqueeze(1)
     if denoising is not None:
-        visible[:, num_matching:, :num_semantic] = True
+        visible[:, num_instance:, :num_semantic] = True
         same_group = denoising.group[:, None] == denoising.group[None, :]
-        visible[:, num_matching:, num_matching:] = same_group & denoising.valid.unsqueeze(1)
-    return visible | torch.eye(total, dtype=torch.bool, device=valid.device)
+        visible[:, num_instance:, num_matching:] = same_group & denoising.valid.unsqueeze(1)
+    itself = torch.eye(total, dtype=torch.bool, device=valid.device)[num_semantic:]
+    return visible | itself
 
 
 def center_size_to_corners(boxes: Tensor) -> Tensor:

@@ -1,0 +1,317 @@
+"""Encoder, queries, decoder and classifier against the method written as loops, image by image, in float64.
+
+The batch is padded and each image of the loops is not, so padding shows wherever it leaks.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samcp.modeling.affinity_decoder import AffinityDecoder, DecoderOutput
+from samcp.modeling.classifier import Classifier
+from samcp.modeling.denoising import DenoisingQueries
+from samcp.modeling.patch_batch import PatchBatch
+from samcp.modeling.patch_encoder import PatchEncoder, RoIEmbedding
+from samcp.modeling.queries import QueryBuilder, QuerySet
+from tests.samcp.modeling import literal_network as literal
+
+DIM, TEXT_DIM, HEADS, CLASSES, ROI_SIZE = 16, 6, 4, 5, 3
+STRIDES = (4, 8, 16, 32)
+PADDED = (448, 512)
+SIZES = [(448, 512), (300, 330)]
+LAYERS = 3
+EXACT = {"atol": 1e-9, "rtol": 1e-9}
+
+
+@pytest.fixture(autouse=True)
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Positions are float32 whatever the network's type is; here they are float64 too, to compare to nine digits."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@torch.no_grad()
+def liven(module: nn.Module) -> None:
+    """Parameters of which none is 0 and all matter, unlike those that training starts from."""
+    for m in module.modules():
+        for name, parameter in m.named_parameters(recurse=False):
+            if parameter.ndim == 2:
+                parameter.normal_(std=1.2 * parameter.shape[1] ** -0.5)
+            else:
+                parameter.normal_(mean=float(isinstance(m, nn.LayerNorm) and name == "weight"), std=0.3)
+
+
+class Network(nn.Module):
+    """The parts of the network between the feature maps and the scores.
+
+    Args:
+        encoder: options of the patch encoder.
+        decoder: options of the decoder.
+        instance_queries: whether patches are queries.
+    """
+
+    def __init__(
+        self,
+        encoder: dict[str, Any] | None = None,
+        decoder: dict[str, Any] | None = None,
+        instance_queries: bool = True,
+    ) -> None:
+        super().__init__()
+        sizes = {"dim": DIM, "num_heads": HEADS, "ffn_dim": 24}
+        roi = RoIEmbedding(strides=STRIDES, in_channels=DIM, dim=DIM, roi_size=ROI_SIZE, fc_dim=20)
+        self.encoder = PatchEncoder(roi_embedding=roi, **sizes, **({"num_layers": 2} | (encoder or {})))
+        self.builder = QueryBuilder(dim=DIM, text_dim=TEXT_DIM, instance_queries=instance_queries)
+        self.decoder = AffinityDecoder(**sizes, **({"num_layers": LAYERS} | (decoder or {})))
+        self.classifier = Classifier(dim=DIM, text_dim=TEXT_DIM)
+        self.embeddings = nn.Parameter(torch.randn(CLASSES, TEXT_DIM))
+        liven(self)
+        nn.init.normal_(self.embeddings)
+
+
+class Batch:
+    """Images with ``counts`` patches each, at least 33 pixels wide and high unless ``smallest`` says otherwise."""
+
+    def __init__(self, *counts: int, smallest: int = 33) -> None:
+        self.levels = [torch.randn(len(counts), DIM, PADDED[0] // s, PADDED[1] // s) for s in STRIDES]
+        self.sizes = SIZES[: len(counts)]
+        self.patches = PatchBatch(
+            boxes=torch.zeros(len(counts), max(1, *counts), 4),
+            roi_masks=torch.zeros(len(counts), max(1, *counts), ROI_SIZE, ROI_SIZE),
+            valid=torch.tensor([[n < count for n in range(max(1, *counts))] for count in counts]),
+            image_sizes=torch.tensor(self.sizes),
+        )
+        for i, count in enumerate(counts):
+            self.patches.boxes[i, :count] = random_boxes(count, self.sizes[i], smallest)
+            self.patches.roi_masks[i, :count] = torch.rand(count, ROI_SIZE, ROI_SIZE)
+
+    def image(self, i: int) -> literal.Image:
+        valid = self.patches.valid[i]
+        levels = {stride: level[i] for stride, level in zip(STRIDES, self.levels, strict=True)}
+        return literal.Image(*self.sizes[i], self.patches.boxes[i, valid], self.patches.roi_masks[i, valid], levels)
+
+
+def random_boxes(count: int, size: tuple[int, int], smallest: int) -> Tensor:
+    """From small to nearly the whole image. Corners are odd numbers, which no centre of a feature map's cell is."""
+    boxes = torch.zeros(count, 4)
+    for n in range(count):
+        for axis, length in ((0, size[1]), (1, size[0])):
+            extent = smallest + (length - smallest - 2) * (n + torch.rand(()).item()) / count
+            low = torch.rand(()).item() * (length - 1 - extent)
+            boxes[n, axis], boxes[n, axis + 2] = low // 2 * 2 + 1, (low + extent) // 2 * 2 + 1
+    return boxes
+
+
+def make_denoising(valid: list[list[bool]], group: list[int]) -> DenoisingQueries:
+    corners = torch.rand(len(valid), len(group), 2, 2).sort(dim=2).values
+    return DenoisingQueries(
+        labels=torch.randint(CLASSES, (len(valid), len(group))),
+        boxes=corners.flatten(2),
+        entity=torch.zeros(len(group), dtype=torch.long),
+        positive=torch.ones(len(group), dtype=torch.bool),
+        group=torch.tensor(group),
+        valid=torch.tensor(valid),
+    )
+
+
+def run(
+    network: Network, batch: Batch, semantic_classes: list[int], denoising: DenoisingQueries | None
+) -> tuple[QuerySet, list[DecoderOutput]]:
+    features, position = network.encoder(batch.levels, batch.patches)
+    queries = network.builder(
+        embeddings=network.embeddings,
+        semantic_classes=torch.tensor(semantic_classes, dtype=torch.long),
+        features=features,
+        patches=batch.patches,
+        denoising=denoising,
+    )
+    outputs = network.decoder(
+        queries=queries,
+        features=features,
+        position=position,
+        patches=batch.patches,
+        levels=batch.levels,
+        roi_embedding=network.encoder.roi_embedding,
+    )
+    return queries, outputs
+
+
+def run_literally(
+    network: Network,
+    batch: Batch,
+    i: int,
+    semantic_classes: list[int],
+    denoising: DenoisingQueries | None,
+    instance_queries: bool = True,
+    **switches: Any,
+) -> tuple[list[literal.Query], list[literal.Layer]]:
+    image = batch.image(i)
+    features, positions = literal.encode(network.encoder, HEADS, image)
+    copies = []
+    if denoising is not None:
+        slots = zip(denoising.labels[i], denoising.boxes[i], denoising.group, denoising.valid[i], strict=True)
+        copies = [(int(label), box, int(group)) for label, box, group, valid in slots if valid]
+    queries = literal.make_queries(
+        network.builder, image, features, network.embeddings, semantic_classes, copies, instance_queries
+    )
+    roi = network.encoder.roi_embedding
+    return queries, literal.decode(network.decoder, HEADS, image, queries, features, positions, roi, **switches)
+
+
+def real_queries(queries: QuerySet, batch: Batch, i: int, denoising: DenoisingQueries | None) -> Tensor:
+    """Which queries of an image are no padding: (M,) bool."""
+    parts = [torch.ones(queries.num_semantic, dtype=torch.bool)]
+    if queries.num_instance:
+        parts.append(batch.patches.valid[i])
+    if denoising is not None:
+        parts.append(denoising.valid[i])
+    return torch.cat(parts)
+
+
+def matrix(rows: list[list[Tensor]], width: int) -> Tensor:
+    return torch.stack([value for row in rows for value in row]).view(-1, width) if width else torch.zeros(len(rows), 0)
+
+
+def assert_matters(layers: list[literal.Layer]) -> None:
+    """Affinities lie on both sides of the thresholds that a mistake may put in place of 0.5, and near none."""
+    values = torch.tensor([row for layer in layers for row in layer.normalized]).flatten()
+    assert (values - 0.5).abs().min() > 1e-5
+    for low, high in ((0, 0.1), (0.1, 0.5), (0.5, 0.9), (0.9, 1.1)):
+        assert ((values >= low) & (values < high)).float().mean() > 0.05
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"mask_roi": False}, {"num_layers": 0}, {"activation_checkpoint": True}], ids=str
+)
+def test_encoder(options: dict[str, Any]) -> None:
+    encoder = Network(encoder=options).encoder
+    batch = Batch(6, 3)
+    features, position = encoder(batch.levels, batch.patches)
+    for i, count in enumerate((6, 3)):
+        expected = literal.encode(encoder, HEADS, batch.image(i), mask_roi=options.get("mask_roi", True))
+        torch.testing.assert_close(features[i, :count], torch.stack(expected[0]), **EXACT)
+        torch.testing.assert_close(position[i, :count], torch.stack(expected[1]), **EXACT)
+    assert not features[1, 3:].any()
+    assert not position[1, 3:].any()
+
+
+def test_patches_are_pooled_from_several_levels() -> None:
+    """So that the tests here would notice a wrong one."""
+    boxes = Batch(6, 3).patches.boxes[0]
+    sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+    assert {int(level) for level in (4 + (sizes / 224).log2()).floor()} >= {2, 3, 4}
+
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "the paper's": {},
+    "no DCA": {"dca_mask": False},
+    "no AR": {"affinity_refinement": False},
+    "no QE": {"query_enhancement": False},
+    "image features": {"dca": "image"},
+    "image features, no DCA": {"dca": "image", "dca_mask": False},
+    "nothing": {"dca_mask": False, "affinity_refinement": False, "query_enhancement": False},
+}
+DENOISING: dict[str, Any] = {
+    "valid": [[True] * 6, [True, False, True, False, True, False]],
+    "group": [0, 0, 1, 1, 1, 1],
+}
+QUERIES: dict[str, dict[str, Any]] = {
+    "no denoising": {"denoising": None},
+    "no semantic queries": {"semantic": []},
+    "no instance queries": {"instance": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("switches", "kinds", "counts"),
+    [
+        *(pytest.param(options, {}, (6, 4), id=name) for name, options in SWITCHES.items()),
+        *(pytest.param({}, kinds, (6, 4), id=name) for name, kinds in QUERIES.items()),
+        pytest.param({}, {}, (4, 1), id="one patch"),
+        pytest.param({}, {}, (4, 0), id="no patch"),
+    ],
+)
+def test_decoder(switches: dict[str, Any], kinds: dict[str, Any], counts: tuple[int, int]) -> None:
+    semantic_classes, instance_queries = kinds.get("semantic", [3, 1]), kinds.get("instance", True)
+    network = Network(decoder=switches, instance_queries=instance_queries).eval()
+    batch = Batch(*counts)
+    denoising = make_denoising(**DENOISING) if kinds.get("denoising", True) else None
+    with torch.no_grad():
+        queries, outputs = run(network, batch, semantic_classes, denoising)
+        assert len(outputs) == LAYERS
+        for i, count in enumerate(counts):
+            own, layers = run_literally(network, batch, i, semantic_classes, denoising, instance_queries, **switches)
+            if count == max(counts):
+                assert_matters(layers)
+            rows = real_queries(queries, batch, i, denoising)
+            torch.testing.assert_close(queries.content[i, rows], torch.stack([q.content for q in own]), **EXACT)
+            torch.testing.assert_close(queries.boxes[i, rows], torch.stack([q.box for q in own]), **EXACT)
+            for layer, output in zip(layers, outputs, strict=True):
+                logits = output.affinity_logits[i, rows, :count]
+                torch.testing.assert_close(logits, matrix(layer.logits, count), **EXACT)
+                torch.testing.assert_close(output.boxes[i, rows], torch.stack(layer.boxes), **EXACT)
+                torch.testing.assert_close(output.queries[i, rows], torch.stack(layer.queries), **EXACT)
+
+
+def test_image_features_outside_of_the_image_are_never_seen() -> None:
+    """Not even by a query in whose box no token's centre lies."""
+    network = Network(decoder={"dca": "image"}).eval()
+    batch = Batch(2, 2)
+    batch.patches.boxes[1] = torch.tensor([[17.0, 17.0, 41.0, 41.0], [51.0, 53.0, 73.0, 75.0]])
+    with torch.no_grad():
+        _, outputs = run(network, batch, [0], None)
+        _, layers = run_literally(network, batch, 1, [0], None, dca="image")
+    for layer, output in zip(layers, outputs, strict=True):
+        torch.testing.assert_close(output.queries[1], torch.stack(layer.queries), **EXACT)
+
+
+def test_classifier() -> None:
+    network = Network()
+    queries = torch.randn(2, 3, DIM)
+    scores = network.classifier(queries, network.embeddings)
+    for i in range(2):
+        for m in range(3):
+            for c in range(CLASSES):
+                expected = literal.score(network.classifier, queries[i, m], network.embeddings[c])
+                torch.testing.assert_close(scores[i, m, c], expected, **EXACT)
+
+
+@pytest.mark.parametrize("options", [{}, {"activation_checkpoint": True}, {"dca": "image"}], ids=str)
+def test_gradients(options: dict[str, Any]) -> None:
+    """Of everything that all layers say, for every parameter and every feature level."""
+    network = Network(encoder={k: v for k, v in options.items() if k != "dca"}, decoder=options | {"num_layers": 2})
+    batch = Batch(4, 3)
+    for level in batch.levels:
+        level.requires_grad_()
+    denoising = make_denoising([[True, True, True], [True, False, True]], [0, 1, 1])
+    weights = torch.randn(DIM + CLASSES)
+    parameters = dict(network.named_parameters())
+
+    queries, outputs = run(network, batch, [2, 4], denoising)
+    total, expected = torch.zeros(()), torch.zeros(())
+    for i in range(2):
+        rows, valid = real_queries(queries, batch, i, denoising), batch.patches.valid[i]
+        for output in outputs:
+            scores = network.classifier(output.queries, network.embeddings)[i, rows]
+            total = total + (torch.cat([output.queries[i, rows], scores], dim=-1) @ weights).sin().sum()
+            total = total + output.affinity_logits[i, rows][:, valid].sigmoid().sum()
+            assert not output.boxes.requires_grad
+        for layer in run_literally(network, batch, i, [2, 4], denoising, dca=options.get("dca", "patch"))[1]:
+            for query, row in zip(layer.queries, layer.logits, strict=True):
+                scores = [literal.score(network.classifier, query, e) for e in network.embeddings]
+                expected = expected + (torch.cat([query, torch.stack(scores)]) @ weights).sin()
+                expected = expected + torch.stack(row).sigmoid().sum()
+
+    torch.testing.assert_close(total, expected, **EXACT)
+    sources = [*parameters.values(), *batch.levels]
+    names = [*parameters, *(f"level of stride {stride}" for stride in STRIDES)]
+    gradients = torch.autograd.grad(total, sources, materialize_grads=True)
+    literal_gradients = torch.autograd.grad(expected, sources, materialize_grads=True)
+    for name, gradient, other in zip(names, gradients, literal_gradients, strict=True):
+        assert torch.allclose(gradient, other, **EXACT), name
+    assert all(gradient.any() for gradient in gradients[: len(parameters)])
