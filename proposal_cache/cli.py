@@ -21,15 +21,23 @@ from proposal_cache.store import PatchCache, verify
 from proposal_cache.visualize import draw_patches
 
 _KEYS_SHOWN = 5
+_CONTINUES = "what is complete is kept; repeat the same command, and it continues where it was"
+_STARTS_AGAIN = "nothing was changed; repeat the same command, and it starts from the beginning"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command. Exit status: 0; 1 where something is wrong with a cache or a file; 2 for a wrong command line."""
+    """Runs a command.
+
+    Exit status: 0; 1 where something is wrong with a cache or a file; 2 for a wrong command line; 130 after Ctrl-C.
+    """
     parsed = _parser().parse_args(arguments)
     try:
         sys.exit(parsed.run(parsed))
     except CacheError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print(f"interrupted: {parsed.interrupted}", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         sys.stderr.close()
         sys.exit(0)
@@ -157,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         "merge sam regions --output both",
         "Caches may hold different images, or patches of the same images by different generators, which the new cache\n"
         "keeps apart as sources.",
+        interrupted=_CONTINUES,
     )
     join.add_argument("caches", type=Path, nargs="+", metavar="CACHE")
     _add_output(join)
@@ -171,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m proposal_cache import panoptic.json --panoptic panoptic_pngs --keep-labels --output theirs\n"
         "  python -m proposal_cache import results.json --annotations images.json --add-to sam --output both",
         "RESULTS is a json of COCO results with masks, or a panoptic json. Labels are dropped unless asked for.",
+        interrupted=_CONTINUES,
     )
     take.add_argument("results", type=Path, metavar="RESULTS", help="json")
     take.add_argument("--annotations", type=Path, metavar="FILE", help="COCO json with id, name and size of each image")
@@ -203,6 +213,7 @@ def _add(
     summary: str,
     example: str,
     more: str = "",
+    interrupted: str = _STARTS_AGAIN,
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(
         name,
@@ -211,7 +222,7 @@ def _add(
         epilog=textwrap.dedent(f"example:\n  python -m proposal_cache {example}"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, interrupted=interrupted)
     return command
 
 

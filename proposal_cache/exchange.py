@@ -1,24 +1,36 @@
 """Other models' results into a cache, and a cache into COCO json."""
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import secrets
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
 from proposal_cache import rle
+from proposal_cache._runs import MAX_PIXELS
 from proposal_cache.errors import CacheError
 from proposal_cache.patches import Patches
 from proposal_cache.sources import image_key
 from proposal_cache.store import CacheWriter, PatchCache
+from proposal_cache.store.format import check_key
 
 _MAX_SOURCES = 256  # `Patches.source` is uint8
+_MAX_SCORE = float(np.finfo(np.float32).max)
+
+# pycocotools walks along a polygon in steps of a fifth of a pixel and trusts that there is memory for all of them.
+_MAX_DISTANCE = 10  # of a point from the image, in lengths of the image's longer side
+_MAX_OUTLINE = 1 << 21  # pixels along one polygon
 
 Descriptions = list[dict[str, Any]]
 PathLike = str | os.PathLike[str]
@@ -26,6 +38,22 @@ PathLike = str | os.PathLike[str]
 
 class ExchangeError(CacheError):
     """A results file that is not what it should be; the message names it."""
+
+
+class _Image(NamedTuple):
+    """An image of a COCO json."""
+
+    key: str
+    height: int
+    width: int
+
+
+class _Result(NamedTuple):
+    """One entry of COCO results: compressed counts, score (NaN where there is none), category."""
+
+    counts: bytes
+    score: float
+    category: int | str | None
 
 
 def import_results(
@@ -39,6 +67,8 @@ def import_results(
 ) -> None:
     """Makes a cache of COCO results: a list of {"image_id", "category_id", "segmentation", "score"}.
 
+    Nothing is written unless every entry is good.
+
     Args:
         results: the json.
         annotations: COCO json whose `images` give each image's id, file name (hence its key) and size. Images without
@@ -49,13 +79,13 @@ def import_results(
         scores: keep scores, as predicted IoU.
 
     Raises:
-        ExchangeError: naming the file and the entry.
+        ExchangeError: naming the file, the entry and what is wrong with it.
     """
     entries = _load(results)
     if not isinstance(entries, list):
         raise ExchangeError(f"{results} is no COCO results json, which is a list; for panoptic PNGs give --panoptic")
     images = _images(annotations)
-    found: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in images}
+    found: dict[Any, list[_Result]] = {image_id: [] for image_id in images}
     for number, entry in enumerate(entries):
         image_id = entry.get("image_id") if isinstance(entry, dict) else None
         if not isinstance(image_id, int | str) or image_id not in found or "segmentation" not in entry:
@@ -63,27 +93,25 @@ def import_results(
                 f"entry {number} of {results} has no segmentation, or its image_id {image_id!r} is not among "
                 f"the images of {annotations}"
             )
-        found[entry["image_id"]].append(entry)
-    categories = sorted({entry.get("category_id") for entry in entries}, key=str) if labels else [None]
+        try:
+            found[image_id].append(_result(entry, images[image_id], labels))
+        except CacheError as error:
+            raise ExchangeError(f"entry {number} of {results}, of image {image_id!r}: {error}") from error
+    categories = _categories((result.category for some in found.values() for result in some), labels)
     sources = _sources(results, categories, _names(annotations), scores)
     with CacheWriter(output, sources, dataset) as writer:
-        for image_id, (key, height, width) in images.items():
-            if key in writer.done:
+        for image_id, image in images.items():
+            if image.key in writer.done:
                 continue
             some = found[image_id]
-            try:
-                patches = Patches.from_rles(
-                    height,
-                    width,
-                    [_counts(entry["segmentation"], height, width) for entry in some],
-                    predicted_iou=[float(entry.get("score", math.nan)) for entry in some] if scores else None,
-                    source=[categories.index(entry.get("category_id")) if labels else 0 for entry in some],
-                )
-            except (CacheError, ValueError, TypeError, KeyError, IndexError) as error:
-                raise ExchangeError(
-                    f"{results} has a bad segmentation of image {image_id!r} ({key}): {error}"
-                ) from error
-            writer.add(key, patches.select(patches.areas > 0))
+            patches = Patches.from_rles(
+                image.height,
+                image.width,
+                [result.counts for result in some],
+                predicted_iou=[result.score for result in some] if scores else None,
+                source=[categories.index(result.category) if labels else 0 for result in some],
+            )
+            writer.add(image.key, patches.select(patches.areas > 0))
 
 
 def import_panoptic(
@@ -100,17 +128,18 @@ def import_panoptic(
             (
                 str(file_names.get(entry["image_id"], entry["file_name"])),
                 str(entry["file_name"]),
-                {int(segment["id"]): segment.get("category_id") for segment in entry["segments_info"]},
+                {int(s["id"]): _category(s.get("category_id")) if labels else None for s in entry["segments_info"]},
             )
             for entry in content["annotations"]
         ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ExchangeError(f"{annotations} is no panoptic json of COCO: {error!r}") from error
-    categories = sorted({c for _, _, segments in entries for c in segments.values()}, key=str) if labels else [None]
+    keys = [_key(annotations, image_name) for image_name, _, _ in entries]
+    _refuse_double_keys(annotations, keys)
+    categories = _categories((c for _, _, segments in entries for c in segments.values()), labels)
     sources = _sources(annotations, categories, _names(annotations), scores=False)
     with CacheWriter(output, sources, dataset) as writer:
-        for image_name, png_name, segments in entries:
-            key = image_key(Path(png_root) / image_name, png_root)
+        for key, (_, png_name, segments) in zip(keys, entries, strict=True):
             if key in writer.done:
                 continue
             ids, rles, (height, width) = _segments(Path(png_root) / png_name)
@@ -126,19 +155,16 @@ def export_results(cache: PatchCache, output: PathLike, annotations: PathLike | 
     """Writes a cache as COCO results, an entry a patch, and returns how many.
 
     The image_id is the image's key, or, where a COCO json is given, the id it has there; only its images are written.
-    The score is the predicted IoU, 1 where there is none; category_id is 1; `source` names the generator.
+    Images whose generator failed are left out, with a warning on stderr. The score is the predicted IoU, 1 where there
+    is none; category_id is 1; `source` names the generator.
 
     Raises:
         ExchangeError: where the json cannot be read; nothing is left at `output`.
-        MissingKeyError: where it lists an image that the cache has not.
+        MissingKeyError: where it lists an image that the cache knows nothing of.
     """
-    ids = (
-        {key: image_id for image_id, (key, _, _) in _images(annotations).items()}
-        if annotations
-        else {k: k for k in cache}
-    )
+    ids = {image.key: i for i, image in _images(annotations).items()} if annotations else {key: key for key in cache}
     path, count = Path(output), 0
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "w") as file:
             file.write("[")
@@ -150,13 +176,17 @@ def export_results(cache: PatchCache, output: PathLike, annotations: PathLike | 
     except OSError as error:
         raise ExchangeError(f"{path} cannot be written: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return count
 
 
 def _entries(cache: PatchCache, ids: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     names = [generator.get("name") for generator in cache.manifest.generators]
     for key, image_id in ids.items():
+        if key not in cache and key in cache.manifest.failures:
+            print(f"warning: left out: {key}: {cache.manifest.failures[key]}", file=sys.stderr)
+            continue
         patches = cache[key]
         for i, (x0, y0, x1, y1) in enumerate(patches.boxes.tolist()):
             score = float(patches.predicted_iou[i])
@@ -166,7 +196,7 @@ def _entries(cache: PatchCache, ids: Mapping[str, Any]) -> Iterator[dict[str, An
                 "segmentation": {"size": [patches.height, patches.width], "counts": patches.rles[i].decode("ascii")},
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "area": int(patches.areas[i]),
-                "score": 1.0 if math.isnan(score) else score,
+                "score": score if math.isfinite(score) else 1.0,
                 "source": names[patches.source[i]],
             }
 
@@ -176,24 +206,79 @@ def _segments(png: Path) -> tuple[list[int], list[bytes], tuple[int, int]]:
     try:
         with Image.open(png) as image:
             pixels = np.asarray(image.convert("RGB"), np.int64)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ExchangeError(f"{png} cannot be read as a panoptic PNG: {error}") from error
     ids, rles = rle.encode_labels(pixels @ np.array([1, 256, 65536]))
     return ids.tolist(), rles, (pixels.shape[0], pixels.shape[1])
 
 
+def _result(entry: Mapping[str, Any], image: _Image, labels: bool) -> _Result:
+    score = entry.get("score", math.nan)
+    if "score" in entry and (type(score) not in (int, float) or not -_MAX_SCORE <= score <= _MAX_SCORE):
+        raise ExchangeError(f"its score {_shown(score)} is no finite number")
+    category = _category(entry.get("category_id")) if labels else None
+    return _Result(_counts(entry["segmentation"], image.height, image.width), float(score), category)
+
+
 def _counts(segmentation: Any, height: int, width: int) -> bytes:
-    """Compressed counts of a mask in any form that COCO knows: compressed, uncompressed, polygons."""
-    if isinstance(segmentation, dict):
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"its size is {segmentation['size']}, the image's [{height}, {width}]")
-        counts = segmentation["counts"]
-        if isinstance(counts, str | bytes):
-            return counts.encode() if isinstance(counts, str) else counts
-        if min(counts, default=-1) < 0 or sum(counts) != height * width:
-            raise ValueError(f"its counts are not those of {height} x {width} pixels")
-        return coco.frPyObjects(segmentation, height, width)["counts"]
-    return coco.merge(coco.frPyObjects(segmentation, height, width))["counts"]
+    """Compressed counts of a mask in any form that COCO knows: compressed, uncompressed, polygons.
+
+    Raises:
+        ExchangeError, MaskError: for anything else, before pycocotools sees it, which trusts all it gets.
+    """
+    if isinstance(segmentation, list) and segmentation:
+        for polygon in segmentation:
+            _check_polygon(polygon, height, width)
+        return coco.merge(coco.frPyObjects(segmentation, height, width))["counts"]
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise ExchangeError(
+            f"its segmentation is neither a list of polygons nor {{'size', 'counts'}}: {_shown(segmentation)}"
+        )
+    if segmentation["size"] != [height, width]:
+        raise ExchangeError(f"its size is {_shown(segmentation['size'])}, the image's [{height}, {width}]")
+    counts = segmentation["counts"]
+    if isinstance(counts, str):
+        compressed = counts.encode(errors="surrogatepass")
+        rle.check([compressed], height, width)
+        return compressed
+    if (
+        not isinstance(counts, list)
+        or not all(type(count) is int and count >= 0 for count in counts)
+        or sum(counts) != height * width
+    ):
+        raise ExchangeError(f"its counts are not those of {height} x {width} pixels: {_shown(counts)}")
+    return coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
+
+
+def _check_polygon(polygon: Any, height: int, width: int) -> None:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        raise ExchangeError(f"a polygon is a list of x, y, x, y, ... of three points or more, not {_shown(polygon)}")
+    far = _MAX_DISTANCE * max(height, width)
+    for value in polygon:
+        if type(value) not in (int, float) or not -far <= value <= far:
+            raise ExchangeError(
+                f"the coordinate {_shown(value)} of a polygon is no number within {far} pixels of its image"
+            )
+    points = list(zip(polygon[::2], polygon[1::2], strict=True))
+    outline = sum(math.dist(a, b) for a, b in pairwise([*points, points[0]]))
+    if outline > _MAX_OUTLINE:
+        raise ExchangeError(f"a polygon is {outline:.0f} pixels long: {_MAX_OUTLINE} are possible")
+
+
+def _category(category: Any) -> int | str | None:
+    if category is not None and not isinstance(category, int | str):
+        raise ExchangeError(f"the category_id {_shown(category)} is neither a number nor a text")
+    return category
+
+
+def _categories(found: Iterable[int | str | None], labels: bool) -> list[int | str | None]:
+    """The categories that become sources, in order; None alone where labels are dropped."""
+    return sorted(set(found), key=str) if labels else [None]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _sources(file: PathLike, categories: Sequence[Any], names: Mapping[Any, str], scores: bool) -> Descriptions:
@@ -206,24 +291,56 @@ def _sources(file: PathLike, categories: Sequence[Any], names: Mapping[Any, str]
     return [{**common, "category_id": number, "category": names.get(number)} for number in categories] or [common]
 
 
-def _images(annotations: PathLike) -> dict[Any, tuple[str, int, int]]:
-    """Key, height and width of each image of a COCO json, by its id."""
+def _images(annotations: PathLike) -> dict[Any, _Image]:
+    """The images of a COCO json, by id."""
     content = _load(annotations)
     try:
-        return {
-            image["id"]: (image_key(image["file_name"], "."), int(image["height"]), int(image["width"]))
+        entries = [
+            (image["id"], str(image["file_name"]), int(image["height"]), int(image["width"]))
             for image in content["images"]
-        }
-    except (KeyError, TypeError, ValueError) as error:
+        ]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ExchangeError(
             f"{annotations} is no COCO json with images' id, file_name, height, width: {error!r}"
         ) from error
+    images: dict[Any, _Image] = {}
+    for image_id, name, height, width in entries:
+        if not isinstance(image_id, int | str) or image_id in images:
+            raise ExchangeError(
+                f"{annotations} has {name} with the id {_shown(image_id)}: an id is a number or a text, one for each"
+            )
+        if height < 1 or width < 1 or height * width > MAX_PIXELS:
+            raise ExchangeError(f"{annotations} has {name} of an impossible size: {height} x {width} pixels")
+        images[image_id] = _Image(_key(annotations, name), height, width)
+    _refuse_double_keys(annotations, [image.key for image in images.values()])
+    return images
+
+
+def _key(annotations: PathLike, name: str) -> str:
+    """The key of an image that a json names."""
+    try:
+        key = image_key(name, ".")
+        check_key(key)
+    except CacheError as error:
+        raise ExchangeError(f"{annotations} names the image {name!r}: {error}") from error
+    return key
+
+
+def _refuse_double_keys(annotations: PathLike, keys: Sequence[str]) -> None:
+    key, count = max(Counter(keys).items(), key=lambda item: item[1], default=("", 0))
+    if count > 1:
+        raise ExchangeError(
+            f"{annotations} has {count} images with the key {key!r} (the name without suffix): "
+            "a cache tells images apart by their keys, so rename or leave out all but one"
+        )
 
 
 def _names(annotations: PathLike) -> dict[Any, str]:
     content = _load(annotations)
-    categories: Iterable[Any] = content.get("categories", ()) if isinstance(content, dict) else ()
-    return {category.get("id"): str(category.get("name")) for category in categories if isinstance(category, dict)}
+    categories = content.get("categories", []) if isinstance(content, dict) else []
+    if not isinstance(categories, list) or not all(isinstance(category, dict) for category in categories):
+        raise ExchangeError(f"{annotations} has categories that are no list of id and name")
+    return {_category(c.get("id")): str(c.get("name")) for c in categories}
 
 
 def _load(path: PathLike) -> Any:

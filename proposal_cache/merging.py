@@ -1,5 +1,6 @@
 """Several caches into one: of other images, or with the patches of other generators for the same images."""
 
+import itertools
 import os
 from collections.abc import Sequence
 
@@ -17,8 +18,8 @@ class MergeError(CacheError):
 def merge(caches: Sequence[PatchCache], output: str | os.PathLike[str], *, dataset: str | None = None) -> None:
     """Writes a cache that holds all images of some caches, each with its patches from all of them.
 
-    `Patches.source` tells them apart in the new cache. An image that one of them lacks has the others' patches.
-    Interrupted, the same call continues.
+    `Patches.source` tells them apart in the new cache. An image that one of them lacks has the others' patches; one
+    that none of them has, since it failed, is a failure still. Interrupted, the same call continues.
 
     Args:
         caches: at least one.
@@ -27,7 +28,7 @@ def merge(caches: Sequence[PatchCache], output: str | os.PathLike[str], *, datas
 
     Raises:
         MergeError: where datasets differ and none is named, or two caches have the same image by the same generator
-            or in different sizes.
+            (nothing is written then) or in different sizes.
     """
     datasets = sorted({cache.manifest.dataset for cache in caches})
     if dataset is None and len(datasets) > 1:
@@ -37,31 +38,34 @@ def merge(caches: Sequence[PatchCache], output: str | os.PathLike[str], *, datas
     generators: list[dict] = []
     for cache in caches:
         generators += [g for g in cache.manifest.generators if g not in generators]
-    places = [np.array([generators.index(g) for g in cache.manifest.generators], np.uint8) for cache in caches]
     if len(generators) > 256:
         raise MergeError(f"the caches are by {len(generators)} generators together; one cache can name 256")
+    places = [np.array([generators.index(g) for g in cache.manifest.generators], np.uint8) for cache in caches]
+    _check_distinct(caches)
+    keys = sorted(set().union(*caches))
+    failures = {key: reason for cache in caches for key, reason in cache.manifest.failures.items()}
     with CacheWriter(output, generators, dataset or datasets[0]) as writer:
-        for key in sorted(set().union(*caches)):
-            if key in writer.done:
-                continue
-            having = [i for i, cache in enumerate(caches) if key in cache]
-            _check_distinct(key, [caches[i] for i in having])
-            parts = [_renumbered(caches[i][key], places[i]) for i in having]
-            writer.add(key, Patches.concatenate(parts))
+        for key in keys:
+            if key not in writer.done:
+                parts = [_renumbered(caches[i][key], places[i]) for i, cache in enumerate(caches) if key in cache]
+                writer.add(key, Patches.concatenate(parts))
+        for key in failures.keys() - writer.done:
+            writer.add_failure(key, failures[key])
 
 
-def _check_distinct(key: str, caches: Sequence[PatchCache]) -> None:
-    seen: list[dict] = []
-    for cache in caches:
-        for generator in cache.manifest.generators:
-            if generator in seen:
-                raise MergeError(f"{cache.path} has patches of {key!r} by the same generator as another of the caches")
-        seen += cache.manifest.generators
+def _check_distinct(caches: Sequence[PatchCache]) -> None:
+    """That no two caches have the same image by the same generator."""
+    for first, second in itertools.combinations(caches, 2):
+        if any(generator in second.manifest.generators for generator in first.manifest.generators):
+            double = next((key for key in first if key in second), None)
+            if double is not None:
+                raise MergeError(
+                    f"{first.path} and {second.path} both have patches of {double!r} by the same generator: "
+                    "leave one of them out"
+                )
 
 
 def _renumbered(patches: Patches, places: np.ndarray) -> Patches:
-    if len(patches) and patches.source.max() >= len(places):
-        raise MergeError(f"patches name generator {patches.source.max()}, of {len(places)}: the cache is damaged")
     return Patches.from_rles(
         patches.height,
         patches.width,

@@ -57,7 +57,7 @@ class Patches:
             if column.flags.writeable:
                 column = column.view()
                 column.setflags(write=False)
-            object.__setattr__(self, name, column)
+                object.__setattr__(self, name, column)
 
     @classmethod
     def from_rles(

@@ -1,11 +1,16 @@
 """Several processes, on one machine or many, that fill one cache together."""
 
-import datetime
 import os
+import re
+import socket
+import sys
+import threading
+import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 from proposal_cache.errors import CacheError
@@ -14,8 +19,13 @@ from proposal_cache.pipeline import generate
 from proposal_cache.sources import ImageFile
 from proposal_cache.store import join
 
-# Ranks finish hours apart, and the first waits for the last.
-_PATIENCE = datetime.timedelta(days=30)
+# Seconds. Ranks come minutes apart, for they load their model first; they finish hours apart, and that is waited for.
+_MEETING = 600.0
+_LOST = 120.0  # a rank that gave no sign of life for so long is lost
+_BEAT = 5.0
+_LOOK = 0.5
+_FAREWELL = 10.0
+_CONNECTING = 30.0
 
 
 @dataclass(frozen=True)
@@ -26,8 +36,9 @@ class Ranks:
         rank: its number, from 0.
         count: how many there are.
         local: its number on its machine, which tells what GPU is its own.
-        meeting_point: an URL where they find each other, None for the cache's own directory.
-        run: tells this run from other ones with the same cache.
+        meeting_point: "host:port", where rank 0 waits for the others; None where nothing tells.
+        run: tells this run from other ones at the same meeting point.
+        launcher_waits: it is not rank 0 that waits there, but the launcher.
     """
 
     rank: int = 0
@@ -35,6 +46,7 @@ class Ranks:
     local: int = 0
     meeting_point: str | None = None
     run: str = ""
+    launcher_waits: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Ranks":
@@ -43,20 +55,69 @@ class Ranks:
         Raises:
             CacheError: where they contradict themselves.
         """
-        if "RANK" in environment and "WORLD_SIZE" in environment:
-            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        elif "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:  # a batch script itself is no step
-            size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
-            names = ("SLURM_PROCID", size, "SLURM_LOCALID")
-        elif "OMPI_COMM_WORLD_RANK" in environment:
-            names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
-        else:
+        launcher = next((one for one in _LAUNCHERS if one.rank in environment and one.sign in environment), None)
+        if launcher is None:
             return cls()
-        rank, count, local = (_number(environment, name) for name in names)
+        size = next((name for name in launcher.counts if name in environment), launcher.counts[-1])
+        rank, count, local = (_number(environment, name) for name in (launcher.rank, size, launcher.local))
         if not 0 <= rank < count:
-            raise CacheError(f"{names[0]} is {rank}, {names[1]} is {count}: ranks count from 0")
-        job = (environment.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "OMPI_MCA_ess_base_jobid"))
-        return cls(rank, count, local, "env://" if "MASTER_ADDR" in environment else None, "-".join(filter(None, job)))
+            raise CacheError(f"{launcher.rank} is {rank}, {size} is {count}: ranks count from 0")
+        run = "-".join(environment[name] for name in launcher.run if name in environment)
+        waits = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        return cls(rank, count, local, _meeting_point(environment, launcher, count, run), run, waits)
+
+
+@dataclass(frozen=True)
+class _Launcher:
+    """Names of the variables by which a launcher tells its processes what they are.
+
+    Attributes:
+        sign: set by this launcher alone; a SLURM batch script has a SLURM_PROCID, and is no step.
+        counts: the number of ranks, in the first of these that is set.
+        run: which run it is; alike in all its ranks, different after a restart.
+        hosts: SLURM's list of the machines, the first of which has rank 0.
+    """
+
+    rank: str
+    sign: str
+    counts: tuple[str, ...]
+    local: str
+    run: tuple[str, ...]
+    hosts: tuple[str, ...] = ()
+
+
+# mpirun in a SLURM job starts its own helpers by srun: what those are is not what the ranks are.
+_LAUNCHERS = (
+    _Launcher(
+        "RANK", "WORLD_SIZE", ("WORLD_SIZE",), "LOCAL_RANK", ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
+    ),
+    _Launcher(
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_RANK",
+        ("OMPI_COMM_WORLD_SIZE",),
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        ("OMPI_MCA_ess_base_jobid", "PMIX_NAMESPACE"),
+        ("SLURM_JOB_NODELIST",),
+    ),
+    _Launcher(
+        "SLURM_PROCID",
+        "SLURM_STEP_ID",
+        ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
+        "SLURM_LOCALID",
+        ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
+        ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"),
+    ),
+)
+
+
+def first_host(hosts: str) -> str:
+    """The first of SLURM's list of hosts.
+
+    >>> first_host("node[01-03,7],login")
+    'node01'
+    """
+    first = re.match(r"([^,\[]|\[[^\]]*\])*", hosts)
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first.group() if first else hosts)
 
 
 def generate_together(
@@ -69,58 +130,214 @@ def generate_together(
 ) -> None:
     """`generate`, each rank with its share of the images; when all are done, rank 0 makes the cache readable.
 
+    A rank that fails or is lost ends its own work only: the others do their shares, then say so and fail too. The same
+    command continues.
+
     Raises:
-        CacheError: as `generate`; and where another rank is lost.
+        CacheError: as `generate`; where the ranks do not find each other; and where another one failed or is lost.
     """
-    with _connected(ranks, Path(output)) as wait:
+    if ranks.count == 1:
+        return generate(images, generator, output, dataset, **options)
+    with _meeting(ranks) as meeting:
         generate(images, generator, output, dataset, rank=ranks.rank, ranks=ranks.count, **options)
-        if ranks.count > 1:
-            wait()
-            if ranks.rank == 0:
-                join(output)
-            wait()
+        meeting.wait("done")
+        if ranks.rank == 0:
+            join(output)
+        meeting.wait("joined", quietly=True)
+
+
+class _Meeting:
+    """Where ranks tell each other how far they are: keys and values that rank 0, or torchrun, keeps for all.
+
+    Ranks wait by looking again and again, so that Ctrl-C ends a wait; and each gives signs of life meanwhile.
+    """
+
+    def __init__(self, ranks: Ranks, store: Any) -> None:
+        self.ranks = ranks
+        self._name = f"rank {ranks.rank} of {ranks.count}"
+        self._store = store
+        self._beats = [b""] * ranks.count
+        self._silent = [0] * ranks.count  # looks since the last sign of life
+
+    def start(self) -> None:
+        """Waits until all ranks are there.
+
+        Raises:
+            CacheError: where one does not come.
+        """
+        self._store.add(f"beats/{self.ranks.rank}", 1)
+        if self._come("start"):
+            return
+        self._say(f"waiting for {_others(len(self._missing('start')))}")
+        deadline = time.monotonic() + _MEETING
+        while not self._all_at("start"):
+            if time.monotonic() > deadline:
+                raise CacheError(
+                    f"{self._name} waited {_minutes()} for the others, and {_named(self._missing('start'))} did not "
+                    "come: look at what they say, then start all ranks again"
+                )
+            time.sleep(_LOOK)
+
+    def wait(self, place: str, *, quietly: bool = False) -> None:
+        """Waits until all ranks have come to a place, however long they work.
+
+        Raises:
+            CacheError: where one of them failed or is lost.
+        """
+        try:
+            if self._come(place):
+                return
+            if not quietly:
+                self._say(f"its share is done, waiting for {_others(len(self._missing(place)))}")
+            while not self._all_at(place):
+                self._check_life()
+                time.sleep(_LOOK)
+        except RuntimeError as error:
+            raise self._lost(f"{self.ranks.meeting_point}, where the ranks meet, is gone") from error
+
+    def leave(self) -> None:
+        """Lets the others leave before rank 0 takes the meeting point away."""
+        deadline = time.monotonic() + _FAREWELL
+        with suppress(RuntimeError):  # all is done
+            gone = self._come("end")
+            while self.ranks.rank == 0 and not gone and time.monotonic() < deadline:
+                time.sleep(_LOOK / 10)
+                gone = self._all_at("end")
+
+    def fail(self, error: BaseException) -> None:
+        """Tells the others that this rank leaves without having done its share."""
+        with suppress(RuntimeError):  # nobody is left to be told
+            self._tell(f"rank {self.ranks.rank} failed ({str(error) or type(error).__name__})")
+            if self.ranks.rank == 0:
+                time.sleep(2 * _LOOK)  # so that those who wait read it before the meeting point is gone
+
+    def beat(self, end: threading.Event) -> None:
+        """Gives signs of life until the end."""
+        while not end.wait(_BEAT):
+            try:
+                self._store.add(f"beats/{self.ranks.rank}", 1)
+            except RuntimeError:
+                return  # the next wait will say it
+
+    def _check_life(self) -> None:
+        if self._store.check(["failure"]):
+            raise self._lost(self._store.get("failure").decode())
+        beats = self._store.multi_get([f"beats/{rank}" for rank in range(self.ranks.count)])
+        # Counted in looks, not in seconds: where all ranks are stopped for a while, no time passes for any.
+        self._silent = [
+            looks + 1 if new == old else 0 for new, old, looks in zip(beats, self._beats, self._silent, strict=True)
+        ]
+        self._beats = beats
+        lost = [rank for rank, looks in enumerate(self._silent) if looks * _LOOK > _LOST]
+        if lost:
+            what = f"{_named(lost)} gave no sign of life for {_LOST:g} s"
+            self._tell(what)
+            raise self._lost(what)
+
+    def _tell(self, failure: str) -> None:
+        """To all who wait; the first failure counts, others follow from it."""
+        if not self._store.check(["failure"]):
+            self._store.set("failure", failure)
+
+    def _lost(self, what: str) -> CacheError:
+        return CacheError(
+            f"{self._name} has done its share, but {what}: run the same command again, it continues where it was"
+        )
+
+    def _come(self, place: str) -> bool:
+        self._store.set(f"{place}/{self.ranks.rank}", "")
+        return self._all_at(place)
+
+    def _all_at(self, place: str) -> bool:
+        return bool(self._store.check([f"{place}/{rank}" for rank in range(self.ranks.count)]))
+
+    def _missing(self, place: str) -> list[int]:
+        return [rank for rank in range(self.ranks.count) if not self._store.check([f"{place}/{rank}"])]
+
+    def _say(self, what: str) -> None:
+        print(f"{self._name}: {what}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _connected(ranks: Ranks, cache: Path) -> Iterator[Any]:
-    """Connects the ranks and yields a function that waits until all have called it.
-
-    Always through gloo, on GPUs too: nothing but the waiting passes through, and while NCCL waits it keeps a GPU busy.
-    """
-    if ranks.count == 1:
-        yield None
-        return
-    import torch.distributed as dist
-
-    meeting_file = cache / f".meeting-{ranks.run}"
-    where = ranks.meeting_point
+def _meeting(ranks: Ranks) -> Iterator[_Meeting]:
+    """All ranks connected, from when the last one comes until all have left or one has failed."""
+    meeting = _Meeting(ranks, _open_store(ranks))
     try:
-        if where is None:
-            if not ranks.run:
-                raise CacheError("the ranks cannot find each other: set MASTER_ADDR and MASTER_PORT, or use torchrun")
-            cache.mkdir(parents=True, exist_ok=True)
-            where = meeting_file.resolve().as_uri()
-        dist.init_process_group("gloo", init_method=where, rank=ranks.rank, world_size=ranks.count, timeout=_PATIENCE)
-    except (RuntimeError, ValueError, OSError) as error:
-        if isinstance(error, CacheError):
-            raise
-        raise CacheError(f"rank {ranks.rank} of {ranks.count} cannot reach the others at {where}: {error}") from error
-    try:
-        yield lambda: _wait(dist, ranks)
-    finally:
-        dist.destroy_process_group()
-        if ranks.rank == 0:
-            meeting_file.unlink(missing_ok=True)
-
-
-def _wait(dist: Any, ranks: Ranks) -> None:
-    try:
-        dist.barrier()
+        meeting.start()
     except RuntimeError as error:
         raise CacheError(
-            f"rank {ranks.rank} of {ranks.count} has done its share, but another rank was lost: "
-            "run the same command again, it continues where it was"
+            f"rank {ranks.rank} of {ranks.count}: rank 0 left {ranks.meeting_point} before all had come: look at what "
+            "it says, then start all ranks again"
         ) from error
+    end = threading.Event()
+    heart = threading.Thread(target=meeting.beat, args=(end,), daemon=True)
+    heart.start()
+    try:
+        yield meeting
+        meeting.leave()
+    except BaseException as error:
+        meeting.fail(error)
+        raise
+    finally:
+        end.set()
+        heart.join(_BEAT)
+
+
+def _open_store(ranks: Ranks) -> Any:
+    """The keys and values of this run: rank 0 keeps them, unless torchrun does; the others connect."""
+    import torch.distributed as dist
+
+    if ranks.meeting_point is None:
+        raise CacheError("the ranks cannot find each other: set MASTER_ADDR and MASTER_PORT, or use torchrun")
+    keeps = ranks.rank == 0 and not ranks.launcher_waits
+    host, _, port = ranks.meeting_point.rpartition(":")
+    if not keeps:
+        _wait_for_rank_0(ranks, host, int(port))
+    try:
+        patience = timedelta(seconds=_CONNECTING)
+        store = dist.TCPStore(host, int(port), is_master=keeps, wait_for_workers=False, timeout=patience)
+    except RuntimeError as error:
+        raise CacheError(
+            f"rank {ranks.rank} of {ranks.count} cannot meet the others at {ranks.meeting_point}: {error}; set "
+            "MASTER_ADDR to the machine of rank 0 and MASTER_PORT to a free port there"
+        ) from error
+    return dist.PrefixStore(f"proposal_cache/{ranks.run}", store)
+
+
+def _wait_for_rank_0(ranks: Ranks, host: str, port: int) -> None:
+    """Until something answers there; in Python, for Ctrl-C does not end torch's own waiting."""
+    deadline = time.monotonic() + _MEETING
+    said = False
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=_CONNECTING).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise CacheError(
+                    f"rank {ranks.rank} of {ranks.count} waited {_minutes()} for rank 0 at {host}:{port} ({error}): "
+                    "look at what rank 0 says; if it is elsewhere, set MASTER_ADDR and MASTER_PORT"
+                ) from error
+        if not said:
+            print(f"rank {ranks.rank} of {ranks.count}: waiting for rank 0 at {host}:{port}", file=sys.stderr)
+        said = True
+        time.sleep(_LOOK)
+
+
+def _meeting_point(environment: Mapping[str, str], launcher: _Launcher, count: int, run: str) -> str | None:
+    hosts = next((environment[name] for name in launcher.hosts if name in environment), None)
+    if "MASTER_ADDR" in environment:
+        host = environment["MASTER_ADDR"]
+    elif hosts:
+        host = first_host(hosts)
+    elif launcher.hosts and environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", str(count)) == str(count):
+        host = "127.0.0.1"
+    else:
+        return None
+    if "MASTER_PORT" in environment:
+        return f"{host}:{_number(environment, 'MASTER_PORT')}"
+    # All ranks come to the same one. Above 32767 systems choose ports for themselves.
+    return f"{host}:{15000 + zlib.crc32(run.encode()) % 17000}"
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
@@ -128,3 +345,16 @@ def _number(environment: Mapping[str, str], name: str) -> int:
         return int(environment.get(name, "0" if "LOCAL" in name else ""))
     except ValueError:
         raise CacheError(f"the environment variable {name} is {environment.get(name)!r}, not a number") from None
+
+
+def _others(count: int) -> str:
+    return "1 other rank" if count == 1 else f"{count} other ranks"
+
+
+def _named(ranks: Sequence[int]) -> str:
+    listed = ", ".join(str(rank) for rank in ranks)
+    return f"rank {listed}" if len(ranks) == 1 else f"ranks {listed}"
+
+
+def _minutes() -> str:
+    return f"{_MEETING / 60:g} minutes"

@@ -146,11 +146,12 @@ class PromptDecoder:
     def mask_logits(self, tables: ImageTables, prompts: DecodedPrompts, keep: Tensor) -> Tensor:
         """Low-resolution logits (n, 4·H, 4·W) of the n masks where `keep` (B, 3) is true, prompt by prompt."""
         wanted = keep.any(dim=1).nonzero()[:, 0]
+        if len(wanted) == 0:
+            return torch.zeros((0, *self.mask_size), device=keep.device)
         if self._upscales_at_once:
             return self._upscale(tables, prompts, wanted)[keep[wanted]]
         ones = [slice(i, i + 1) for i in wanted.tolist()]
-        none = torch.zeros((0, *self.mask_size))
-        return torch.cat([none, *(self._upscale(tables, prompts, one)[keep[one]] for one in ones)])
+        return torch.cat([self._upscale(tables, prompts, one)[keep[one]] for one in ones])
 
     @property
     def _upscales_at_once(self) -> bool:
@@ -176,7 +177,7 @@ class PromptDecoder:
         x = x.unflatten(-1, (4, -1))
         x = first_activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
         x = second_activation(F.linear(x, _pixel_matrix(second).T, second.bias.repeat(4)))
-        x = x.reshape(len(x), -1, second.out_channels)
+        x = x.reshape(len(x), 16 * height * width, second.out_channels)
         logits = prompts.mask_weights[index] @ x.transpose(1, 2)
         # (row, column) of the token, then of the pixel in its 2x2 block, then of the pixel in that one's.
         logits = logits.unflatten(-1, (height, width, 2, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5, 7)

@@ -61,7 +61,7 @@ class MaskEnlarger:
         self.rows = _Axis.of(low_size[0], encoder_size, input_size[0], image_size[0], device)
         self.columns = _Axis.of(low_size[1], encoder_size, input_size[1], image_size[1], device)
         mask_bytes = 4 * FLOAT_BYTES * image_size[0] * image_size[1]
-        self.masks_at_once = 1 if device.type == "cpu" else max(1, memory_budget // mask_bytes)
+        self.masks_at_once = 1 if _is_cpu(device) else max(1, memory_budget // mask_bytes)
 
     def score(self, logits: Tensor, stability_offset: float) -> MaskScores:
         """Stability and boxes of masks given by logits (n, h, w) float32."""
@@ -118,7 +118,7 @@ class _Window:
 
     def count(self, threshold: float) -> Tensor:
         """(n,) float32: how many values of each mask exceed a threshold."""
-        if self.values.is_cuda:
+        if not _is_cpu(self.values.device):
             return (self.values > threshold).sum((1, 2)).float()
         # numpy counts booleans several times faster than torch does.
         counts = [np.count_nonzero(mask > threshold) for mask in self.values.numpy()]
@@ -178,6 +178,10 @@ class _Axis:
         """Low-resolution pixels from `first` on, (n, low, any), to the pixels of some tiles, (n, pixels, any)."""
         enlarged = (self.matrices[tiles] @ x[:, self.sources[tiles] - first]).flatten(1, 2)
         return enlarged[:, : self.size - tiles.start * self.tile]
+
+
+def _is_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def _ends(flags: Tensor) -> tuple[Tensor, Tensor]:

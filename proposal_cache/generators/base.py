@@ -1,6 +1,7 @@
 """What every maker of patches has in common."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,14 @@ class Generator(Protocol):
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
         """The patches of an image (H, W, 3), RGB."""
+
+
+@runtime_checkable
+class BoxGenerator(Generator, Protocol):
+    """One that takes boxes given with an image."""
+
+    def look_into(self, image: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> Patches:
+        """The patches of an image (H, W, 3), RGB, and what a closer look into boxes (x0, y0, x1, y1) finds."""
 
 
 def descriptions(generator: Generator) -> list[dict[str, Any]]:

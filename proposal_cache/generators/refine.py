@@ -27,7 +27,8 @@ class RefineGenerator:
 
     Args:
         generator: for the image.
-        detail: for the windows; default: `generator`.
+        detail: for the windows; default: `generator`. For a `CropGenerator`, give the one that it runs: a window is a
+            crop already.
         grid: cells per side.
         small_area: share of the image's pixels below which a patch is small.
         small_patches: see above; 0 looks at every cell.
@@ -35,6 +36,7 @@ class RefineGenerator:
         margin: share of the cell's size that is added on each side of its window.
         max_windows: the cells in greatest need come first.
         duplicate_iou: mask IoU above which a new patch is a duplicate.
+        boxes_sha256: digest in `describe` of the file of boxes that come with the images, if one does.
     """
 
     generator: Generator
@@ -46,6 +48,7 @@ class RefineGenerator:
     margin: float = 0.25
     max_windows: int = 4
     duplicate_iou: float = 0.7
+    boxes_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if self.grid < 1 or self.max_windows < 1 or self.margin < 0:
@@ -59,15 +62,19 @@ class RefineGenerator:
     def describe(self) -> list[dict[str, Any]]:
         """The generator's sources, and behind them those of the second look."""
         names = ("grid", "small_area", "small_patches", "coverage", "margin", "max_windows", "duplicate_iou")
-        common = {"name": "refine", **{name: getattr(self, name) for name in names}}
+        common = {"name": "refine", **{name: getattr(self, name) for name in (*names, "boxes_sha256")}}
         first = descriptions(self.generator)
         return [*first, *({**common, "generator": detail} for detail in descriptions(self._detail))]
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
         """The patches of an image (H, W, 3), RGB: those of the whole image first."""
+        return self.look_into(image, ())
+
+    def look_into(self, image: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> Patches:
+        """As a call, with a closer look into boxes (x0, y0, x1, y1) besides, before the windows that need one."""
         require_rgb(image)
         patches = self.generator(image)
-        return self.refine(image, patches, self.windows(patches))
+        return self.refine(image, patches, [*boxes, *self.windows(patches)])
 
     def refine(self, image: NDArray[np.uint8], patches: Patches, boxes: Sequence[Sequence[float]]) -> Patches:
         """Adds what a closer look into given boxes finds.

@@ -17,8 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 from segment_anything.modeling import Sam
-from segment_anything.utils.amg import build_all_layer_point_grids, generate_crop_boxes
+from segment_anything.utils.amg import (
+    batched_mask_to_box,
+    build_all_layer_point_grids,
+    generate_crop_boxes,
+    remove_small_regions,
+)
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 from torchvision.ops import box_area
@@ -51,6 +57,8 @@ class SamParameters:
         crop_nms_thresh: as box_nms_thresh, between crops; masks of smaller crops win.
         crop_overlap_ratio: overlap of the first layer's crops, as a share of the image's short side.
         crop_n_points_downscale_factor: in layer i, points_per_side is divided by this to the power of i.
+        min_mask_region_area: holes and islands of fewer pixels are removed from the masks, and of masks that become
+            alike in this way one is kept; 0 leaves them as they are.
     """
 
     points_per_side: int = 48
@@ -62,6 +70,7 @@ class SamParameters:
     crop_nms_thresh: float = 0.7
     crop_overlap_ratio: float = 512 / 1500
     crop_n_points_downscale_factor: int = 1
+    min_mask_region_area: int = 0
 
     def __post_init__(self) -> None:
         if self.points_per_side < 1:
@@ -76,7 +85,10 @@ class SamGenerator:
     Args:
         sam: a model of `segment_anything`, on the device to work on.
         parameters: what to search for.
-        dtype: float32, or bfloat16 or float16 for the image encoder's matrix products (meant for a GPU).
+        dtype: float32; or bfloat16 or float16, meant for a GPU, for the matrix products of the image encoder, the
+            largest part of the work. All else stays in float32. The mask decoder's predicted IoU and logits decide
+            which patches there are, and its layer norms, computed from sums of products (`_sam_tokens`), need the
+            digits; its upscaling alone in bfloat16 costs the tests' models as much agreement as all of the encoder.
         compile: run encoder and decoder through `torch.compile`.
         memory_budget: bytes that one step of work may take beside the model; by default what suits the device.
         model_type: what to call the model in `describe`.
@@ -165,6 +177,11 @@ class SamGenerator:
             crop_of = torch.repeat_interleave(torch.tensor([len(crop_masks) for crop_masks, _ in crops]))
             keep = suppress(masks.boxes, prefer_small[crop_of], self.parameters.crop_nms_thresh)
             masks, counts = masks.select(keep), [counts[i] for i in keep.tolist()]
+        if self.parameters.min_mask_region_area > 0:
+            counts, boxes, changed = _tidy(counts, (height, width), self.parameters.min_mask_region_area)
+            threshold = max(self.parameters.box_nms_thresh, self.parameters.crop_nms_thresh)
+            keep = suppress(boxes, (~changed).float(), threshold)  # of masks alike, rather one that needed no change
+            masks, counts = masks.select(keep), [counts[i] for i in keep.tolist()]
         return Patches.from_rles(
             height,
             width,
@@ -218,3 +235,20 @@ class SamGenerator:
         with torch.autocast(self.sam.device.type, DTYPES[self.dtype], enabled=self.dtype != "float32"):
             embedding = self._encode_image(self.sam.image_encoder, self.sam.preprocess(pixels), self.memory_budget)
         return embedding.float()
+
+
+def _tidy(counts: list[bytes], size: tuple[int, int], min_area: int) -> tuple[list[bytes], Tensor, Tensor]:
+    """Encoded masks of an image (height, width) without holes and islands of less than min_area pixels.
+
+    Returns:
+        their counts; boxes (n, 4) int64 XYXY, last pixel included; and (n,) bool, which ones are changed.
+    """
+    tidied, boxes, changed = [], torch.zeros((len(counts), 4), dtype=torch.int64), []
+    for i, one in enumerate(counts):
+        mask = coco.decode({"size": list(size), "counts": one}).astype(bool)
+        mask, filled = remove_small_regions(mask, min_area, mode="holes")
+        mask, cleared = remove_small_regions(mask, min_area, mode="islands")
+        boxes[i] = batched_mask_to_box(torch.from_numpy(mask))
+        changed.append(filled or cleared)
+        tidied.append(coco.encode(np.asfortranarray(mask, np.uint8))["counts"] if changed[-1] else one)
+    return tidied, boxes, torch.tensor(changed, dtype=torch.bool)

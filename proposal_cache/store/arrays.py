@@ -5,8 +5,10 @@ with its final name is complete, and read by offset, so that an image costs a fe
 """
 
 import contextlib
+import errno
 import hashlib
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +19,13 @@ from numpy.typing import NDArray
 
 from proposal_cache.errors import FormatError, StorageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Schema = Mapping[str, tuple[np.dtype[Any], ...]]  # the types that each array may have
 
 _BLOCK = 1 << 20  # bytes read at a time where a whole array passes by
 _MAX_ATTRIBUTE = 1024  # bytes
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # file systems such as exFAT
 
 
 class Array(NamedTuple):
@@ -70,10 +73,12 @@ class ArrayFile:
         return np.frombuffer(self.read_bytes(array.offset + start * size, (stop - start) * size), array.dtype)
 
     def read_checked(self, name: str) -> NDArray[Any]:
-        """A whole array, whose checksum must be right."""
-        values = self.read(name)
-        self._compare(name, hashlib.sha256(values.data).hexdigest())
-        return values
+        """A whole array, whose checksum must be right; what is wrong costs no memory.
+
+        To be asked only for arrays of a length that is known to be sensible: a sparse file may claim any.
+        """
+        self._check(name)
+        return self.read(name)
 
     def verify(self) -> None:
         """Reads every array, block by block.
@@ -81,11 +86,8 @@ class ArrayFile:
         Raises:
             FormatError: naming the first array whose checksum is wrong.
         """
-        for name, array in self.arrays.items():
-            digest = hashlib.sha256()
-            for start in range(0, array.nbytes, _BLOCK):
-                digest.update(self.read_bytes(array.offset + start, min(_BLOCK, array.nbytes - start)))
-            self._compare(name, digest.hexdigest())
+        for name in self.arrays:
+            self._check(name)
 
     def read_bytes(self, offset: int, count: int) -> bytes:
         """Bytes [offset, offset + count) of the file."""
@@ -102,8 +104,11 @@ class ArrayFile:
             raise StorageError(f"{self.path} cannot be read: {error.strerror}") from error
         return data
 
-    def _compare(self, name: str, digest: str) -> None:
-        if digest != self.arrays[name].checksum:
+    def _check(self, name: str) -> None:
+        array, digest = self.arrays[name], hashlib.sha256()
+        for start in range(0, array.nbytes, _BLOCK):
+            digest.update(self.read_bytes(array.offset + start, min(_BLOCK, array.nbytes - start)))
+        if digest.hexdigest() != array.checksum:
             raise FormatError(f"{self.path} is damaged: wrong checksum of its array '{name}'")
 
 
@@ -168,20 +173,30 @@ def open_arrays(path: Path, kind: str, schema: Schema) -> ArrayFile:
     return ArrayFile(path, arrays, descriptor)
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, replace: bool = True) -> None:
     """Writes a file that is either complete under its name, even after a power cut, or not there at all.
+
+    Args:
+        path: of the file.
+        data: what it is to hold.
+        replace: put it in the place of one that is there; otherwise that one stays, and of several processes that write
+            at the same time exactly one does.
 
     Raises:
         StorageError: where the disk is full or gone; nothing is left behind.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # No process number: those of two containers that write to one directory may be the same.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            if replace:
+                os.replace(temporary, path)
+            else:
+                _link(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -189,6 +204,18 @@ def write_durably(path: Path, data: bytes) -> None:
         sync_directory(path.parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}; what was complete before is kept") from error
+
+
+def list_directory(path: Path) -> list[Path]:
+    """What is in a directory, by name.
+
+    Raises:
+        StorageError: where it is gone or may not be read.
+    """
+    try:
+        return sorted(path.iterdir())
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def sync_directory(path: Path) -> None:
@@ -200,6 +227,20 @@ def sync_directory(path: Path) -> None:
         os.close(directory)
 
 
+def _link(temporary: Path, path: Path) -> None:
+    """Gives a file its final name, unless there is one of that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.replace(temporary, path)  # the best that such a file system can do
+        return
+    temporary.unlink()
+
+
 def _check_head(path: Path, file: h5py.h5g.GroupID, kind: str) -> None:
     found = _attribute(path, file, "format")
     if found != f"proposal_cache.{kind}".encode():
@@ -208,7 +249,7 @@ def _check_head(path: Path, file: h5py.h5g.GroupID, kind: str) -> None:
     if version != FORMAT_VERSION:
         raise FormatError(
             f"{path} has format version {version}, this program reads version {FORMAT_VERSION}: "
-            "use the program that wrote it, or make the cache again"
+            "make the cache again with the command that made it, in another directory"
         )
 
 

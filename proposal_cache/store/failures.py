@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from proposal_cache.errors import StorageError
+from proposal_cache.store.arrays import list_directory
 
 JOURNAL_NAME = re.compile(r"failures-r(\d{3,6})\.jsonl")
 
@@ -27,7 +28,7 @@ def record_failure(cache: Path, rank: int, key: str, reason: str) -> None:
 def read_failures(cache: Path) -> dict[str, str]:
     """The last reason for each key in all journals; half-written lines are passed over."""
     failures = {}
-    for path in sorted(cache.iterdir()):
+    for path in list_directory(cache):
         if not JOURNAL_NAME.fullmatch(path.name):
             continue
         for line in path.read_bytes().splitlines():

@@ -11,8 +11,8 @@ A cache is a directory:
 Arrays of a shard, the patches of an image lying together:
 
     keys        the keys as UTF-8, each followed by a newline
-    images      a table of IMAGE, one row for each key: its size in pixels, where its rows of `patches` begin, and where
-                its bytes of `rles` do
+    images      a table of IMAGE, one row for each key: its size in pixels, where its rows of `patches` begin, where its
+                bytes of `rles` do, and the CRC-32 of its rows of `patches`
     patches     a table of PATCH: box (x0, y0, x1, y1 in whole pixels, maximum exclusive), area, scores (NaN where the
                 generator gives none), which of the manifest's generators made it, characters of its compressed counts
     rles        for each image one zstd frame, with checksum, of its patches' compressed counts
@@ -21,6 +21,9 @@ An image is thus two reads, each in one piece: its rows of `patches` and its byt
 table an array of its own, as HDF5 would allow, it would be seven, and a load a tenth slower from memory, worse from a
 disk. Frames for each image, and not HDF5's chunks with a filter: a chunk is of fixed size, so that an image would need
 parts of several unpacked. zstd: as small as zlib, unpacked five times as fast; lz4 is twice as fast and half as good.
+
+Each array has its SHA-256, which `verify` reads. A load checks the CRC-32 of the rows and zstd's checksum of the frame,
+so that damage is never served.
 """
 
 import io
@@ -36,7 +39,9 @@ from numpy.typing import NDArray
 from proposal_cache.errors import CacheError
 from proposal_cache.store.arrays import Schema
 
-IMAGE = np.dtype([("height", "<u4"), ("width", "<u4"), ("patch_offset", "<u8"), ("rle_offset", "<u8")])
+IMAGE = np.dtype(
+    [("height", "<u4"), ("width", "<u4"), ("patch_offset", "<u8"), ("rle_offset", "<u8"), ("checksum", "<u4")]
+)
 
 
 def _patch(number: str) -> np.dtype[Any]:
@@ -54,7 +59,12 @@ INDEX_SCHEMA: Schema = {"keys": (_BYTES,), "shard": (_NUMBER,), "row": (_NUMBER,
 SHARD_NAME = re.compile(r"shard-r(\d{3,6})-(\d{5,9})\.h5")
 INDEX_NAME = re.compile(r"index-[0-9a-f]{16}\.h5")
 
+# What a file may claim before it is refused unread.
+MAX_KEY = 4096  # bytes: the longest path there is
+MAX_IMAGES = 1 << 17  # of a shard
+MAX_PATCHES = 1 << 20  # of one image
 MAX_TEXT = 256 << 20  # bytes of counts of one image: thousands of patches of noise
+MAX_FRAME = MAX_TEXT + (MAX_TEXT >> 8)  # what zstd makes of them at worst
 
 _thread = threading.local()
 
@@ -62,7 +72,6 @@ _thread = threading.local()
 _ZSTD = zstandard.ZstdCompressionParameters.from_level(6, min_match=6, write_checksum=True)
 _UNSAFE_KEY = re.compile(r"(^|/)(\.{1,2})?(/|$)|[\x00-\x1f\x7f\\]")
 _CONTROL = bytes({*range(32), 127, ord("\\")} - {ord("\n")})
-_MAX_KEY = 4096  # bytes: the longest path there is
 
 
 def check_key(key: str) -> None:
@@ -76,8 +85,8 @@ def check_key(key: str) -> None:
         encoded = key.encode()
     except UnicodeEncodeError as error:
         raise CacheError(f"{key!r} cannot be a key: its file name is no valid text; rename the file") from error
-    if len(encoded) > _MAX_KEY:
-        raise CacheError(f"a key of {len(encoded)} bytes is too long ({_MAX_KEY} at most): {key[:60]!r}...")
+    if len(encoded) > MAX_KEY:
+        raise CacheError(f"a key of {len(encoded)} bytes is too long ({MAX_KEY} at most): {key[:60]!r}...")
 
 
 def shard_name(rank: int, number: int) -> str:
@@ -115,8 +124,11 @@ def pack_masks(rles: Sequence[bytes]) -> bytes:
     if not rles:
         return b""
     text = b"".join(rles)
-    if len(text) > MAX_TEXT:
-        raise CacheError(f"masks of {len(text)} bytes for one image are too many: {MAX_TEXT} are possible")
+    if len(text) > MAX_TEXT or len(rles) > MAX_PATCHES:
+        raise CacheError(
+            f"{len(rles)} masks of {len(text)} bytes for one image are too many: "
+            f"{MAX_PATCHES} of {MAX_TEXT} bytes are possible"
+        )
     return zstandard.ZstdCompressor(compression_params=_ZSTD).compress(text)
 
 

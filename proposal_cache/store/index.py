@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from proposal_cache.errors import CacheError, FormatError
 from proposal_cache.store.arrays import open_arrays, pack, write_durably
-from proposal_cache.store.format import INDEX_SCHEMA, key_text, pack_keys
+from proposal_cache.store.format import INDEX_SCHEMA, MAX_KEY, key_text, pack_keys
 from proposal_cache.store.manifest import IndexInfo
 
 
@@ -52,6 +52,9 @@ class KeyIndex:
         file = open_arrays(cache / info.file, "index", INDEX_SCHEMA)
         if file.checksum != info.checksum:
             raise FormatError(f"{file.path} is not the index that the manifest names: its checksum differs")
+        lengths = {name: array.length for name, array in file.arrays.items()}
+        if not lengths["shard"] == lengths["row"] == info.images or lengths["keys"] > info.images * (MAX_KEY + 1):
+            raise FormatError(f"{file.path} is damaged: its arrays are of {lengths} for {info.images} images")
         shard, row = file.read_checked("shard"), file.read_checked("row")
         try:
             index = cls(key_text(file.read_checked("keys")), shard, row)
@@ -59,8 +62,8 @@ class KeyIndex:
             raise
         except CacheError as error:
             raise FormatError(f"{file.path} is damaged or hostile: {error}") from error
-        if not len(index) == len(shard) == len(row) == info.images:
-            raise FormatError(f"{file.path} is damaged: {len(index)} keys, {len(shard)} shards, {len(row)} rows")
+        if len(index) != info.images:
+            raise FormatError(f"{file.path} is damaged: {len(index)} keys for {info.images} images")
         return index
 
 

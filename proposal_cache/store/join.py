@@ -5,7 +5,8 @@ import os
 import re
 from pathlib import Path
 
-from proposal_cache.errors import LockedError
+from proposal_cache.errors import FormatError, LockedError
+from proposal_cache.store.arrays import list_directory
 from proposal_cache.store.failures import JOURNAL_NAME, read_failures
 from proposal_cache.store.format import INDEX_NAME, SHARD_NAME
 from proposal_cache.store.index import write_index
@@ -13,8 +14,8 @@ from proposal_cache.store.lock import RankLock
 from proposal_cache.store.manifest import Manifest, ShardInfo
 from proposal_cache.store.shard import Shard
 
-_SHARD_TEMPORARY = re.compile(rf"{SHARD_NAME.pattern}\.\d+\.tmp")
-_OTHER_TEMPORARY = re.compile(r"(manifest\.json|index-[0-9a-f]{16}\.h5)\.\d+\.tmp")
+_SHARD_TEMPORARY = re.compile(rf"{SHARD_NAME.pattern}\.[0-9a-f]+\.tmp")
+_OTHER_TEMPORARY = re.compile(r"(manifest\.json|index-[0-9a-f]{16}\.h5)\.[0-9a-f]+\.tmp")
 
 
 def join(path: str | os.PathLike[str]) -> Manifest:
@@ -43,9 +44,9 @@ def join_locked(cache: Path, manifest: Manifest) -> Manifest:
     shards: list[ShardInfo] = []
     keys: list[list[bytes]] = []
     for path in shard_files(cache):
-        shard = Shard.open(path)
-        shards.append(shard.info)
-        keys.append(shard.read_keys())
+        info, shard_keys = read_shard_keys(path)
+        shards.append(info)
+        keys.append(shard_keys)
     done = {key for some in keys for key in some}
     failures = {**manifest.failures, **read_failures(cache)}
     failures = {key: reason for key, reason in sorted(failures.items()) if key.encode() not in done}
@@ -57,12 +58,25 @@ def join_locked(cache: Path, manifest: Manifest) -> Manifest:
 
 def shard_files(cache: Path) -> list[Path]:
     """The complete shards in a directory, by name."""
-    return sorted(path for path in cache.iterdir() if SHARD_NAME.fullmatch(path.name))
+    return [path for path in list_directory(cache) if SHARD_NAME.fullmatch(path.name)]
+
+
+def read_shard_keys(path: Path) -> tuple[ShardInfo, list[bytes]]:
+    """The manifest's entry for a shard, and its keys.
+
+    Raises:
+        FormatError: where it is damaged, with the way out.
+    """
+    try:
+        shard = Shard.open(path)
+        return shard.info, shard.read_keys()
+    except FormatError as error:
+        raise FormatError(f"{error}; delete it and repeat the command, which makes just its images anew") from error
 
 
 def remove_temporaries(cache: Path, rank: int) -> None:
     """Removes what a killed writer of this rank has left half written; for the one who holds the rank's lock."""
-    for path in list(cache.iterdir()):
+    for path in list_directory(cache):
         match = _SHARD_TEMPORARY.fullmatch(path.name)
         if match and int(match[1]) == rank:
             path.unlink(missing_ok=True)
@@ -72,7 +86,7 @@ def _clean(cache: Path, manifest: Manifest) -> None:
     """Removes what the new manifest makes superfluous, except what belongs to a rank that is still writing."""
     assert manifest.index is not None
     ranks = set()
-    for path in list(cache.iterdir()):
+    for path in list_directory(cache):
         replaced = INDEX_NAME.fullmatch(path.name) and path.name != manifest.index.file
         if replaced or _OTHER_TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)

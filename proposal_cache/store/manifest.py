@@ -97,18 +97,11 @@ class Manifest:
 
     def save(self, cache: Path) -> None:
         """Replaces the manifest of the cache in this directory."""
-        content = {
-            "format": _FORMAT,
-            "version": FORMAT_VERSION,
-            "dataset": self.dataset,
-            "generators": list(self.generators),
-            "images": self.images,
-            "patches": self.patches,
-            "index": asdict(self.index) if self.index else None,
-            "shards": [asdict(shard) for shard in self.shards],
-            "failures": dict(self.failures),
-        }
-        write_durably(cache / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+        write_durably(cache / MANIFEST, _to_json(self))
+
+    def create(self, cache: Path) -> None:
+        """Writes the first manifest in this directory; one that another process has written meanwhile stays."""
+        write_durably(cache / MANIFEST, _to_json(self), replace=False)
 
     def with_content(self, shards: Sequence[ShardInfo], index: IndexInfo, failures: Mapping[str, str]) -> "Manifest":
         """The same cache holding something else."""
@@ -140,12 +133,12 @@ class Manifest:
         if content.get("version") != FORMAT_VERSION:
             raise FormatError(
                 f"{path} has format version {content.get('version')!r}, this program reads version {FORMAT_VERSION}: "
-                "use the program that wrote it, or make the cache again"
+                "make the cache again with the command that made it, in another directory"
             )
         try:
             manifest = cls(
                 dataset=_expect(content["dataset"], str),
-                generators=tuple(_expect(g, dict) for g in _expect(content["generators"], list)),
+                generators=tuple(as_generators(_expect(content["generators"], list))),
                 shards=tuple(_shard_info(shard) for shard in _expect(content["shards"], list)),
                 index=None if content["index"] is None else _index_info(content["index"]),
                 failures={key: _expect(reason, str) for key, reason in _expect(content["failures"], dict).items()},
@@ -160,12 +153,31 @@ class Manifest:
 
 
 def as_generators(generators: Generator | Sequence[Generator]) -> list[dict[str, Any]]:
-    """A list of descriptions as they read after a trip through JSON."""
+    """A list of descriptions as they read after a trip through JSON.
+
+    Raises:
+        CacheError: where one is not made of JSON values; NaN and infinity are none.
+    """
     several = [generators] if isinstance(generators, Mapping) else list(generators)
     try:
-        return [_expect(json.loads(json.dumps(generator)), dict) for generator in several]
-    except TypeError as error:
+        return [_expect(json.loads(json.dumps(generator, allow_nan=False)), dict) for generator in several]
+    except (TypeError, ValueError) as error:
         raise CacheError(f"a generator must be described by JSON values, not {generators!r}: {error}") from error
+
+
+def _to_json(manifest: Manifest) -> bytes:
+    content = {
+        "format": _FORMAT,
+        "version": FORMAT_VERSION,
+        "dataset": manifest.dataset,
+        "generators": list(manifest.generators),
+        "images": manifest.images,
+        "patches": manifest.patches,
+        "index": asdict(manifest.index) if manifest.index else None,
+        "shards": [asdict(shard) for shard in manifest.shards],
+        "failures": dict(manifest.failures),
+    }
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _differences(cached: Any, asked: Any, name: str = "") -> list[str]:

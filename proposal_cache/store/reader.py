@@ -90,7 +90,7 @@ class PatchCache(Mapping[str, Patches]):
             if number >= len(self.manifest.shards):
                 raise FormatError(f"{self.path} is damaged: its index names shard {number}, which it does not have")
             info = self.manifest.shards[number]
-            shard = self._shards[number] = Shard.open(self.path / info.file, info)
+            shard = self._shards[number] = Shard.open(self.path / info.file, info, len(self.manifest.generators))
         if number not in self._open:
             self._open[number] = None
             for old in list(self._open)[: len(self._open) - _MAX_DESCRIPTORS]:

@@ -1,5 +1,6 @@
 """One shard: gathered in memory and written at one stroke; read image by image."""
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from proposal_cache.patches import Patches
 from proposal_cache.store.arrays import ArrayFile, open_arrays, pack, write_durably
 from proposal_cache.store.format import (
     IMAGE,
+    MAX_FRAME,
+    MAX_IMAGES,
+    MAX_KEY,
+    MAX_PATCHES,
     PATCH,
     SHARD_SCHEMA,
     WIDE_PATCH,
@@ -30,7 +35,7 @@ class ShardBuffer:
     def __init__(self) -> None:
         self.keys: list[str] = []
         self.nbytes = 0
-        self._images: list[tuple[int, int, int, int]] = []
+        self._images: list[tuple[int, int, int, int, int]] = []
         self._patches: list[NDArray[Any]] = []
         self._frames: list[bytes] = []
         self._patch_offset = self._rle_offset = 0
@@ -45,7 +50,7 @@ class ShardBuffer:
         rows["predicted_iou"], rows["stability_score"] = patches.predicted_iou, patches.stability_score
         rows["rle_length"] = [len(counts) for counts in patches.rles]
         self.keys.append(key)
-        self._images.append((patches.height, patches.width, self._patch_offset, self._rle_offset))
+        self._images.append((patches.height, patches.width, self._patch_offset, self._rle_offset, 0))
         self._patches.append(rows)
         self._frames.append(frame)
         self._patch_offset += len(patches)
@@ -56,10 +61,13 @@ class ShardBuffer:
         """Writes the shard, complete or not at all; the buffer stays as it is."""
         patches = np.concatenate(self._patches)
         longest = max(patches["box"].max(initial=0), patches["rle_length"].max(initial=0))
+        patches = patches.astype(PATCH) if longest < 1 << 16 else patches
+        images = np.array(self._images, IMAGE)
+        images["checksum"] = [zlib.crc32(rows.tobytes()) for rows in np.split(patches, images["patch_offset"][1:])]
         arrays = {
             "keys": pack_keys(key.encode() for key in self.keys),
-            "images": np.array(self._images, IMAGE),
-            "patches": patches.astype(PATCH) if longest < 1 << 16 else patches,
+            "images": images,
+            "patches": patches,
             "rles": np.frombuffer(b"".join(self._frames), np.uint8),
         }
         write_durably(path, pack("shard", arrays)[0])
@@ -73,6 +81,8 @@ class Shard:
         file: the open file.
         height, width: of each image; flat memory, as the rest, for a process may hold many shards open.
         patch_offset, rle_offset: where each image's part begins; one more than images, for the end.
+        checksum: the CRC-32 of each image's rows of `patches`.
+        sources: the numbers that `source` may have.
     """
 
     file: ArrayFile
@@ -80,18 +90,24 @@ class Shard:
     width: memoryview
     patch_offset: memoryview
     rle_offset: memoryview
+    checksum: memoryview
+    sources: bytes
 
     @classmethod
-    def open(cls, path: Path, info: ShardInfo | None = None) -> "Shard":
+    def open(cls, path: Path, info: ShardInfo | None = None, generators: int = 256) -> "Shard":
         """Opens a shard and reads what belongs to its images, nothing of their patches.
+
+        Args:
+            path: of the file.
+            info: what the manifest says of it.
+            generators: how many the manifest names.
 
         Raises:
             FormatError: where it is damaged, truncated, hostile, or not the one that the manifest means by `info`.
             StorageError: where it cannot be read.
         """
         file = open_arrays(path, "shard", SHARD_SCHEMA)
-        if info is not None and info.checksum != file.checksum:
-            raise FormatError(f"{path} is not the shard that the manifest lists: its checksum differs")
+        _check_sizes(file, info)
         images = file.read_checked("images")
         pixels = images["height"].astype(np.uint64) * images["width"]
         if not ((pixels > 0) & (pixels <= MAX_PIXELS)).all():
@@ -100,8 +116,10 @@ class Shard:
             file,
             images["height"].copy().data,
             images["width"].copy().data,
-            _offsets(file, images, "patch_offset", "patches"),
-            _offsets(file, images, "rle_offset", "rles"),
+            _offsets(file, images, "patch_offset", "patches", MAX_PATCHES),
+            _offsets(file, images, "rle_offset", "rles", MAX_FRAME),
+            images["checksum"].copy().data,
+            bytes(range(min(generators, 256))),
         )
 
     def __len__(self) -> int:
@@ -129,28 +147,59 @@ class Shard:
         return keys
 
     def read(self, row: int) -> Patches:
-        """The patches of one image: its rows of the table and its masks, each read at one stroke."""
+        """The patches of one image: its rows of the table and its masks, each read at one stroke.
+
+        Raises:
+            FormatError: where the checksum of either is wrong, or a patch is of none of the generators.
+            StorageError: where they cannot be read.
+        """
         rows = self.file.read("patches", self.patch_offset[row], self.patch_offset[row + 1])
+        if zlib.crc32(rows.tobytes()) != self.checksum[row]:
+            raise FormatError(f"{self.path} is damaged: wrong checksum of the patches of its image {row}")
         frame = self.file.read("rles", self.rle_offset[row], self.rle_offset[row + 1])
         try:
             rles = unpack_masks(frame.data, rows["rle_length"].tolist())
         except CacheError as error:
             raise FormatError(f"{self.path} is damaged: in its image {row}, {error}") from error
-        return Patches(
-            self.height[row],
-            self.width[row],
-            rles,
+        source = rows["source"].copy()
+        foreign = source.tobytes().translate(None, self.sources)  # source.max() takes five times as long
+        if foreign:
+            raise FormatError(
+                f"{self.path} is damaged: in its image {row}, a patch is of generator {foreign[0]}, "
+                f"of {len(self.sources)} counted from 0"
+            )
+        columns = (
             rows["box"].astype(np.float32),
             rows["area"].astype(np.int64),
             rows["predicted_iou"].copy(),
             rows["stability_score"].copy(),
-            rows["source"].copy(),
+            source,
+        )
+        for column in columns:
+            column.setflags(write=False)  # spares Patches a view of each
+        return Patches(self.height[row], self.width[row], rles, *columns)
+
+
+def _check_sizes(file: ArrayFile, info: ShardInfo | None) -> None:
+    """That the file is the one in the manifest, and claims no more than a shard holds: it may be sparse."""
+    images, keys = file.arrays["images"].length, file.arrays["keys"].length
+    found = ShardInfo(file.path.name, images, file.arrays["patches"].length, file.size, file.checksum)
+    if info is not None and info != found:
+        raise FormatError(f"{file.path} is not the shard that the manifest lists: it is {found}, not {info}")
+    if images > MAX_IMAGES or keys > images * (MAX_KEY + 1):
+        raise FormatError(
+            f"{file.path} is damaged: {images} images and {keys} bytes of keys are more than a shard holds"
         )
 
 
-def _offsets(file: ArrayFile, images: NDArray[Any], name: str, divided: str) -> memoryview:
-    """The offsets in a column of `images` and the end of the array that they divide, along which they must rise."""
+def _offsets(file: ArrayFile, images: NDArray[Any], name: str, divided: str, most: int) -> memoryview:
+    """The offsets in a column of `images` and the end of the array that they divide, along which they must rise.
+
+    No part may be longer than `most`.
+    """
     offsets = np.append(images[name], np.uint64(file.arrays[divided].length))
     if offsets[0] != 0 or (offsets[1:] < offsets[:-1]).any():
         raise FormatError(f"{file.path} is damaged: {name} of its images does not divide its array '{divided}'")
+    if (offsets[1:] - offsets[:-1] > most).any():
+        raise FormatError(f"{file.path} is damaged: {name} of its images leaves one more than {most} of '{divided}'")
     return offsets.data

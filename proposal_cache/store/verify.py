@@ -8,7 +8,7 @@ from pathlib import Path
 from proposal_cache.errors import CacheError, FormatError
 from proposal_cache.store.index import KeyIndex
 from proposal_cache.store.join import shard_files
-from proposal_cache.store.manifest import MANIFEST, Manifest, ShardInfo
+from proposal_cache.store.manifest import MANIFEST, Manifest
 from proposal_cache.store.shard import Shard
 
 
@@ -40,19 +40,18 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Verdict]:
             yield Verdict(manifest.index.file, f"{error}; run the generator again, it makes a new index")
     listed = {shard.file for shard in manifest.shards}
     for number, info in enumerate(manifest.shards):
-        yield Verdict(info.file, _problem(cache / info.file, info, index, number))
+        yield Verdict(info.file, _problem(cache / info.file, manifest, index, number))
     for file in shard_files(cache):
         if file.name not in listed:
             yield Verdict(file.name, "is not in the manifest; run the generator again, it takes complete shards up")
 
 
-def _problem(path: Path, info: ShardInfo, index: KeyIndex | None, number: int) -> str | None:
+def _problem(path: Path, manifest: Manifest, index: KeyIndex | None, number: int) -> str | None:
     try:
-        shard = Shard.open(path, info)
+        shard = Shard.open(path, manifest.shards[number], len(manifest.generators))
         shard.file.verify()
-        if shard.info != info:
-            raise FormatError(f"{path} is not the shard that the manifest lists: {shard.info} instead of {info}")
         for row, key in enumerate(shard.read_keys()):
+            shard.read(row)
             place = index.find(key) if index else (number, row)
             if place is None or place > (number, row):  # a key in two shards counts in the first
                 raise FormatError(f"{path} has the image {key.decode(errors='replace')!r}, which the index misses")

@@ -14,11 +14,11 @@ from proposal_cache.errors import CacheError, StorageError
 from proposal_cache.patches import Patches
 from proposal_cache.store.arrays import sync_directory
 from proposal_cache.store.failures import record_failure
-from proposal_cache.store.format import SHARD_NAME, check_key, shard_name
-from proposal_cache.store.join import join_locked, remove_temporaries, shard_files
+from proposal_cache.store.format import MAX_IMAGES, SHARD_NAME, check_key, shard_name
+from proposal_cache.store.join import join_locked, read_shard_keys, remove_temporaries, shard_files
 from proposal_cache.store.lock import RankLock
 from proposal_cache.store.manifest import MANIFEST, Manifest, as_generators
-from proposal_cache.store.shard import Shard, ShardBuffer
+from proposal_cache.store.shard import ShardBuffer
 
 _MAX_SHARD_BYTES = 64 << 20  # compressed: what a writer may hold in memory
 
@@ -48,7 +48,7 @@ class CacheWriter:
     Raises:
         MismatchError: if the directory holds a cache of another dataset or generator.
         LockedError: if another process writes to it as the same rank.
-        FormatError: if it holds a damaged shard.
+        FormatError: if it holds a damaged shard; deleted, its images are made anew.
         StorageError: if the disk is full or gone.
     """
 
@@ -63,9 +63,10 @@ class CacheWriter:
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        if shard_size < 1 or not 0 <= rank < ranks:
+        if not 1 <= shard_size <= MAX_IMAGES or not 0 <= rank < ranks:
             raise CacheError(
-                f"shard_size {shard_size}, rank {rank} of {ranks}: a shard holds 1 image or more, ranks count from 0"
+                f"shard_size {shard_size}, rank {rank} of {ranks}: "
+                f"a shard holds 1 to {MAX_IMAGES} images, ranks count from 0"
             )
         self.path = Path(path)
         self.shard_size, self.shard_seconds = shard_size, shard_seconds
@@ -78,7 +79,7 @@ class CacheWriter:
         try:
             self._manifest = _agree(self.path, Manifest(dataset, tuple(as_generators(generator))))
             remove_temporaries(self.path, rank)
-            self._done = {key.decode() for file in shard_files(self.path) for key in Shard.open(file).read_keys()}
+            self._done = {key.decode() for file in shard_files(self.path) for key in read_shard_keys(file)[1]}
             self._next = _next_number(self.path, rank)
         except BaseException:
             self._lock.release()
@@ -94,13 +95,13 @@ class CacheWriter:
 
         Raises:
             CacheError: for a key that is there already or that could lead out of a folder, and for patches whose boxes
-                or areas are not those of their masks.
+                or areas are not those of their masks, or whose `source` is none of the generators.
             StorageError: if the shard is full and cannot be written; it is kept, and `flush` tries again.
         """
         check_key(key)
         if key in self._done:
             raise CacheError(f"{self.path} has patches of {key!r} already")
-        _check_patches(key, patches)
+        _check_patches(key, patches, len(self._manifest.generators))
         if not self._buffer.keys:
             self._opened_at = time.monotonic()
         self._buffer.add(key, patches)
@@ -159,7 +160,7 @@ def _agree(cache: Path, asked: Manifest) -> Manifest:
         stray = shard_files(cache)
         if stray:
             raise CacheError(f"{cache} holds shards ({stray[0].name}, ...) but no {MANIFEST}: it is no cache to add to")
-        asked.save(cache)
+        asked.create(cache)
     manifest = Manifest.load(cache)
     manifest.require(cache, generators=asked.generators, dataset=asked.dataset)
     return manifest
@@ -170,7 +171,12 @@ def _next_number(cache: Path, rank: int) -> int:
     return max((int(m[2]) for m in matches if m and int(m[1]) == rank), default=-1) + 1
 
 
-def _check_patches(key: str, patches: Patches) -> None:
+def _check_patches(key: str, patches: Patches, generators: int) -> None:
     areas, boxes = rle.area_and_box(patches.rles, patches.height, patches.width)
     if not (np.array_equal(areas, patches.areas) and np.array_equal(boxes, patches.boxes)):
         raise CacheError(f"the patches of {key!r} have boxes or areas that are not those of their masks")
+    if patches.source.max(initial=0) >= generators:
+        raise CacheError(
+            f"the patches of {key!r} name generator {patches.source.max()}, but the cache has {generators}, "
+            "counted from 0: describe each generator to the writer"
+        )

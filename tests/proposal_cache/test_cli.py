@@ -1,6 +1,8 @@
 """python -m proposal_cache, command by command."""
 
 import json
+import math
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -12,11 +14,12 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from proposal_cache import CacheWriter, PatchCache, Patches
+from proposal_cache import CacheWriter, PatchCache, Patches, cli
 from proposal_cache.cli import main
 from proposal_cache.visualize import draw_patches
 
 SIZE = (12, 20)  # height, width
+SQUARE = [[2, 3, 8, 3, 8, 9, 2, 9]]
 
 
 def halves(at: int, **columns: Any) -> Patches:
@@ -136,7 +139,22 @@ def test_merge_of_other_images(cache: Path, tmp_path: Path) -> None:
     assert list(merged) == ["a", "c", "sub/b"]
     assert len(merged.manifest.generators) == 1
     assert merged["a"].predicted_iou.tolist() == [0.5, 0.75]
-    assert "by the same generator" in error_of("merge", cache, cache, "--output", tmp_path / "twice")
+    assert merged.manifest.failures == {"bad": "bad.png: the file is empty"}
+
+
+def test_merge_of_the_same_image_by_the_same_generator_writes_nothing(cache: Path, tmp_path: Path) -> None:
+    assert "both have patches of 'a' by the same generator" in error_of(
+        "merge", cache, cache, "--output", tmp_path / "twice"
+    )
+    assert not (tmp_path / "twice").exists()
+
+
+def test_merge_mends_failures(cache: Path, tmp_path: Path) -> None:
+    with CacheWriter(tmp_path / "other", {"name": "other"}, "toy") as writer:
+        writer.add("bad", halves(8))
+        writer.add_failure("a", "too dark")
+    assert run("merge", cache, tmp_path / "other", "--output", tmp_path / "both") == 0
+    assert PatchCache(tmp_path / "both").manifest.failures == {}
 
 
 def test_merge_of_other_generators_keeps_them_apart(cache: Path, tmp_path: Path) -> None:
@@ -172,11 +190,25 @@ def test_export_by_key(cache: Path, tmp_path: Path) -> None:
     assert [e["image_id"] for e in json.loads((tmp_path / "out.json").read_text())] == ["a", "a", "sub/b", "sub/b"]
 
 
+def test_export_leaves_failed_images_out(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("a.jpg", "bad.png", "unknown.png")
+    images = [{"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in enumerate(names)]
+    known = write_json(tmp_path / "known.json", {"images": images[:2]})
+    output = ("--output", tmp_path / "out.json")
+    assert run("export", cache, "--annotations", known, *output) == 0
+    assert [entry["image_id"] for entry in json.loads((tmp_path / "out.json").read_text())] == [0, 0]
+    assert "warning: left out: bad: bad.png: the file is empty" in capsys.readouterr().err
+    every = write_json(tmp_path / "every.json", {"images": images})
+    assert "no patches of 'unknown'" in error_of("export", cache, "--annotations", every, *output)
+    assert sorted(path.name for path in tmp_path.glob("out.json*")) == ["out.json"]
+    (tmp_path / "file").touch()
+    assert "cannot be written" in error_of("export", cache, "--output", tmp_path / "file" / "out.json")
+
+
 def test_import_keeps_labels_as_sources(annotations: Path, tmp_path: Path) -> None:
-    square = [2, 3, 8, 3, 8, 9, 2, 9]
     uncompressed = {"size": list(SIZE), "counts": [12, 24, 12 * 20 - 36]}
     entries = [
-        {"image_id": 7, "category_id": 6, "segmentation": [square]},
+        {"image_id": 7, "category_id": 6, "segmentation": SQUARE},
         {"image_id": 7, "category_id": 4, "segmentation": uncompressed, "score": 0.25},
     ]
     results = write_json(tmp_path / "results.json", entries)
@@ -215,13 +247,72 @@ def test_import_added_to_a_cache(cache: Path, annotations: Path, tmp_path: Path)
         ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [5, 10**9]}}, "its counts are not those"),
         ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [-1, 241]}}, "its counts are not those"),
         ({"image_id": 7, "segmentation": {}}, "image 7"),
+        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": "\ud800"}}, "never have"),
+        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [239.5, 0.5]}}, "its counts are not those"),
+        ({"image_id": 7, "segmentation": {"size": None, "counts": "a"}}, "its size is None"),
+        ({"image_id": 7, "segmentation": SQUARE, "score": "good"}, "its score 'good' is no finite number"),
+        ({"image_id": 7, "segmentation": SQUARE, "score": math.inf}, "its score inf is no finite number"),
+        ({"image_id": 7, "segmentation": SQUARE, "category_id": [1]}, r"the category_id \[1\] is neither"),
     ],
 )
 def test_import_refuses_bad_results(entry: Any, message: str, annotations: Path, tmp_path: Path) -> None:
     results = write_json(tmp_path / "results.json", [entry])
-    text = error_of("import", results, "--annotations", annotations, "--output", tmp_path / "new")
+    command = ("import", results, "--annotations", annotations, "--keep-labels", "--output", tmp_path / "new")
+    text = error_of(*command)
+    assert "entry 0 of" in text
     assert "results.json" in text
     assert re.search(message, text)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        *((value, "neither a list of polygons nor") for value in (None, "abc", 5, [])),
+        *(([points], "three points or more") for points in ([], [1, 1], [1, 1, 5, 5], [1, 1, 5, 5, 3], "abcdef")),
+        ([[0, 0, 1e9, 0, 0, 1e9]], r"the coordinate 1000000000.0 of a polygon is no number within 200 pixels"),
+        ([[0, 0, math.nan, 5, 7, 3]], "the coordinate nan"),
+        ([[0, 0, -math.inf, 5, 7, 3]], "the coordinate -inf"),
+        ([[0, 0, 10**400, 5, 7, 3]], "the coordinate 1000"),
+        ([["0", "0", "5", "5", "7", "3"]], "the coordinate '0'"),
+        ([[-200, -200, 200, 200] * 10_000], "pixels long: 2097152 are possible"),
+    ],
+)
+def test_import_refuses_polygons_that_would_crash(
+    segmentation: Any, message: str, annotations: Path, tmp_path: Path
+) -> None:
+    """In a process of its own: pycocotools dies of some of them."""
+    entries = [{"image_id": 7, "segmentation": SQUARE}, {"image_id": 7, "segmentation": segmentation}]
+    results = write_json(tmp_path / "results.json", entries)
+    command = ["import", str(results), "--annotations", str(annotations), "--output", str(tmp_path / "new")]
+    child = multiprocessing.get_context("fork").Process(target=error_into, args=(tmp_path / "error", command))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert re.search(rf"entry 1 of .*results.json, of image 7: .*{message}", (tmp_path / "error").read_text())
+
+
+def error_into(file: Path, command: list[str]) -> None:
+    file.write_text(error_of(*command))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([(1, "a.jpg", 12), (2, "a.png", 12)], "has 2 images with the key 'a'"),
+        ([(1, "a.jpg", 12), (1, "b.jpg", 12)], "has b.jpg with the id 1"),
+        ([([1], "a.jpg", 12)], r"has a.jpg with the id \[1\]"),
+        ([(1, "a.jpg", 0)], "has a.jpg of an impossible size: 0 x 20"),
+        ([(1, "a.jpg", math.inf)], "is no COCO json with images"),
+        ([(1, "a\n.jpg", 12)], "cannot be a key"),
+    ],
+)
+def test_images_that_no_cache_can_hold(images: list[Any], message: str, cache: Path, tmp_path: Path) -> None:
+    content = [{"id": i, "file_name": name, "height": height, "width": 20} for i, name, height in images]
+    listed = ("--annotations", write_json(tmp_path / "list.json", {"images": content}))
+    results = write_json(tmp_path / "results.json", [])
+    for command in (("import", results, "--output", tmp_path / "new"), ("export", cache, "--output", tmp_path / "out")):
+        assert re.search(f"list.json.*{message}", error_of(*command, *listed), re.DOTALL)
 
 
 def test_import_refuses_bad_files(annotations: Path, tmp_path: Path) -> None:
@@ -266,3 +357,41 @@ def test_panoptic_json_and_pngs_that_do_not_fit(tmp_path: Path) -> None:
     assert "segments that" in error_of(*command)
     (folder / "a.png").unlink()
     assert "a.png cannot be read as a panoptic PNG" in error_of(*command)
+
+
+def test_panoptic_json_with_wrong_entries(tmp_path: Path) -> None:
+    file, folder = panoptic(tmp_path, [{"id": 5, "category_id": [2]}, {"id": 300, "category_id": 1}])
+    command = ("import", file, "--panoptic", folder, "--keep-labels", "--output", tmp_path / "new")
+    assert "the category_id [2] is neither" in error_of(*command)
+    content = json.loads(file.read_text())
+    content["annotations"] *= 2
+    write_json(file, content)
+    assert "has 2 images with the key 'a'" in error_of(*command[:-3], "--output", tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("command", "work", "message"),
+    [
+        ("verify cache", "verify", "it starts from the beginning"),
+        ("export cache --output out.json", "export_results", "it starts from the beginning"),
+        ("merge cache --output new", "merge", "it continues where it was"),
+        ("import a.json --annotations b.json --output new", "import_results", "it continues where it was"),
+    ],
+)
+def test_interrupted(
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    work: str,
+    message: str,
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(cache.parent)
+    monkeypatch.setattr(cli, work, interrupt)
+    assert run(*command.split()) == 130
+    error = capsys.readouterr().err
+    assert error.startswith("interrupted: ")
+    assert message in error

@@ -141,6 +141,14 @@ def test_refine_with_the_users_boxes() -> None:
         generator.refine(image, Patches.empty(64, 64), [(70, 0, 80, 10)])
 
 
+def test_boxes_that_come_with_an_image() -> None:
+    image = picture(64, 64, (2, 2, 20, 20), (51, 51, 52, 52))
+    generator = RefineGenerator(Spots(smallest=2), coverage=0.0, boxes_sha256="ab")
+    assert len(generator(image)) == 1
+    assert generator.look_into(image, [(45, 45, 60, 60)]).boxes.tolist() == [[2, 2, 20, 20], [51, 51, 52, 52]]
+    assert generator.describe()[1]["boxes_sha256"] == "ab"
+
+
 def test_nothing_found_at_all() -> None:
     assert len(RefineGenerator(Spots())(picture(5, 3))) == 0
     assert len(CropGenerator(Spots())(picture(5, 3))) == 0

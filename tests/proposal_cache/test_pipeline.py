@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from proposal_cache import CacheError, PatchCache, Patches, join
@@ -35,6 +36,18 @@ class Halves:
         mask = np.zeros((1, *image.shape[:2]), bool)
         mask[:, :, : 1 + image[0, 0, 0] % image.shape[1]] = True
         return Patches.from_masks(mask)
+
+
+@dataclass
+class Fails(Halves):
+    """Fails on images by their first pixel."""
+
+    on: frozenset[int] = frozenset()
+
+    def __call__(self, image: np.ndarray) -> Patches:
+        if int(image[0, 0, 0]) in self.on:
+            raise RuntimeError("height and width must be > 0")
+        return super().__call__(image)
 
 
 class Dies(Halves):
@@ -119,14 +132,65 @@ def test_a_bad_image_is_noted_and_tried_again(
     assert not PatchCache(tmp_path / "cache").manifest.failures
 
 
-def test_a_fault_of_the_generator_is_no_bad_image(images: list[ImageFile], tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_the_generator_fails_on_is_noted_too(
+    images: list[ImageFile], tmp_path: Path, workers: int
+) -> None:
+    make(images, tmp_path / "cache", Fails(on=frozenset({2, 7})), workers=workers)
+    cache = PatchCache(tmp_path / "cache")
+    assert len(cache) == 8
+    assert list(cache.manifest.failures) == ["2", "7"]
+    assert cache.manifest.failures["2"] == (
+        f"{images[2].path} cannot be cut into patches: RuntimeError: height and width must be > 0"
+    )
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_an_image_too_large_for_the_memory_is_noted(
+    images: list[ImageFile], tmp_path: Path, error: type[Exception]
+) -> None:
     def fail(call: int) -> None:
         if call == 3:
-            raise MemoryError
+            raise error
 
-    with pytest.raises(MemoryError):
-        make(images, tmp_path / "cache", Halves(on_call=fail))
-    assert len(PatchCache(tmp_path / "cache")) == 2
+    make(images, tmp_path / "cache", Halves(on_call=fail))
+    assert error.__name__ in PatchCache(tmp_path / "cache").manifest.failures["2"]
+
+
+def test_a_broken_generator_does_not_go_through_all_images(images: list[ImageFile], tmp_path: Path) -> None:
+    many = [ImageFile(f"{copy}-{image.key}", image.path) for copy in range(3) for image in images]
+    broken = Fails(on=frozenset(range(1, 10)))
+    make(many, tmp_path / "odd images", broken)  # 9 in a row are not enough
+    broken = Fails(on=frozenset(range(10)))
+    with pytest.raises(CacheError, match=r"failed on 10 images in a row, the last one: .*9\.png .*RuntimeError"):
+        make(many, tmp_path / "cache", broken)
+    assert broken.calls == 0
+    with pytest.raises(CacheError, match=r"10 images in a row"):
+        make(many, tmp_path / "cache", broken)  # the next ones: those that failed before do not count
+    make(many[:20], tmp_path / "cache", broken)
+    assert len(PatchCache(tmp_path / "cache").manifest.failures) == 20
+
+
+@dataclass
+class TakesBoxes(Halves):
+    """Its patches are the boxes."""
+
+    def look_into(self, image: np.ndarray, boxes: Any) -> Patches:
+        masks = np.zeros((len(boxes), *image.shape[:2]), bool)
+        for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+            mask[y0:y1, x0:x1] = True
+        return Patches.from_masks(masks)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_boxes_of_an_image_reach_the_generator(images: list[ImageFile], tmp_path: Path, workers: int) -> None:
+    images[3] = replace(images[3], boxes=((1, 2, 3, 4), (0, 0, 9, 5)))
+    make(images, tmp_path / "cache", TakesBoxes(), workers=workers)
+    cache = PatchCache(tmp_path / "cache")
+    assert cache["3"].boxes.tolist() == [[1, 2, 3, 4], [0, 0, 9, 5]]
+    assert cache["4"].areas.tolist() == [8 * 5]
+    with pytest.raises(CacheError, match="boxes, which Halves does not take; use RefineGenerator"):
+        make(images, tmp_path / "other")
 
 
 def test_a_killed_worker_is_named(images: list[ImageFile], tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from segment_anything.modeling import Sam
 
-from proposal_cache import Patches
-from proposal_cache.generators import _sam_search
+from proposal_cache import Patches, rle
+from proposal_cache.generators import _sam_decoder, _sam_masks, _sam_search
 from proposal_cache.generators.sam import SamGenerator, SamParameters
 from tests.proposal_cache.small_sam import small_sam, smooth_image
 
@@ -77,6 +77,20 @@ CASES: dict[str, tuple[tuple[int, int], int, dict[str, Any]]] = {
 }
 
 
+@pytest.fixture
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upscale all prompts of a batch at once, and enlarge many masks at once, as is done everywhere but on a CPU."""
+    monkeypatch.setattr(_sam_decoder.PromptDecoder, "_upscales_at_once", True)
+    monkeypatch.setattr(_sam_masks, "_is_cpu", lambda device: False)
+
+
+@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+def _both_ways(request: pytest.FixtureRequest) -> None:
+    if request.param == "as on a GPU":
+        request.getfixturevalue("_as_on_a_gpu")
+
+
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("case", CASES)
 def test_same_masks_as_the_original(case: str) -> None:
     size, seed, parameters = CASES[case]
@@ -98,6 +112,7 @@ def test_same_masks_of_other_models(model: dict[str, int]) -> None:
     assert_same(SamGenerator(sam, SamParameters(**parameters))(image), records)
 
 
+@pytest.mark.usefixtures("_both_ways")
 def test_without_any_threshold_every_mask_is_kept() -> None:
     sam, image = small_sam(), smooth_image(60, 80)
     parameters: dict[str, Any] = {
@@ -112,6 +127,7 @@ def test_without_any_threshold_every_mask_is_kept() -> None:
     assert patches.areas.tolist() == pytest.approx([record["area"] for record in records], abs=2)
 
 
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("crop_n_layers", [0, 1])
 def test_no_patches_where_nothing_passes(crop_n_layers: int) -> None:
     parameters = SamParameters(points_per_side=3, pred_iou_thresh=9.0, crop_n_layers=crop_n_layers)
@@ -119,6 +135,17 @@ def test_no_patches_where_nothing_passes(crop_n_layers: int) -> None:
     assert (len(patches), patches.height, patches.width) == (0, 60, 80)
 
 
+@pytest.mark.usefixtures("_both_ways")
+def test_batches_of_which_nothing_is_left() -> None:
+    """One prompt a batch, and few that pass."""
+    sam, image = small_sam(), smooth_image(120, 160)
+    parameters: dict[str, Any] = {"points_per_side": 6, "pred_iou_thresh": 0.9, "stability_score_thresh": 0.7}
+    records = original(sam, image, **parameters)
+    assert 3 <= len(records) < 36
+    assert_same(SamGenerator(sam, SamParameters(**parameters), memory_budget=1)(image), records)
+
+
+@pytest.mark.usefixtures("_both_ways")
 def test_memory_budget_changes_the_batches_not_the_patches() -> None:
     image = smooth_image(120, 160)
     parameters = SamParameters(points_per_side=6, pred_iou_thresh=0.7, stability_score_thresh=0.7)
@@ -177,13 +204,33 @@ def test_unknown_dtype() -> None:
         SamGenerator(small_sam(), dtype="float8")
 
 
-def test_lower_precision_is_close() -> None:
+@pytest.mark.parametrize(("dtype", "agreement"), [("bfloat16", 0.97), ("float16", 0.99)])
+def test_lower_precision_is_close(dtype: str, agreement: float) -> None:
     image = smooth_image(120, 160)
     parameters = SamParameters(points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0)
-    exact, rounded = (SamGenerator(small_sam(), parameters, dtype=dtype)(image) for dtype in ("float32", "bfloat16"))
+    exact, rounded = (SamGenerator(small_sam(), parameters, dtype=name)(image) for name in ("float32", dtype))
     assert len(exact) == len(rounded) == 48
     assert not np.array_equal(exact.predicted_iou, rounded.predicted_iou)
     assert np.sort(rounded.predicted_iou) == pytest.approx(np.sort(exact.predicted_iou), abs=0.2)
+    best = rle.iou(exact.rles, rounded.rles, 120, 160).max(1)
+    assert best[exact.areas > 50].mean() >= agreement
+
+
+@pytest.mark.parametrize("min_area", [30, 400])
+def test_small_holes_and_islands_are_removed_as_in_the_original(min_area: int) -> None:
+    sam = small_sam(seed=1)
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)  # noise: masks in pieces
+    parameters: dict[str, Any] = {
+        "points_per_side": 6,
+        "pred_iou_thresh": 0.7,
+        "stability_score_thresh": 0.3,
+        "min_mask_region_area": min_area,
+    }
+    records = original(sam, image, **parameters)
+    patches = SamGenerator(sam, SamParameters(**parameters))(image)
+    assert_same(patches, records)
+    untouched = SamGenerator(sam, SamParameters(**{**parameters, "min_mask_region_area": 0}))(image)
+    assert not set(patches.rles) <= set(untouched.rles)
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Where images come from, and what they are called."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from proposal_cache.sources import (
     from_list,
     image_key,
     read_image,
+    with_boxes,
 )
 
 
@@ -51,6 +54,30 @@ def test_folder_gives_all_images_in_it_by_name(tmp_path: Path) -> None:
     assert [image.key for image in from_folder(tmp_path)] == ["a/y", "a/z", "b"]
 
 
+def test_folder_follows_links_but_not_for_ever(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere/deep/x.png")
+    write(tmp_path / "root/real/a.png")
+    (tmp_path / "root/link").symlink_to(tmp_path / "elsewhere")
+    for link, target in {"root/again": "root", "elsewhere/deep/back": "elsewhere", "root/real/up": "."}.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    (tmp_path / "root/other").symlink_to(tmp_path / "root/real")
+    images = from_folder(tmp_path / "root")
+    assert [image.key for image in images] == ["link/deep/x", "other/a", "real/a"]
+    assert images[0].path == tmp_path / "root/link/deep/x.png"
+
+
+def test_files_whose_names_cannot_be_keys_are_named(tmp_path: Path) -> None:
+    for i in range(4):
+        write(tmp_path / f"back\\slash{i}.png")
+    for name in ("new\nline.png", os.fsdecode(b"\xff.png"), "good.png"):
+        write(tmp_path / name)
+    with pytest.raises(SourceError, match=r"6 images to be renamed \(.*back.*slash0\.png.*, \.\.\.\)") as caught:
+        from_folder(tmp_path)
+    assert "cannot be a key" in str(caught.value)
+    with pytest.raises(SourceError, match=r"the list has 1 images .*cannot be a key: its file name is no valid text"):
+        from_list([("\udcff", "x.png")])
+
+
 def test_folder_without_images(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no image"):
         from_folder(tmp_path)
@@ -77,6 +104,45 @@ def test_coco_json(tmp_path: Path) -> None:
         from_coco_json(path, tmp_path)
     with pytest.raises(SourceError, match=r"absent\.json cannot be read"):
         from_coco_json(tmp_path / "absent.json", tmp_path)
+
+
+BOXES = {"a": [[0, 0, 6, 4], [4.5, 1, 9, 3]]}
+
+
+def test_boxes_of_images(tmp_path: Path) -> None:
+    images = from_list([(key, write(tmp_path / f"{key}.png")) for key in "abc"])
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(BOXES))
+    found, digest = with_boxes(images, path)
+    assert [image.boxes for image in found] == [((0, 0, 6, 4), (4.5, 1, 9, 3)), (), ()]
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("[1", r"boxes\.json is no json"),
+        ("[]", "must be a json object"),
+        ('{"a": 3}', "must be a json object"),
+        ('{"a": [], "x": [], "y/z": []}', r"2 keys that no image has \('x', 'y/z'\)"),
+        ('{"a": [[0, 0, 5]]}', r"\[0, 0, 5\] of 'a' is no box"),
+        ('{"a": [[3, 0, 2, 4]]}', "is no box"),
+        ('{"a": [[0, 0, NaN, 4]]}', "is no box"),
+        ('{"a": [[0, 0, 1e999, 4]]}', "is no box"),
+        ('{"a": [[0, 0, "4", 4]]}', "is no box"),
+        ('{"a": [[0, 0, 4, 4], [6, 0, 8, 4]]}', r"\[6, 0, 8, 4\] lies outside .*a\.png of 6 x 4 pixels"),
+        ('{"a": [[0, -3, 4, 0]]}', "lies outside"),
+        ('{"turned": [[4, 0, 5, 4]]}', "lies outside .*turned.png of 4 x 6"),
+    ],
+)
+def test_wrong_boxes(tmp_path: Path, content: str, error: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (6, 4)).save(tmp_path / "turned.png", exif=exif)
+    write(tmp_path / "a.png")
+    (tmp_path / "boxes.json").write_text(content)
+    with pytest.raises(SourceError, match=error):
+        with_boxes(from_list((key, tmp_path / f"{key}.png") for key in ("a", "turned")), tmp_path / "boxes.json")
 
 
 def test_every_kind_of_image_is_read_as_rgb(tmp_path: Path) -> None:
@@ -106,3 +172,15 @@ def test_unreadable_images_say_why(tmp_path: Path) -> None:
     whole.write_bytes(whole.read_bytes()[:60])
     with pytest.raises(ImageError, match=r"cut\.png cannot be read"):
         read_image(whole)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), IndexError("index out of range")])
+def test_whatever_a_decoder_raises_is_the_images_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_: Image.Image) -> Image.Image:
+        raise error
+
+    monkeypatch.setattr("proposal_cache.sources.ImageOps.exif_transpose", fail)
+    with pytest.raises(ImageError, match=rf"a\.png cannot be read as an image: ({type(error).__name__}|index)"):
+        read_image(write(tmp_path / "a.png"))

@@ -1,5 +1,6 @@
 """The cache: what goes in comes out, in any process; what does not belong is refused by name."""
 
+import errno
 import gc
 import os
 import pickle
@@ -220,6 +221,13 @@ def test_another_cache_is_refused_naming_the_difference(
     write(cache_path)  # the refused writer has left no lock behind
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}])
+def test_generators_are_described_by_json_values(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(CacheError, match="a generator must be described by JSON values"):
+        CacheWriter(tmp_path / "cache", {"name": "test", "threshold": value}, "toys")
+    assert not list(tmp_path.glob("cache/manifest*"))
+
+
 @pytest.mark.parametrize(
     "key", ["", "/etc/passwd", "../up", "a/../b", "a/..", "a//b", "a/", "./a", "a\nb", "a\\b", "\udcff"]
 )
@@ -243,9 +251,12 @@ def test_what_cannot_be_added(cache_path: Path) -> None:
         good.stability_score,
         good.source,
     )
+    foreign = Patches.from_rles(good.height, good.width, good.rles, source=1)
     with CacheWriter(cache_path, GENERATOR, "toys") as cache:
         with pytest.raises(CacheError, match="already"):
             cache.add(make_key(3), good)
+        with pytest.raises(CacheError, match="name generator 1, but the cache has 1, counted from 0"):
+            cache.add("new", foreign)
         with pytest.raises(CacheError, match="not those of their masks"):
             cache.add("new", lying)
     assert "new" not in PatchCache(cache_path)
@@ -256,6 +267,32 @@ def test_no_cache_there(tmp_path: Path) -> None:
         PatchCache(tmp_path / "nowhere")
     with pytest.raises(CacheError, match=r"holds no manifest.json"):
         PatchCache(tmp_path)
+
+
+def test_first_manifest_is_made_once(cache_path: Path) -> None:
+    """A rank that comes late finds one there, and leaves it as it is."""
+    before = (cache_path / "manifest.json").read_bytes()
+    Manifest("toys", (GENERATOR,)).create(cache_path)
+    assert (cache_path / "manifest.json").read_bytes() == before
+
+
+def test_file_systems_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    assert len(PatchCache(write(tmp_path / "cache"))) == 25
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_have_the_usual_permissions(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        path = write(tmp_path / "cache")
+    finally:
+        os.umask(before)
+    files = [*path.glob("*.h5"), path / "manifest.json"]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~mask}
 
 
 def test_join_is_repeatable(cache_path: Path) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,11 @@ import numpy as np
 import pytest
 import zstandard
 
-from proposal_cache import CacheError, CacheWriter, PatchCache, verify
+from proposal_cache import CacheError, CacheWriter, PatchCache, join, verify
 from proposal_cache.errors import FormatError, StorageError
 from proposal_cache.store import Manifest
-from proposal_cache.store.arrays import pack
-from proposal_cache.store.format import IMAGE, WIDE_PATCH, pack_masks
+from proposal_cache.store.arrays import combined_checksum, open_arrays, pack
+from proposal_cache.store.format import IMAGE, INDEX_SCHEMA, SHARD_SCHEMA, WIDE_PATCH, pack_masks
 from proposal_cache.store.index import write_index
 from tests.proposal_cache.toy_cache import GENERATOR, make_key, make_patches, same, write
 
@@ -29,14 +31,31 @@ def shard_arrays(path: Path, number: int = 0) -> Arrays:
 
 
 def rewrite_shard(path: Path, change: Callable[[Arrays], object]) -> None:
-    """Makes the first shard say something else, with checksums that are right."""
+    """Makes the first shard say something else, with a manifest and checksums that agree."""
     arrays = shard_arrays(path)
     change(arrays)
+    if arrays["images"].ndim == 1:
+        starts = arrays["images"]["patch_offset"].tolist()
+        parts = [arrays["patches"][a:b].tobytes() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+        arrays["images"]["checksum"] = [zlib.crc32(part) for part in parts]
+    data, _ = pack("shard", arrays)
+    (path / "shard-r000-00000.h5").write_bytes(data)
+    change_manifest(path, lambda manifest: adopt_shard(path, manifest))
+
+
+def change_manifest(path: Path, change: Callable[[Any], object]) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
-    info = manifest["shards"][0]
-    data, info["checksum"] = pack("shard", arrays)
-    (path / info["file"]).write_bytes(data)
+    change(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def adopt_shard(path: Path, manifest: Any) -> None:
+    """The manifest takes what the first shard says of itself for true."""
+    info = manifest["shards"][0]
+    with h5py.File(path / info["file"]) as file:
+        info["checksum"] = combined_checksum({name: data.attrs["sha256"].decode() for name, data in file.items()})
+        info.update(images=file["images"].shape[0], patches=file["patches"].shape[0])
+    info["bytes"] = (path / info["file"]).stat().st_size
 
 
 def read_all(path: Path) -> None:
@@ -77,6 +96,7 @@ LIES = {
     "fewer masks": without_end("rles"),
     "other rows": other_rows,
     "long masks": long_masks,
+    "another's patches": lambda arrays: arrays["patches"].__setitem__("source", 1),
     "other images": lambda arrays: arrays.update(images=np.zeros((10, 2), IMAGE)),
     "no keys": lambda arrays: arrays.update(keys=np.zeros(0, np.uint8)),
     "keys that climb": lambda arrays: arrays.update(keys=np.frombuffer(b"../up\n" * 10, np.uint8)),
@@ -90,8 +110,7 @@ def test_lying_shards_are_refused_by_name(cache_path: Path, lie: str) -> None:
     if "keys" not in lie:  # reading takes them from the index
         with pytest.raises(FormatError, match="shard-r000-00000.h5"):
             read_all(cache_path)
-    if lie not in ("long masks", "fewer masks", "fewer patches"):  # which only reading the images can tell
-        assert "shard-r000-00000.h5" in str(verdicts["shard-r000-00000.h5"])
+    assert "shard-r000-00000.h5" in str(verdicts["shard-r000-00000.h5"])
     assert verdicts["shard-r000-00001.h5"] is None
 
 
@@ -121,8 +140,9 @@ def test_every_truncation_is_noticed(cache_path: Path) -> None:
         with pytest.raises(FormatError, match=r"shard-r000-00001.h5"):
             read_all(cache_path)
         assert [verdict.file for verdict in verify(cache_path) if verdict.problem] == [shard.name]
-        with pytest.raises(FormatError, match=r"shard-r000-00001.h5"):
-            CacheWriter(cache_path, GENERATOR, "toys")
+        for resume in (lambda: CacheWriter(cache_path, GENERATOR, "toys"), lambda: join(cache_path)):
+            with pytest.raises(FormatError, match=r"shard-r000-00001.h5 .*; delete it and repeat the command"):
+                resume()
 
 
 def test_shard_cut_while_it_is_open(cache_path: Path) -> None:
@@ -149,8 +169,64 @@ def test_no_flipped_byte_goes_unnoticed(tmp_path: Path) -> None:
         shard.write_bytes(damaged)
         noticed += any(verdict.problem and shard.name in verdict.problem for verdict in verify(path))
         with contextlib.suppress(CacheError):
-            read_all(path)  # which may or may not see it, and must not crash
+            cache = PatchCache(path)  # which may or may not see it, and must not serve it
+            assert all(same(cache[make_key(i)], make_patches(i)) for i in range(5))
     assert noticed >= len(chosen) - 1  # some bytes HDF5 itself does not use
+
+
+def test_no_flipped_bit_of_a_patch_is_served(tmp_path: Path) -> None:
+    """Boxes, areas, scores, sources: a load checks them all."""
+    path = write(tmp_path / "cache", range(4))
+    (shard,) = path.glob("shard-*")
+    whole = shard.read_bytes()
+    rows = shard_arrays(path)["patches"].tobytes()
+    start = whole.index(rows)
+    for at in range(start, start + len(rows)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 8
+        shard.write_bytes(damaged)
+        with pytest.raises(FormatError, match=r"00000.h5 is damaged: wrong checksum of the patches of its image \d"):
+            read_all(path)
+
+
+SPARSE = [("index", "keys"), ("index", "shard"), ("index", "row"), *(("shard", name) for name in SHARD_SCHEMA)]
+
+
+@pytest.mark.parametrize(("kind", "name"), SPARSE)
+@pytest.mark.parametrize("manifest_agrees", [False, True])
+def test_sparse_files_cost_no_memory(cache_path: Path, kind: str, name: str, manifest_agrees: bool) -> None:
+    """An array may claim gigabytes that the disk does not hold, even under a checksum that was never right."""
+    (file,) = cache_path.glob("index-*" if kind == "index" else "shard-r000-00000*")
+    make_sparse(file, name, 1 << 31)
+    if kind == "index":
+        checksum = open_arrays(file, kind, INDEX_SCHEMA).checksum
+        change_manifest(cache_path, lambda manifest: manifest["index"].update(checksum=checksum))
+    elif manifest_agrees:
+        change_manifest(cache_path, lambda manifest: adopt_shard(cache_path, manifest))
+    tracemalloc.start()
+    try:
+        if (kind, name) != ("shard", "keys"):  # reading takes them from the index
+            with pytest.raises(FormatError, match=file.name):
+                read_all(cache_path)
+        assert any(verdict.problem and file.name in verdict.problem for verdict in verify(cache_path))
+        with contextlib.suppress(FormatError):
+            CacheWriter(cache_path, GENERATOR, "toys").close()
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def make_sparse(path: Path, name: str, length: int) -> None:
+    with h5py.File(path, "r+") as file:
+        dtype = h5py.h5t.py_create(file[name].dtype)
+        del file[name]
+        storage = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        storage.set_layout(h5py.h5d.CONTIGUOUS)
+        storage.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        storage.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        space = h5py.h5s.create_simple((length,))
+        dataset = h5py.Dataset(h5py.h5d.create(file.id, name.encode(), dtype, space, storage))
+        dataset.attrs["sha256"] = np.bytes_("0" * 64)
 
 
 def test_bad_shards_are_named_and_made_again(cache_path: Path) -> None:
@@ -180,7 +256,9 @@ def test_shard_of_another_cache_is_refused(cache_path: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(version=99), r"manifest.json has format version 99, this program reads version 1"),
+        (lambda m: m.update(version=99), r"manifest.json has format version 99, this program reads version 2"),
+        (lambda m: m.update(version=1), r"manifest.json has format version 1, .*: make the cache again"),
+        (lambda m: m["generators"][0].update(t=float("nan")), r"manifest.json is damaged: a generator must be"),
         (lambda m: m.update(format="else"), r"manifest.json is no manifest"),
         (lambda m: m.pop("shards"), r"manifest.json is damaged: it has no 'shards'"),
         (lambda m: m.update(generators="all"), r"manifest.json is damaged"),
@@ -188,15 +266,15 @@ def test_shard_of_another_cache_is_refused(cache_path: Path, tmp_path: Path) -> 
         (lambda m: m["shards"][0].update(images=-1), r"manifest.json is damaged"),
         (lambda m: m["index"].update(file="/etc/passwd"), r"manifest.json is damaged: '/etc/passwd'"),
         (lambda m: m["index"].update(checksum="00"), r"index-\w+.h5 is not the index that the manifest names"),
-        (lambda m: m["index"].update(images=24), r"index-\w+.h5 is damaged: 25 keys"),
+        (lambda m: m["index"].update(images=24), r"index-\w+.h5 is damaged: .* for 24 images"),
+        (lambda m: m["shards"][0].update(images=9), r"shard-r000-00000.h5 is not the shard that the manifest lists"),
+        (lambda m: m["shards"][0].update(bytes=9), r"shard-r000-00000.h5 is not the shard that the manifest lists"),
         (lambda m: m.update(failures={"../x": "y"}), r"manifest.json is damaged: '../x' cannot be a key"),
         (lambda m: m["shards"].pop(), r"its index names shard 2, which it does not have"),
     ],
 )
 def test_damaged_manifest(cache_path: Path, change: Callable[[Any], object], message: str) -> None:
-    manifest = json.loads((cache_path / "manifest.json").read_text())
-    change(manifest)
-    (cache_path / "manifest.json").write_text(json.dumps(manifest))
+    change_manifest(cache_path, change)
     with pytest.raises(FormatError, match=message):
         read_all(cache_path)
 
@@ -211,8 +289,8 @@ def test_manifest_that_is_none(cache_path: Path, content: bytes) -> None:
 def test_other_version_of_a_shard(cache_path: Path) -> None:
     shard = cache_path / "shard-r000-00000.h5"
     with h5py.File(shard, "r+") as file:
-        file.attrs["version"] = 2
-    with pytest.raises(FormatError, match=r"shard-r000-00000.h5 has format version 2, this program reads version 1"):
+        file.attrs["version"] = 1
+    with pytest.raises(FormatError, match=r"00000.h5 has format version 1, this program reads version 2: make the"):
         read_all(cache_path)
 
 

@@ -1,5 +1,6 @@
 """The cache in bad times: writers killed at every point, full disks, two writers, several ranks."""
 
+import contextlib
 import errno
 import functools
 import multiprocessing
@@ -122,11 +123,12 @@ def test_killed_at_random_moments_again_and_again(tmp_path: Path, undisturbed: d
     assert not list(path.glob("failures-*"))
 
 
-CALLS = [(os, "fsync"), (os, "replace"), (os, "open"), (os, "ftruncate"), (Path, "unlink")]
+CALLS = [(os, "fsync"), (os, "replace"), (os, "link"), (os, "open"), (os, "ftruncate"), (Path, "unlink")]
 
 
-def test_killed_at_every_step_of_writing(tmp_path: Path) -> None:
-    """Dies before the first, second, third ... call by which files come and go."""
+@pytest.mark.parametrize("largest_file", [resource.RLIM_INFINITY, 2000], ids=["space left", "disk full"])
+def test_killed_at_every_step_of_writing(tmp_path: Path, largest_file: int) -> None:
+    """Dies before the first, second, third ... call by which files come and go, also those of giving up."""
     write(tmp_path / "undisturbed", images=6)
     expected = content(tmp_path / "undisturbed")
     for step in range(1000):
@@ -134,14 +136,16 @@ def test_killed_at_every_step_of_writing(tmp_path: Path) -> None:
 
         def write_and_die(path: Path = path, step: int = step) -> None:
             die_at(step)
-            write(path, images=6)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+            with contextlib.suppress(StorageError):
+                write(path, images=6)
 
         if run(write_and_die) == 0:
             break
         write(path, images=6)
         assert content(path) == expected
         assert not list(path.glob("*.tmp"))
-    assert step > 20
+    assert step > (20 if largest_file == resource.RLIM_INFINITY else 8)
 
 
 def die_at(step: int) -> None:
@@ -294,6 +298,25 @@ def test_mount_that_is_cut_while_reading(tmp_path: Path, monkeypatch: pytest.Mon
     assert cache[make_key(3)].rles == first.rles  # the mount is back
 
 
+def test_directory_that_goes_away_while_writing(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    """As a mount does that is cut: the error names the file, and when it is back, the same program goes on."""
+    path, away = tmp_path / "cache", tmp_path / "away"
+
+    def write_until_cut(images: int) -> None:
+        with CacheWriter(path, GENERATOR, "toys", shard_size=4) as writer:
+            for i in range(images):
+                if make_key(i) not in writer.done:
+                    writer.add(make_key(i), make_patches(i))
+            path.rename(away)
+
+    for images in (6, 8):  # with an open shard, and without one
+        with pytest.raises(StorageError, match=r"cache.* cannot be (written|read): No such file"):
+            write_until_cut(images)
+        away.rename(path)
+    write(path)
+    assert content(path) == undisturbed
+
+
 # Two writers
 
 
@@ -351,11 +374,30 @@ def test_content_does_not_depend_on_the_number_of_ranks(
     assert content(path) == undisturbed
 
 
+def test_ranks_with_equal_process_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of two containers may be: they start at the same moment, and one makes the manifest."""
+    monkeypatch.setattr(os, "getpid", lambda: 67)
+    for attempt in range(15):
+        path, start = tmp_path / f"cache-{attempt}", fork.Barrier(2)
+
+        def begin(rank: int, path: Path = path, start: Any = start) -> None:
+            start.wait()
+            write(path, images=2, rank=rank, ranks=2)
+
+        children = [fork.Process(target=begin, args=(rank,)) for rank in range(2)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        assert [child.exitcode for child in children] == [0, 0]
+        assert join(path).images == 2
+
+
 def test_ranks_may_change_from_run_to_run(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     path = tmp_path / "cache"
     for rank, pause in ((0, 0.0), (1, 0.02), (2, 0.02)):
         run(functools.partial(write, path, rank=rank, ranks=3, pause=pause), after(0.25))
-    half_written = path / "shard-r002-00009.h5.123.tmp"
+    half_written = path / "shard-r002-00009.h5.123abc.tmp"
     half_written.write_bytes(b"half")
     write(path)
     assert content(path) == undisturbed
@@ -367,9 +409,9 @@ def test_joining_leaves_a_rank_that_still_writes_alone(tmp_path: Path) -> None:
     write(path)
     with CacheWriter(path, GENERATOR, "toys", rank=1, ranks=2) as writer:
         writer.add_failure("im/other", "late")
-        (path / "shard-r001-00000.h5.123.tmp").write_bytes(b"half")
+        (path / "shard-r001-00000.h5.123abc.tmp").write_bytes(b"half")
         assert run(lambda: join(path)) == 0  # in another process, as the lock counts for the whole of one
-        assert (path / "shard-r001-00000.h5.123.tmp").exists()
+        assert (path / "shard-r001-00000.h5.123abc.tmp").exists()
         assert list(path.glob("failures-*"))
     assert join(path).failures == {FAILING: "broken", "im/other": "late"}
     assert not list(path.glob("*.tmp"))

@@ -19,7 +19,7 @@ def make_patches(seed: int) -> Patches:
         y, x = rng.integers(height), rng.integers(width)
         mask[y : y + rng.integers(1, 30), x : x + rng.integers(1, 30)] = True
     scores = rng.random(count) if seed % 2 else None
-    return Patches.from_masks(masks, predicted_iou=rng.random(count), stability_score=scores, source=seed % 3)
+    return Patches.from_masks(masks, predicted_iou=rng.random(count), stability_score=scores)
 
 
 def make_key(i: int) -> str:

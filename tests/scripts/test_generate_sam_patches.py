@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ import torch
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 
-from proposal_cache import PatchCache
+from proposal_cache import CacheError, PatchCache
+from proposal_cache.generators.sam import SamGenerator, SamParameters
+from proposal_cache.generators.sam2 import Sam2Parameters
 
 SCRIPT = Path(__file__).parents[2] / "scripts/generate_sam_patches.py"
 
@@ -34,14 +38,27 @@ def error_of(result: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-def error_here(*arguments: object) -> str:
-    """As `error_of` a run, in this process, which has imported torch already."""
+def run_here(*arguments: object) -> str | int | None:
+    """A run in this process, which has imported torch already: with what it exits, None if it ends well."""
     command = [str(SCRIPT), *map(str, arguments)]
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as caught:
+        try:
             runpy.run_path(command[0], run_name="__main__")
-    return str(caught.value)
+        except SystemExit as end:
+            return end.code
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return None
+
+
+def error_here(*arguments: object) -> str:
+    """As `error_of` a run, in this process."""
+    message = run_here(*arguments)
+    assert isinstance(message, str)
+    assert message.startswith("error: ")
+    return message
 
 
 @pytest.fixture
@@ -68,8 +85,27 @@ def test_folder_of_images_with_a_broken_one(folder: Path, tmp_path: Path) -> Non
 def test_crops_and_a_second_look(folder: Path, tmp_path: Path) -> None:
     result = run("--images", folder, "--generator", "regions", "--crops", 2, "--refine", "--output", tmp_path / "cache")
     assert result.returncode == 0, result.stderr
-    names = [generator["name"] for generator in PatchCache(tmp_path / "cache").manifest.generators]
-    assert names == ["crops", "crops", "refine", "refine"]
+    generators = PatchCache(tmp_path / "cache").manifest.generators
+    names = [generator["name"] for generator in generators]
+    assert names == ["crops", "crops", "refine"]
+    assert generators[2]["generator"]["name"] == "regions"  # a window is not cut into crops again
+
+
+def test_boxes_of_the_user(folder: Path, tmp_path: Path) -> None:
+    pixels = np.full((40, 50, 3), 100, np.uint8)
+    pixels[8:14, 8:14], pixels[26:32, 30:36] = 130, 120
+    Image.fromarray(pixels).save(folder / "a.png")
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text('{"a": [[2, 2, 20, 20], [24, 20, 42, 38]]}')
+    command = ("--images", folder, "--generator", "regions", "--parts", 2, "--boxes", boxes)
+    command += ("--output", tmp_path / "cache")
+    assert run_here(*command) is None
+    patches = PatchCache(tmp_path / "cache")["a"]
+    assert patches.boxes[patches.source == 1].tolist() == [[30, 26, 36, 32]]  # the fainter one of the two squares
+    boxes.write_text('{"a": [[2, 2, 20, 21]]}')
+    assert "boxes_sha256 is " in error_here(*command)
+    boxes.write_text('{"b": []}')
+    assert "1 keys that no image has ('b')" in error_here(*command)
 
 
 def test_all_images_broken(tmp_path: Path) -> None:
@@ -92,7 +128,10 @@ def test_registered_dataset(tmp_path: Path) -> None:
     assert list(PatchCache(tmp_path / "cache")) == ["x"]
 
 
-def test_interrupted_while_workers_cut(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("send", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_interrupted_while_workers_cut(tmp_path: Path, send: Callable[[int, int], None], number: int) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for i in range(40):
@@ -105,7 +144,7 @@ def test_interrupted_while_workers_cut(tmp_path: Path) -> None:
     deadline = time.monotonic() + 100
     while not list((tmp_path / "cache").glob("shard-*.h5")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal: to the workers too
+    send(process.pid, number)  # Ctrl-C in a terminal goes to the workers too
     _, stderr = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "interrupted; the same command continues" in stderr
@@ -132,10 +171,62 @@ def test_sam_itself(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found.predicted_iou, [mask["predicted_iou"] for mask in original], atol=1e-4)
 
 
-def test_dtype_is_for_sam(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "weights.pt").touch()
-    options = ("--generator", "sam2", "--checkpoint", tmp_path / "weights.pt", "--dtype", "bfloat16")
-    assert "--dtype and --compile are for --generator sam" in error_here("--images", folder, *options, "--output", "x")
+@pytest.mark.parametrize(
+    ("generator", "option", "owners"),
+    [
+        ("sam2", "--dtype=bfloat16", "sam"),
+        ("sam2", "--crop-n-layers=1", "sam"),
+        ("sam", "--workers=2", "regions"),
+        ("regions", "--loaders=2", "sam2 or sam"),
+    ],
+)
+def test_options_of_other_generators(folder: Path, generator: str, option: str, owners: str) -> None:
+    message = error_here("--images", folder, "--output", "x", "--generator", generator, option)
+    assert f"{option.partition('=')[0]} is for --generator {owners}; leave it out" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ("--crops=300", "must be from 1 to 255, not 300"),
+        ("--workers=abc", "must be a whole number, 1 or more, not 'abc'"),
+        ("--shard-size=0", "must be a whole number, 1 or more, not '0'"),
+        ("--crop-n-layers=-1", "must be a whole number, 0 or more, not '-1'"),
+        ("--stability-score-thresh=nan", "must be a number, not 'nan'"),
+        ("--box-nms-thresh=x", "must be a number, not 'x'"),
+    ],
+)
+def test_values_that_are_none(option: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here("--images", "absent", "--output", "x", option) == 2
+    assert f"argument {option.partition('=')[0]}: {error}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["foo", "mps", "cuda:x", "cuda:99"])
+def test_unknown_devices(folder: Path, device: str) -> None:
+    message = error_here("--images", folder, "--output", "x", "--checkpoint", "x.pth", "--device", device)
+    assert f"--device {device}" in message
+    assert "use " in message
+
+
+def test_every_parameter_of_sam_is_an_option(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = runpy.run_path(str(SCRIPT))["_parser"]()
+    helps = {action.dest: action.help for action in parser._actions}
+    given: dict[str, object] = {}
+    for field in fields(SamParameters):
+        assert f"(default {round(field.default, 2):g})" in helps[field.name]
+        given[field.name] = field.default + 1
+
+    def build(_model_type: str, _checkpoint: Path, **options: object) -> None:
+        raise CacheError(repr(options))
+
+    monkeypatch.setattr(SamGenerator, "from_checkpoint", build)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    message = error_here("--images", folder, "--output", "x", "--checkpoint", "x", "--memory-budget=3", *options)
+    assert message == f"error: { ({'device': 'cpu', 'memory_budget': 3 << 20} | given)!r}"
+    assert error_here("--images", folder, "--output", "x", "--checkpoint", "x") == "error: {'device': 'cpu'}"
+    assert {field.name: field.default for field in fields(Sam2Parameters)}.items() <= {
+        field.name: field.default for field in fields(SamParameters)
+    }.items()
 
 
 def test_unknown_dataset_names_the_near_ones(tmp_path: Path) -> None:
