@@ -9,16 +9,15 @@ import secrets
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco
 
 from proposal_cache import rle
 from proposal_cache._runs import MAX_PIXELS
+from proposal_cache.coco_masks import counts_of, shown
 from proposal_cache.errors import CacheError
 from proposal_cache.patches import Patches
 from proposal_cache.sources import image_key
@@ -27,10 +26,6 @@ from proposal_cache.store.format import check_key
 
 _MAX_SOURCES = 256  # `Patches.source` is uint8
 _MAX_SCORE = float(np.finfo(np.float32).max)
-
-# pycocotools walks along a polygon in steps of a fifth of a pixel and trusts that there is memory for all of them.
-_MAX_DISTANCE = 10  # of a point from the image, in lengths of the image's longer side
-_MAX_OUTLINE = 1 << 21  # pixels along one polygon
 
 Descriptions = list[dict[str, Any]]
 PathLike = str | os.PathLike[str]
@@ -215,70 +210,20 @@ def _segments(png: Path) -> tuple[list[int], list[bytes], tuple[int, int]]:
 def _result(entry: Mapping[str, Any], image: _Image, labels: bool) -> _Result:
     score = entry.get("score", math.nan)
     if "score" in entry and (type(score) not in (int, float) or not -_MAX_SCORE <= score <= _MAX_SCORE):
-        raise ExchangeError(f"its score {_shown(score)} is no finite number")
+        raise ExchangeError(f"its score {shown(score)} is no finite number")
     category = _category(entry.get("category_id")) if labels else None
-    return _Result(_counts(entry["segmentation"], image.height, image.width), float(score), category)
-
-
-def _counts(segmentation: Any, height: int, width: int) -> bytes:
-    """Compressed counts of a mask in any form that COCO knows: compressed, uncompressed, polygons.
-
-    Raises:
-        ExchangeError, MaskError: for anything else, before pycocotools sees it, which trusts all it gets.
-    """
-    if isinstance(segmentation, list) and segmentation:
-        for polygon in segmentation:
-            _check_polygon(polygon, height, width)
-        return coco.merge(coco.frPyObjects(segmentation, height, width))["counts"]
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        raise ExchangeError(
-            f"its segmentation is neither a list of polygons nor {{'size', 'counts'}}: {_shown(segmentation)}"
-        )
-    if segmentation["size"] != [height, width]:
-        raise ExchangeError(f"its size is {_shown(segmentation['size'])}, the image's [{height}, {width}]")
-    counts = segmentation["counts"]
-    if isinstance(counts, str):
-        compressed = counts.encode(errors="surrogatepass")
-        rle.check([compressed], height, width)
-        return compressed
-    if (
-        not isinstance(counts, list)
-        or not all(type(count) is int and count >= 0 for count in counts)
-        or sum(counts) != height * width
-    ):
-        raise ExchangeError(f"its counts are not those of {height} x {width} pixels: {_shown(counts)}")
-    return coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
-
-
-def _check_polygon(polygon: Any, height: int, width: int) -> None:
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        raise ExchangeError(f"a polygon is a list of x, y, x, y, ... of three points or more, not {_shown(polygon)}")
-    far = _MAX_DISTANCE * max(height, width)
-    for value in polygon:
-        if type(value) not in (int, float) or not -far <= value <= far:
-            raise ExchangeError(
-                f"the coordinate {_shown(value)} of a polygon is no number within {far} pixels of its image"
-            )
-    points = list(zip(polygon[::2], polygon[1::2], strict=True))
-    outline = sum(math.dist(a, b) for a, b in pairwise([*points, points[0]]))
-    if outline > _MAX_OUTLINE:
-        raise ExchangeError(f"a polygon is {outline:.0f} pixels long: {_MAX_OUTLINE} are possible")
+    return _Result(counts_of(entry["segmentation"], image.height, image.width), float(score), category)
 
 
 def _category(category: Any) -> int | str | None:
     if category is not None and not isinstance(category, int | str):
-        raise ExchangeError(f"the category_id {_shown(category)} is neither a number nor a text")
+        raise ExchangeError(f"the category_id {shown(category)} is neither a number nor a text")
     return category
 
 
 def _categories(found: Iterable[int | str | None], labels: bool) -> list[int | str | None]:
     """The categories that become sources, in order; None alone where labels are dropped."""
     return sorted(set(found), key=str) if labels else [None]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _sources(file: PathLike, categories: Sequence[Any], names: Mapping[Any, str], scores: bool) -> Descriptions:
@@ -307,7 +252,7 @@ def _images(annotations: PathLike) -> dict[Any, _Image]:
     for image_id, name, height, width in entries:
         if not isinstance(image_id, int | str) or image_id in images:
             raise ExchangeError(
-                f"{annotations} has {name} with the id {_shown(image_id)}: an id is a number or a text, one for each"
+                f"{annotations} has {name} with the id {shown(image_id)}: an id is a number or a text, one for each"
             )
         if height < 1 or width < 1 or height * width > MAX_PIXELS:
             raise ExchangeError(f"{annotations} has {name} of an impossible size: {height} x {width} pixels")

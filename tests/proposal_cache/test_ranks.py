@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proposal_cache import CacheError, PatchCache, Patches, ranks
+from proposal_cache import CacheError, PatchCache, Patches, together
 from proposal_cache.generators.regions import RegionGenerator
-from proposal_cache.ranks import Ranks, first_host, generate_together
+from proposal_cache.ranks import Ranks, first_host
 from proposal_cache.sources import from_folder
+from proposal_cache.together import generate_together
 
 SCRIPT = Path(__file__).parents[2] / "scripts/generate_sam_patches.py"
 
@@ -165,7 +166,7 @@ def start(folder: Path, tmp_path: Path, meeting_point: str) -> Iterator[Start]:
 
 
 def test_a_rank_that_never_comes(start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(ranks, "_MEETING", 0.6)
+    monkeypatch.setattr(together, "_MEETING", 0.6)
     with pytest.raises(CacheError, match="rank 0 of 2 waited 0.01 minutes for the others, and rank 1 did not come"):
         start(0, Generator()).result(30)
     assert capfd.readouterr().err.count("rank 0 of 2: waiting for 1 other rank") == 1
@@ -177,7 +178,7 @@ def test_rank_0_leaves_before_all_have_come(start: Start, monkeypatch: pytest.Mo
     def gone(self: object) -> None:
         raise RuntimeError("connection reset by peer")
 
-    monkeypatch.setattr(ranks._Meeting, "start", gone)
+    monkeypatch.setattr(together._Meeting, "start", gone)
     with pytest.raises(CacheError, match="rank 0 of 2: rank 0 left .* before all had come"):
         start(0, Generator()).result(30)
 
@@ -193,8 +194,8 @@ def test_a_rank_that_fails(start: Start, fails: int) -> None:
 
 def test_a_rank_that_falls_silent(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     awake = threading.Event()
-    monkeypatch.setattr(ranks, "_LOST", 1.5)
-    monkeypatch.setattr(ranks._Meeting, "beat", lambda *_: None)
+    monkeypatch.setattr(together, "_LOST", 1.5)
+    monkeypatch.setattr(together._Meeting, "beat", lambda *_: None)
     waiting, silent = start(1, Generator()), start(0, Generator(until=awake))
     try:
         with pytest.raises(CacheError, match="gave no sign of life"):
@@ -207,8 +208,8 @@ def test_a_rank_that_falls_silent(start: Start, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_rank_that_works_long(start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
     awake = threading.Event()
-    monkeypatch.setattr(ranks, "_LOST", 0.8)
-    monkeypatch.setattr(ranks, "_BEAT", 0.1)
+    monkeypatch.setattr(together, "_LOST", 0.8)
+    monkeypatch.setattr(together, "_BEAT", 0.1)
     waiting, working = start(1, Generator()), start(0, Generator(until=awake))
     with pytest.raises(TimeoutError):
         waiting.result(2.5)
