@@ -225,11 +225,7 @@ def _number(text: str) -> float:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options given of those that are for this generator.
-
-    Raises:
-        CacheError: where one is for others.
-    """
+    """The options given of those that are for this generator; one for another is warned of, and has no effect."""
     options = {}
     for name, value in vars(arguments).items():
         owners = [generator for generator, names in _OPTIONS.items() if name in names]
@@ -237,7 +233,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
             options[name] = value
         elif owners:
             option = "--" + name.replace("_", "-")
-            raise CacheError(f"{option} is for --generator {' or '.join(owners)}; leave it out")
+            print(f"warning: {option} is for --generator {' or '.join(owners)}; it has no effect here", file=sys.stderr)
     return options
 
 
