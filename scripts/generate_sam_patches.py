@@ -54,7 +54,7 @@ _OPTIONS = {
 
 def main() -> None:
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         options = _options(arguments)
         ranks = Ranks.from_environment()
@@ -87,6 +87,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues")
+    finally:
+        signal.signal(signal.SIGTERM, sigterm)
     print(summary)
     if summary.failed and not summary.images:
         sys.exit(1)

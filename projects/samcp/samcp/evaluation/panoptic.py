@@ -8,12 +8,13 @@ import logging
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.utils import comm
-from panopticapi.evaluation import PQStat, pq_compute_multi_core
+from panopticapi.evaluation import PQStat, pq_compute_single_core
 from tabulate import tabulate
 
 from samcp.data.errors import DataError
@@ -67,9 +68,26 @@ class PanopticEvaluator(COCOPanopticEvaluator):
                 with open(os.path.join(folder, prediction["file_name"]), "wb") as file:
                     file.write(prediction["png_string"])
                 pairs.append((annotation, prediction))
-            categories = {category["id"]: category for category in truth["categories"]}
-            with contextlib.redirect_stdout(io.StringIO()):
-                return pq_compute_multi_core(pairs, self._metadata.panoptic_root, folder, categories)
+            return _compare_all(pairs, self._metadata.panoptic_root, folder, truth["categories"])
+
+
+def _compare_all(
+    pairs: Sequence[tuple[Any, Any]], truth_folder: str, folder: str, categories: Sequence[Mapping[str, Any]]
+) -> PQStat:
+    """panopticapi's comparison in threads: numpy and Pillow work beside each other in them.
+
+    Its own forks processes, which may hang where this one has threads already, as PyTorch starts them.
+    """
+    by_id = {category["id"]: category for category in categories}
+    cores = os.cpu_count() or 1
+    statistics = PQStat()
+    with contextlib.redirect_stdout(io.StringIO()), ThreadPoolExecutor(cores) as pool:
+        parts = [
+            pool.submit(pq_compute_single_core, i, pairs[i::cores], truth_folder, folder, by_id) for i in range(cores)
+        ]
+        for part in parts:
+            statistics += part.result()
+    return statistics
 
 
 def _average(statistics: PQStat, categories: Mapping[int, Any], things: bool | None) -> dict[str, float]:
