@@ -1,0 +1,217 @@
+"""Import and export by the command line: other models' results in, a cache out, and nothing bad gets through."""
+
+import json
+import math
+import multiprocessing
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from proposal_cache import PatchCache
+from tests.proposal_cache.tool import SIZE, error_of, run, write_json
+
+SQUARE = [[2, 3, 8, 3, 8, 9, 2, 9]]
+
+
+def test_export_and_import_again(cache: Path, annotations: Path, tmp_path: Path) -> None:
+    assert run("export", cache, "--annotations", annotations, "--output", tmp_path / "out.json") == 0
+    entries = json.loads((tmp_path / "out.json").read_text())
+    assert [entry["image_id"] for entry in entries] == [7, 7, 9, 9]
+    assert entries[0]["bbox"] == [0, 0, 5, 12]
+    assert [entry["score"] for entry in entries] == [0.5, 0.75, 1.0, 1.0]
+    command = ("import", tmp_path / "out.json", "--annotations", annotations)
+    assert run(*command, "--output", tmp_path / "back", "--dataset", "toy") == 0
+    one, back = PatchCache(cache), PatchCache(tmp_path / "back")
+    assert {key: one[key].rles for key in one} == {key: back[key].rles for key in back}
+    assert back["a"].predicted_iou.tolist() == [0.5, 0.75]
+    assert run(*command, "--output", tmp_path / "bare", "--drop-scores") == 0
+    assert np.isnan(PatchCache(tmp_path / "bare")["a"].predicted_iou).all()
+
+
+def test_export_by_key(cache: Path, tmp_path: Path) -> None:
+    assert run("export", cache, "--output", tmp_path / "out.json") == 0
+    assert [e["image_id"] for e in json.loads((tmp_path / "out.json").read_text())] == ["a", "a", "sub/b", "sub/b"]
+
+
+def test_export_leaves_failed_images_out(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("a.jpg", "bad.png", "unknown.png")
+    images = [{"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in enumerate(names)]
+    known = write_json(tmp_path / "known.json", {"images": images[:2]})
+    output = ("--output", tmp_path / "out.json")
+    assert run("export", cache, "--annotations", known, *output) == 0
+    assert [entry["image_id"] for entry in json.loads((tmp_path / "out.json").read_text())] == [0, 0]
+    assert "warning: left out: bad: bad.png: the file is empty" in capsys.readouterr().err
+    every = write_json(tmp_path / "every.json", {"images": images})
+    assert "no patches of 'unknown'" in error_of("export", cache, "--annotations", every, *output)
+    assert sorted(path.name for path in tmp_path.glob("out.json*")) == ["out.json"]
+    (tmp_path / "file").touch()
+    assert "cannot be written" in error_of("export", cache, "--output", tmp_path / "file" / "out.json")
+
+
+def test_import_keeps_labels_as_sources(annotations: Path, tmp_path: Path) -> None:
+    uncompressed = {"size": list(SIZE), "counts": [12, 24, 12 * 20 - 36]}
+    entries = [
+        {"image_id": 7, "category_id": 6, "segmentation": SQUARE},
+        {"image_id": 7, "category_id": 4, "segmentation": uncompressed, "score": 0.25},
+    ]
+    results = write_json(tmp_path / "results.json", entries)
+    command = ("import", results, "--annotations", annotations, "--keep-labels", "--output", tmp_path / "new")
+    assert run(*command) == 0
+    cache = PatchCache(tmp_path / "new")
+    assert [g["category"] for g in cache.manifest.generators] == ["cat", "dog"]
+    assert cache["a"].source.tolist() == [1, 0]
+    assert cache["a"].areas.tolist() == [36, 24]
+    assert len(cache["sub/b"]) == 0
+    assert cache.manifest.dataset == "results"
+
+
+def test_import_added_to_a_cache(cache: Path, annotations: Path, tmp_path: Path) -> None:
+    mask = coco.encode(np.asfortranarray(np.eye(*SIZE, dtype=np.uint8)))
+    entry = {"image_id": 9, "segmentation": {"size": list(SIZE), "counts": mask["counts"].decode()}, "score": 0.9}
+    results = write_json(tmp_path / "results.json", [entry])
+    command = ("import", results, "--annotations", annotations, "--add-to", cache, "--output", tmp_path / "both")
+    assert run(*command) == 0
+    both = PatchCache(tmp_path / "both")
+    assert both.manifest.dataset == "toy"
+    assert both["sub/b"].source.tolist() == [0, 0, 1]
+    assert both["sub/b"].areas.tolist() == [120, 120, 12]
+    assert not list(tmp_path.glob(".import-*"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"image_id": 5, "segmentation": []}, "image_id 5 is not among the images"),
+        ({"image_id": [], "segmentation": []}, "entry 0"),
+        ({"image_id": 7}, "has no segmentation"),
+        ("what", "entry 0"),
+        ({"image_id": 7, "segmentation": {"size": [3, 3], "counts": "09"}}, r"its size is \[3, 3\]"),
+        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": "zzzz"}}, "image 7"),
+        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [5, 10**9]}}, "its counts are not those"),
+        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [-1, 241]}}, "its counts are not those"),
+        ({"image_id": 7, "segmentation": {}}, "image 7"),
+        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": "\ud800"}}, "never have"),
+        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [239.5, 0.5]}}, "its counts are not those"),
+        ({"image_id": 7, "segmentation": {"size": None, "counts": "a"}}, "its size is None"),
+        ({"image_id": 7, "segmentation": SQUARE, "score": "good"}, "its score 'good' is no finite number"),
+        ({"image_id": 7, "segmentation": SQUARE, "score": math.inf}, "its score inf is no finite number"),
+        ({"image_id": 7, "segmentation": SQUARE, "category_id": [1]}, r"the category_id \[1\] is neither"),
+    ],
+)
+def test_import_refuses_bad_results(entry: Any, message: str, annotations: Path, tmp_path: Path) -> None:
+    results = write_json(tmp_path / "results.json", [entry])
+    command = ("import", results, "--annotations", annotations, "--keep-labels", "--output", tmp_path / "new")
+    text = error_of(*command)
+    assert "entry 0 of" in text
+    assert "results.json" in text
+    assert re.search(message, text)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        *((value, "neither a list of polygons nor") for value in (None, "abc", 5, [])),
+        *(([points], "three points or more") for points in ([], [1, 1], [1, 1, 5, 5], [1, 1, 5, 5, 3], "abcdef")),
+        ([[0, 0, 1e9, 0, 0, 1e9]], r"the coordinate 1000000000.0 of a polygon is no number within 200 pixels"),
+        ([[0, 0, math.nan, 5, 7, 3]], "the coordinate nan"),
+        ([[0, 0, -math.inf, 5, 7, 3]], "the coordinate -inf"),
+        ([[0, 0, 10**400, 5, 7, 3]], "the coordinate 1000"),
+        ([["0", "0", "5", "5", "7", "3"]], "the coordinate '0'"),
+        ([[-200, -200, 200, 200] * 10_000], "pixels long: 2097152 are possible"),
+    ],
+)
+def test_import_refuses_polygons_that_would_crash(
+    segmentation: Any, message: str, annotations: Path, tmp_path: Path
+) -> None:
+    """In a process of its own: pycocotools dies of some of them."""
+    entries = [{"image_id": 7, "segmentation": SQUARE}, {"image_id": 7, "segmentation": segmentation}]
+    results = write_json(tmp_path / "results.json", entries)
+    command = ["import", str(results), "--annotations", str(annotations), "--output", str(tmp_path / "new")]
+    child = multiprocessing.get_context("fork").Process(target=error_into, args=(tmp_path / "error", command))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert re.search(rf"entry 1 of .*results.json, of image 7: .*{message}", (tmp_path / "error").read_text())
+
+
+def error_into(file: Path, command: list[str]) -> None:
+    file.write_text(error_of(*command))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([(1, "a.jpg", 12), (2, "a.png", 12)], "has 2 images with the key 'a'"),
+        ([(1, "a.jpg", 12), (1, "b.jpg", 12)], "has b.jpg with the id 1"),
+        ([([1], "a.jpg", 12)], r"has a.jpg with the id \[1\]"),
+        ([(1, "a.jpg", 0)], "has a.jpg of an impossible size: 0 x 20"),
+        ([(1, "a.jpg", math.inf)], "is no COCO json with images"),
+        ([(1, "a\n.jpg", 12)], "cannot be a key"),
+    ],
+)
+def test_images_that_no_cache_can_hold(images: list[Any], message: str, cache: Path, tmp_path: Path) -> None:
+    content = [{"id": i, "file_name": name, "height": height, "width": 20} for i, name, height in images]
+    listed = ("--annotations", write_json(tmp_path / "list.json", {"images": content}))
+    results = write_json(tmp_path / "results.json", [])
+    for command in (("import", results, "--output", tmp_path / "new"), ("export", cache, "--output", tmp_path / "out")):
+        assert re.search(f"list.json.*{message}", error_of(*command, *listed), re.DOTALL)
+
+
+def test_import_refuses_bad_files(annotations: Path, tmp_path: Path) -> None:
+    output = ("--output", tmp_path / "new")
+    results = write_json(tmp_path / "results.json", [])
+    assert "give --annotations" in error_of("import", results, *output)
+    assert "absent.json cannot be read" in error_of(
+        "import", tmp_path / "absent.json", "--annotations", annotations, *output
+    )
+    assert "give --panoptic" in error_of("import", annotations, "--annotations", annotations, *output)
+    escaping = {"images": [{"id": 1, "file_name": "../../x.jpg", "height": 2, "width": 2}]}
+    bad = write_json(tmp_path / "bad.json", escaping)
+    assert "does not lie under" in error_of("import", results, "--annotations", bad, *output)
+
+
+def panoptic(tmp_path: Path, segments: list[dict[str, Any]]) -> tuple[Path, Path]:
+    """A panoptic json of one image with void, segment 5 and segment 300, and the folder of its PNG."""
+    ids = np.zeros(SIZE, np.int64)
+    ids[:, 4:10], ids[:, 10:] = 5, 300
+    folder = tmp_path / "pngs"
+    folder.mkdir()
+    Image.fromarray(np.stack([ids % 256, ids // 256, ids * 0], -1).astype(np.uint8)).save(folder / "a.png")
+    entry = {"image_id": 7, "file_name": "a.png", "segments_info": segments}
+    content = {"images": [{"id": 7, "file_name": "a.jpg"}], "annotations": [entry], "categories": []}
+    return write_json(tmp_path / "panoptic.json", content), folder
+
+
+def test_import_of_panoptic_pngs(tmp_path: Path) -> None:
+    file, folder = panoptic(tmp_path, [{"id": 5, "category_id": 2}, {"id": 300, "category_id": 1}])
+    command = ("import", file, "--panoptic", folder)
+    assert run(*command, "--output", tmp_path / "plain") == 0
+    patches = PatchCache(tmp_path / "plain")["a"]
+    assert patches.areas.tolist() == [72, 120]
+    assert patches.source.tolist() == [0, 0]
+    assert run(*command, "--keep-labels", "--output", tmp_path / "labelled") == 0
+    assert PatchCache(tmp_path / "labelled")["a"].source.tolist() == [1, 0]
+
+
+def test_panoptic_json_and_pngs_that_do_not_fit(tmp_path: Path) -> None:
+    file, folder = panoptic(tmp_path, [{"id": 5, "category_id": 2}])
+    command = ("import", file, "--panoptic", folder, "--output", tmp_path / "new")
+    assert "segments that" in error_of(*command)
+    (folder / "a.png").unlink()
+    assert "a.png cannot be read as a panoptic PNG" in error_of(*command)
+
+
+def test_panoptic_json_with_wrong_entries(tmp_path: Path) -> None:
+    file, folder = panoptic(tmp_path, [{"id": 5, "category_id": [2]}, {"id": 300, "category_id": 1}])
+    command = ("import", file, "--panoptic", folder, "--keep-labels", "--output", tmp_path / "new")
+    assert "the category_id [2] is neither" in error_of(*command)
+    content = json.loads(file.read_text())
+    content["annotations"] *= 2
+    write_json(file, content)
+    assert "has 2 images with the key 'a'" in error_of(*command[:-3], "--output", tmp_path / "new")
