@@ -1,5 +1,6 @@
 """Several processes, on one machine or many, that fill one cache together."""
 
+import hashlib
 import os
 import socket
 import sys
@@ -40,11 +41,13 @@ def generate_together(
     command continues.
 
     Raises:
-        CacheError: as `generate`; where the ranks do not find each other; and where another one failed or is lost.
+        CacheError: as `generate`; where the ranks do not find each other, or were given different images; and where
+            another one failed or is lost.
     """
     if ranks.count == 1:
         return generate(images, generator, output, dataset, **options)
     with _meeting(ranks) as meeting:
+        meeting.agree("images", _outline(images))
         generate(images, generator, output, dataset, rank=ranks.rank, ranks=ranks.count, **options)
         meeting.wait("done")
         if ranks.rank == 0:
@@ -86,22 +89,33 @@ class _Meeting:
                 )
             time.sleep(_LOOK)
 
+    def agree(self, what: str, mine: str) -> None:
+        """Waits until all ranks have said what they were given.
+
+        Raises:
+            CacheError: where it is not the same; in all of them.
+        """
+        with self._telling_of_loss():
+            self._come(what, mine)
+            self._wait(what)
+            said = [text.decode() for text in self._store.multi_get(self._keys(what))]
+        other = next((rank for rank, text in enumerate(said) if text != said[0]), None)
+        if other is not None:
+            raise CacheError(
+                f"{self._name}: the ranks were given different {what}: rank 0 {said[0]}, rank {other} {said[other]}; "
+                "give all of them the same, and look whether their machines see the same files"
+            )
+
     def wait(self, place: str, *, quietly: bool = False) -> None:
         """Waits until all ranks have come to a place, however long they work.
 
         Raises:
             CacheError: where one of them failed or is lost.
         """
-        try:
-            if self._come(place):
-                return
-            if not quietly:
+        with self._telling_of_loss():
+            if not self._come(place) and not quietly:
                 self._say(f"its share is done, waiting for {_others(len(self._missing(place)))}")
-            while not self._all_at(place):
-                self._check_life()
-                time.sleep(_LOOK)
-        except RuntimeError as error:
-            raise self._lost(f"{self.ranks.meeting_point}, where the ranks meet, is gone") from error
+            self._wait(place)
 
     def leave(self) -> None:
         """Lets the others leave before rank 0 takes the meeting point away."""
@@ -127,10 +141,22 @@ class _Meeting:
             except RuntimeError:
                 return  # the next wait will say it
 
+    def _wait(self, place: str) -> None:
+        while not self._all_at(place):
+            self._check_life()
+            time.sleep(_LOOK)
+
+    @contextmanager
+    def _telling_of_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._lost(f"{self.ranks.meeting_point}, where the ranks meet, is gone") from error
+
     def _check_life(self) -> None:
         if self._store.check(["failure"]):
             raise self._lost(self._store.get("failure").decode())
-        beats = self._store.multi_get([f"beats/{rank}" for rank in range(self.ranks.count)])
+        beats = self._store.multi_get(self._keys("beats"))
         # Counted in looks, not in seconds: where all ranks are stopped for a while, no time passes for any.
         self._silent = [
             looks + 1 if new == old else 0 for new, old, looks in zip(beats, self._beats, self._silent, strict=True)
@@ -148,19 +174,20 @@ class _Meeting:
             self._store.set("failure", failure)
 
     def _lost(self, what: str) -> CacheError:
-        return CacheError(
-            f"{self._name} has done its share, but {what}: run the same command again, it continues where it was"
-        )
+        return CacheError(f"{self._name}: {what}; run the same command again, it continues where it was")
 
-    def _come(self, place: str) -> bool:
-        self._store.set(f"{place}/{self.ranks.rank}", "")
+    def _come(self, place: str, said: str = "") -> bool:
+        self._store.set(f"{place}/{self.ranks.rank}", said)
         return self._all_at(place)
 
     def _all_at(self, place: str) -> bool:
-        return bool(self._store.check([f"{place}/{rank}" for rank in range(self.ranks.count)]))
+        return bool(self._store.check(self._keys(place)))
 
     def _missing(self, place: str) -> list[int]:
-        return [rank for rank in range(self.ranks.count) if not self._store.check([f"{place}/{rank}"])]
+        return [rank for rank, key in enumerate(self._keys(place)) if not self._store.check([key])]
+
+    def _keys(self, place: str) -> list[str]:
+        return [f"{place}/{rank}" for rank in range(self.ranks.count)]
 
     def _say(self, what: str) -> None:
         print(f"{self._name}: {what}", file=sys.stderr, flush=True)
@@ -230,6 +257,12 @@ def _wait_for_rank_0(ranks: Ranks, host: str, port: int) -> None:
             print(f"rank {ranks.rank} of {ranks.count}: waiting for rank 0 at {host}:{port}", file=sys.stderr)
         said = True
         time.sleep(_LOOK)
+
+
+def _outline(images: Sequence[ImageFile]) -> str:
+    """Alike for the same images in the same order: each rank takes its share by their places."""
+    digest = hashlib.sha256("\n".join(image.key for image in images).encode(errors="surrogatepass")).hexdigest()
+    return f"has {len(images)} ({digest[:8]})"
 
 
 def _others(count: int) -> str:

@@ -146,18 +146,18 @@ def meeting_point() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-Start = Callable[[int, Generator], "Future[None]"]
+Start = Callable[..., "Future[None]"]
 
 
 @pytest.fixture
 def start(folder: Path, tmp_path: Path, meeting_point: str) -> Iterator[Start]:
-    """Starts one of two ranks in a thread."""
+    """Starts one of two ranks in a thread, with a generator and without some of the images."""
     images = from_folder(folder)
     with ThreadPoolExecutor() as pool:
-        yield lambda rank, generator: pool.submit(
+        yield lambda rank, generator, without=0: pool.submit(
             generate_together,
             Ranks(rank, 2, meeting_point=meeting_point),
-            images,
+            images[without:],
             generator,
             tmp_path / "cache",
             folder.name,
@@ -183,12 +183,21 @@ def test_rank_0_leaves_before_all_have_come(start: Start, monkeypatch: pytest.Mo
         start(0, Generator()).result(30)
 
 
+def test_ranks_that_see_other_images(start: Start, folder: Path, tmp_path: Path) -> None:
+    """Each would take its share of its own list, and some images would be in none."""
+    whole, less = start(0, Generator()), start(1, Generator(), without=1)
+    for rank in (whole, less):
+        with pytest.raises(CacheError, match=r"different images: rank 0 has 6 \(\w{8}\), rank 1 has 5 \(\w{8}\); give"):
+            rank.result(30)
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize("fails", [0, 1])
 def test_a_rank_that_fails(start: Start, fails: int) -> None:
     good, bad = start(1 - fails, Generator()), start(fails, Generator(RuntimeError("out of memory")))
     with pytest.raises(RuntimeError, match="out of memory"):
         bad.result(30)
-    with pytest.raises(CacheError, match=rf"rank {fails} failed \(out of memory\): run the same command again"):
+    with pytest.raises(CacheError, match=rf"rank {fails} failed \(out of memory\); run the same command again"):
         good.result(30)
 
 
@@ -235,7 +244,7 @@ def test_ctrl_c_ends_the_wait_for_a_rank_that_works(
         assert "interrupted" in process.communicate(timeout=10)[1]
     finally:
         awake.set()
-    with pytest.raises(CacheError, match="rank 1 of 2 has done its share, but .*run the same command again"):
+    with pytest.raises(CacheError, match="rank 1 of 2: .*; run the same command again"):
         working.result(30)
 
 
