@@ -1,10 +1,11 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proposal_cache import CacheWriter
-from tests.proposal_cache import toy_cache
+from tests.proposal_cache import filling, toy_cache
 from tests.proposal_cache.tool import SIZE, halves, write_json
 
 
@@ -36,3 +37,13 @@ def annotations(tmp_path: Path) -> Path:
     return write_json(
         tmp_path / "images.json", {"images": images, "categories": [{"id": 4, "name": "cat"}, {"id": 6, "name": "dog"}]}
     )
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run without any trouble makes."""
+    path = tmp_path_factory.mktemp("undisturbed") / "cache"
+    filling.write(path)
+    found = filling.content(path)
+    assert len(found) == filling.IMAGES + 1
+    return found

@@ -1,13 +1,10 @@
-"""The cache in bad times: writers killed at every point, full disks, two writers, several ranks."""
+"""The cache in bad times: writers killed at every point, full disks, a mount that is cut."""
 
 import contextlib
 import errno
-import functools
-import multiprocessing
 import os
 import resource
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,90 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proposal_cache import CacheWriter, PatchCache, Patches, join, verify
-from proposal_cache.errors import CacheError, LockedError, StorageError
-from proposal_cache.store.manifest import Manifest
-
-GENERATOR = {"name": "test"}
-IMAGES = 40
-FAILING = "im/bad"
-
-fork = multiprocessing.get_context("fork")
-
-
-def make_patches(i: int) -> Patches:
-    rng = np.random.default_rng(i)
-    return Patches.from_masks(rng.random((i % 4, 9, 11)) < 0.5, predicted_iou=rng.random(i % 4))
-
-
-def make_key(i: int) -> str:
-    return f"im/{i:03d}"
-
-
-def write(path: Path, *, images: int = IMAGES, rank: int = 0, ranks: int = 1, pause: float = 0.0) -> None:
-    """Makes, or goes on making, this rank's share of the images."""
-    with CacheWriter(path, GENERATOR, "toys", shard_size=4, rank=rank, ranks=ranks) as writer:
-        if rank == 0:
-            writer.add_failure(FAILING, "broken")
-        for i in range(rank, images, ranks):
-            if make_key(i) not in writer.done:
-                writer.add(make_key(i), make_patches(i))
-                time.sleep(pause)
-
-
-def content(path: Path) -> dict[str, Any]:
-    """Everything a reader can learn from a sound cache, but how it is cut into shards."""
-    cache = PatchCache(path)
-    assert [verdict for verdict in verify(path) if verdict.problem] == []
-    found: dict[str, Any] = {"failures": cache.manifest.failures}
-    for key, patches in cache.items():
-        scores = patches.predicted_iou.tolist()
-        found[key] = (
-            patches.height,
-            patches.width,
-            patches.rles,
-            patches.boxes.tolist(),
-            patches.areas.tolist(),
-            scores,
-        )
-    return found
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a run without any trouble makes."""
-    path = tmp_path_factory.mktemp("undisturbed") / "cache"
-    write(path)
-    found = content(path)
-    assert len(found) == IMAGES + 1
-    return found
-
-
-def run(work: Callable[[], object], kill: Callable[[], object] | None = None) -> int:
-    """Runs it in a child and gives the exit code; kills the child, as kill -9 does, as soon as `kill` returns."""
-    child = fork.Process(target=work)
-    child.start()
-    if kill is not None:
-        kill()
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-    child.join()
-    assert child.exitcode is not None
-    return child.exitcode
-
-
-def after(seconds: float) -> Callable[[], None]:
-    return functools.partial(time.sleep, seconds)
-
-
-def once(condition: Callable[[], object]) -> Callable[[], None]:
-    def wait() -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline, "it never happened"
-            time.sleep(0.001)
-
-    return wait
+from proposal_cache import CacheWriter, PatchCache
+from proposal_cache.errors import CacheError, StorageError
+from tests.proposal_cache.filling import (
+    GENERATOR,
+    after,
+    content,
+    fork,
+    make_key,
+    make_patches,
+    once,
+    run,
+    write,
+)
 
 
 def complete_shards(path: Path) -> list[str]:
@@ -315,114 +241,3 @@ def test_directory_that_goes_away_while_writing(tmp_path: Path, undisturbed: dic
         away.rename(path)
     write(path)
     assert content(path) == undisturbed
-
-
-# Two writers
-
-
-def test_second_writer_is_refused_while_the_first_lives(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    path = tmp_path / "cache"
-    ready, go = fork.Event(), fork.Event()
-
-    def hold() -> None:
-        """Writes, with a loader worker of its own that outlives it."""
-        with CacheWriter(path, GENERATOR, "toys", shard_size=4) as writer:
-            writer.add(make_key(0), make_patches(0))
-            if os.fork() == 0:
-                go.wait(20)
-                os._exit(0)
-            ready.set()
-            time.sleep(20)
-
-    first = fork.Process(target=hold)
-    first.start()
-    assert ready.wait(20)
-    with pytest.raises(LockedError, match=f"cache is being written by process {first.pid} on"):
-        CacheWriter(path, GENERATOR, "toys")
-    with pytest.raises(LockedError):
-        join(path)
-    assert first.pid is not None
-    os.kill(first.pid, signal.SIGKILL)
-    first.join()
-    write(path)  # at once, though the worker still lives
-    go.set()
-    assert content(path) == undisturbed
-
-
-def test_second_writer_in_one_process_is_refused(tmp_path: Path) -> None:
-    with CacheWriter(tmp_path, GENERATOR, "toys"), pytest.raises(LockedError, match="by this process"):
-        CacheWriter(tmp_path, GENERATOR, "toys")
-    write(tmp_path)
-
-
-# Several ranks
-
-
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_content_does_not_depend_on_the_number_of_ranks(
-    tmp_path: Path, undisturbed: dict[str, Any], ranks: int
-) -> None:
-    path = tmp_path / "cache"
-    children = [fork.Process(target=write, args=(path,), kwargs={"rank": r, "ranks": ranks}) for r in range(ranks)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0] * ranks
-    assert Manifest.load(path).index is None  # no rank may join before the others are done
-    assert join(path).images == IMAGES
-    assert content(path) == undisturbed
-
-
-def test_ranks_with_equal_process_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of two containers may be: they start at the same moment, and one makes the manifest."""
-    monkeypatch.setattr(os, "getpid", lambda: 67)
-    for attempt in range(15):
-        path, start = tmp_path / f"cache-{attempt}", fork.Barrier(2)
-
-        def begin(rank: int, path: Path = path, start: Any = start) -> None:
-            start.wait()
-            write(path, images=2, rank=rank, ranks=2)
-
-        children = [fork.Process(target=begin, args=(rank,)) for rank in range(2)]
-        for child in children:
-            child.start()
-        for child in children:
-            child.join()
-        assert [child.exitcode for child in children] == [0, 0]
-        assert join(path).images == 2
-
-
-def test_ranks_may_change_from_run_to_run(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    path = tmp_path / "cache"
-    for rank, pause in ((0, 0.0), (1, 0.02), (2, 0.02)):
-        run(functools.partial(write, path, rank=rank, ranks=3, pause=pause), after(0.25))
-    half_written = path / "shard-r002-00009.h5.123abc.tmp"
-    half_written.write_bytes(b"half")
-    write(path)
-    assert content(path) == undisturbed
-    assert not half_written.exists()
-
-
-def test_joining_leaves_a_rank_that_still_writes_alone(tmp_path: Path) -> None:
-    path = tmp_path / "cache"
-    write(path)
-    with CacheWriter(path, GENERATOR, "toys", rank=1, ranks=2) as writer:
-        writer.add_failure("im/other", "late")
-        (path / "shard-r001-00000.h5.123abc.tmp").write_bytes(b"half")
-        assert run(lambda: join(path)) == 0  # in another process, as the lock counts for the whole of one
-        assert (path / "shard-r001-00000.h5.123abc.tmp").exists()
-        assert list(path.glob("failures-*"))
-    assert join(path).failures == {FAILING: "broken", "im/other": "late"}
-    assert not list(path.glob("*.tmp"))
-
-
-def test_image_in_two_shards_counts_once(tmp_path: Path) -> None:
-    """Two ranks that were started to do the same."""
-    path = tmp_path / "cache"
-    with CacheWriter(path, GENERATOR, "toys", ranks=2) as a, CacheWriter(path, GENERATOR, "toys", rank=1, ranks=2) as b:
-        for writer in (a, b):
-            writer.add("same", make_patches(3))
-    assert join(path).images == 1
-    assert len(PatchCache(path)["same"]) == 3
-    assert all(verdict.problem is None for verdict in verify(path))
