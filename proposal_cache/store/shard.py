@@ -156,9 +156,10 @@ class Shard:
         rows = self.file.read("patches", self.patch_offset[row], self.patch_offset[row + 1])
         if zlib.crc32(rows.tobytes()) != self.checksum[row]:
             raise FormatError(f"{self.path} is damaged: wrong checksum of the patches of its image {row}")
-        frame = self.file.read("rles", self.rle_offset[row], self.rle_offset[row + 1])
+        start, stop = self.rle_offset[row], self.rle_offset[row + 1]
+        frame = self.file.read_bytes(self.file.arrays["rles"].offset + start, stop - start)
         try:
-            rles = unpack_masks(frame.data, rows["rle_length"].tolist())
+            rles = unpack_masks(frame, rows["rle_length"].tolist())
         except CacheError as error:
             raise FormatError(f"{self.path} is damaged: in its image {row}, {error}") from error
         source = rows["source"].copy()

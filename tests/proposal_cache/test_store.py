@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from proposal_cache import CacheError, CacheWriter, PatchCache, Patches, join, verify
 from proposal_cache.errors import MismatchError, MissingKeyError
 from proposal_cache.store import Manifest, ShardInfo, reader, writer
-from proposal_cache.store.index import write_index
+from proposal_cache.store.index import KeyIndex, write_index
 from tests.proposal_cache.toy_cache import GENERATOR, make_key, make_patches, same, write
 
 # What goes in comes out
@@ -157,6 +157,18 @@ def test_opening_a_large_cache_touches_no_shard_and_is_fast(tmp_path: Path) -> N
 
 
 # Continuing, and what is refused
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 128, 300])
+def test_key_index_finds_what_a_dictionary_would(tmp_path: Path, count: int) -> None:
+    keys = [f"{'sub/' * (i % 3)}{i:03d}".encode() for i in range(2 * count)]
+    there, absent = keys[::2], [*keys[1::2], b"", b"\xff"]
+    halves = [there[: count // 3], there[count // 3 :]]
+    index = KeyIndex.open(tmp_path, write_index(tmp_path, halves))
+    places = {key: (shard, row) for shard, part in enumerate(halves) for row, key in enumerate(part)}
+    assert {key: index.find(key) for key in there} == places
+    assert [index.find(key) for key in absent] == [None] * len(absent)
+    assert list(index) == sorted(there)
 
 
 def test_continuing_adds_what_is_missing(cache_path: Path) -> None:
