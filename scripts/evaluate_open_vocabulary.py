@@ -17,6 +17,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from samcp.data import check_test_data
+from samcp.data import DataError, Vocabulary, check_test_data
 from samcp.data.datasets.own import add_register_option, register_files
 from samcp.data.preparation.files import write_json
 from samcp.engine import (
@@ -99,7 +100,7 @@ class Job:
     Attributes:
         name: of its row: the config's, and the dataset's where the config has several.
         cfg: with that dataset alone.
-        identity: a hash of all that its figures depend on.
+        identity: a hash of all that its figures depend on: config, options, weights, patches and the dataset's words.
     """
 
     name: str
@@ -184,9 +185,14 @@ def _load(config: Path, arguments: argparse.Namespace) -> CfgNode:
 
 
 def _identity(cfg: CfgNode, arguments: argparse.Namespace) -> str:
-    weights: Path = arguments.weights
-    modified = weights.stat().st_mtime if weights.exists() else 0
-    return hashlib.sha256(repr((cfg.dump(), modified, arguments.kappa)).encode()).hexdigest()
+    """What cannot be read counts as nothing: it is said when the dataset's turn comes."""
+    files = [arguments.weights, *(Path(cache, "manifest.json") for cache in cfg.DATASETS.PATCHES_TEST)]
+    modified = [file.stat().st_mtime if file.exists() else 0 for file in files]
+    words = []
+    for dataset in cfg.DATASETS.TEST:
+        with suppress(DataError):
+            words.append(Vocabulary.of_dataset(dataset).to_json())
+    return hashlib.sha256(repr((cfg.dump(), modified, words, arguments.kappa)).encode()).hexdigest()
 
 
 def _read_results(path: Path) -> dict[str, Results]:

@@ -1,5 +1,6 @@
 """One checkpoint, two datasets with different words, one table; and several κ in one run."""
 
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +106,23 @@ def test_a_config_that_was_changed_is_evaluated_again(folder, tmp_path):
     second = alone(folder, tmp_path, config)["mine"]
     assert "IoU-plate" in second["sem_seg"]
     assert "IoU-plate" not in first["sem_seg"]
+
+
+def test_other_patches_or_words_are_another_evaluation(folder, tmp_path, capsys):
+    metadata = MetadataCatalog.get("ov_abroad")
+    words = Path(metadata.vocabulary)
+    config = folder / "abroad.yaml"
+    alone(folder, tmp_path, config)
+    os.utime(folder / "abroad/patches/manifest.json", (0, 0))
+    alone(folder, tmp_path, config)
+    assert "done before" not in capsys.readouterr().out
+    before = words.read_text()
+    words.write_text(before.replace("dish", "saucer"))
+    alone(folder, tmp_path, config)
+    assert "done before" not in capsys.readouterr().out
+    words.write_text(before)
+    alone(folder, tmp_path, config)
+    assert "abroad: done before" in capsys.readouterr().out
 
 
 def test_several_datasets_in_one_config(folder, tmp_path):
