@@ -264,6 +264,7 @@ def _layout(path: Path, file: h5py.h5g.GroupID, name: str, dtypes: tuple[np.dtyp
     dtype, shape = dataset.dtype, dataset.shape
     if dtype not in dtypes or len(shape) != 1:
         raise FormatError(f"{path} is damaged: its array '{name}' is {dtype} of shape {shape}")
+    dtype = dtypes[dtypes.index(dtype)]  # the same object for all files, which stays in the processor's cache
     offset = dataset.get_offset()
     array = Array(offset or 0, dtype, shape[0], _attribute(path, dataset, "sha256").decode("ascii"))
     if offset is None and array.nbytes:

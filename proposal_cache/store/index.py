@@ -1,6 +1,6 @@
 """The key index: which shard and which row of it every key is in, so that opening a cache touches no shard."""
 
-import bisect
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,14 +12,13 @@ from proposal_cache.store.arrays import open_arrays, pack, write_durably
 from proposal_cache.store.format import INDEX_SCHEMA, MAX_KEY, key_text, pack_keys
 from proposal_cache.store.manifest import IndexInfo
 
-_STRIDE = 64  # one key in so many is an object of Python
-
 
 class KeyIndex:
     """The sorted keys of a cache, as bytes, and where each is.
 
-    It is a handful of flat arrays, not a dictionary of objects: small, and shared with forked workers nearly for good,
-    since looking up a key writes to the reference counts of few objects. Those few halve the time of a search.
+    It is a handful of flat arrays, not a dictionary of objects: small, and shared with forked workers for good, since
+    looking up a key writes to no object's reference count. A key is found by its hash: a binary search reads ten times
+    as many places, which after a load are no longer in the processor's cache.
     """
 
     def __init__(self, text: bytes, shard: NDArray[np.uint32], row: NDArray[np.uint32]) -> None:
@@ -27,7 +26,12 @@ class KeyIndex:
         self._text = text
         self._bounds = np.concatenate([[0], ends]).astype(np.int64).data
         self._shard, self._row = shard.data, row.data
-        self._guides = [self[i] for i in range(0, len(self), _STRIDE)]
+        # Positions by the last bits of their keys' hashes: those of one bucket lie side by side.
+        hashes = np.fromiter(map(zlib.crc32, text.split(b"\n")[:-1]), np.uint32, len(ends))
+        self._mask = (1 << len(ends).bit_length()) - 1
+        buckets = hashes & np.uint32(self._mask)
+        self._positions = np.argsort(buckets, kind="stable").astype(np.uint32).data
+        self._starts = np.searchsorted(np.sort(buckets), np.arange(self._mask + 2)).astype(np.uint32).data
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -40,11 +44,11 @@ class KeyIndex:
 
     def find(self, key: bytes) -> tuple[int, int] | None:
         """The number of the shard and the row in it, or None."""
-        end = bisect.bisect_right(self._guides, key) * _STRIDE
-        position = bisect.bisect_left(self, key, max(end - _STRIDE, 0), min(end, len(self)))
-        if position == len(self) or self[position] != key:
-            return None
-        return self._shard[position], self._row[position]
+        bucket = zlib.crc32(key) & self._mask
+        for position in self._positions[self._starts[bucket] : self._starts[bucket + 1]]:
+            if self[position] == key:
+                return self._shard[position], self._row[position]
+        return None
 
     @classmethod
     def open(cls, cache: Path, info: IndexInfo) -> "KeyIndex":
