@@ -11,13 +11,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from proposal_cache.errors import CacheError
 from proposal_cache.exchange import export_results, import_panoptic, import_results
 from proposal_cache.merging import merge
 from proposal_cache.pipeline import Summary, coverage
 from proposal_cache.sources import read_image
-from proposal_cache.store import PatchCache, verify
+from proposal_cache.store import Manifest, PatchCache, verify
 from proposal_cache.visualize import draw_patches
 
 _KEYS_SHOWN = 5
@@ -60,11 +61,12 @@ def _info(arguments: argparse.Namespace) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     bad = files = 0
-    for verdict in verify(arguments.cache):
+    expected = len(Manifest.load(arguments.cache).shards) + 2  # manifest and index
+    for verdict in tqdm(verify(arguments.cache), "verifying", expected, unit="file"):
         files += 1
         if verdict.problem:
             bad += 1
-            print(f"BAD {verdict.file}: {verdict.problem}")
+            tqdm.write(f"BAD {verdict.file}: {verdict.problem}")
     print(f"{arguments.cache}: {files} files read, {bad} bad")
     return int(bad > 0)
 
@@ -81,7 +83,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _merge(arguments: argparse.Namespace) -> None:
-    merge([PatchCache(path) for path in arguments.caches], arguments.output, dataset=arguments.dataset)
+    merge([PatchCache(path) for path in arguments.caches], arguments.output, dataset=arguments.dataset, progress=True)
     print(Summary.of(PatchCache(arguments.output)))
 
 
@@ -93,13 +95,15 @@ def _import(arguments: argparse.Namespace) -> None:
     else:
         with TemporaryDirectory(prefix=".import-", dir=_parent(arguments.output)) as folder:
             _import_to(arguments, Path(folder) / "cache", dataset)
-            merge([base, PatchCache(Path(folder) / "cache")], arguments.output, dataset=dataset)
+            merge([base, PatchCache(Path(folder) / "cache")], arguments.output, dataset=dataset, progress=True)
     print(Summary.of(PatchCache(arguments.output)))
 
 
 def _import_to(arguments: argparse.Namespace, output: Path, dataset: str) -> None:
     if arguments.panoptic:
-        import_panoptic(arguments.results, arguments.panoptic, output, dataset, labels=arguments.keep_labels)
+        import_panoptic(
+            arguments.results, arguments.panoptic, output, dataset, labels=arguments.keep_labels, progress=True
+        )
         return
     if arguments.annotations is None:
         raise CacheError(
@@ -112,11 +116,12 @@ def _import_to(arguments: argparse.Namespace, output: Path, dataset: str) -> Non
         dataset,
         labels=arguments.keep_labels,
         scores=not arguments.drop_scores,
+        progress=True,
     )
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    count = export_results(PatchCache(arguments.cache), arguments.output, arguments.annotations)
+    count = export_results(PatchCache(arguments.cache), arguments.output, arguments.annotations, progress=True)
     print(f"{arguments.output}: {count} patches")
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from proposal_cache import rle
 from proposal_cache._runs import MAX_PIXELS
@@ -59,6 +60,7 @@ def import_results(
     *,
     labels: bool = False,
     scores: bool = True,
+    progress: bool = False,
 ) -> None:
     """Makes a cache of COCO results: a list of {"image_id", "category_id", "segmentation", "score"}.
 
@@ -72,6 +74,7 @@ def import_results(
         dataset: its name.
         labels: keep categories, each as a source of its own; otherwise the patches do not tell them.
         scores: keep scores, as predicted IoU.
+        progress: show a bar on stderr.
 
     Raises:
         ExchangeError: naming the file, the entry and what is wrong with it.
@@ -95,7 +98,7 @@ def import_results(
     categories = _categories((result.category for some in found.values() for result in some), labels)
     sources = _sources(results, categories, _names(annotations), scores)
     with CacheWriter(output, sources, dataset) as writer:
-        for image_id, image in images.items():
+        for image_id, image in tqdm(images.items(), "importing", unit="image", disable=not progress):
             if image.key in writer.done:
                 continue
             some = found[image_id]
@@ -110,7 +113,13 @@ def import_results(
 
 
 def import_panoptic(
-    annotations: PathLike, png_root: PathLike, output: PathLike, dataset: str, *, labels: bool = False
+    annotations: PathLike,
+    png_root: PathLike,
+    output: PathLike,
+    dataset: str,
+    *,
+    labels: bool = False,
+    progress: bool = False,
 ) -> None:
     """Makes a cache of panoptic results: COCO's panoptic json and its folder of PNGs. Each segment is a patch.
 
@@ -134,7 +143,8 @@ def import_panoptic(
     categories = _categories((c for _, _, segments in entries for c in segments.values()), labels)
     sources = _sources(annotations, categories, _names(annotations), scores=False)
     with CacheWriter(output, sources, dataset) as writer:
-        for key, (_, png_name, segments) in zip(keys, entries, strict=True):
+        images = zip(keys, entries, strict=True)
+        for key, (_, png_name, segments) in tqdm(images, "importing", len(keys), unit="image", disable=not progress):
             if key in writer.done:
                 continue
             ids, rles, (height, width) = _segments(Path(png_root) / png_name)
@@ -146,12 +156,14 @@ def import_panoptic(
             writer.add(key, Patches.from_rles(height, width, [rles[i] for i in kept], source=source))
 
 
-def export_results(cache: PatchCache, output: PathLike, annotations: PathLike | None = None) -> int:
+def export_results(
+    cache: PatchCache, output: PathLike, annotations: PathLike | None = None, *, progress: bool = False
+) -> int:
     """Writes a cache as COCO results, an entry a patch, and returns how many.
 
     The image_id is the image's key, or, where a COCO json is given, the id it has there; only its images are written.
     Images whose generator failed are left out, with a warning on stderr. The score is the predicted IoU, 1 where there
-    is none; category_id is 1; `source` names the generator.
+    is none; category_id is 1; `source` names the generator. `progress` shows a bar on stderr.
 
     Raises:
         ExchangeError: where the json cannot be read; nothing is left at `output`.
@@ -163,7 +175,7 @@ def export_results(cache: PatchCache, output: PathLike, annotations: PathLike | 
     try:
         with open(temporary, "w") as file:
             file.write("[")
-            for entry in _entries(cache, ids):
+            for entry in _entries(cache, ids, progress):
                 file.write(("," if count else "") + "\n" + json.dumps(entry))
                 count += 1
             file.write("\n]\n")
@@ -176,11 +188,11 @@ def export_results(cache: PatchCache, output: PathLike, annotations: PathLike | 
     return count
 
 
-def _entries(cache: PatchCache, ids: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _entries(cache: PatchCache, ids: Mapping[str, Any], progress: bool) -> Iterator[dict[str, Any]]:
     names = [generator.get("name") for generator in cache.manifest.generators]
-    for key, image_id in ids.items():
+    for key, image_id in tqdm(ids.items(), "exporting", unit="image", disable=not progress):
         if key not in cache and key in cache.manifest.failures:
-            print(f"warning: left out: {key}: {cache.manifest.failures[key]}", file=sys.stderr)
+            tqdm.write(f"warning: left out: {key}: {cache.manifest.failures[key]}", file=sys.stderr)
             continue
         patches = cache[key]
         for i, (x0, y0, x1, y1) in enumerate(patches.boxes.tolist()):

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 from proposal_cache.errors import CacheError
 from proposal_cache.patches import Patches
@@ -15,7 +16,13 @@ class MergeError(CacheError):
     """Caches that cannot be one."""
 
 
-def merge(caches: Sequence[PatchCache], output: str | os.PathLike[str], *, dataset: str | None = None) -> None:
+def merge(
+    caches: Sequence[PatchCache],
+    output: str | os.PathLike[str],
+    *,
+    dataset: str | None = None,
+    progress: bool = False,
+) -> None:
     """Writes a cache that holds all images of some caches, each with its patches from all of them.
 
     `Patches.source` tells them apart in the new cache. An image that one of them lacks has the others' patches; one
@@ -25,6 +32,7 @@ def merge(caches: Sequence[PatchCache], output: str | os.PathLike[str], *, datas
         caches: at least one.
         output: directory of the new cache.
         dataset: its name, needed where the caches' own differ.
+        progress: show a bar on stderr.
 
     Raises:
         MergeError: where datasets differ and none is named, or two caches have the same image by the same generator
@@ -45,7 +53,7 @@ def merge(caches: Sequence[PatchCache], output: str | os.PathLike[str], *, datas
     keys = sorted(set().union(*caches))
     failures = {key: reason for cache in caches for key, reason in cache.manifest.failures.items()}
     with CacheWriter(output, generators, dataset or datasets[0]) as writer:
-        for key in keys:
+        for key in tqdm(keys, "merging", unit="image", disable=not progress):
             if key not in writer.done:
                 parts = [_renumbered(caches[i][key], places[i]) for i, cache in enumerate(caches) if key in cache]
                 writer.add(key, Patches.concatenate(parts))
