@@ -198,7 +198,8 @@ def ours(sam: Sam, regions: RegionLogits, points_per_side: int, decoded: int) ->
             with watch.stage("decoder"):
                 real_logits(tables, prompts, keep)
         with watch.stage("paused"):
-            return regions.logits(points_of[id(prompts)], keep)
+            height, width = (4 * side for side in tables.window)
+            return regions.logits(points_of[id(prompts)], keep)[:, :height, :width].contiguous()
 
     generator._encode_image = watch.timed("encoder", generator._encode_image)
     decoder.tables = watch.timed("decoder", decoder.tables)  # type: ignore[method-assign]

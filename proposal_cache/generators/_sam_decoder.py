@@ -37,8 +37,10 @@ class ImageTables:
     layers: list[_LayerTables]
     final_keys: ScoreTable
     final_values: ValueTable
+    window: tuple[int, int]
+    """(rows, columns) of the image tokens of which masks are made."""
     pixels: Tensor
-    """(N, C): the shared part of the image tokens through the first convolution of the upscaling."""
+    """(rows·columns, C): the shared part of these tokens through the first convolution of the upscaling."""
     pixel_constant: Tensor
     """(C,)."""
 
@@ -73,7 +75,7 @@ class PromptDecoder:
 
     @property
     def mask_size(self) -> tuple[int, int]:
-        """(height, width) of the mask logits."""
+        """(height, width) of the mask logits of the whole grid of image tokens."""
         return 4 * self.grid_size[0], 4 * self.grid_size[1]
 
     @property
@@ -95,8 +97,12 @@ class PromptDecoder:
         self.decode = torch.compile(self.decode)  # type: ignore[method-assign]
         self._upscale = torch.compile(self._upscale)  # type: ignore[method-assign]
 
-    def tables(self, image_embedding: Tensor) -> ImageTables:
-        """Compute what depends on the image alone, from the image encoder's output (1, C, H, W)."""
+    def tables(self, image_embedding: Tensor, mask_size: tuple[int, int] | None = None) -> ImageTables:
+        """Compute what depends on the image alone, from the image encoder's output (1, C, H, W).
+
+        Masks will be made as far as `mask_size` (height, width) of their logits, multiples of 4; by default all of it.
+        What an image leaves of the encoder's square input is padding, where nobody needs a mask.
+        """
         transformer = self.decoder.transformer
         heads = transformer.num_heads
         image = (image_embedding + self.prompt_encoder.no_mask_embed.weight[..., None, None])[0].flatten(1).T
@@ -114,12 +120,16 @@ class PromptDecoder:
         attention = transformer.final_attn_token_to_image
         convolution = self.decoder.output_upscaling[0]
         matrix = _pixel_matrix(convolution)
+        height, width = mask_size or self.mask_size
+        window = (height // 4, width // 4)
+        shared = tokens.shared.unflatten(0, self.grid_size)[: window[0], : window[1]].flatten(0, 1)
         return ImageTables(
             untouched=ImageTokens.untouched(image),
             layers=layers,
             final_keys=ScoreTable.of(tokens, position, attention.k_proj, heads),
             final_values=ValueTable.of(tokens, attention.v_proj, heads),
-            pixels=tokens.shared @ matrix,
+            window=window,
+            pixels=shared @ matrix,
             pixel_constant=tokens.constant @ matrix + convolution.bias.repeat(4),
         )
 
@@ -144,10 +154,13 @@ class PromptDecoder:
         )
 
     def mask_logits(self, tables: ImageTables, prompts: DecodedPrompts, keep: Tensor) -> Tensor:
-        """Low-resolution logits (n, 4·H, 4·W) of the n masks where `keep` (B, 3) is true, prompt by prompt."""
+        """Low-resolution logits (n, h, w) of the n masks where `keep` (B, 3) is true, prompt by prompt.
+
+        Their size is that of `tables`.
+        """
         wanted = keep.any(dim=1).nonzero()[:, 0]
         if len(wanted) == 0:
-            return torch.zeros((0, *self.mask_size), device=keep.device)
+            return torch.zeros((0, 4 * tables.window[0], 4 * tables.window[1]), device=keep.device)
         if self._upscales_at_once:
             return self._upscale(tables, prompts, wanted)[keep[wanted]]
         ones = [slice(i, i + 1) for i in wanted.tolist()]
@@ -166,14 +179,15 @@ class PromptDecoder:
         return torch.cat([output.expand(len(points), -1, -1), sparse], dim=1)
 
     def _upscale(self, tables: ImageTables, prompts: DecodedPrompts, index: Tensor | slice) -> Tensor:
-        """Mask logits (b, 3, 4·H, 4·W) of some prompts.
+        """Mask logits (b, 3, h, w) of some prompts.
 
         A transposed convolution whose stride is its kernel size gives every token a block of pixels of its own: it is
         a matrix product over channels. The pixels are put in their places at the end, when each is a number.
         """
         first, norm, first_activation, second, second_activation = self.decoder.output_upscaling
-        height, width = self.grid_size
-        x = prompts.image.project(index, tables.pixels, _pixel_matrix(first), tables.pixel_constant)
+        height, width = tables.window
+        image = prompts.image.select(index).cut(self.grid_size, tables.window)
+        x = image.project(tables.pixels, _pixel_matrix(first), tables.pixel_constant)
         x = x.unflatten(-1, (4, -1))
         x = first_activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
         x = second_activation(F.linear(x, _pixel_matrix(second).T, second.bias.repeat(4)))

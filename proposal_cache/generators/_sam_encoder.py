@@ -60,6 +60,7 @@ def _position_bias(attention: Attention, query: Tensor, start: int, span: slice,
     query = query[:, span].unflatten(1, (-1, width))
     along_rows = get_rel_pos(height, height, attention.rel_pos_h)[start : start + query.shape[1]]
     along_columns = get_rel_pos(width, width, attention.rel_pos_w)
-    by_row = torch.einsum("nhwc,hkc->nhwk", query, along_rows)
-    by_column = torch.einsum("nhwc,wkc->nhwk", query, along_columns)
+    # Contiguous, or their sum, thousands of times as large, would lie in memory as they do, and be copied.
+    by_row = torch.einsum("nhwc,hkc->nhwk", query, along_rows).contiguous()
+    by_column = torch.einsum("nhwc,wkc->nhwk", query, along_columns).contiguous()
     return (by_row[..., :, None] + by_column[..., None, :]).flatten(3).flatten(1, 2)[None]

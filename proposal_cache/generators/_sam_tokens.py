@@ -187,14 +187,28 @@ class ImageTokens:
             [Added(part.weights.mul_(scale), part.values * table.norm.weight, part.channels) for part in parts],
         )
 
-    def project(self, index: Tensor | slice, shared: Tensor, matrix: Tensor, constant: Tensor) -> Tensor:
-        """The image tokens of some prompts times matrix (C, D), plus a constant (D,), made at last: (b, N, D).
+    def select(self, index: Tensor | slice) -> "ImageTokens":
+        """Those of some prompts."""
+        added = [Added(one.weights[index], one.values[index], one.channels[index]) for one in self.added]
+        return ImageTokens(self.scale[index], added)
+
+    def cut(self, grid: tuple[int, int], window: tuple[int, int]) -> "ImageTokens":
+        """The first rows and columns of a grid of tokens alone."""
+        rows, columns = window
+
+        def first(x: Tensor) -> Tensor:
+            return x.unflatten(2, grid)[:, :, :rows, :columns].flatten(2)
+
+        return ImageTokens(first(self.scale), [Added(first(a.weights), a.values, a.channels) for a in self.added])
+
+    def project(self, shared: Tensor, matrix: Tensor, constant: Tensor) -> Tensor:
+        """The image tokens times matrix (C, D), plus a constant (D,), made at last: (B, N, D).
 
         `shared` is (N, D) and already multiplied.
         """
-        out = torch.addcmul(constant, self.scale[index].transpose(1, 2), shared)
+        out = torch.addcmul(constant, self.scale.transpose(1, 2), shared)
         for added in self.added:
-            out.baddbmm_(added.weights[index].transpose(1, 2), added.values[index] @ matrix)
+            out.baddbmm_(added.weights.transpose(1, 2), added.values @ matrix)
         return out
 
 

@@ -4,8 +4,8 @@ The same masks as `segment_anything.SamAutomaticMaskGenerator` with the same wei
 and in a fraction of the memory, because work is done only where its result is needed:
 
 - image encoder: global attention some rows at a time (`_sam_encoder`);
-- mask decoder: what prompts share is computed once, and masks are made only for prompts whose predicted IoU passes
-  (`_sam_decoder`);
+- mask decoder: what prompts share is computed once, and masks are made only for prompts whose predicted IoU passes,
+  and only where the image is (`_sam_decoder`);
 - stability and boxes: computed on the parts of the image where a mask's boundary may be (`_sam_masks`);
 - run-length encoding: for winners of the non-maximum suppression (`_sam_search`).
 """
@@ -203,19 +203,20 @@ class SamGenerator:
             self.parameters.crop_n_points_downscale_factor,
         )
         points = resize.apply_coords(grids[layer] * np.array(size)[::-1], size)
+        enlarger = MaskEnlarger(
+            self.decoder.mask_size,
+            self.sam.image_encoder.img_size,
+            (resized.shape[0], resized.shape[1]),
+            size,
+            threshold=self.sam.mask_threshold,
+            memory_budget=self.memory_budget,
+            device=self.sam.device,
+        )
         search = CropSearch(
             self.decoder,
-            self.decoder.tables(self._embed(resized)),
+            self.decoder.tables(self._embed(resized), enlarger.logits_size),
             torch.as_tensor(points, device=self.sam.device),
-            MaskEnlarger(
-                self.decoder.mask_size,
-                self.sam.image_encoder.img_size,
-                (resized.shape[0], resized.shape[1]),
-                size,
-                threshold=self.sam.mask_threshold,
-                memory_budget=self.memory_budget,
-                device=self.sam.device,
-            ),
+            enlarger,
             crop_box=crop_box,
             image_size=(image.shape[0], image.shape[1]),
             thresholds=Thresholds(

@@ -9,7 +9,7 @@ from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from segment_anything.modeling import Sam
 
 from proposal_cache import Patches, rle
-from proposal_cache.generators import _sam_decoder, _sam_masks, _sam_search
+from proposal_cache.generators import _sam_decoder, _sam_search
 from proposal_cache.generators.sam import SamGenerator, SamParameters
 from tests.proposal_cache.small_sam import small_sam, smooth_image
 
@@ -79,9 +79,8 @@ CASES: dict[str, tuple[tuple[int, int], int, dict[str, Any]]] = {
 
 @pytest.fixture
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Upscale all prompts of a batch at once, and enlarge many masks at once, as is done everywhere but on a CPU."""
+    """Upscale all prompts of a batch at once, as is done everywhere but on a CPU."""
     monkeypatch.setattr(_sam_decoder.PromptDecoder, "_upscales_at_once", True)
-    monkeypatch.setattr(_sam_masks, "_is_cpu", lambda device: False)
 
 
 @pytest.fixture(params=["as on a CPU", "as on a GPU"])

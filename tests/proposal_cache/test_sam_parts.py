@@ -48,6 +48,9 @@ def test_decoder(predictor: SamPredictor) -> None:
     ours = decoder.mask_logits(tables, decoded, keep)
     torch.testing.assert_close(ours, logits[keep], rtol=1e-4, atol=1e-3)
     assert logits.std() > 10
+    for window in ((64, 24), (28, 64), (4, 4)):
+        part = decoder.mask_logits(decoder.tables(predictor.features, window), decoded, keep)
+        torch.testing.assert_close(part, ours[:, : window[0], : window[1]], rtol=1e-4, atol=1e-3)
 
 
 @torch.inference_mode()
@@ -64,7 +67,7 @@ def test_decoder_batch_by_batch(predictor: SamPredictor) -> None:
 
 
 @pytest.mark.parametrize("noise", [0.0, 5.0], ids=["smooth", "noisy"])
-@pytest.mark.parametrize("size", [(120, 160), (163, 61), (700, 1000), (5, 9)], ids=str)
+@pytest.mark.parametrize("size", [(120, 160), (163, 61), (700, 1000), (5, 9), (90, 90)], ids=str)
 @torch.inference_mode()
 def test_masks(size: tuple[int, int], noise: float) -> None:
     """Stability, boxes and pixels as of logits that are enlarged whole."""
@@ -79,6 +82,8 @@ def test_masks(size: tuple[int, int], noise: float) -> None:
     whole = sam.postprocess_masks(logits[None], resized, size)[0]
 
     enlarger = MaskEnlarger((64, 64), 256, resized, size, threshold=0.0, memory_budget=100_000, device=CPU)
+    logits = logits[:, : enlarger.logits_size[0], : enlarger.logits_size[1]]
+    assert (logits.shape[1:] == (64, 64)) == (size[0] == size[1])
     for offset in (0.0, 1.0, 3.0):
         scores = enlarger.score(logits, offset)
         expected = calculate_stability_score(whole, 0.0, offset)
@@ -92,5 +97,6 @@ def test_masks(size: tuple[int, int], noise: float) -> None:
 def test_masks_of_a_crop_lie_in_the_image() -> None:
     logits = torch.full((1, 64, 64), 3.0)
     enlarger = MaskEnlarger((64, 64), 256, (256, 128), (10, 5), threshold=0.0, memory_budget=1 << 20, device=CPU)
-    (counts,) = enlarger.encode(logits, (20, 7), (30, 40))
+    assert enlarger.logits_size == (64, 32)
+    (counts,) = enlarger.encode(logits[:, :, :32], (20, 7), (30, 40))
     assert rle.box([counts], 30, 40).tolist() == [[20, 7, 25, 17]]
