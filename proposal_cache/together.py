@@ -6,9 +6,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from proposal_cache.errors import CacheError
@@ -58,7 +61,7 @@ def generate_together(
 class _Meeting:
     """Where ranks tell each other how far they are: keys and values that rank 0, or torchrun, keeps for all.
 
-    Ranks wait by looking again and again, so that Ctrl-C ends a wait; and each gives signs of life meanwhile. This is
+    Ranks wait by looking again and again, so that Ctrl-C ends a wait; and each gives signs of life meanwhile. It is
     torch's key-value store alone, without a process group of gloo or NCCL around it: no tensor passes between ranks, a
     group's barrier cannot be interrupted, and it does not say who is missing.
     """
@@ -66,7 +69,7 @@ class _Meeting:
     def __init__(self, ranks: Ranks, store: Any) -> None:
         self.ranks = ranks
         self._name = f"rank {ranks.rank} of {ranks.count}"
-        self._store = store
+        self._store = _Answering(store)
         self._beats = [b""] * ranks.count
         self._silent = [0] * ranks.count  # looks since the last sign of life
 
@@ -191,6 +194,39 @@ class _Meeting:
 
     def _say(self, what: str) -> None:
         print(f"{self._name}: {what}", file=sys.stderr, flush=True)
+
+
+class _Answering:
+    """A store of which each call returns, or fails with a RuntimeError, within `_LOST` seconds.
+
+    Where the network is cut, torch's own calls return after a quarter of an hour, and Ctrl-C does not end them. After
+    one that did not answer, others fail at once.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._answers = True
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._call, getattr(self._store, name))
+
+    def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        answer: Future[Any] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(method(*arguments))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        if not self._answers:
+            raise RuntimeError("no answer any more")
+        threading.Thread(target=ask, daemon=True).start()  # a daemon is not waited for when the process ends
+        try:
+            return answer.result(_LOST)
+        except FutureTimeoutError as error:  # Python 3.10's is not the built-in one
+            self._answers = False
+            raise RuntimeError(f"no answer for {_LOST:g} s") from error
 
 
 @contextmanager

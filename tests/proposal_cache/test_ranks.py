@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 from PIL import Image
 
 from proposal_cache import CacheError, PatchCache, Patches, together
@@ -213,6 +214,30 @@ def test_a_rank_that_falls_silent(start: Start, monkeypatch: pytest.MonkeyPatch)
         awake.set()
     with pytest.raises(CacheError, match="run the same command again"):
         silent.result(30)
+
+
+def test_a_network_that_is_cut(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls to the meeting point do not return then, and nobody can be told."""
+    awake, mended = threading.Event(), threading.Event()
+    check = dist.PrefixStore.check
+
+    def hang(store: dist.PrefixStore, keys: list[str]) -> bool:
+        if keys[0].startswith(("done", "failure")):
+            mended.wait()
+        return check(store, keys)
+
+    monkeypatch.setattr(together, "_LOST", 1.0)
+    monkeypatch.setattr(together, "_BEAT", 0.1)
+    monkeypatch.setattr(dist.PrefixStore, "check", hang)
+    working, waiting = start(0, Generator(until=awake)), start(1, Generator())
+    try:
+        with pytest.raises(CacheError, match="rank 1 of 2: 127.0.0.1:.*, where the ranks meet, is gone"):
+            waiting.result(20)
+    finally:
+        mended.set()
+        awake.set()
+    with pytest.raises(CacheError, match="rank 1 gave no sign of life for 1 s"):
+        working.result(30)
 
 
 def test_a_rank_that_works_long(start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
