@@ -343,13 +343,15 @@ def serve(ours: Ours, images: int, reads: int, workers: Sequence[int]) -> str:
 def serve_alone(path: Path, images: int, reads: int, seed: int) -> tuple[float, float, float, float, float, float]:
     """Seconds to open, median and 99th percentile of a load in ms, and this process's own memory in MB three times."""
     keys = [image_key(i) for i in np.random.default_rng(seed).integers(images, size=reads)]
+    seconds = np.full(reads, np.nan)
     start = time.perf_counter()
     cache = PatchCache(path)
     opened = time.perf_counter() - start
     before = own_memory()
-    seconds = [timed(cache.__getitem__, key) for key in keys[: reads // 4]]
-    early = own_memory()
-    seconds += [timed(cache.__getitem__, key) for key in keys[reads // 4 :]]
+    for i, key in enumerate(keys):
+        seconds[i] = timed(cache.__getitem__, key)
+        if i == reads // 4:
+            early = own_memory()
     median, late = np.percentile(seconds, [50, 99]) * 1e3
     return opened, float(median), float(late), before, early, own_memory()
 

@@ -1,5 +1,6 @@
 """The key index: which shard and which row of it every key is in, so that opening a cache touches no shard."""
 
+import io
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ class KeyIndex:
         self._bounds = np.concatenate([[0], ends]).astype(np.int64).data
         self._shard, self._row = shard.data, row.data
         # Positions by the last bits of their keys' hashes: those of one bucket lie side by side.
-        hashes = np.fromiter(map(zlib.crc32, text.split(b"\n")[:-1]), np.uint32, len(ends))
+        hashes = np.fromiter(map(zlib.crc32, io.BytesIO(text)), np.uint32, len(ends))  # line by line, with its end
         self._mask = (1 << len(ends).bit_length()) - 1
         buckets = hashes & np.uint32(self._mask)
         self._positions = np.argsort(buckets, kind="stable").astype(np.uint32).data
@@ -44,7 +45,7 @@ class KeyIndex:
 
     def find(self, key: bytes) -> tuple[int, int] | None:
         """The number of the shard and the row in it, or None."""
-        bucket = zlib.crc32(key) & self._mask
+        bucket = zlib.crc32(key + b"\n") & self._mask
         for position in self._positions[self._starts[bucket] : self._starts[bucket + 1]]:
             if self[position] == key:
                 return self._shard[position], self._row[position]
