@@ -62,8 +62,8 @@ class _Meeting:
     """Where ranks tell each other how far they are: keys and values that rank 0, or torchrun, keeps for all.
 
     Ranks wait by looking again and again, so that Ctrl-C ends a wait; and each gives signs of life meanwhile. It is
-    torch's key-value store alone, without a process group of gloo or NCCL around it: no tensor passes between ranks, and
-    a group's barrier cannot be interrupted.
+    torch's key-value store alone, without a process group of gloo or NCCL around it: no tensor passes between ranks,
+    and a group's barrier cannot be interrupted.
     """
 
     def __init__(self, ranks: Ranks, store: Any) -> None:
