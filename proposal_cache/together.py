@@ -130,7 +130,8 @@ class _Meeting:
                 gone = self._all_at("end")
 
     def fail(self, error: BaseException) -> None:
-        """Tells the others that this rank leaves without having done its share."""
+        """Tells the others that this rank leaves without having done its share, if they can be told soon."""
+        self._store.patience = _FAREWELL
         with suppress(RuntimeError):  # nobody is left to be told
             self._tell(f"rank {self.ranks.rank} failed ({str(error) or type(error).__name__})")
             if self.ranks.rank == 0:
@@ -197,13 +198,14 @@ class _Meeting:
 
 
 class _Answering:
-    """A store of which each call returns, or fails with a RuntimeError, within `_LOST` seconds.
+    """A store of which each call returns, or fails with a RuntimeError, within `patience` seconds.
 
     Where the network is cut, torch's own calls return after a quarter of an hour, and Ctrl-C does not end them. After
     one that did not answer, others fail at once.
     """
 
     def __init__(self, store: Any) -> None:
+        self.patience = _LOST
         self._store = store
         self._answers = True
 
@@ -223,10 +225,10 @@ class _Answering:
             raise RuntimeError("no answer any more")
         threading.Thread(target=ask, daemon=True).start()  # a daemon is not waited for when the process ends
         try:
-            return answer.result(_LOST)
+            return answer.result(self.patience)
         except FutureTimeoutError as error:  # Python 3.10's is not the built-in one
             self._answers = False
-            raise RuntimeError(f"no answer for {_LOST:g} s") from error
+            raise RuntimeError(f"no answer for {self.patience:g} s") from error
 
 
 @contextmanager

@@ -321,7 +321,7 @@ def serve(ours: Ours, images: int, reads: int, workers: Sequence[int]) -> str:
     rows = []
     for count in workers:
         with multiprocessing.get_context("spawn").Pool(count) as processes:
-            jobs = [(ours.path, images, reads // count, seed) for seed in range(count)]
+            jobs = [(ours.path, images, max(reads // count, 1), seed) for seed in range(count)]
             results = processes.starmap(serve_alone, jobs, chunksize=1)
         opened, median, late, before, early, end = (max(values) for values in zip(*results, strict=True))
         rows.append(

@@ -240,6 +240,26 @@ def test_a_network_that_is_cut(start: Start, monkeypatch: pytest.MonkeyPatch) ->
         working.result(30)
 
 
+def test_ctrl_c_where_nothing_answers(folder: Path, tmp_path: Path) -> None:
+    """The rank that keeps the meeting point is stopped, which to the other one is as if the network were cut."""
+    cache = tmp_path / "cache"
+    keeper, waiting = (start_rank(rank, folder, cache, SLURM_JOB_ID="19") for rank in (0, 1))
+    try:
+        while not list(cache.glob(".lock-r001")):  # they have met
+            assert waiting.poll() is None
+            time.sleep(0.01)
+        keeper.send_signal(signal.SIGSTOP)
+        while not list(cache.glob("shard-r001-*.h5")):
+            assert waiting.poll() is None
+            time.sleep(0.01)
+        time.sleep(1)  # it waits by now
+        waiting.send_signal(signal.SIGINT)
+        assert "interrupted" in waiting.communicate(timeout=40)[1]
+    finally:
+        keeper.kill()
+        keeper.communicate()
+
+
 def test_a_rank_that_works_long(start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
     awake = threading.Event()
     monkeypatch.setattr(together, "_LOST", 0.8)

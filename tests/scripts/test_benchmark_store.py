@@ -9,7 +9,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_store.py"
 
 
 def test_prints_ratios_and_memory(tmp_path: Path) -> None:
-    sizes = "--images 6 --patches 5 --height 60 --width 80 --reads 10 --rounds 2 --workers 1"
+    sizes = "--images 6 --patches 5 --height 60 --width 80 --rounds 2 --workers 1 8"
     command = [sys.executable, str(SCRIPT), *sizes.split(), "--output", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=SCRIPT.parents[1], check=False)
     assert result.returncode == 0, result.stderr
