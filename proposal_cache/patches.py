@@ -108,6 +108,16 @@ class Patches:
         )
 
     @classmethod
+    def unchecked(cls, **attributes: Any) -> "Patches":
+        """Patches of attributes of which it is known that they are as described, the columns read-only.
+
+        For the reader of a cache, which has looked at all of them: what looks again takes longer than reading does.
+        """
+        patches = object.__new__(cls)
+        patches.__dict__.update(attributes)
+        return patches
+
+    @classmethod
     def empty(cls, height: int, width: int) -> "Patches":
         """No patches at all of an image of this size."""
         return cls.from_rles(height, width, ())

@@ -146,7 +146,7 @@ def unpack_masks(frame: bytes, lengths: Sequence[int]) -> tuple[bytes, ...]:
         return ()
     promised = sum(lengths)
     try:
-        size = zstandard.get_frame_parameters(frame).content_size
+        size = zstandard.frame_content_size(frame)  # -1 where the frame does not say
         if size != promised or size > MAX_TEXT:
             raise CacheError(f"its masks claim {size} bytes where {promised} are promised ({MAX_TEXT} at most)")
         text = _decompressor().decompress(frame)

@@ -1,6 +1,7 @@
 """The key index: which shard and which row of it every key is in, so that opening a cache touches no shard."""
 
 import io
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ from proposal_cache.store.arrays import open_arrays, pack, write_durably
 from proposal_cache.store.format import INDEX_SCHEMA, MAX_KEY, key_text, pack_keys
 from proposal_cache.store.manifest import IndexInfo
 
+# Of a key: where it starts and ends in the text of all keys, its shard, its row in it.
+_PLACE = struct.Struct("<QQII")
+_PLACE_TYPE = np.dtype("<u8,<u8,<u4,<u4")
+
 
 class KeyIndex:
     """The sorted keys of a cache, as bytes, and where each is.
@@ -23,32 +28,31 @@ class KeyIndex:
     """
 
     def __init__(self, text: bytes, shard: NDArray[np.uint32], row: NDArray[np.uint32]) -> None:
-        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
-        self._text = text
-        self._bounds = np.concatenate([[0], ends]).astype(np.int64).data
-        self._shard, self._row = shard.data, row.data
-        # Positions by the last bits of their keys' hashes: those of one bucket lie side by side.
+        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+        starts = np.append([0], ends[:-1] + 1)[: len(ends)]
+        # Those of one bucket, the last bits of their keys' hashes, lie side by side.
         hashes = np.fromiter(map(zlib.crc32, io.BytesIO(text)), np.uint32, len(ends))  # line by line, with its end
         self._mask = (1 << len(ends).bit_length()) - 1
         buckets = hashes & np.uint32(self._mask)
-        self._positions = np.argsort(buckets, kind="stable").astype(np.uint32).data
-        self._starts = np.searchsorted(np.sort(buckets), np.arange(self._mask + 2)).astype(np.uint32).data
+        order = np.argsort(buckets, kind="stable")
+        self._text = text
+        columns = [column[order] for column in (starts, ends, shard, row)]
+        self._places = np.rec.fromarrays(columns, _PLACE_TYPE).tobytes()
+        self._buckets = np.searchsorted(buckets[order], np.arange(self._mask + 2)).astype(np.uint32).data
 
     def __len__(self) -> int:
-        return len(self._bounds) - 1
-
-    def __getitem__(self, position: int) -> bytes:
-        return self._text[self._bounds[position] : self._bounds[position + 1] - 1]
+        return len(self._places) // _PLACE.size
 
     def __iter__(self) -> Iterator[bytes]:
-        return map(self.__getitem__, range(len(self)))
+        return (line[:-1] for line in io.BytesIO(self._text))
 
     def find(self, key: bytes) -> tuple[int, int] | None:
         """The number of the shard and the row in it, or None."""
         bucket = zlib.crc32(key + b"\n") & self._mask
-        for position in self._positions[self._starts[bucket] : self._starts[bucket + 1]]:
-            if self[position] == key:
-                return self._shard[position], self._row[position]
+        for n in range(self._buckets[bucket], self._buckets[bucket + 1]):
+            start, end, shard, row = _PLACE.unpack_from(self._places, n * _PLACE.size)
+            if self._text[start:end] == key:
+                return shard, row
         return None
 
     @classmethod
@@ -66,14 +70,15 @@ class KeyIndex:
             raise FormatError(f"{file.path} is damaged: its arrays are of {lengths} for {info.images} images")
         shard, row = file.read_checked("shard"), file.read_checked("row")
         try:
-            index = cls(key_text(file.read_checked("keys")), shard, row)
+            text = key_text(file.read_checked("keys"))
         except FormatError:
             raise
         except CacheError as error:
             raise FormatError(f"{file.path} is damaged or hostile: {error}") from error
-        if len(index) != info.images:
-            raise FormatError(f"{file.path} is damaged: {len(index)} keys for {info.images} images")
-        return index
+        keys = text.count(b"\n")
+        if keys != info.images:
+            raise FormatError(f"{file.path} is damaged: {keys} keys for {info.images} images")
+        return cls(text, shard, row)
 
 
 def write_index(cache: Path, shard_keys: Sequence[Sequence[bytes]]) -> IndexInfo:

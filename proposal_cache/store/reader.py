@@ -93,7 +93,7 @@ class PatchCache(Mapping[str, Patches]):
             shard = self._shards[number] = Shard.open(self.path / info.file, info, len(self.manifest.generators))
         if number not in self._open:
             self._open[number] = None
-            for old in list(self._open)[: len(self._open) - _MAX_DESCRIPTORS]:
+            for old in list(self._open)[: max(0, len(self._open) - _MAX_DESCRIPTORS)]:
                 self._open.pop(old, None)
                 self._shards[old].file.release()
         return shard

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from proposal_cache._runs import MAX_PIXELS
 from proposal_cache.errors import CacheError, FormatError
 from proposal_cache.patches import Patches
-from proposal_cache.store.arrays import Array, ArrayFile, open_arrays, pack, write_durably
+from proposal_cache.store.arrays import ArrayFile, open_arrays, pack, write_durably
 from proposal_cache.store.format import (
     IMAGE,
     MAX_FRAME,
@@ -29,8 +29,10 @@ from proposal_cache.store.format import (
 )
 from proposal_cache.store.manifest import ShardInfo
 
-# A row of the table of images, and of the next row its offsets.
+# A row of `Shard.places`, and of the next row its offsets.
 _PLACE = struct.Struct("<IIQQI8xQQ")
+_ROW = IMAGE.itemsize
+_FLOAT, _INTEGER = np.dtype(np.float32), np.dtype(np.int64)
 
 
 class ShardBuffer:
@@ -83,16 +85,16 @@ class Shard:
 
     Attributes:
         file: the open file.
-        images: the rows of its table of images and one more, whose offsets are the ends. One piece of memory, of which
-            a load looks at one place: with a hundred shards, that place is not in the processor's cache.
-        patches, rles: where these arrays lie in the file.
+        places: its table of images, with offsets in bytes of the file, and one row more, whose offsets are the ends.
+            One piece of memory, of which a load looks at one place: with a hundred shards, nothing of them is in the
+            processor's cache.
+        dtype: of a patch.
         sources: the numbers that `source` may have.
     """
 
     file: ArrayFile
-    images: bytes
-    patches: Array
-    rles: Array
+    places: bytes
+    dtype: np.dtype[Any]
     sources: bytes
 
     @classmethod
@@ -118,10 +120,12 @@ class Shard:
         images = np.append(images, np.array([(0, 0, patches.length, rles.length, 0)], IMAGE))
         _check_offsets(path, images["patch_offset"], "patches", MAX_PATCHES)
         _check_offsets(path, images["rle_offset"], "rles", MAX_FRAME)
-        return cls(file, images.tobytes(), patches, rles, bytes(range(min(generators, 256))))
+        images["patch_offset"] = patches.offset + images["patch_offset"] * patches.dtype.itemsize
+        images["rle_offset"] += rles.offset
+        return cls(file, images.tobytes(), patches.dtype, bytes(range(min(generators, 256))))
 
     def __len__(self) -> int:
-        return self.file.arrays["images"].length
+        return len(self.places) // _ROW - 1
 
     @property
     def path(self) -> Path:
@@ -130,7 +134,8 @@ class Shard:
     @property
     def info(self) -> ShardInfo:
         """The manifest's entry for it."""
-        return ShardInfo(self.path.name, len(self), self.patches.length, self.file.size, self.file.checksum)
+        patches = self.file.arrays["patches"].length
+        return ShardInfo(self.path.name, len(self), patches, self.file.size, self.file.checksum)
 
     def read_keys(self) -> list[bytes]:
         """The key of each row."""
@@ -151,34 +156,33 @@ class Shard:
             FormatError: where the checksum of either is wrong, or a patch is of none of the generators.
             StorageError: where they cannot be read.
         """
-        height, width, patch, rle, checksum, patch_end, rle_end = _PLACE.unpack_from(self.images, row * IMAGE.itemsize)
-        offset, dtype, *_ = self.patches
-        table = self.file.read_bytes(offset + patch * dtype.itemsize, (patch_end - patch) * dtype.itemsize)
+        height, width, start, masks, checksum, end, masks_end = _PLACE.unpack_from(self.places, row * _ROW)
+        table = self.file.read_bytes(start, end - start)
         if zlib.crc32(table) != checksum:
             raise FormatError(f"{self.path} is damaged: wrong checksum of the patches of its image {row}")
-        rows = np.frombuffer(table, dtype)
-        frame = self.file.read_bytes(self.rles.offset + rle, rle_end - rle)
+        rows = np.frombuffer(table, self.dtype)
+        frame = self.file.read_bytes(masks, masks_end - masks)
         try:
             rles = unpack_masks(frame, rows["rle_length"].tolist())
         except CacheError as error:
             raise FormatError(f"{self.path} is damaged: in its image {row}, {error}") from error
-        source = rows["source"].copy()
-        foreign = source.tobytes().translate(None, self.sources)  # source.max() takes five times as long
+        source = rows["source"].tobytes()
+        foreign = source.translate(None, self.sources)  # source.max() takes five times as long
         if foreign:
             raise FormatError(
                 f"{self.path} is damaged: in its image {row}, a patch is of generator {foreign[0]}, "
                 f"of {len(self.sources)} counted from 0"
             )
-        columns = (
-            rows["box"].astype(np.float32),
-            rows["area"].astype(np.int64),
-            rows["predicted_iou"].copy(),
-            rows["stability_score"].copy(),
-            source,
-        )
-        for column in columns:
-            column.setflags(write=False)  # spares Patches a view of each
-        return Patches(height, width, rles, *columns)
+        columns: dict[str, NDArray[Any]] = {
+            "boxes": rows["box"].astype(_FLOAT),
+            "areas": rows["area"].astype(_INTEGER),
+            "predicted_iou": rows["predicted_iou"].copy(),
+            "stability_score": rows["stability_score"].copy(),
+            "source": np.frombuffer(source, np.uint8),
+        }
+        for column in columns.values():
+            column.setflags(write=False)
+        return Patches.unchecked(height=height, width=width, rles=rles, **columns)
 
 
 def _check_sizes(file: ArrayFile, info: ShardInfo | None) -> None:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from proposal_cache import CacheError, CacheWriter, PatchCache, Patches, join, verify
 from proposal_cache.errors import MismatchError, MissingKeyError
-from proposal_cache.store import Manifest, ShardInfo, reader, writer
+from proposal_cache.store import Manifest, ShardInfo, arrays, reader, writer
+from proposal_cache.store.arrays import Descriptor
 from proposal_cache.store.index import KeyIndex, write_index
 from tests.proposal_cache.toy_cache import GENERATOR, make_key, make_patches, same, write
 
@@ -123,6 +124,17 @@ def test_threads_share_a_cache_with_few_descriptors(cache_path: Path, monkeypatc
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_no_shard_is_opened_twice_while_few_are_open(cache_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = len(PatchCache(cache_path).manifest.shards)
+    monkeypatch.setattr(reader, "_MAX_DESCRIPTORS", shards + 1)
+    cache = PatchCache(cache_path)
+    opened: list[Path] = []
+    monkeypatch.setattr(arrays, "Descriptor", lambda path: opened.append(path) or Descriptor(path))
+    for i in [*range(25), *range(25)]:
+        cache[make_key(i)]
+    assert len(opened) == len(set(opened)) == shards > 2
 
 
 def test_descriptors_are_few_and_given_back(cache_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
