@@ -162,9 +162,9 @@ class PromptDecoder:
         if len(wanted) == 0:
             return torch.zeros((0, 4 * tables.window[0], 4 * tables.window[1]), device=keep.device)
         if self._upscales_at_once:
-            return self._upscale(tables, prompts, wanted)[keep[wanted]]
+            return self._all_masks(tables, prompts, wanted)[keep[wanted]]
         ones = [slice(i, i + 1) for i in wanted.tolist()]
-        return torch.cat([self._upscale(tables, prompts, one)[keep[one]] for one in ones])
+        return torch.cat([self._all_masks(tables, prompts, one)[keep[one]] for one in ones])
 
     @property
     def _upscales_at_once(self) -> bool:
@@ -178,24 +178,27 @@ class PromptDecoder:
         output = torch.cat([self.decoder.iou_token.weight, self.decoder.mask_tokens.weight])
         return torch.cat([output.expand(len(points), -1, -1), sparse], dim=1)
 
-    def _upscale(self, tables: ImageTables, prompts: DecodedPrompts, index: Tensor | slice) -> Tensor:
-        """Mask logits (b, 3, h, w) of some prompts.
-
-        A transposed convolution whose stride is its kernel size gives every token a block of pixels of its own: it is
-        a matrix product over channels. The pixels are put in their places at the end, when each is a number.
-        """
-        first, norm, first_activation, second, second_activation = self.decoder.output_upscaling
+    def _all_masks(self, tables: ImageTables, prompts: DecodedPrompts, index: Tensor | slice) -> Tensor:
+        """Mask logits (b, 3, h, w) of some prompts."""
         height, width = tables.window
         image = prompts.image.select(index).cut(self.grid_size, tables.window)
-        x = image.project(tables.pixels, _pixel_matrix(first), tables.pixel_constant)
+        logits = self._upscale(image, prompts.mask_weights[index], tables.pixels, tables.pixel_constant)
+        # (row, column) of the token, then of the pixel in its 2x2 block, then of the pixel in that one's.
+        logits = logits.unflatten(-1, (height, width, 2, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return logits.reshape(len(logits), -1, 4 * height, 4 * width)
+
+    def _upscale(self, image: ImageTokens, mask_weights: Tensor, pixels: Tensor, constant: Tensor) -> Tensor:
+        """Mask logits (b, 3, 16·n) of b prompts in the 16 pixels of each of n image tokens.
+
+        A transposed convolution whose stride is its kernel size gives every token a block of pixels of its own: it is
+        a matrix product over channels. Only tensors come in, of which a compiled version serves all sizes.
+        """
+        first, norm, first_activation, second, second_activation = self.decoder.output_upscaling
+        x = image.project(pixels, _pixel_matrix(first), constant)
         x = x.unflatten(-1, (4, -1))
         x = first_activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
         x = second_activation(F.linear(x, _pixel_matrix(second).T, second.bias.repeat(4)))
-        x = x.reshape(len(x), 16 * height * width, second.out_channels)
-        logits = prompts.mask_weights[index] @ x.transpose(1, 2)
-        # (row, column) of the token, then of the pixel in its 2x2 block, then of the pixel in that one's.
-        logits = logits.unflatten(-1, (height, width, 2, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5, 7)
-        return logits.reshape(len(x), -1, 4 * height, 4 * width)
+        return mask_weights @ x.reshape(len(x), -1, second.out_channels).transpose(1, 2)
 
 
 def _two_way_layer(

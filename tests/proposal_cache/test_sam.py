@@ -1,5 +1,6 @@
 """SamGenerator against segment_anything's own generator: the same masks, boxes, scores and order."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from segment_anything.modeling import Sam
 
 from proposal_cache import Patches, rle
 from proposal_cache.generators import _sam_decoder, _sam_search
+from proposal_cache.generators._sam_decoder import PromptDecoder
 from proposal_cache.generators.sam import SamGenerator, SamParameters
 from tests.proposal_cache.small_sam import small_sam, smooth_image
 
@@ -191,7 +193,16 @@ def test_only_rgb_images(image: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
-    [({"points_per_side": 0}, "points_per_side is 0"), ({"stability_score_offset": -1.0}, "must not be negative")],
+    [
+        ({"points_per_side": 0}, "points_per_side is 0"),
+        ({"stability_score_offset": -1.0}, "must not be negative"),
+        ({"crop_n_layers": -1}, "crop_n_layers is -1"),
+        ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor 0"),
+        (
+            {"points_per_side": 3, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2},
+            r"no point is left .* 3 / 2\^2",
+        ),
+    ],
 )
 def test_impossible_parameters(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -239,6 +250,19 @@ def test_compiled_gives_the_same() -> None:
     eager, compiled = (SamGenerator(small_sam(), parameters, compile=flag)(image) for flag in (False, True))
     assert len(eager) == len(compiled) > 0
     assert eager.areas.tolist() == pytest.approx(compiled.areas.tolist(), abs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_once", [False, True], ids=["as on a CPU", "as on a GPU"])
+def test_compiled_versions_are_few(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of more shapes than torch.compile makes versions of one function; the last ones would run uncompiled."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(PromptDecoder, "_upscales_at_once", at_once)
+    parameters = SamParameters(points_per_side=5, pred_iou_thresh=0.7, stability_score_thresh=0.7)
+    generator = SamGenerator(small_sam(), parameters, compile=True)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        assert sum(len(generator(smooth_image(height, 160))) for height in range(40, 160, 10)) > 0
 
 
 @pytest.mark.slow
