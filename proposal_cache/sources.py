@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from proposal_cache.errors import CacheError
 from proposal_cache.store.format import check_key
@@ -18,6 +19,17 @@ from proposal_cache.store.format import check_key
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
 _NAMED = 5  # of many things that are wrong, an error names the first ones
+
+# What turns an image of each EXIF orientation upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Box = tuple[float, float, float, float]
 
@@ -63,13 +75,16 @@ def image_key(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> str
 def from_folder(folder: str | os.PathLike[str]) -> list[ImageFile]:
     """All images below a folder, by name. Links to folders are followed, but those that lead back.
 
+    One that cannot be looked at, such as a link to a disk that is gone, is among them: reading it will tell.
+
     Raises:
-        SourceError: if there is no such folder, it holds no image, or `from_list` refuses them.
+        SourceError: if there is no such folder, one below it cannot be listed, it holds no image, or `from_list`
+            refuses them.
     """
     root = Path(folder)
     if not root.is_dir():
         raise SourceError(f"{root} is no folder of images")
-    paths = sorted(path for path in _files(root) if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = sorted(path for path in _files(root) if path.suffix.lower() in SUFFIXES and _may_be_image(path))
     if not paths:
         raise SourceError(f"{root} holds no image ({', '.join(sorted(SUFFIXES))})")
     return from_list(((image_key(path, root), path) for path in paths), str(root))
@@ -153,7 +168,9 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             check_depth(image)
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            turn = _TURNS.get(_orientation(image))
+            upright = image if turn is None else image.transpose(turn)
+            return np.asarray(upright.convert("RGB"))
     except Exception as error:  # a damaged file can lead Pillow's decoders into nearly any error
         raise ImageError(f"{path} cannot be read as an image: {_reason(path, error)}") from error
 
@@ -165,10 +182,20 @@ def check_depth(image: Image.Image) -> None:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for name, folders, files in os.walk(root, followlinks=True):
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"{error.filename} cannot be listed: {error.strerror}") from error
+
+    for name, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         folder = Path(name)
         folders[:] = [inner for inner in folders if not _leads_back(folder / inner)]
         yield from (folder / file for file in files)
+
+
+def _may_be_image(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def _leads_back(folder: Path) -> bool:
@@ -195,10 +222,18 @@ def _size(path: Path) -> tuple[int, int] | None:
     """Width and height of an image turned upright; None for one that cannot be read, as `read_image` will tell."""
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return (image.height, image.width) if turned else image.size
+            return (image.height, image.width) if _orientation(image) >= 5 else image.size
     except Exception:
         return None
+
+
+def _orientation(image: Image.Image) -> int:
+    """Of EXIF; 1, upright, where it says nothing or is damaged, which does not make the pixels worse."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        return 1
+    return orientation if orientation in _TURNS else 1
 
 
 def _first(names: Sequence[str]) -> str:

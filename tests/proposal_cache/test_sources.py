@@ -1,13 +1,16 @@
 """Where images come from, and what they are called."""
 
+import errno
 import hashlib
 import json
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from detectron2.data import detection_utils
+from PIL import ExifTags, Image
 
 from proposal_cache.sources import (
     ImageError,
@@ -64,6 +67,29 @@ def test_folder_follows_links_but_not_for_ever(tmp_path: Path) -> None:
     images = from_folder(tmp_path / "root")
     assert [image.key for image in images] == ["link/deep/x", "other/a", "real/a"]
     assert images[0].path == tmp_path / "root/link/deep/x.png"
+
+
+def test_what_a_folder_hides_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is gone must not make a smaller dataset."""
+    write(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "c.png").mkdir()
+    os.mkfifo(tmp_path / "d.png")
+    (tmp_path / "sub").mkdir()
+    images = from_folder(tmp_path)
+    assert [image.key for image in images] == ["a", "b"]
+    with pytest.raises(ImageError, match=r"b\.png .*no such file"):
+        read_image(images[1].path)
+    scan = os.scandir
+
+    def fail(path: str) -> object:
+        if str(path).endswith("sub"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(SourceError, match=r"sub cannot be listed: Input/output error"):
+        from_folder(tmp_path)
 
 
 def test_files_whose_names_cannot_be_keys_are_named(tmp_path: Path) -> None:
@@ -154,11 +180,25 @@ def test_every_kind_of_image_is_read_as_rgb(tmp_path: Path) -> None:
         assert pixels.dtype == np.uint8
 
 
-def test_image_is_turned_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_is_turned_upright_as_detectron2_turns_it(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").shape == (6, 4, 3)
+    exif[ExifTags.Base.Orientation] = orientation
+    pixels = np.random.default_rng(0).integers(256, size=(4, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    expected = detection_utils.read_image(str(tmp_path / "turned.png"), "RGB")
+    assert np.array_equal(read_image(tmp_path / "turned.png"), expected)
+
+
+def test_damaged_exif_does_not_make_an_image_unreadable(tmp_path: Path) -> None:
+    short, text = 3, 2
+    head = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2)
+    turned = struct.pack("<HHIHH", ExifTags.Base.Orientation, short, 1, 6, 0)
+    odd = struct.pack("<HHI4s", ExifTags.Base.Orientation, text, 4, b"six")
+    resolution = struct.pack("<HHI4sI", ExifTags.Base.XResolution, text, 4, b"bad", 0)
+    for name, entry, shape in (("turned", turned, (6, 4, 3)), ("odd", odd, (4, 6, 3))):
+        Image.new("RGB", (6, 4)).save(tmp_path / f"{name}.jpg", exif=head + entry + resolution)
+        assert read_image(tmp_path / f"{name}.jpg").shape == shape
 
 
 def test_unreadable_images_say_why(tmp_path: Path) -> None:
@@ -178,9 +218,9 @@ def test_unreadable_images_say_why(tmp_path: Path) -> None:
 def test_whatever_a_decoder_raises_is_the_images_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(_: Image.Image) -> Image.Image:
+    def fail(*_: object) -> Image.Image:
         raise error
 
-    monkeypatch.setattr("proposal_cache.sources.ImageOps.exif_transpose", fail)
+    monkeypatch.setattr(Image.Image, "convert", fail)
     with pytest.raises(ImageError, match=rf"a\.png cannot be read as an image: ({type(error).__name__}|index)"):
         read_image(write(tmp_path / "a.png"))
