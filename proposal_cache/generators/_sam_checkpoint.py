@@ -1,6 +1,7 @@
 """Loading SAM's weights from a file, with errors that tell a wrong file from a wrong model type."""
 
 import hashlib
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -50,8 +51,11 @@ def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
 
 
 def _read(path: Path) -> object:
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty; download it again from {WEIGHTS_PAGE}")
+    mapped = zipfile.is_zipfile(path)  # PyTorch's older format cannot be
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

@@ -77,6 +77,16 @@ class SamParameters:
             raise ValueError(f"points_per_side is {self.points_per_side}, must be at least 1")
         if self.stability_score_offset < 0:
             raise ValueError(f"stability_score_offset is {self.stability_score_offset}, must not be negative")
+        layers, factor = self.crop_n_layers, self.crop_n_points_downscale_factor
+        if layers < 0 or factor < 1:
+            raise ValueError(
+                f"crop_n_layers is {layers}, crop_n_points_downscale_factor {factor}; must be at least 0 and 1"
+            )
+        if self.points_per_side < factor**layers:
+            raise ValueError(
+                f"no point is left for the smallest crops: points_per_side {self.points_per_side} / {factor}^{layers}; "
+                "take more points, fewer layers, or a smaller crop_n_points_downscale_factor"
+            )
 
 
 class SamGenerator:

@@ -76,12 +76,26 @@ def test_unknown_model_type(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>404</html>", b"PK\x03\x04 cut short", bytes(100)], ids=["empty", "page", "zip", "zeros"]
+    "content", [b"<html>404</html>", b"PK\x03\x04 cut short", bytes(100)], ids=["page", "zip", "zeros"]
 )
 def test_no_weights_at_all(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(content)
-    assert f"{path} is no file of weights, or a damaged one" in refused("vit_b", path)
+    message = refused("vit_b", path)
+    assert f"{path} is no file of weights, or a damaged one" in message
+    assert "mmap" not in message
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "file.pth").touch()
+    assert "file.pth is empty; download it again" in refused("vit_b", tmp_path / "file.pth")
+
+
+def test_weights_in_pytorchs_older_format(tmp_path: Path) -> None:
+    weights = small_sam(seed=1).state_dict()
+    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    loaded = SamGenerator.from_checkpoint("vit_b", tmp_path / "old.pth").sam.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
 
 
 def test_truncated(checkpoint: Path) -> None:
