@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -93,9 +94,11 @@ def _import(arguments: argparse.Namespace) -> None:
     if base is None:
         _import_to(arguments, arguments.output, dataset)
     else:
-        with TemporaryDirectory(prefix=".import-", dir=_parent(arguments.output)) as folder:
-            _import_to(arguments, Path(folder) / "cache", dataset)
-            merge([base, PatchCache(Path(folder) / "cache")], arguments.output, dataset=dataset, progress=True)
+        with _folder_beside(arguments.output) as folder:
+            _import_to(arguments, folder / "cache", dataset)
+            theirs = PatchCache(folder / "cache")
+            _check_keys(base, theirs, arguments.results)
+            merge([base, theirs], arguments.output, dataset=dataset, progress=True)
     print(Summary.of(PatchCache(arguments.output)))
 
 
@@ -117,6 +120,24 @@ def _import_to(arguments: argparse.Namespace, output: Path, dataset: str) -> Non
         labels=arguments.keep_labels,
         scores=not arguments.drop_scores,
         progress=True,
+    )
+
+
+def _check_keys(base: PatchCache, theirs: PatchCache, results: Path) -> None:
+    """That results are of images of the cache that they are added to: another spelling of a name is another image."""
+    other = [key for key in base.missing(theirs) if key not in base.manifest.failures]
+    if not other:
+        return
+    if len(other) == len(theirs):
+        found = ", the cache's such as ".join(map(repr, [*_first_keys(theirs)[:1], *_first_keys(base)[:1]]))
+        raise CacheError(
+            f"no image of {results} is in {base.path}: its keys are such as {found}. A key is the path under the image "
+            "root, without suffix; give each file_name in the json that path"
+        )
+    print(
+        f"warning: {len(other)} of {len(theirs)} images of {results} are not in {base.path} ({other[0]!r}, ...): "
+        "they have the new patches alone",
+        file=sys.stderr,
     )
 
 
@@ -243,9 +264,16 @@ def _first_keys(cache: PatchCache) -> list[str]:
     return [key for key, _ in zip(cache, range(_KEYS_SHOWN), strict=False)]
 
 
-def _parent(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.parent
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder on the same disk."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix=".import-", dir=path.parent)
+    except OSError as error:
+        raise CacheError(f"{path} cannot be made: {error.strerror}: {error.filename}") from error
+    with folder as name:
+        yield Path(name)
 
 
 def _save(picture: NDArray[np.uint8], path: Path) -> None:

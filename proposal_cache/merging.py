@@ -1,5 +1,6 @@
 """Several caches into one: of other images, or with the patches of other generators for the same images."""
 
+import hashlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ def merge(
     """Writes a cache that holds all images of some caches, each with its patches from all of them.
 
     `Patches.source` tells them apart in the new cache. An image that one of them lacks has the others' patches; one
-    that none of them has, since it failed, is a failure still. Interrupted, the same call continues.
+    that none of them has, since it failed, is a failure still. Interrupted, the same call continues, provided that the
+    caches are what they were.
 
     Args:
         caches: at least one.
@@ -37,6 +39,7 @@ def merge(
     Raises:
         MergeError: where datasets differ and none is named, or two caches have the same image by the same generator
             (nothing is written then) or in different sizes.
+        MismatchError: where the output holds something else, or what the caches held before they were changed.
     """
     datasets = sorted({cache.manifest.dataset for cache in caches})
     if dataset is None and len(datasets) > 1:
@@ -52,13 +55,20 @@ def merge(
     _check_distinct(caches)
     keys = sorted(set().union(*caches))
     failures = {key: reason for cache in caches for key, reason in cache.manifest.failures.items()}
-    with CacheWriter(output, generators, dataset or datasets[0]) as writer:
+    inputs = [_fingerprint(cache) for cache in caches]
+    with CacheWriter(output, generators, dataset or datasets[0], inputs=inputs) as writer:
         for key in tqdm(keys, "merging", unit="image", disable=not progress):
             if key not in writer.done:
                 parts = [_renumbered(caches[i][key], places[i]) for i, cache in enumerate(caches) if key in cache]
                 writer.add(key, Patches.concatenate(parts))
         for key in failures.keys() - writer.done:
             writer.add_failure(key, failures[key])
+
+
+def _fingerprint(cache: PatchCache) -> str:
+    """Of the keys and the number of patches, not of the files: the same patches may be in other shards."""
+    content = "\n".join([str(cache.manifest.patches), *cache])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _check_distinct(caches: Sequence[PatchCache]) -> None:

@@ -218,6 +218,18 @@ def list_directory(path: Path) -> list[Path]:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def remove(path: Path) -> None:
+    """Removes a file, if it is there.
+
+    Raises:
+        StorageError: where that is not allowed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be removed: {error.strerror}") from error
+
+
 def sync_directory(path: Path) -> None:
     """Makes the names in a directory durable."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

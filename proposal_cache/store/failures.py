@@ -31,7 +31,11 @@ def read_failures(cache: Path) -> dict[str, str]:
     for path in list_directory(cache):
         if not JOURNAL_NAME.fullmatch(path.name):
             continue
-        for line in path.read_bytes().splitlines():
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+        for line in lines:
             try:
                 entry = json.loads(line)
                 failures[str(entry["key"])] = str(entry["reason"])

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from proposal_cache.errors import FormatError, LockedError
-from proposal_cache.store.arrays import list_directory
+from proposal_cache.store.arrays import list_directory, remove
 from proposal_cache.store.failures import JOURNAL_NAME, read_failures
 from proposal_cache.store.format import INDEX_NAME, SHARD_NAME
 from proposal_cache.store.index import write_index
@@ -79,7 +79,7 @@ def remove_temporaries(cache: Path, rank: int) -> None:
     for path in list_directory(cache):
         match = _SHARD_TEMPORARY.fullmatch(path.name)
         if match and int(match[1]) == rank:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _clean(cache: Path, manifest: Manifest) -> None:
@@ -89,7 +89,7 @@ def _clean(cache: Path, manifest: Manifest) -> None:
     for path in list_directory(cache):
         replaced = INDEX_NAME.fullmatch(path.name) and path.name != manifest.index.file
         if replaced or _OTHER_TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            remove(path)
         if match := _SHARD_TEMPORARY.fullmatch(path.name) or JOURNAL_NAME.fullmatch(path.name):
             ranks.add(int(match[1]))
     _clean_rank(cache, 0)
@@ -105,4 +105,4 @@ def _clean(cache: Path, manifest: Manifest) -> None:
 
 def _clean_rank(cache: Path, rank: int) -> None:
     remove_temporaries(cache, rank)
-    (cache / f"failures-r{rank:03d}.jsonl").unlink(missing_ok=True)
+    remove(cache / f"failures-r{rank:03d}.jsonl")

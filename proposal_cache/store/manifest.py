@@ -49,6 +49,7 @@ class Manifest:
         shards: the complete shards, by name.
         index: the key index, None until the first `join`.
         failures: the reason for each image that could not be done, by key.
+        inputs: fingerprints of the caches that it was merged from; none where it was not.
     """
 
     dataset: str
@@ -56,6 +57,7 @@ class Manifest:
     shards: tuple[ShardInfo, ...] = ()
     index: IndexInfo | None = None
     failures: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -113,13 +115,19 @@ class Manifest:
         *,
         generators: Generator | Sequence[Generator] | None = None,
         dataset: str | None = None,
+        inputs: Sequence[str] = (),
     ) -> None:
-        """Raises `MismatchError`, naming each difference, unless the cache is of this dataset and these generators."""
+        """Raises `MismatchError`, naming each difference, unless the cache is of this dataset and these generators.
+
+        And of these inputs, where both name some.
+        """
         found: list[str] = []
         if dataset is not None and dataset != self.dataset:
             found.append(f"it is of dataset {self.dataset!r}, not {dataset!r}")
         if generators is not None:
             found += _differences(list(self.generators), as_generators(generators))
+        if inputs and self.inputs and tuple(inputs) != self.inputs:
+            found.append("the caches that it was merged from hold other images or patches now")
         if found:
             raise MismatchError(
                 f"{cache} is another cache than asked for: {'; '.join(found)}. "
@@ -142,6 +150,7 @@ class Manifest:
                 shards=tuple(_shard_info(shard) for shard in _expect(content["shards"], list)),
                 index=None if content["index"] is None else _index_info(content["index"]),
                 failures={key: _expect(reason, str) for key, reason in _expect(content["failures"], dict).items()},
+                inputs=tuple(_expect(one, str) for one in _expect(content.get("inputs", []), list)),
             )
             for key in manifest.failures:
                 check_key(key)
@@ -176,6 +185,7 @@ def _to_json(manifest: Manifest) -> bytes:
         "index": asdict(manifest.index) if manifest.index else None,
         "shards": [asdict(shard) for shard in manifest.shards],
         "failures": dict(manifest.failures),
+        "inputs": list(manifest.inputs),
     }
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 

@@ -44,9 +44,10 @@ class CacheWriter:
         shard_size: images in a shard.
         shard_seconds: age at which a shard is written though it is not full, so that slow generators lose little.
         rank, ranks: of this process, and how many there are.
+        inputs: fingerprints of what the patches are taken from, where that is other caches.
 
     Raises:
-        MismatchError: if the directory holds a cache of another dataset or generator.
+        MismatchError: if the directory holds a cache of another dataset or generator, or of other inputs.
         LockedError: if another process writes to it as the same rank.
         FormatError: if it holds a damaged shard; deleted, its images are made anew.
         StorageError: if the disk is full or gone.
@@ -62,6 +63,7 @@ class CacheWriter:
         shard_seconds: float = 600.0,
         rank: int = 0,
         ranks: int = 1,
+        inputs: Sequence[str] = (),
     ) -> None:
         if not 1 <= shard_size <= MAX_IMAGES or not 0 <= rank < ranks:
             raise CacheError(
@@ -77,7 +79,8 @@ class CacheWriter:
         _make_directory(self.path)
         self._lock.acquire()
         try:
-            self._manifest = _agree(self.path, Manifest(dataset, tuple(as_generators(generator))))
+            asked = Manifest(dataset, tuple(as_generators(generator)), inputs=tuple(inputs))
+            self._manifest = _agree(self.path, asked)
             remove_temporaries(self.path, rank)
             self._done = {key.decode() for file in shard_files(self.path) for key in read_shard_keys(file)[1]}
             self._next = _next_number(self.path, rank)
@@ -162,7 +165,7 @@ def _agree(cache: Path, asked: Manifest) -> Manifest:
             raise CacheError(f"{cache} holds shards ({stray[0].name}, ...) but no {MANIFEST}: it is no cache to add to")
         asked.create(cache)
     manifest = Manifest.load(cache)
-    manifest.require(cache, generators=asked.generators, dataset=asked.dataset)
+    manifest.require(cache, generators=asked.generators, dataset=asked.dataset, inputs=asked.inputs)
     return manifest
 
 

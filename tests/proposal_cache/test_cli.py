@@ -96,6 +96,18 @@ def test_merge_of_the_same_image_by_the_same_generator_writes_nothing(cache: Pat
     assert not (tmp_path / "twice").exists()
 
 
+def test_merge_again_after_an_input_has_grown_is_refused(cache: Path, tmp_path: Path) -> None:
+    other = {"path": tmp_path / "other", "generator": {"name": "other"}, "dataset": "toy"}
+    with CacheWriter(**other) as writer:
+        writer.add("a", halves(8))
+    command = ("merge", cache, tmp_path / "other", "--output", tmp_path / "both")
+    assert run(*command) == run(*command) == 0
+    with CacheWriter(**other) as writer:
+        writer.add("sub/b", halves(8))
+    assert "the caches that it was merged from hold other images or patches now" in error_of(*command)
+    assert PatchCache(tmp_path / "both")["sub/b"].source.tolist() == [0, 0]
+
+
 def test_merge_mends_failures(cache: Path, tmp_path: Path) -> None:
     with CacheWriter(tmp_path / "other", {"name": "other"}, "toy") as writer:
         writer.add("bad", halves(8))

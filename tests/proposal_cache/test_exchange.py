@@ -81,6 +81,24 @@ def test_import_added_to_a_cache(cache: Path, annotations: Path, tmp_path: Path)
     assert both["sub/b"].source.tolist() == [0, 0, 1]
     assert both["sub/b"].areas.tolist() == [120, 120, 12]
     assert not list(tmp_path.glob(".import-*"))
+    assert "both cannot be made: " in error_of(*command[:-1], results / "both")
+
+
+def test_import_added_to_a_cache_that_calls_images_otherwise(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_json(tmp_path / "results.json", [])
+    command = ("import", results, "--add-to", cache, "--output", tmp_path / "both", "--annotations")
+
+    def images(*names: str) -> Path:
+        entries = [{"id": i, "file_name": name, "height": 12, "width": 20} for i, name in enumerate(names)]
+        return write_json(tmp_path / "images.json", {"images": entries})
+
+    message = error_of(*command, images("val/a.jpg", "val/sub/b.jpg"))
+    assert re.search(r"no image of .*results\.json is in .*: its keys are such as 'val/a', .* such as 'a'\.", message)
+    assert not (tmp_path / "both").exists()
+    assert run(*command, images("a.jpg", "bad.png", "c.jpg")) == 0
+    assert "warning: 1 of 3 images of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
