@@ -175,6 +175,15 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise ImageError(f"{path} cannot be read as an image: {_reason(path, error)}") from error
 
 
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Width and height of an image turned upright; None for one that cannot be read, as `read_image` will tell."""
+    try:
+        with Image.open(path) as image:
+            return (image.height, image.width) if _orientation(image) >= 5 else image.size
+    except Exception:
+        return None
+
+
 def check_depth(image: Image.Image) -> None:
     """Raise ValueError for an image of more than 8 bits a channel, which Pillow would turn all but white."""
     if image.mode.startswith(("I", "F")):
@@ -204,7 +213,7 @@ def _leads_back(folder: Path) -> bool:
 
 
 def _check_boxes(image: ImageFile, boxes: list[Any], file: str | os.PathLike[str]) -> None:
-    size = _size(image.path) if boxes else None
+    size = image_size(image.path) if boxes else None
     for box in boxes:
         if not _is_box(box):
             raise SourceError(f"{file}: {box!r:.100} of {image.key!r} is no box [x0, y0, x1, y1] with x0 < x1, y0 < y1")
@@ -216,15 +225,6 @@ def _is_box(value: Any) -> bool:
     numbers = isinstance(value, list) and len(value) == 4 and all(type(number) in (int, float) for number in value)
     # the bounds keep out infinity and NaN too
     return numbers and -(2**31) < value[0] < value[2] < 2**31 and -(2**31) < value[1] < value[3] < 2**31
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of an image turned upright; None for one that cannot be read, as `read_image` will tell."""
-    try:
-        with Image.open(path) as image:
-            return (image.height, image.width) if _orientation(image) >= 5 else image.size
-    except Exception:
-        return None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from proposal_cache import PatchCache
-from proposal_cache.sources import ImageFile, from_folder, read_image
+from proposal_cache.sources import ImageFile, from_folder, image_size, read_image
 from samcp.analysis.panels import paint_prediction
 from samcp.data import Vocabulary
 from samcp.data.preparation.files import replacing, write_json, write_label_map, write_panoptic_ids
@@ -39,7 +39,7 @@ def main() -> None:
     arguments = _parse_arguments()
     try:
         segment(arguments)
-    except (*USER_ERRORS, ValueError) as error:
+    except (*USER_ERRORS, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted")
@@ -48,6 +48,7 @@ def main() -> None:
 
 def segment(arguments: argparse.Namespace) -> None:
     """Segment all images of a folder, and write pictures and maps."""
+    _check_output(arguments.output, arguments.images)
     images, cache = from_folder(arguments.images), PatchCache(arguments.patches)
     failed = [image for image in images if image.key in cache.manifest.failures]
     for image in failed:
@@ -56,9 +57,11 @@ def segment(arguments: argparse.Namespace) -> None:
     missing = cache.missing([image.key for image in images])
     if missing:
         raise ValueError(
-            f"{arguments.patches} lacks {len(missing)} of {len(images)} images, {missing[0]} for one; make them by "
-            f"scripts/generate_sam_patches.py --images {arguments.images} --output {arguments.patches}"
+            f"{arguments.patches} lacks {len(missing)} of {len(images)} images, {missing[0]} for one; repeat the "
+            "command that made it, which makes those that are missing (`python -m proposal_cache info "
+            f"{arguments.patches}` tells its dataset and generator)"
         )
+    _check_sizes(images, cache)
     prompts = Prompts.load(arguments.weights, device=arguments.device, clip=arguments.clip)
     vocabulary = Vocabulary.read(arguments.vocabulary) if arguments.vocabulary is not None else prompts.vocabulary
     annotations = []
@@ -69,6 +72,23 @@ def segment(arguments: argparse.Namespace) -> None:
         write_json(
             arguments.output / "panoptic.json", _coco_json(images, arguments.images, cache, annotations, vocabulary)
         )
+
+
+def _check_output(output: Path, images: Path) -> None:
+    """That no picture is written over an image, or read as one the next time."""
+    if images.resolve() in (output.resolve(), *output.resolve().parents):
+        raise ValueError(f"--output {output} lies in the folder of the images, {images}; name another folder")
+
+
+def _check_sizes(images: Sequence[ImageFile], cache: PatchCache) -> None:
+    """That the patches are of these images, before hours are spent on the first ones."""
+    for image in images:
+        size, patches = image_size(image.path), cache[image.key]
+        if size is not None and size != (patches.width, patches.height):
+            raise ValueError(
+                f"{image.path} is {size[0]} x {size[1]} pixels, but its patches in {cache.path} are of "
+                f"{patches.width} x {patches.height}; make patches of this very image, in another cache"
+            )
 
 
 def write_answer(answer: Answer, image: ImageFile, output: Path) -> list[dict[str, Any]]:

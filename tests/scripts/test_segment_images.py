@@ -1,6 +1,7 @@
 """A folder of images, patches of it, a trained model and some words make pictures and COCO's panoptic files."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -103,16 +104,46 @@ def test_what_is_missing_is_said(synthetic: Synthetic, tmp_path: Path, monkeypat
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "beach.jpg")
     where = ("--patches", synthetic.val_patches, "--output", tmp_path / "out")
-    with pytest.raises(SystemExit, match=r"lacks 1 of 1 images, beach for one; make them by .*generate_sam_patches"):
+    with pytest.raises(SystemExit, match=r"lacks 1 of 1 images, beach for one; repeat the command that made it"):
         run(monkeypatch, "--weights", tmp_path / "no.pth", "--images", tmp_path / "photos", *where)
     where = ("--images", synthetic.folder / "val", *where)
     with pytest.raises(SystemExit, match=r"error: .*no\.pth: there is no such checkpoint"):
         run(monkeypatch, "--weights", tmp_path / "no.pth", *where)
     weights = save_model(tmp_path)
+    with pytest.raises(SystemExit, match=r"error: device 'what' cannot be used here; try cpu"):
+        run(monkeypatch, "--weights", weights, *where, "--device", "what")
+    with pytest.raises(SystemExit, match=r"error: .*Not a directory"):
+        run(monkeypatch, "--weights", weights, *where[:-1], weights / "out")
     with pytest.raises(SystemExit, match=r"error: .*has learned the classes .*, and no kite"):
         run(monkeypatch, "--weights", weights, *where, "--vocabulary", "kite")
     with pytest.raises(SystemExit, match=r"error: .*vocabulary ''"):  # as of a shell's variable that is not set
         run(monkeypatch, "--weights", weights, *where, "--vocabulary", "")
+
+
+@pytest.mark.parametrize("inside", [".", "result", "../photos", "link"])
+def test_photographs_are_not_written_over(
+    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(synthetic.folder / "val", photos)
+    (photos / "link").symlink_to(photos)
+    before = {path: path.read_bytes() for path in photos.glob("*.jpg")}
+    where = ("--images", photos, "--patches", synthetic.val_patches, "--output", photos / inside)
+    with pytest.raises(SystemExit, match="lies in the folder of the images"):
+        run(monkeypatch, "--weights", tmp_path / "no.pth", *where)
+    assert {path: path.read_bytes() for path in photos.glob("*.jpg")} == before
+
+
+def test_an_image_of_another_size_is_named_before_the_first_is_done(
+    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(synthetic.folder / "val", photos)
+    Image.new("RGB", (30, 20)).save(photos / "val_00002.jpg")
+    where = ("--images", photos, "--patches", synthetic.val_patches, "--output", tmp_path / "out")
+    with pytest.raises(SystemExit, match=r"val_00002\.jpg is 30 x 20 pixels, but its patches in .* are of"):
+        run(monkeypatch, "--weights", save_model(tmp_path), *where)
+    assert not (tmp_path / "out").exists()
 
 
 def test_photographs_as_phones_leave_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

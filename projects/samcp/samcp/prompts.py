@@ -28,6 +28,7 @@ from torch import Tensor
 from proposal_cache import Patches
 
 from .checkpoint import CheckpointError
+from .config import UsageError
 from .data import DataError, Vocabulary
 from .data.dataset_mapper import augment_image, build_augmentations, read_image
 from .data.patch_transforms import AxisAlignedMap, patch_instances
@@ -68,7 +69,9 @@ class Prompts:
 
         Raises:
             CheckpointError: it is missing, damaged, or of another program.
+            UsageError: there is no such device here.
         """
+        _check_device(device)
         path = Path(path)
         file = ModelFile.load(path) if path.suffix == SUFFIX else ModelFile.of_checkpoint(path)
         cfg = parse_config(file.config)
@@ -111,7 +114,7 @@ class Prompts:
         inputs = []
         for image, own in zip(images, patches, strict=True):
             pixels = _read(image, self.image_format)
-            _check_size(pixels.shape[:2], own)
+            _check_size(pixels.shape[:2], own, "the image" if isinstance(image, np.ndarray) else str(image))
             inputs.append(
                 augment_image(
                     pixels, own, augmentations=self.augmentations, roi_size=self.model.roi_size, min_patch_area=0
@@ -250,6 +253,14 @@ class Answer:
         return index
 
 
+def _check_device(name: str) -> None:
+    try:
+        if name:
+            torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without CUDA
+        raise UsageError(f"device {name!r} cannot be used here; try cpu ({str(error).splitlines()[0]})") from error
+
+
 def _read(image: Picture, image_format: str) -> NDArray[np.uint8]:
     """(H, W, 3) in the network's format."""
     if not isinstance(image, np.ndarray):
@@ -259,9 +270,9 @@ def _read(image: Picture, image_format: str) -> NDArray[np.uint8]:
     return convert_PIL_to_numpy(Image.fromarray(image), image_format)
 
 
-def _check_size(size: Sequence[int], patches: Patches) -> None:
+def _check_size(size: Sequence[int], patches: Patches, image: str = "the image") -> None:
     if tuple(size) != (patches.height, patches.width):
         raise DataError(
-            f"the image is {size[0]} x {size[1]} pixels (height x width), but its patches are of "
+            f"{image} is {size[0]} x {size[1]} pixels (height x width), but its patches are of "
             f"{patches.height} x {patches.width}; patches must be made of this very image"
         )
