@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
         print("   " + f"{row[0]:<14}" + "".join(f"{cell:>9}" for cell in row[1:]))
 
     _announce(5, "Painting the page")
-    page = paint(cfg, folder, table)
+    page = paint(cfg, folder, table, _commands(arguments))
     minutes = (time.perf_counter() - started) / 60
     print(
         f"\nDone in {minutes:.1f} minutes. Open in a browser: {page}\nMessages of the libraries: {folder / 'log.txt'}"
@@ -161,7 +162,7 @@ def evaluate(cfg: CfgNode) -> dict[str, Any]:
         }
 
 
-def paint(cfg: CfgNode, folder: Path, table: list[list[str]]) -> Path:
+def paint(cfg: CfgNode, folder: Path, table: list[list[str]], commands: list[str]) -> Path:
     """Write the page; returns its path."""
     name = cfg.DATASETS.TEST[0]
     records, cache = load_records(name, cfg.DATASETS.PATCHES_TEST[0])
@@ -175,7 +176,7 @@ def paint(cfg: CfgNode, folder: Path, table: list[list[str]]) -> Path:
         table=table,
         panels=prediction_rows(records[:_PICTURES], predictions, cache, MetadataCatalog.get(name)),
         photographs=photograph_rows(folder / "photographs", PatchCache(folder / "patches" / "photographs")),
-        commands=_commands(),
+        commands=commands,
     )
 
 
@@ -224,18 +225,22 @@ def _describe_training(cfg: CfgNode) -> str:
     )
 
 
-def _commands() -> list[str]:
+def _commands(arguments: argparse.Namespace) -> list[str]:
+    """What a user types to get the same."""
+    folder = arguments.output
     train = f"python projects/samcp/train_net.py --config-file {_CONFIG}"
+    keys = shlex.join(["OUTPUT_DIR", str(folder / "run"), *arguments.opts])
     return [
-        "export DETECTRON2_DATASETS=output/demo",
-        "python scripts/prepare_synthetic.py",
+        f"export DETECTRON2_DATASETS={shlex.quote(str(folder))}",
+        f"python scripts/prepare_synthetic.py --train {arguments.train} --val {arguments.val}",
         *(
-            f"python {_GENERATE} {' '.join(split)} --generator regions --output output/demo/patches/{split[1]}"
+            f"python {_GENERATE} {shlex.join(split)} --generator regions "
+            f"--output {shlex.quote(str(folder / 'patches' / split[1]))}"
             for split in _SPLITS
         ),
-        train,
-        f"{train} --eval-only MODEL.WEIGHTS output/demo/run/model_final.pth",
-        f"{train} --eval-only TEST.ORACLE True",
+        f"{train} {keys}",
+        f"{train} --eval-only MODEL.WEIGHTS {shlex.quote(str(folder / 'run' / 'model_final.pth'))} {keys}",
+        f"{train} --eval-only TEST.ORACLE True {keys}",
     ]
 
 

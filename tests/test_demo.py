@@ -1,5 +1,6 @@
 """`make demo`, with a training of two iterations."""
 
+import html
 import re
 import subprocess
 import sys
@@ -39,6 +40,18 @@ def test_the_page_has_the_figures_and_a_picture_for_every_file_it_names(demo):
     assert all((folder / picture).stat().st_size > 1000 for picture in pictures)
     model, oracle = re.search(r" PQ +([\d.]+) +([\d.]+)", printed).groups()
     assert f"<td>{model}</td><td>{oracle}</td>" in re.sub(r">\s+<", "><", page)
+
+
+def test_the_commands_on_the_page_do_the_same(demo):
+    folder, printed = demo
+    commands = html.unescape(re.search(r"<pre><code>(.*?)</code></pre>", (folder / "index.html").read_text(), re.S)[1])
+    assert "--train 4 --val 2" in commands
+    export, *_, evaluate, _ = commands.strip().splitlines()
+    script = f"{export}; {evaluate.replace('python', sys.executable, 1)}"
+    done = subprocess.run(script, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    [pq] = re.findall(r" PQ +([\d.]+) ", printed)
+    assert re.search(rf"\| +{pq} +\|", done.stdout), done.stdout[-2000:]
 
 
 def test_run_again_it_skips_what_is_done(demo):

@@ -115,6 +115,39 @@ def test_semantic_labels_and_instances_are_painted_where_there_is_no_panoptic_ma
     assert changed[120:200, 160:280].mean() > 0.9
 
 
+def test_an_instance_keeps_its_hole(metadata):
+    """In a panoptic map and as annotations; Detectron2 would fill it."""
+    ids = torch.zeros(120, 160, dtype=torch.int32)
+    ids[10:110, 20:140] = 1
+    ids[40:80, 50:110] = 0
+    image = np.full((120, 160, 3), 90, np.uint8)
+    infos = [{"id": 1, "category_id": 0, "isthing": True, "score": 0.9}]
+    picture = paint_prediction(image, {"panoptic_seg": (ids, infos)}, metadata)
+    scale = picture.shape[0] / 120
+
+    def changed(rows: slice, columns: slice) -> float:
+        part = picture[int(rows.start * scale) : int(rows.stop * scale)]
+        return (part[:, int(columns.start * scale) : int(columns.stop * scale)] != 90).any(-1).mean()
+
+    assert changed(slice(12, 38), slice(22, 138)) == 1
+    assert changed(slice(42, 55), slice(52, 108)) == 0  # above the name, which is in the middle
+    assert changed(slice(0, 8), slice(0, 160)) == 0
+
+
+def test_a_name_at_the_border_is_written_inside(metadata):
+    def ink(x: int) -> int:
+        """Pixels of the black behind the name of an instance at a column."""
+        ids = torch.zeros(320, 400, dtype=torch.int32)
+        ids[100:150, x : x + 50] = 1
+        infos = [{"id": 1, "category_id": 0, "isthing": True, "score": 0.9}]
+        picture = paint_prediction(np.full((320, 400, 3), 255, np.uint8), {"panoptic_seg": (ids, infos)}, metadata)
+        return int((picture.max(-1) < 60).sum())
+
+    middle = ink(180)
+    assert middle > 100
+    assert min(ink(0), ink(350)) > 0.95 * middle
+
+
 def test_a_class_has_one_colour_in_all_images():
     metadata = Metadata(name="words", thing_classes=["a", "b"], stuff_classes=["a", "b"])
     colors = []

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import skimage.data
 from detectron2.data import Metadata
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from proposal_cache import PatchCache
+from proposal_cache.pipeline import coverage
 from samcp.analysis.page import Row, Section, write_page
 from samcp.analysis.panels import paint_patches, panel
 
@@ -128,11 +128,8 @@ def photograph_rows(folder: str | os.PathLike[str], cache: PatchCache) -> list[R
     for name in PHOTOGRAPHS:
         image = read_image(os.path.join(folder, f"{name}.jpg"), format="RGB")
         patches = cache[name]
-        covered = np.zeros(image.shape[:2], bool)
-        for index in range(len(patches)):
-            covered |= patches.decode([index])[0]
         cover = "patch covers" if len(patches) == 1 else "patches cover"
-        note = f"{len(patches)} {cover} {covered.mean():.0%} of the picture"
+        note = f"{len(patches)} {cover} {coverage(patches):.0%} of the picture"
         rows.append(Row(name, {"image": image, "patches": paint_patches(image, patches)}, note=note))
     return rows
 

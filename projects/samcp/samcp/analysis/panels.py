@@ -1,6 +1,6 @@
 """Pictures of one image: itself, its patches, what a model made of them, and the ground truth."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from detectron2.data import Metadata
 from detectron2.data.detection_utils import read_image
-from detectron2.utils.visualizer import ColorMode, Visualizer
+from detectron2.utils.visualizer import ColorMode, GenericMask, VisImage, Visualizer
+from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from skimage.color import hsv2rgb
 from skimage.segmentation import find_boundaries
@@ -21,6 +22,8 @@ Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 _LEAST_SIDE = 320  # pixels: smaller images are enlarged, so that names written into them can be read
 _MOST_SIDE = 4096  # pixels: but not beyond this
 _PATCH_OPACITY = 0.6
+_SMALL = 0.15  # of the image's short side: an instance that its name would hide
+_CHARACTER_EMS, _LINE_EMS = 0.6, 1.3  # what a character, and a line, of a name takes
 
 
 def panel(
@@ -101,12 +104,74 @@ def enlarge(image: Picture, smooth: bool = True) -> Picture:
     return (resize(image / 255, shape, order=3 if smooth else 0) * 255).astype(np.uint8)
 
 
-def _canvas(image: Picture, metadata: Metadata) -> Visualizer:
+class _Canvas(Visualizer):
+    """Detectron2's, but instances keep their holes and have bright colours of their own, and names can be read.
+
+    Detectron2 fills the outer outline of an instance: what lies within a ring would seem to be part of it.
+    """
+
+    def overlay_instances(
+        self,
+        *,
+        boxes: Any = None,
+        labels: Sequence[str] | None = None,
+        masks: Any = None,
+        keypoints: Any = None,
+        assigned_colors: Any = None,
+        alpha: float = 0.5,
+    ) -> VisImage:
+        if masks is None or len(masks) == 0:
+            return super().overlay_instances(
+                boxes=boxes, labels=labels, keypoints=keypoints, assigned_colors=assigned_colors, alpha=alpha
+            )
+        shapes = self._convert_masks(masks)
+        colors = _distinct_colors(len(shapes))
+        for i in np.argsort([-int(shape.area()) for shape in shapes], kind="stable"):
+            self.draw_binary_mask(shapes[i].mask, color=colors[i], alpha=alpha, area_threshold=0)
+            for outline in shapes[i].polygons if shapes[i].has_holes else ():
+                self.draw_polygon(outline.reshape(-1, 2), color=colors[i], alpha=0)
+        for shape, label, color in zip(shapes, labels or (), colors, strict=False):
+            if len(shape.polygons):
+                self.draw_text(label, self._place_of_name(shape), color=color)
+        return self.output
+
+    def draw_text(
+        self,
+        text: str,
+        position: Sequence[float],
+        *,
+        font_size: float | None = None,
+        color: Any = "g",
+        horizontal_alignment: str = "center",
+        rotation: float = 0,
+    ) -> VisImage:
+        font_size = font_size or self._default_font_size
+        em = font_size * self.output.dpi / 72
+        width = _CHARACTER_EMS * em * len(text)
+        left = position[0] - width / 2 if horizontal_alignment == "center" else position[0]
+        inside = (
+            max(0, min(left, self.output.width - width)),
+            max(0, min(position[1], self.output.height - _LINE_EMS * em)),
+        )
+        bright = tuple(0.5 + 0.5 * np.array(to_rgb(color)))  # on black
+        return super().draw_text(
+            text, inside, font_size=font_size, color=bright, horizontal_alignment="left", rotation=rotation
+        )
+
+    def _place_of_name(self, shape: GenericMask) -> tuple[float, float]:
+        """In the middle of an instance, or below a small one, which it would hide."""
+        x0, y0, x1, y1 = shape.bbox()
+        small = min(x1 - x0, y1 - y0) < _SMALL * min(self.output.height, self.output.width)
+        y, x = np.median(shape.mask.nonzero(), axis=1)
+        return ((x0 + x1) / 2, y1) if small else (x, y)
+
+
+def _canvas(image: Picture, metadata: Metadata) -> _Canvas:
     """A class of stuff has one colour in all images, as far as the metadata let it."""
     if "stuff_colors" not in metadata.as_dict():
         colors = (_distinct_colors(len(metadata.get("stuff_classes", []))) * 255).astype(int)
         metadata = Metadata(**metadata.as_dict(), stuff_colors=colors.tolist())
-    return Visualizer(image, metadata, scale=_scale(image), instance_mode=ColorMode.SEGMENTATION)
+    return _Canvas(image, metadata, scale=_scale(image), instance_mode=ColorMode.SEGMENTATION)
 
 
 def _scale(image: Picture) -> float:
