@@ -27,7 +27,7 @@ $(PY):
 
 # torch goes first: a package that asks for "torch" would otherwise choose the build itself.
 $(STAMP): constraints.txt pyproject.toml scripts/install_detectron2.sh | $(PY)
-	@echo "== Installing into $(VENV) (about 5 GB and some minutes the first time) 1/4: torch"
+	@echo "== Installing into $(VENV) (about 6 GB and some minutes the first time) 1/4: torch"
 	@$(PIP) install --quiet setuptools wheel
 	@$(PIP) install torch torchvision
 	@echo "== 2/4: detectron2"

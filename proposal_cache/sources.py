@@ -1,4 +1,4 @@
-"""Where images come from: a folder, a COCO json, or a list; and the key that each has in a cache."""
+"""Where images come from: a folder, or a list; and the key that each has in a cache."""
 
 import hashlib
 import json
@@ -88,22 +88,6 @@ def from_folder(folder: str | os.PathLike[str]) -> list[ImageFile]:
     if not paths:
         raise SourceError(f"{root} holds no image ({', '.join(sorted(SUFFIXES))})")
     return from_list(((image_key(path, root), path) for path in paths), str(root))
-
-
-def from_coco_json(annotations: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> list[ImageFile]:
-    """The images that a COCO json lists, in its order.
-
-    Raises:
-        SourceError: if the file is no COCO json, or `from_list` refuses its images.
-    """
-    try:
-        names = [str(image["file_name"]) for image in json.loads(Path(annotations).read_bytes())["images"]]
-    except OSError as error:
-        raise SourceError(f"{annotations} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{annotations} is no COCO json with a list of images: {error!r}") from error
-    root = Path(image_root)
-    return from_list(((image_key(root / name, root), root / name) for name in names), str(annotations))
 
 
 def from_list(entries: Iterable[tuple[str, str | os.PathLike[str]]], name: str = "the list") -> list[ImageFile]:

@@ -15,7 +15,6 @@ from PIL import ExifTags, Image
 from proposal_cache.sources import (
     ImageError,
     SourceError,
-    from_coco_json,
     from_folder,
     from_list,
     image_key,
@@ -117,19 +116,6 @@ def test_two_images_of_one_key(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"two images with the key 'a': .*a\.jpg and .*a\.png"):
         from_folder(tmp_path)
     assert len(from_list([("a", "x.png"), ("a", "x.png")])) == 1
-
-
-def test_coco_json(tmp_path: Path) -> None:
-    path = tmp_path / "instances.json"
-    path.write_text(json.dumps({"images": [{"file_name": "2.jpg"}, {"file_name": "sub/1.jpg"}]}))
-    images = from_coco_json(path, tmp_path)
-    assert [image.key for image in images] == ["2", "sub/1"]
-    assert images[1].path == tmp_path / "sub/1.jpg"
-    path.write_text("{}")
-    with pytest.raises(SourceError, match=r"instances\.json is no COCO json"):
-        from_coco_json(path, tmp_path)
-    with pytest.raises(SourceError, match=r"absent\.json cannot be read"):
-        from_coco_json(tmp_path / "absent.json", tmp_path)
 
 
 BOXES = {"a": [[0, 0, 6, 4], [4.5, 1, 9, 3]]}

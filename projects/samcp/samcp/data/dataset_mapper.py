@@ -187,7 +187,7 @@ def read_image(path: str, image_format: str) -> np.ndarray:
             check_depth(image)
         return detection_utils.read_image(path, format=image_format)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: the image is missing; is DETECTRON2_DATASETS set to the right folder?") from error
+        raise DataError.missing(path, "image") from error
     except (OSError, SyntaxError, ValueError) as error:  # all of them are raised by PIL for damaged files
         raise DataError(
             f"{path}: the image cannot be read ({error}); replace it, or take it out of the dataset"

@@ -186,8 +186,6 @@ def _read_png(path: str) -> Image.Image:
             image.load()
             return image
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: the ground truth is missing; is DETECTRON2_DATASETS set to the right folder?"
-        ) from error
+        raise DataError.missing(path, "ground truth") from error
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path}: the ground truth cannot be read ({error}); replace the file") from error
