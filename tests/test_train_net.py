@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -24,6 +25,23 @@ def toy(tmp_path_factory):
     root = tmp_path_factory.mktemp("toy")
     with panoptic_dataset(root, "toy_train_net", count=4):
         yield root
+
+
+@contextmanager
+def another_view(name, **metadata):
+    """The toy dataset under another name, with some of its metadata changed."""
+    toy = {k: v for k, v in MetadataCatalog.get("toy_train_net").as_dict().items() if k != "name"}
+    register(name, lambda: DatasetCatalog.get("toy_train_net"), **{**toy, **metadata})
+    try:
+        yield
+    finally:
+        unregister(name)
+
+
+def two_tests(toy, name):
+    """Overrides that evaluate on the toy dataset and on another view of it."""
+    patches = str(toy / "patches")
+    return {"DATASETS__TEST": ("toy_train_net", name), "DATASETS__PATCHES_TEST": (patches, patches)}
 
 
 def arguments(toy, output, *options, **overrides):
@@ -108,6 +126,18 @@ def test_resume_under_a_config_that_trains_something_else(toy, tmp_path):
         train_net.main(arguments(toy, tmp_path, "--resume", MODEL__BACKBONE__FREEZE_AT=5, SOLVER__MAX_ITER=3))
 
 
+def test_resume_with_other_classes(toy, tmp_path):
+    train_net.main(arguments(toy, tmp_path))
+    classes = ["square", "disc", "sky", "grass"]
+    with another_view("toy_swapped", stuff_classes=classes, thing_classes=classes):
+        other = {"DATASETS__TRAIN": ("toy_swapped",), "SOLVER__MAX_ITER": 4}
+        refused = r"model_final.pth: was trained on other classes .* class 1 was 'disc' \(thing\) of 4 and is 'square'"
+        with pytest.raises(SystemExit, match=refused):
+            train_net.main(arguments(toy, tmp_path, "--resume", **other))
+        weights = tmp_path / "model_final.pth"
+        train_net.main(arguments(toy, tmp_path / "anew", MODEL__WEIGHTS=weights, **other))
+
+
 def test_the_oracle_needs_no_checkpoint(toy, tmp_path):
     """The cache holds every segment; only the crowd region of discs, which is never predicted, keeps it from 100."""
     results = train_net.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
@@ -161,6 +191,54 @@ def test_what_a_user_can_put_right_is_one_message(toy, tmp_path, options, overri
     with pytest.raises(SystemExit, match=rf"error: .*{message}") as stop:
         train_net.main(arguments(toy, tmp_path, *options, **overrides))
     assert "Traceback" not in str(stop.value)
+    assert not (tmp_path / "model_final.pth").exists(), "and it is said before the training"
+
+
+class TestBeforeTheTraining:
+    """What an evaluation needs is tried first, for a training that ends in one that cannot be is lost time."""
+
+    def test_the_json_of_instances_is_gone(self, tmp_path):
+        with panoptic_dataset(tmp_path / "data", "toy_train_net"):
+            (tmp_path / "data" / "instances.json").unlink()
+            with pytest.raises(SystemExit, match=r"error: \S*instances.json: .* toy_train_net's instances cannot"):
+                train_net.main(arguments(tmp_path / "data", tmp_path))
+        assert not (tmp_path / "model_final.pth").exists()
+
+    def test_a_test_dataset_has_classes_that_are_not_learned(self, toy, tmp_path):
+        classes = ["disc", "square", "sky", "lawn"]
+        message = r"toy_lawn cannot be evaluated: this model has learned .* and no lawn"
+        view = another_view("toy_lawn", stuff_classes=classes, thing_classes=classes)
+        with view, pytest.raises(SystemExit, match=message):
+            train_net.main(arguments(toy, tmp_path, **two_tests(toy, "toy_lawn")))
+        assert not (tmp_path / "model_final.pth").exists()
+
+
+def test_evaluation_tries_all_datasets_before_it_begins(toy, trained, tmp_path):
+    weights = trained[0] / "model_final.pth"
+    classes = ["disc", "square", "sky", "lawn"]
+    with another_view("toy_lawn", stuff_classes=classes, thing_classes=classes):
+        asked = arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **two_tests(toy, "toy_lawn"))
+        with pytest.raises(SystemExit, match=r"toy_lawn cannot be evaluated"):
+            train_net.main(asked)
+    with another_view("toy_gone", json_file=str(tmp_path / "gone.json")):
+        asked = arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **two_tests(toy, "toy_gone"))
+        with pytest.raises(SystemExit, match=r"gone.json: the json of toy_gone's instances"):
+            train_net.main(asked)
+    assert not list(tmp_path.rglob("coco_instances_results.json")), "none was evaluated"
+
+
+def test_each_dataset_has_its_own_files_of_results(toy, tmp_path):
+    with another_view("toy_twin"):
+        overrides = {"TEST__ORACLE": True, **two_tests(toy, "toy_twin")}
+        results = train_net.run(arguments(toy, tmp_path / "two", "--eval-only", **overrides))
+    assert list(results) == ["toy_train_net", "toy_twin"]
+    train_net.run(arguments(toy, tmp_path / "one", "--eval-only", TEST__ORACLE=True))
+    written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("coco_instances_results.json")}
+    assert written == {
+        "two/inference/toy_train_net/coco_instances_results.json",
+        "two/inference/toy_twin/coco_instances_results.json",
+        "one/inference/coco_instances_results.json",
+    }
 
 
 def test_a_checkpoint_needs_no_weights_that_its_training_began_with(toy, trained, tmp_path):

@@ -20,7 +20,6 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from samcp.checkpoint import Checkpointer
-from samcp.data import check_test_data
 from samcp.data.datasets.own import add_register_option, register_files
 from samcp.engine import (
     USER_ERRORS,
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         trainer.resume_or_load(resume=args.resume)
         trainer.train()
         return trainer._last_eval_results
-    check_test_data(cfg)
+    Trainer.check_evaluation(cfg)
     if cfg.TEST.ORACLE:
         return Trainer.test(cfg, Trainer.build_model(without_pretraining(cfg)))
     folder = Checkpointer(torch.nn.Identity(), cfg)

@@ -66,6 +66,15 @@ def test_names_a_cache_for_each_dataset_and_drops_before_the_end(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+def test_an_evaluation_that_fails_loses_nothing(recipe):
+    """Each one in the midst of the training begins with a checkpoint."""
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.merge_from_file(str(CONFIGS / recipe))
+    assert cfg.TEST.EVAL_PERIOD % cfg.SOLVER.CHECKPOINT_PERIOD == 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_trains_a_step_and_evaluates(recipe, stand_in, tmp_path):
     settings = {**SMALL, **stand_in, "OUTPUT_DIR": str(tmp_path)}
     overrides = [str(part) for item in settings.items() for part in item]

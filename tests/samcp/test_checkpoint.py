@@ -11,6 +11,7 @@ from torch import nn
 
 from samcp import add_samcp_config
 from samcp.checkpoint import Checkpointer, CheckpointError
+from samcp.data import Vocabulary
 
 
 @pytest.fixture
@@ -21,8 +22,11 @@ def cfg(tmp_path):
     return cfg
 
 
-def model(width=3):
-    return nn.Sequential(nn.Linear(2, width), nn.Linear(width, 1))
+def model(width=3, classes=None):
+    layers = nn.Sequential(nn.Linear(2, width), nn.Linear(width, 1))
+    if classes:
+        layers.vocabulary = Vocabulary.parse(classes)
+    return layers
 
 
 def test_round_trip_and_the_config_inside(cfg, tmp_path):
@@ -54,6 +58,34 @@ def test_a_model_of_another_size(cfg, tmp_path):
     Checkpointer(model(width=5), cfg).save("wide")
     with pytest.raises(CheckpointError, match=r"wide.pth.*3 tensors of another shape \(0.weight, 0.bias, 1.weight\)"):
         Checkpointer(model(), cfg).load(str(tmp_path / "wide.pth"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "difference"),
+    [
+        ("sea~, kite", r"class 1 was 'kite' \(thing\) of 2 and is 'sea' \(stuff\) of 2"),
+        ("kite, sea", r"class 2 was 'sea' \(stuff\) of 2 and is 'sea' \(thing\) of 2"),
+        ("kite, sea~, boat", r"class 3 was none of 2 and is 'boat' \(thing\) of 3"),
+        ("kite", r"class 2 was 'sea' \(stuff\) of 2 and is none of 1"),
+    ],
+)
+def test_other_classes_are_no_resumption_but_a_start(cfg, classes, difference):
+    trained = model(classes="kite: dragon, sea~")
+    Checkpointer(trained, cfg).save("last")
+    refused = rf"last.pth: was trained on other classes .*: {difference}; resume with .*MODEL.WEIGHTS"
+    with pytest.raises(CheckpointError, match=refused):
+        Checkpointer(model(classes=classes), cfg).resume_or_load("", resume=True)
+    started = model(classes=classes)
+    Checkpointer(started, cfg).resume_or_load(f"{cfg.OUTPUT_DIR}/last.pth", resume=False)
+    assert torch.equal(started[0].weight, trained[0].weight)
+
+
+@pytest.mark.parametrize("classes", ["kite, sea~: ocean | water", None])
+def test_synonyms_may_change_and_classes_be_unknown(cfg, classes):
+    trained, resumed = model(classes="kite: dragon, sea~"), model(classes=classes)
+    Checkpointer(trained, cfg).save("last")
+    Checkpointer(resumed, cfg).resume_or_load("", resume=True)
+    assert torch.equal(resumed[0].weight, trained[0].weight)
 
 
 def test_a_model_with_nothing_in_common(cfg, tmp_path):

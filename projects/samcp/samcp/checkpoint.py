@@ -1,6 +1,7 @@
 """Detectron2's checkpoints, which say what is wrong with them and carry their config."""
 
 import pickle
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from safetensors.torch import load_file
 from torch import nn
+
+from .data.vocabulary import Vocabulary
 
 _SHOWN_KEYS = 3
 # All that a pickle of arrays names, Detectron2's ImageNet weights for one.
@@ -21,14 +24,14 @@ _ARRAY_PARTS = {
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, unreadable, or of another model; the message says which and what to do."""
+    """A checkpoint is missing, unreadable, or of another model or classes; the message says which and what to do."""
 
 
 class Checkpointer(DetectionCheckpointer):
     """Saves config and vocabulary beside the weights ("config", as text) and refuses a checkpoint that does not fit.
 
     As in Detectron2, `resume_or_load` and `load` differ: weights that a training starts from may cover a part of the
-    model only, as ImageNet's do; those to evaluate or to resume from must be the whole model.
+    model only, as ImageNet's do; those to evaluate or to resume from must be the whole model, and of the same classes.
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode, **checkpointables: Any) -> None:
@@ -77,6 +80,8 @@ class Checkpointer(DetectionCheckpointer):
         return torch.load(filename, map_location="cpu", weights_only=True)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if self._whole_model:
+            self._check_classes(checkpoint)
         incompatible = super()._load_model(checkpoint)
         unfit = [key for key, *_ in incompatible.incorrect_shapes]
         absent = list(incompatible.missing_keys)
@@ -93,6 +98,19 @@ class Checkpointer(DetectionCheckpointer):
             )
         return incompatible
 
+    def _check_classes(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse other classes than the model's, where both are known; their synonyms may have changed."""
+        own, state = getattr(self.model, "vocabulary", None), checkpoint.get("config")
+        if own is None or not isinstance(state, dict) or "vocabulary" not in state:
+            return
+        difference = _difference(Vocabulary.from_json(state["vocabulary"]), own)
+        if difference:
+            raise CheckpointError(
+                f"{self._path}: was trained on other classes than this run's datasets have: {difference}; resume with "
+                "the datasets it was trained on, or start from its weights, as MODEL.WEIGHTS and without --resume, in "
+                "another OUTPUT_DIR"
+            )
+
 
 class _Config:
     """A config as a checkpoint keeps it, and the classes of the model, for its datasets are not known everywhere."""
@@ -108,6 +126,18 @@ class _Config:
 
     def load_state_dict(self, state: dict[str, str]) -> None:
         """The config of the present run stays; a checkpoint's is for readers."""
+
+
+def _difference(trained: Vocabulary, own: Vocabulary) -> str:
+    """The first class that is another, in words; nothing where all are the same."""
+    there, here = (
+        [f"{name!r} ({'thing' if is_thing else 'stuff'})" for name, is_thing in zip(v.names, v.is_thing, strict=True)]
+        for v in (trained, own)
+    )
+    for i, (before, now) in enumerate(zip_longest(there, here, fillvalue="none"), start=1):
+        if before != now:
+            return f"class {i} was {before} of {len(there)} and is {now} of {len(here)}"
+    return ""
 
 
 def _count(what: str, keys: list[str], how: str) -> str:

@@ -46,9 +46,10 @@ class Trainer(DefaultTrainer):
                 f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {comm.get_world_size()} processes cannot "
                 "share evenly"
             )
-        check_test_data(cfg)
+        self.check_evaluation(cfg)
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
+        check_classes(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         model = _distributed(model)
         trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
@@ -64,7 +65,7 @@ class Trainer(DefaultTrainer):
         """Begin from MODEL.WEIGHTS, or go on from OUTPUT_DIR's last checkpoint.
 
         Raises:
-            CheckpointError: it is missing, damaged, or of another config's model.
+            CheckpointError: it is missing, damaged, or of another config's model, or the last one is of other classes.
             UsageError: optimiser or scaler cannot go on under this config.
         """
         try:
@@ -94,6 +95,17 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     @classmethod
+    def check_evaluation(cls, cfg: CfgNode) -> None:
+        """Load every test dataset and its cache and build its evaluators once: what is wrong shows now, not in the end.
+
+        Raises:
+            DataError, CacheError, UsageError: as `build_test_loader` and `build_evaluator`.
+        """
+        check_test_data(cfg)
+        for name in cfg.DATASETS.TEST:
+            cls.build_evaluator(cfg, name)
+
+    @classmethod
     def test(
         cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> dict[str, Any]:
@@ -102,10 +114,13 @@ class Trainer(DefaultTrainer):
         Raises:
             UsageError: a dataset has classes that the model was not trained on and cannot be told of.
         """
+        check_classes(cfg, model)
         results: dict[str, Any] = {}
         for i, name in enumerate(cfg.DATASETS.TEST):
+            # By the whole config, for files of several datasets are kept apart.
+            evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
             with asked_for_classes_of(name, model):
-                results[name] = super().test(of_one_dataset(cfg, i), model, evaluators and evaluators[i : i + 1])
+                results[name] = super().test(of_one_dataset(cfg, i), model, [evaluator])
         if results and comm.is_main_process():
             source = "the ground-truth affinity (oracle)" if cfg.TEST.ORACLE else "the model"
             logger.info("Results of %s:\n%s", source, format_results(results))
@@ -131,6 +146,8 @@ def load_trained_model(cfg: CfgNode, weights: str, vocabulary: Vocabulary | None
 def launch(main: Callable[..., object], num_gpus: int, *, args: tuple[Any, ...], **machines: Any) -> None:
     """Detectron2's launch, where a process that ends with a message ends all without a traceback on top.
 
+    For one that a signal ended, and that could say nothing, the message is given here.
+
     Args:
         main: called in each process.
         machines: num_machines, machine_rank and dist_url.
@@ -138,7 +155,12 @@ def launch(main: Callable[..., object], num_gpus: int, *, args: tuple[Any, ...],
     try:
         detectron2_launch(main, num_gpus, **machines, args=args)
     except ProcessExitedException as error:
-        sys.exit(error.exit_code)
+        if error.exit_code > 0:
+            sys.exit(error.exit_code)
+        sys.exit(
+            f"error: {error}. If nobody sent it, memory ran out, as a rule, or, with SIGBUS, /dev/shm, by which data "
+            "loaders share it; take a smaller SOLVER.IMS_PER_BATCH, fewer DATALOADER.NUM_WORKERS or fewer processes"
+        )
 
 
 def without_pretraining(cfg: CfgNode) -> CfgNode:
@@ -203,22 +225,47 @@ def _warn_of_things_as_stuff(dataset: str, asked: Vocabulary, model: SAMCP) -> N
         )
 
 
+def check_classes(cfg: CfgNode, model: torch.nn.Module) -> None:
+    """Make sure that a model can be asked for the classes of every dataset of DATASETS.TEST; encodes no word.
+
+    Raises:
+        DataError: a dataset has no classes, or its vocabulary does not fit them.
+        UsageError: the model has not learned all of them.
+    """
+    for name in cfg.DATASETS.TEST:
+        words = Vocabulary.of_dataset(name).words
+        with _naming(name):
+            _unwrapped(model).class_embedding.check_words(words)
+
+
 @contextmanager
 def asked_for_classes_of(dataset: str, model: torch.nn.Module) -> Iterator[None]:
     """Give a model the vocabulary of a dataset, and its own again at the end."""
-    samcp: Any = getattr(model, "module", model)  # within DistributedDataParallel
+    samcp = _unwrapped(model)
     own, asked = samcp.vocabulary, Vocabulary.of_dataset(dataset)
     _warn_of_things_as_stuff(dataset, asked, samcp)
-    try:
-        if asked != own:
+    if asked != own:
+        with _naming(dataset):
             samcp.set_vocabulary(asked)
-    except ValueError as error:
-        raise UsageError(f"{dataset} cannot be evaluated: {error}") from error
     try:
         yield
     finally:
         if asked != own:
             samcp.set_vocabulary(own)
+
+
+@contextmanager
+def _naming(dataset: str) -> Iterator[None]:
+    """Errors of its classes name the dataset."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{dataset} cannot be evaluated: {error}") from error
+
+
+def _unwrapped(model: torch.nn.Module) -> Any:
+    """The SAMCP within DistributedDataParallel, or the model itself."""
+    return getattr(model, "module", model)
 
 
 def _with_floats(cfg: CfgNode, opts: Sequence[str]) -> list[str]:

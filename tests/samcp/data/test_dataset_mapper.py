@@ -14,6 +14,7 @@ from samcp import add_samcp_config
 from samcp.data import DataError, build_test_loader, build_train_loader, check_test_data
 from samcp.data.build import load_records
 from samcp.data.dataset_mapper import SAMCPDatasetMapper
+from samcp.data.datasets.catalog import register, unregister
 from tests.toy_datasets import SIZE, panoptic_dataset, write_patches
 
 
@@ -177,6 +178,28 @@ class TestBadInput:
         ):
             check_test_data(config(tmp_path))
 
+    @pytest.mark.parametrize("split", ["TRAIN", "TEST"])
+    def test_a_dataset_with_two_caches(self, toy, split):
+        names, caches = ("toy_mapper", "toy_mapper"), (str(toy / "patches"), str(toy / "more"))
+        cfg = config(toy, **{f"DATASETS__{split}": names, f"DATASETS__PATCHES_{split}": caches})
+        with pytest.raises(CacheError, match=rf"DATASETS.{split} names 'toy_mapper' more than once.*a second name"):
+            build_train_loader(cfg) if split == "TRAIN" else check_test_data(cfg)
+
+    def test_the_cache_of_another_dataset_with_images_of_the_same_names(self, toy, tmp_path):
+        with panoptic_dataset(tmp_path, "toy_val", seed=1):
+            swapped = config(tmp_path, DATASETS__TRAIN=("toy_mapper",))
+            message = r"patches are of 'toy_val', with images in .*, and not of 'toy_mapper'.*--dataset toy_mapper"
+            with pytest.raises(CacheError, match=message):
+                build_train_loader(swapped)
+
+    def test_a_cache_of_a_dataset_that_nobody_registered_is_warned_of_once(self, toy, tmp_path, caplog):
+        keys = [f"{i:03d}" for i in range(1, 5)]
+        write_patches(tmp_path / "patches", "photographs", {key: Patches.empty(*SIZE) for key in keys})
+        with caplog.at_level("WARNING"):
+            for _ in range(2):
+                check_test_data(config(tmp_path))
+        assert sum("made for 'photographs', which is not registered here" in m for m in caplog.messages) == 1
+
     def test_patches_of_an_image_of_another_size(self, toy, tmp_path):
         keys = [f"{i:03d}" for i in range(1, 5)]
         write_patches(tmp_path / "patches", "toy_mapper", {key: Patches.empty(10, 20) for key in keys})
@@ -212,6 +235,19 @@ class TestBadInput:
             Image.new("RGB", (8, 6)).save(tmp_path / "panoptic" / "001.png")
             with pytest.raises(DataError, match=r"001.png: is \(6, 8\).*image is \(60, 80\)"):
                 mapped(config(tmp_path), 0, is_train=True)
+
+
+def test_datasets_over_the_same_images_share_a_cache(toy, tmp_path, caplog):
+    """As ADE20K's label maps and its panoptic form do; a link to the folder of images is that folder."""
+    images, link = str(toy / "images"), tmp_path / "link"
+    link.symlink_to(images, target_is_directory=True)
+    records = [{**r, "file_name": r["file_name"].replace(images, str(link))} for r in DatasetCatalog.get("toy_mapper")]
+    register("toy_linked", lambda: records, image_root=str(link))
+    try:
+        check_test_data(config(toy, DATASETS__TEST=("toy_linked",)))
+    finally:
+        unregister("toy_linked")
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_images_without_ground_truth_are_left_out_of_training(toy):

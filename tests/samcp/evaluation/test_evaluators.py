@@ -13,6 +13,7 @@ from PIL import Image
 
 from proposal_cache import Patches
 from samcp import add_samcp_config
+from samcp.data import DataError
 from samcp.data.ground_truth import read_panoptic_ids
 from samcp.evaluation import build_evaluator, format_results
 from samcp.evaluation.panoptic import PanopticEvaluator
@@ -172,6 +173,15 @@ class TestInstances:
         assert ours["segm"] == pytest.approx(theirs["segm"], nan_ok=True)
         assert ours["bbox"] == pytest.approx(theirs["bbox"], nan_ok=True)
         assert 10 < ours["segm"]["AP"] < 90
+
+    @pytest.mark.parametrize("content", [None, b"{half a json"])
+    def test_a_json_that_cannot_be_read(self, tmp_path, content):
+        with panoptic_dataset(tmp_path, "toy_instances", patches=False) as name:
+            (tmp_path / "instances.json").unlink()
+            if content:
+                (tmp_path / "instances.json").write_bytes(content)
+            with pytest.raises(DataError, match=r"instances.json: the json of toy_instances's.*INSTANCE_ON False"):
+                build_evaluator(config(tmp_path), name)
 
     def test_no_instance_anywhere(self, toy, tmp_path):
         results = evaluate(

@@ -94,6 +94,14 @@ def test_a_folder_that_cannot_be_written_is_done_without(
     assert "text embeddings are not kept" in caplog.text
 
 
+def test_any_words_can_be_asked_of_clip_and_to_look_encodes_none(
+    tiny_clip: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedding = CLIPClassEmbedding([("kite",)], name=tiny_clip[0], pretrained=tiny_clip[1], prompts=PROMPTS)
+    monkeypatch.setattr(text_encoder, "embed_words", pytest.fail)
+    embedding.check_words([("anything", "else")])
+
+
 def test_model_with_text_keeps_no_vocabulary_in_its_state(toy_cfg: CfgNode, tiny_clip: tuple[str, str]) -> None:
     """So a checkpoint loads whatever words are asked for, however many a class has."""
     name, weights = tiny_clip
@@ -114,8 +122,11 @@ def test_learned_table_is_trained() -> None:
     both = table().detach()
     table.set_words([("sea",)])
     assert torch.equal(table(), both[1:])
-    with pytest.raises(ValueError, match=r"learned the classes kite, sea, and no dragon"):
-        table.set_words([("dragon",)])
+    for ask in (table.set_words, table.check_words):
+        with pytest.raises(ValueError, match=r"learned the classes kite, sea, and no dragon"):
+            ask([("dragon",)])
+    table.check_words([("kite",)])
+    assert torch.equal(table(), both[1:]), "to look changes nothing"
 
 
 def test_missing_weights_are_named(tiny_clip: tuple[str, str], tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import log_first_n
 
 from proposal_cache import CacheError, PatchCache, Patches
 
@@ -21,10 +24,16 @@ def cache_paths(cfg: CfgNode, is_train: bool) -> dict[str, str]:
     Where the config names none, they are those that the datasets' metadata name as ``patches``, if all of them do.
 
     Raises:
-        CacheError: not as many caches as datasets.
+        CacheError: a dataset is named twice, or there are not as many caches as datasets.
     """
     split = "TRAIN" if is_train else "TEST"
     names, caches = cfg.DATASETS[split], cfg.DATASETS[f"PATCHES_{split}"]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise CacheError(
+            f"DATASETS.{split} names {twice[0]!r} more than once, but a dataset has one patch cache; name it once, or "
+            "register the same images under a second name, as a split of your own data (docs/datasets.md)"
+        )
     own = [MetadataCatalog.get(name).get("patches") for name in names]
     if not caches and all(own):
         caches = own
@@ -41,13 +50,14 @@ def open_cache(path: str, dataset: str) -> PatchCache:
     """Open the cache of a dataset.
 
     Raises:
-        CacheError: there is none, with the command that makes it; or it is damaged.
+        CacheError: there is none, with the command that makes it; or it is damaged, or of other images.
     """
     if not os.path.isdir(path):
         raise CacheError(f"{path}: no patch cache; make it with: {generate_command(dataset, path)}")
     cache = PatchCache(path)
     made_by = ", ".join(str(generator.get("name")) for generator in cache.manifest.generators)
     logger.info("%s: patches of %d images of %s, made by %s", path, len(cache), cache.manifest.dataset, made_by)
+    _check_images(cache, dataset)
     return cache
 
 
@@ -94,14 +104,13 @@ def image_root(dataset: str) -> str:
     Raises:
         CacheError: the metadata do not tell.
     """
-    metadata = MetadataCatalog.get(dataset)
-    for name in ("image_root", "image_dir"):
-        if metadata.get(name):
-            return metadata.get(name)
-    raise CacheError(
-        f"dataset {dataset!r} has no image_root in its metadata, so its images have no keys in a patch cache; "
-        f"set it with MetadataCatalog.get({dataset!r}).image_root = FOLDER"
-    )
+    root = _find_root(dataset)
+    if not root:
+        raise CacheError(
+            f"dataset {dataset!r} has no image_root in its metadata, so its images have no keys in a patch cache; "
+            f"set it with MetadataCatalog.get({dataset!r}).image_root = FOLDER"
+        )
+    return root
 
 
 def generate_command(dataset: str, path: str) -> str:
@@ -109,6 +118,32 @@ def generate_command(dataset: str, path: str) -> str:
     described_in = MetadataCatalog.get(dataset).get("described_in")  # a user's own data
     register = f"--register {described_in} " if described_in else ""
     return f"python scripts/generate_sam_patches.py {register}--dataset {dataset} --output {path}"
+
+
+def _find_root(dataset: str) -> str | None:
+    metadata = MetadataCatalog.get(dataset)
+    return metadata.get("image_root") or metadata.get("image_dir")
+
+
+def _check_images(cache: PatchCache, dataset: str) -> None:
+    """Refuse the cache of another dataset, unless their images are the same: keys may agree though images do not."""
+    made_for = cache.manifest.dataset
+    if made_for == dataset:
+        return
+    theirs = _find_root(made_for) if made_for in DatasetCatalog else None
+    if not theirs:
+        message = (
+            f"{cache.path}: these patches were made for {made_for!r}, which is not registered here, so that names and "
+            f"sizes alone tell whether they are of the images of {dataset!r}"
+        )
+        log_first_n(logging.WARNING, message, key="message")
+        return
+    own = image_root(dataset)
+    if Path(own).resolve() != Path(theirs).resolve():
+        raise CacheError(
+            f"{cache.path}: these patches are of {made_for!r}, with images in {theirs}, and not of {dataset!r}, with "
+            f"images in {own}; name the cache of {dataset}, or make it with: {generate_command(dataset, 'DIR')}"
+        )
 
 
 def _absolute(path: str) -> str:

@@ -21,13 +21,14 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     Args:
         cfg: MODEL.SAMCP.TEST.{SEMANTIC,INSTANCE,PANOPTIC}_ON choose the tasks.
         dataset_name: registered, with an evaluator_type that Detectron2 has for COCO, ADE20K or Cityscapes.
-        output_folder: for results in COCO's formats; default OUTPUT_DIR/inference.
+        output_folder: for results in COCO's formats; default OUTPUT_DIR/inference, and where DATASETS.TEST names
+            several datasets a folder of this one's name in it.
 
     Raises:
         ValueError: an unknown evaluator_type, or none of its tasks is on.
-        DataError: something that evaluates the dataset is not installed.
+        DataError: something that evaluates the dataset is not installed, or its json_file cannot be read.
     """
-    output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    output_folder = output_folder or _default_folder(cfg, dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
     kind, tasks = metadata.get("evaluator_type"), cfg.MODEL.SAMCP.TEST
     evaluators: list[DatasetEvaluator] = []
@@ -46,3 +47,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             "their tasks on"
         )
     return DatasetEvaluators(evaluators)
+
+
+def _default_folder(cfg: CfgNode, dataset_name: str) -> str:
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+    return os.path.join(folder, dataset_name) if len(cfg.DATASETS.TEST) > 1 else folder

@@ -8,6 +8,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
+from samcp.data.errors import DataError
+
 
 class InstanceEvaluator(COCOEvaluator):
     """Detectron2's COCOEvaluator without decoding masks, and for panoptic datasets too.
@@ -17,8 +19,18 @@ class InstanceEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
-        super().__init__(dataset_name, tasks=("bbox", "segm"), output_dir=output_dir)
+        """
+        Raises:
+            DataError: the dataset's json_file cannot be read.
+        """
         metadata = MetadataCatalog.get(dataset_name)
+        try:
+            super().__init__(dataset_name, tasks=("bbox", "segm"), output_dir=output_dir)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{metadata.get('json_file')}: the json of {dataset_name}'s instances cannot be read ({error}); mend "
+                "it, or go without AP by MODEL.SAMCP.TEST.INSTANCE_ON False"
+            ) from error
         class_of = metadata.thing_dataset_id_to_contiguous_id
         things = sorted(class_of.values())
         self._rank = {thing: rank for rank, thing in enumerate(things)}

@@ -47,6 +47,13 @@ class ClassEmbedding(nn.Module, ABC):
     def forward(self) -> Tensor:
         """(W, dim)."""
 
+    def check_words(self, words: Words) -> None:
+        """Make sure that `set_words` can give these classes, without the work of it; any words will do by default.
+
+        Raises:
+            ValueError: see there.
+        """
+
     @abstractmethod
     def set_words(self, words: Words) -> None:
         """Give the embeddings of these classes from now on.
@@ -90,13 +97,16 @@ class LearnedClassEmbedding(ClassEmbedding):
     def forward(self) -> Tensor:
         return self.weight[self.rows]
 
-    def set_words(self, words: Words) -> None:
+    def check_words(self, words: Words) -> None:
         unknown = [name for name, *_ in words if name not in self.learned_names]
         if unknown:
             raise ValueError(
                 f"this model has learned the classes {', '.join(self.learned_names)}, and no {', '.join(unknown)}; "
                 "for other words use a model trained with MODEL.SAMCP.TEXT.ENCODER clip"
             )
+
+    def set_words(self, words: Words) -> None:
+        self.check_words(words)
         rows = [self.learned_names.index(name) for name, *_ in words]
         self.rows = torch.tensor(rows, device=self.weight.device)
         self._number([1] * len(rows), self.weight.device)
