@@ -1,13 +1,16 @@
-"""How several processes end."""
+"""How several processes end, and what a trainer warns of."""
 
 import os
 import signal
 import sys
 
 import pytest
+import torch
 import torch.multiprocessing as mp
+from detectron2.config import get_cfg
 
-from samcp import engine
+from samcp import add_samcp_config, engine
+from samcp.data import Vocabulary
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +45,14 @@ def test_a_message_of_a_process_is_all_there_is(capfd):
         engine.launch(end_with_message, 2, args=("error: no such dataset",))
     assert stop.value.code == 1
     assert capfd.readouterr().err.strip() == "error: no such dataset"
+
+
+@pytest.mark.parametrize(("classes", "queries", "warned"), [("sea~", True, 1), ("sea~", False, 0), ("kite", True, 0)])
+def test_instance_queries_where_nothing_is_a_thing(classes, queries, warned, caplog):
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.MODEL.SAMCP.INSTANCE_QUERIES = queries
+    model = torch.nn.Identity()
+    model.vocabulary = Vocabulary.parse(classes)
+    engine._warn_of_queries_for_nothing(cfg, model)
+    assert sum("semantic.yaml does without" in message for message in caplog.messages) == warned

@@ -317,7 +317,5 @@ def test_from_a_yaml_to_figures(beach, tmp_path, monkeypatch, capsys):
     Image.new("L", (50, 40)).save(beach / "labels" / "three.png")
     capsys.readouterr()
     assert run(check_dataset, monkeypatch, *register, "own_labels", "--output", tmp_path / "out") == 1
-    said = (
-        f"make them with: python scripts/generate_sam_patches.py --register {beach / 'beach.yaml'} --dataset own_labels"
-    )
+    said = f"repeat the command that made it, which makes what is missing (python -m proposal_cache info {patches} "
     assert f"no patches of 'three'; {said}" in capsys.readouterr().out

@@ -50,6 +50,7 @@ class Trainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
         check_classes(cfg, model)
+        _warn_of_queries_for_nothing(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         model = _distributed(model)
         trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
@@ -222,6 +223,15 @@ def _warn_of_things_as_stuff(dataset: str, asked: Vocabulary, model: SAMCP) -> N
             dataset,
             len(turned),
             turned[0],
+        )
+
+
+def _warn_of_queries_for_nothing(cfg: CfgNode, model: torch.nn.Module) -> None:
+    if cfg.MODEL.SAMCP.INSTANCE_QUERIES and not any(_unwrapped(model).vocabulary.is_thing):
+        logger.warning(
+            "no class of %s is a thing, and instance queries, one for each patch, find things alone: "
+            "configs/own_data/semantic.yaml does without (MODEL.SAMCP.INSTANCE_QUERIES False)",
+            ", ".join(cfg.DATASETS.TRAIN),
         )
 
 

@@ -174,7 +174,8 @@ class TestBadInput:
     def test_a_cache_that_lacks_images(self, toy, tmp_path):
         write_patches(tmp_path / "patches", "another_dataset", {"001": Patches.empty(*SIZE)})
         with pytest.raises(
-            CacheError, match=r"another_dataset.*lacks 3 of the 4 images of toy_mapper: 002, 003, 004.*generate"
+            CacheError,
+            match=r"another_dataset.*lacks 3 of the 4 images of toy_mapper: 002, 003, 004.*repeat",
         ):
             check_test_data(config(tmp_path))
 

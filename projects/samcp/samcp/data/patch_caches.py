@@ -65,15 +65,14 @@ def check_keys(cache: PatchCache, dataset: str, keys: Sequence[str]) -> None:
     """Make sure that a cache has the patches of every image of a dataset.
 
     Raises:
-        CacheError: it lacks images; with the command that makes them.
+        CacheError: it lacks images.
     """
     missing = cache.missing(keys)
     if missing:
         shown = ", ".join(missing[:_SHOWN_KEYS]) + (", ..." if len(missing) > _SHOWN_KEYS else "")
         raise CacheError(
             f"{cache.path}: this patch cache of {cache.manifest.dataset!r} lacks {len(missing)} of the {len(keys)} "
-            f"images of {dataset}: {shown}. Name another cache, or make the missing ones with: "
-            + generate_command(dataset, str(cache.path))
+            f"images of {dataset}: {shown}. Name another cache, or {_complete(str(cache.path))}"
         )
 
 
@@ -85,9 +84,7 @@ def read_patches(cache: PatchCache, record: Mapping[str, Any], size: tuple[int, 
     """
     key, path = record["key"], record["patches_path"]
     if key not in cache:
-        raise CacheError(
-            f"{path}: no patches of {key!r}; make them with: {generate_command(record['dataset_name'], path)}"
-        )
+        raise CacheError(f"{path}: no patches of {key!r}; {_complete(path)}")
     patches = cache[key]
     if (patches.height, patches.width) != size:
         raise CacheError(
@@ -114,10 +111,18 @@ def image_root(dataset: str) -> str:
 
 
 def generate_command(dataset: str, path: str) -> str:
-    """The command that makes, or completes, a cache."""
+    """The command that makes a cache of SAM's patches."""
     described_in = MetadataCatalog.get(dataset).get("described_in")  # a user's own data
     register = f"--register {described_in} " if described_in else ""
-    return f"python scripts/generate_sam_patches.py {register}--dataset {dataset} --output {path}"
+    what = f"{register}--dataset {dataset} --output {path}"
+    return f"python scripts/generate_sam_patches.py {what} --checkpoint FILE"
+
+
+def _complete(path: str) -> str:
+    return (
+        "repeat the command that made it, which makes what is missing "
+        f"(python -m proposal_cache info {path} tells its dataset, generator and options)"
+    )
 
 
 def _find_root(dataset: str) -> str | None:

@@ -1,0 +1,227 @@
+"""How well patches fit the objects of a dataset, before any model sees them (Table 9)."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from PIL import Image
+from tqdm import tqdm
+
+from proposal_cache import PatchCache, Patches, image_key, rle
+from proposal_cache.processes import process_pool
+
+from ..data.affinity_targets import AffinityRule
+from ..data.build import load_dataset
+from ..data.errors import DataError
+from ..data.ground_truth import GroundTruth, read_ground_truth
+from ..data.patch_caches import check_keys, image_root, open_cache, read_patches
+from ..data.vocabulary import Vocabulary
+
+_FOUND = 0.5  # IoU above which an object counts in mIoU>0.5
+_MISSED = (0.25, 0.5, 0.75)  # IoUs that a patch must exceed, or the object is missed
+# COCO's sizes, from and below an area in pixels.
+_SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, math.inf)}
+
+_RULE = AffinityRule()  # METHOD 6 as configs have it: what perfect affinities would merge
+
+Record = Mapping[str, Any]
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectFits:
+    """K ground-truth objects, of one image or of many, and how well patches fit them.
+
+    Attributes:
+        classes: (K,) int64 contiguous class ids, over things and stuff together.
+        is_thing: (K,) bool.
+        areas: (K,) int64 pixels.
+        best: (K,) float64, the IoU of the patch that fits best; 0 where there is none.
+        merged: (K,) float64, the IoU of the union of all patches that belong to the object (METHOD 6); 0 where none
+            does.
+    """
+
+    classes: np.ndarray
+    is_thing: np.ndarray
+    areas: np.ndarray
+    best: np.ndarray
+    merged: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["ObjectFits"]) -> "ObjectFits":
+        """The objects of one image or more, in order."""
+        names = cls.__dataclass_fields__
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def select(self, which: np.ndarray) -> "ObjectFits":
+        """Those of `which`, (K,) bool."""
+        return ObjectFits(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+
+    def groups(self) -> Iterator[tuple[str, "ObjectFits"]]:
+        """Things and stuff, each as a whole and by COCO's sizes, then all; a group without an object is left out."""
+        kinds = {"things": self.is_thing, "stuff": ~self.is_thing}
+        for kind, members in kinds.items():
+            yield from self._group(kind, members)
+            for size, (least, below) in _SIZES.items():
+                yield from self._group(f"{kind}, {size}", members & (self.areas >= least) & (self.areas < below))
+        if all(members.any() for members in kinds.values()):
+            yield "all", self
+
+    def of_classes(self) -> Iterator[tuple[int, "ObjectFits"]]:
+        """The objects of each class that has any, the class that patches fit worst first."""
+        parts = [(int(c), self.select(self.classes == c)) for c in np.unique(self.classes)]
+        yield from sorted(parts, key=lambda part: part[1].best.mean())
+
+    def _group(self, name: str, members: np.ndarray) -> Iterator[tuple[str, "ObjectFits"]]:
+        if members.any():
+            yield name, self.select(members)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchQuality:
+    """What was measured on a dataset.
+
+    Attributes:
+        cache: of its patches.
+        images: how many.
+        failures: key of an image whose patches could not be made -> why; it counts as one without patches.
+        patches: of all images together.
+        fits: of all objects.
+    """
+
+    cache: PatchCache
+    images: int
+    failures: Mapping[str, str]
+    patches: int
+    fits: ObjectFits
+
+
+def measure_dataset(name: str, cache_path: str, *, limit: int | None = None, workers: int = 1) -> PatchQuality:
+    """Compare the patches of a registered dataset with its ground truth, under a bar of progress.
+
+    Args:
+        limit: only so many images, the first ones.
+        workers: processes.
+
+    Raises:
+        DataError: the dataset or its ground truth cannot be read, or it has no objects.
+        CacheError: the cache is missing or damaged, lacks images, or is of images of another size.
+    """
+    records = load_dataset(name)[:limit]
+    root, cache = image_root(name), open_cache(cache_path, name)
+    for record in records:
+        record |= {"key": image_key(record["file_name"], root), "patches_path": cache_path, "dataset_name": name}
+    failures = {r["key"]: cache.manifest.failures[r["key"]] for r in records if r["key"] in cache.manifest.failures}
+    check_keys(cache, name, [record["key"] for record in records if record["key"] not in failures])
+    measure = partial(
+        _measure_record,
+        cache=cache,
+        num_classes=len(Vocabulary.of_dataset(name).names),
+        ignore_label=MetadataCatalog.get(name).get("ignore_label", 255),
+    )
+    measured = list(tqdm(_apply(measure, records, workers), total=len(records), desc=name, unit="image", mininterval=1))
+    fits = ObjectFits.concatenate([part for part, _ in measured])
+    if not len(fits):
+        raise DataError(
+            f"dataset {name!r}: its {len(records)} images have no ground-truth objects that patches could be compared "
+            "with; name a split that is annotated"
+        )
+    return PatchQuality(cache, len(records), failures, sum(count for _, count in measured), fits)
+
+
+def measure_image(patches: Patches, truth: GroundTruth) -> ObjectFits:
+    """Compare the patches of one image with its objects: all segments that have a pixel and are no crowd.
+
+    No mask is decoded: of N patches and K objects all follows from the (N, K) IoPs of their RLEs.
+    """
+    kept = np.flatnonzero(~truth.is_crowd & (truth.masks.areas > 0))
+    objects = truth.masks.select(kept)
+    iop = patches.iop(objects)
+    common = np.rint(iop * patches.areas[:, None])
+    iou = common / (patches.areas[:, None] + objects.areas - common)
+    belongs, _ = _RULE.compare(patches.boxes, objects.boxes, iop.T)
+    merged = np.flatnonzero(belongs.any(axis=0))
+    groups = [np.flatnonzero(members).tolist() for members in belongs[:, merged]]
+    unions = patches.select(merged).union(groups)
+    return ObjectFits(
+        classes=truth.classes[kept],
+        is_thing=truth.is_thing[kept],
+        areas=objects.areas,
+        best=iou.max(axis=0, initial=0.0),
+        merged=rle.iou(unions, objects.rles, objects.height, objects.width).diagonal(),
+    )
+
+
+def figures(iou: np.ndarray) -> Figures:
+    """The columns of Table 9, in percent, of the IoUs (K,) with K objects.
+
+    Returns:
+        "mIoU", the mean; "mIoU>0.5", the mean of those above 0.5; and "MR 0.25", "MR 0.5", "MR 0.75", the missing
+        rates: the share of objects whose IoU is not above that. NaN where there is no object to take the mean of.
+    """
+    found = iou[iou > _FOUND]
+    values = {"mIoU": iou, f"mIoU>{_FOUND}": found} | {f"MR {least}": iou <= least for least in _MISSED}
+    return {name: 100 * float(of.mean()) if len(of) else math.nan for name, of in values.items()}
+
+
+def _measure_record(
+    record: Record, *, cache: PatchCache, num_classes: int, ignore_label: int
+) -> tuple[ObjectFits, int]:
+    """One image: its objects, and how many patches it has."""
+    size = _annotated_size(record)
+    truth = read_ground_truth(record, size, num_classes=num_classes, ignore_label=ignore_label)
+    failed = record["key"] in cache.manifest.failures
+    patches = Patches.empty(*size) if failed else read_patches(cache, record, size)
+    return measure_image(patches, truth), len(patches)
+
+
+def _annotated_size(record: Record) -> tuple[int, int]:
+    """(height, width) of the image by what is annotated, as the image itself may be one that cannot be read.
+
+    Raises:
+        DataError: nothing tells.
+    """
+    if "height" in record:
+        return record["height"], record["width"]
+    path = record.get("pan_seg_file_name", record.get("sem_seg_file_name"))
+    if path is None:
+        raise DataError(
+            f"{record['file_name']}: the dataset gives neither its height and width nor a PNG of labels; add one of "
+            "them to its records"
+        )
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except OSError as error:
+        raise DataError(
+            f"{path}: the ground truth cannot be read ({error}); is DETECTRON2_DATASETS set to the right folder?"
+        ) from error
+
+
+Measure = Callable[[Record], tuple[ObjectFits, int]]
+_measure: Measure  # of a worker process: with its own cache, which is not to be opened anew for every image
+
+
+def _apply(measure: Measure, records: Sequence[Record], workers: int) -> Iterator[tuple[ObjectFits, int]]:
+    """What a function makes of every record, in order."""
+    if workers == 1:
+        yield from map(measure, records)
+        return
+    with process_pool(workers, _start_worker, (measure,)) as pool:
+        yield from pool.map(_work, records, chunksize=8)
+
+
+def _start_worker(measure: Measure) -> None:
+    global _measure
+    _measure = measure
+
+
+def _work(record: Record) -> tuple[ObjectFits, int]:
+    return _measure(record)

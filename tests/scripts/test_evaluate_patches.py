@@ -1,0 +1,127 @@
+"""A dataset and its patches give a table, and a json with every class; what is wrong is said in one line."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from proposal_cache import CacheWriter, PatchCache, Patches
+from samcp.data.datasets import own
+from tests.samcp.data.datasets.test_own import SIZE, write_data
+from tests.toy_datasets import panoptic_dataset, write_patches
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import evaluate_patches
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The folder of four scenes, whose patches hold every segment, and the name of their dataset."""
+    folder = tmp_path_factory.mktemp("toy")
+    with panoptic_dataset(folder, "toy_evaluate_patches") as name:
+        yield folder, name
+
+
+@pytest.fixture
+def beach(tmp_path, monkeypatch):
+    """A user's dataset of two images in all forms, with a cache where all of the image is one patch."""
+    monkeypatch.setenv(own.VARIABLE, "")
+    before = set(DatasetCatalog)
+    folder = write_data(tmp_path / "beach").parent
+    whole = Patches.from_masks(np.ones((1, *SIZE), bool))
+    write_patches(folder / "patches", "own", {"one": whole, "deep/two": whole})
+    yield folder
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def run(monkeypatch, *arguments):
+    """The exit status: 0, or a message."""
+    monkeypatch.setattr(sys, "argv", ["evaluate_patches.py", *map(str, arguments)])
+    try:
+        evaluate_patches.main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def table(text):
+    """Name of a row -> its cells."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return {name: cells for name, *cells in lines}
+
+
+def test_patches_that_are_the_segments(toy, tmp_path, monkeypatch, capsys):
+    folder, name = toy
+    out = tmp_path / "new" / "patches.json"
+    assert run(monkeypatch, "--dataset", name, "--patches", folder / "patches", "--output", out) == 0
+    printed = capsys.readouterr().out
+    found = table(printed)
+    assert found[""] == ["objects", "mIoU", "mIoU>0.5", "MR 0.25", "MR 0.5", "MR 0.75"]
+    assert found["things"] == ["12", "100.0", "100.0", "0.0", "0.0", "0.0"]
+    assert found["stuff, merged"] == ["-", "100.0", "100.0", "0.0", "0.0", "0.0"]
+    assert f"{name}: 4 images, 20 objects, 15.8 patches an image" in printed
+    content = json.loads(out.read_text())
+    assert content["images"] == 4
+    assert content["generators"] == [{"name": "toy"}]
+    assert content["groups"]["all"]["best_patch"]["MR 0.75"] == 0
+    kinds = {one["name"]: one["is_thing"] for one in content["classes"]}
+    assert kinds == {"disc": True, "square": True, "sky": False, "grass": False}
+    assert sum(one["objects"] for one in content["classes"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "objects"),
+    [("own_labels", "stuff", 4), ("own_panoptic", "all", 4), ("own_instances", "things", 2)],
+)
+def test_all_forms_of_ground_truth(beach, tmp_path, monkeypatch, capsys, name, group, objects):
+    files = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
+    out = tmp_path / "out.json"
+    assert run(monkeypatch, *files, "--dataset", name, "--patches", beach / "patches", "--output", out) == 0
+    assert table(capsys.readouterr().out)[group][0] == str(objects)
+    kite = next(one for one in json.loads(out.read_text())["classes"] if one["name"] in ("kite", "dragon"))
+    area = SIZE[0] * SIZE[1]
+    assert kite["best_patch"]["mIoU"] == pytest.approx(100 * (240 + 228) / 2 / area)
+    assert kite["best_patch"]["mIoU>0.5"] is None
+    assert kite["best_patch"]["MR 0.25"] == 100
+
+
+def test_images_without_patches_are_counted_and_named(toy, tmp_path, monkeypatch, capsys):
+    folder, name = toy
+    whole = PatchCache(folder / "patches")
+    with CacheWriter(tmp_path / "failed", {"name": "toy"}, name) as writer:
+        writer.add_failure("002", "the image cannot be read")
+        for key in ("001", "003", "004"):
+            writer.add(key, whole[key])
+    assert run(monkeypatch, "--dataset", name, "--patches", tmp_path / "failed") == 0
+    printed = capsys.readouterr().out
+    assert "1 images count as without patches, as none could be made of them, first 002: the image cannot be" in printed
+    assert table(printed)["all"] == ["20", "75.0", "100.0", "25.0", "25.0", "25.0"]
+
+
+def test_only_some_images(toy, monkeypatch, capsys):
+    folder, name = toy
+    assert run(monkeypatch, "--dataset", name, "--patches", folder / "patches", "--limit", "2") == 0
+    assert f"{name}: 2 images, 10 objects" in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_said(toy, tmp_path, monkeypatch, capsys):
+    folder, name = toy
+    patches = ("--patches", folder / "patches")
+    assert "error: there is no dataset 'toys'" in run(monkeypatch, "--dataset", "toys", *patches)
+    assert "gone.yaml" in run(monkeypatch, "--dataset", name, *patches, "--register", tmp_path / "gone.yaml")
+    gone = run(monkeypatch, "--dataset", name, "--patches", tmp_path / "gone")
+    assert "gone: no patch cache; make it with: python scripts/generate_sam_patches.py" in gone
+    write_patches(tmp_path / "one", name, {"001": Patches.empty(60, 80)})
+    assert "lacks 3 of the 4 images" in run(monkeypatch, "--dataset", name, "--patches", tmp_path / "one")
+    assert "is a folder; name a file in it" in run(monkeypatch, "--dataset", name, *patches, "--output", tmp_path)
+    (tmp_path / "file").touch()
+    under = tmp_path / "file" / "a.json"
+    assert "its folder cannot be made" in run(monkeypatch, "--dataset", name, *patches, "--output", under)
+    for option in ("--limit", "--workers"):
+        assert run(monkeypatch, "--dataset", name, *patches, option, "0") == 2
+        assert f"argument {option}: must be a whole number, 1 or more, not '0'" in capsys.readouterr().err
