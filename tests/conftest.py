@@ -1,5 +1,6 @@
 """What tests of several packages share: the synthetic dataset with its patches, cut once a session."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,12 @@ from proposal_cache.generators.regions import RegionGenerator
 from proposal_cache.pipeline import generate
 from proposal_cache.sources import from_list
 from samcp.data.datasets.synthetic import make_synthetic_dataset, register_synthetic
+
+
+def pytest_configure() -> None:
+    """In the background of a shell, as by `make test &`, tests ignore Ctrl-C, and so would all that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ def test_a_network_that_is_cut(start: Start, monkeypatch: pytest.MonkeyPatch) ->
             mended.wait()
         return check(store, keys)
 
-    monkeypatch.setattr(together, "_LOST", 1.0)
+    monkeypatch.setattr(together, "_LOST", 3.0)  # a store call may take a second where all cores are busy
     monkeypatch.setattr(together, "_BEAT", 0.1)
     monkeypatch.setattr(dist.PrefixStore, "check", hang)
     working, waiting = start(0, Generator(until=awake)), start(1, Generator())
@@ -236,7 +236,7 @@ def test_a_network_that_is_cut(start: Start, monkeypatch: pytest.MonkeyPatch) ->
     finally:
         mended.set()
         awake.set()
-    with pytest.raises(CacheError, match="rank 1 gave no sign of life for 1 s"):
+    with pytest.raises(CacheError, match="rank 1 gave no sign of life for 3 s"):
         working.result(30)
 
 

@@ -9,7 +9,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from proposal_cache import CacheError, Patches
+from proposal_cache import CacheError, CacheWriter, Patches
 from samcp import add_samcp_config
 from samcp.data import DataError, build_test_loader, build_train_loader, check_test_data
 from samcp.data.build import load_records
@@ -177,6 +177,12 @@ class TestBadInput:
             CacheError,
             match=r"another_dataset.*lacks 3 of the 4 images of toy_mapper: 002, 003, 004.*repeat",
         ):
+            check_test_data(config(tmp_path))
+
+    def test_a_cache_without_the_patches_of_a_failed_image_tells_why(self, toy, tmp_path):
+        with CacheWriter(tmp_path / "patches", {"name": "toy"}, "toy_mapper") as writer:
+            writer.add_failure("001", "out of memory")
+        with pytest.raises(CacheError, match=r"lacks 4 of .* \(the first could not be cut: out of memory\)"):
             check_test_data(config(tmp_path))
 
     @pytest.mark.parametrize("split", ["TRAIN", "TEST"])

@@ -70,6 +70,8 @@ def check_keys(cache: PatchCache, dataset: str, keys: Sequence[str]) -> None:
     missing = cache.missing(keys)
     if missing:
         shown = ", ".join(missing[:_SHOWN_KEYS]) + (", ..." if len(missing) > _SHOWN_KEYS else "")
+        if missing[0] in cache.manifest.failures:
+            shown += f" (the first could not be cut: {cache.manifest.failures[missing[0]]})"
         raise CacheError(
             f"{cache.path}: this patch cache of {cache.manifest.dataset!r} lacks {len(missing)} of the {len(keys)} "
             f"images of {dataset}: {shown}. Name another cache, or {_complete(str(cache.path))}"
