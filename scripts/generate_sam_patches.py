@@ -53,7 +53,10 @@ _OPTIONS = {
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.name and arguments.dataset:
+        parser.error("--name is for --images; --dataset has a name")
     sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         options = _options(arguments)
@@ -63,7 +66,7 @@ def main() -> None:
             if arguments.dataset
             else from_folder(arguments.images)
         )
-        name = arguments.dataset or str(arguments.images.resolve().name)
+        name = arguments.dataset or arguments.name or str(arguments.images.resolve().name)
         boxes_sha256 = None
         if arguments.boxes:
             images, boxes_sha256 = with_boxes(images, arguments.boxes)
@@ -99,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", metavar="NAME", help="registered in Detectron2; found under DETECTRON2_DATASETS")
     source.add_argument("--images", type=Path, metavar="DIR", help="a folder, with all folders in it, linked ones too")
+    parser.add_argument(
+        "--name", help="what the cache calls the dataset of --images (default: as the folder), to go on after a move"
+    )
     parser.add_argument(
         "--register",
         action="append",

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -261,6 +262,18 @@ def test_cache_made_with_other_parameters(folder: Path, tmp_path: Path) -> None:
     message = error_of(run(*command))
     assert "parts is 141, not 140" in message
     assert str(tmp_path / "cache") in message
+
+
+def test_a_folder_that_has_moved_goes_on_by_its_old_name(folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    command = ("--generator", "regions", "--output", tmp_path / "cache")
+    assert run_here("--images", folder, *command) is None
+    shutil.copy(next(moved.rglob("*.png")), moved / "new.png")
+    assert f"of dataset '{folder.name}', not 'moved'" in error_here("--images", moved, *command)
+    assert run_here("--images", moved, "--name", folder.name, *command) is None
+    assert "new" in PatchCache(tmp_path / "cache")
+    assert run_here("--dataset", "x", "--name", "y", *command) == 2
 
 
 def test_sam_without_a_checkpoint(folder: Path, tmp_path: Path) -> None:
