@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from proposal_cache import image_key
@@ -28,6 +29,11 @@ class Synthetic:
     folder: Path
     train_patches: Path
     val_patches: Path
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_in_every_run() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
