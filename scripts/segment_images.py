@@ -61,7 +61,7 @@ def segment(arguments: argparse.Namespace) -> None:
             "command that made it, which makes those that are missing (`python -m proposal_cache info "
             f"{arguments.patches}` tells its dataset and generator)"
         )
-    _check_sizes(images, cache)
+    sizes = _check_sizes(images, cache)
     prompts = Prompts.load(arguments.weights, device=arguments.device, clip=arguments.clip)
     vocabulary = Vocabulary.read(arguments.vocabulary) if arguments.vocabulary is not None else prompts.vocabulary
     annotations = []
@@ -70,7 +70,7 @@ def segment(arguments: argparse.Namespace) -> None:
         annotations += write_answer(answer, image, arguments.output)
     if annotations:
         write_json(
-            arguments.output / "panoptic.json", _coco_json(images, arguments.images, cache, annotations, vocabulary)
+            arguments.output / "panoptic.json", _coco_json(images, sizes, arguments.images, annotations, vocabulary)
         )
 
 
@@ -80,8 +80,9 @@ def _check_output(output: Path, images: Path) -> None:
         raise ValueError(f"--output {output} lies in the folder of the images, {images}; name another folder")
 
 
-def _check_sizes(images: Sequence[ImageFile], cache: PatchCache) -> None:
-    """That the patches are of these images, before hours are spent on the first ones."""
+def _check_sizes(images: Sequence[ImageFile], cache: PatchCache) -> list[tuple[int, int]]:
+    """(height, width) of each image, whose patches are of this size: seen before hours are spent on the first ones."""
+    sizes = []
     for image in images:
         size, patches = image_size(image.path), cache[image.key]
         if size is not None and size != (patches.width, patches.height):
@@ -89,6 +90,8 @@ def _check_sizes(images: Sequence[ImageFile], cache: PatchCache) -> None:
                 f"{image.path} is {size[0]} x {size[1]} pixels, but its patches in {cache.path} are of "
                 f"{patches.width} x {patches.height}; make patches of this very image, in another cache"
             )
+        sizes.append((patches.height, patches.width))
+    return sizes
 
 
 def write_answer(answer: Answer, image: ImageFile, output: Path) -> list[dict[str, Any]]:
@@ -118,12 +121,11 @@ def _metadata(answer: Answer) -> Metadata:
 
 def _coco_json(
     images: Sequence[ImageFile],
+    sizes: Sequence[tuple[int, int]],
     folder: Path,
-    cache: PatchCache,
     annotations: list[dict[str, Any]],
     vocabulary: Vocabulary,
 ) -> dict[str, Any]:
-    sizes = [(cache[image.key].height, cache[image.key].width) for image in images]
     return {
         "images": [
             {"id": image.key, "file_name": str(image.path.relative_to(folder)), "height": height, "width": width}

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from samcp.checkpoint import Checkpointer
+from samcp.data import check_test_data
 from samcp.data.datasets.own import add_register_option, register_files
 from samcp.engine import (
     USER_ERRORS,
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         trainer.resume_or_load(resume=args.resume)
         trainer.train()
         return trainer._last_eval_results
-    Trainer.check_evaluation(cfg)
+    check_test_data(cfg)
     if cfg.TEST.ORACLE:
         return Trainer.test(cfg, Trainer.build_model(without_pretraining(cfg)))
     folder = Checkpointer(torch.nn.Identity(), cfg)

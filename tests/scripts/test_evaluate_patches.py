@@ -2,19 +2,23 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from proposal_cache import CacheWriter, PatchCache, Patches
-from samcp.data.datasets import own
-from tests.samcp.data.datasets.test_own import SIZE, write_data
+from tests.samcp.data.datasets.test_own import SIZE
+from tests.scripts.test_check_dataset import beach, run
 from tests.toy_datasets import panoptic_dataset, write_patches
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import evaluate_patches
+
+__all__ = ["beach"]  # a fixture
+
+evaluate = partial(run, evaluate_patches)
 
 
 @pytest.fixture(scope="module")
@@ -26,27 +30,11 @@ def toy(tmp_path_factory):
 
 
 @pytest.fixture
-def beach(tmp_path, monkeypatch):
+def patched(beach):
     """A user's dataset of two images in all forms, with a cache where all of the image is one patch."""
-    monkeypatch.setenv(own.VARIABLE, "")
-    before = set(DatasetCatalog)
-    folder = write_data(tmp_path / "beach").parent
     whole = Patches.from_masks(np.ones((1, *SIZE), bool))
-    write_patches(folder / "patches", "own", {"one": whole, "deep/two": whole})
-    yield folder
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-def run(monkeypatch, *arguments):
-    """The exit status: 0, or a message."""
-    monkeypatch.setattr(sys, "argv", ["evaluate_patches.py", *map(str, arguments)])
-    try:
-        evaluate_patches.main()
-    except SystemExit as end:
-        return end.code
-    return 0
+    write_patches(beach / "patches", "own", {"one": whole, "deep/two": whole})
+    return beach
 
 
 def table(text):
@@ -58,7 +46,7 @@ def table(text):
 def test_patches_that_are_the_segments(toy, tmp_path, monkeypatch, capsys):
     folder, name = toy
     out = tmp_path / "new" / "patches.json"
-    assert run(monkeypatch, "--dataset", name, "--patches", folder / "patches", "--output", out) == 0
+    assert evaluate(monkeypatch, "--dataset", name, "--patches", folder / "patches", "--output", out) == 0
     printed = capsys.readouterr().out
     found = table(printed)
     assert found[""] == ["objects", "mIoU", "mIoU>0.5", "MR 0.25", "MR 0.5", "MR 0.75"]
@@ -78,10 +66,10 @@ def test_patches_that_are_the_segments(toy, tmp_path, monkeypatch, capsys):
     ("name", "group", "objects"),
     [("own_labels", "stuff", 4), ("own_panoptic", "all", 4), ("own_instances", "things", 2)],
 )
-def test_all_forms_of_ground_truth(beach, tmp_path, monkeypatch, capsys, name, group, objects):
-    files = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
+def test_all_forms_of_ground_truth(patched, tmp_path, monkeypatch, capsys, name, group, objects):
+    files = ("--register", patched / "beach.yaml", "--register", patched / "kites.yaml")
     out = tmp_path / "out.json"
-    assert run(monkeypatch, *files, "--dataset", name, "--patches", beach / "patches", "--output", out) == 0
+    assert evaluate(monkeypatch, *files, "--dataset", name, "--patches", patched / "patches", "--output", out) == 0
     assert table(capsys.readouterr().out)[group][0] == str(objects)
     kite = next(one for one in json.loads(out.read_text())["classes"] if one["name"] in ("kite", "dragon"))
     area = SIZE[0] * SIZE[1]
@@ -97,7 +85,7 @@ def test_images_without_patches_are_counted_and_named(toy, tmp_path, monkeypatch
         writer.add_failure("002", "the image cannot be read")
         for key in ("001", "003", "004"):
             writer.add(key, whole[key])
-    assert run(monkeypatch, "--dataset", name, "--patches", tmp_path / "failed") == 0
+    assert evaluate(monkeypatch, "--dataset", name, "--patches", tmp_path / "failed") == 0
     printed = capsys.readouterr().out
     assert "1 images count as without patches, as none could be made of them, first 002: the image cannot be" in printed
     assert table(printed)["all"] == ["20", "75.0", "100.0", "25.0", "25.0", "25.0"]
@@ -105,23 +93,31 @@ def test_images_without_patches_are_counted_and_named(toy, tmp_path, monkeypatch
 
 def test_only_some_images(toy, monkeypatch, capsys):
     folder, name = toy
-    assert run(monkeypatch, "--dataset", name, "--patches", folder / "patches", "--limit", "2") == 0
+    assert evaluate(monkeypatch, "--dataset", name, "--patches", folder / "patches", "--limit", "2") == 0
     assert f"{name}: 2 images, 10 objects" in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_said(toy, tmp_path, monkeypatch, capsys):
     folder, name = toy
     patches = ("--patches", folder / "patches")
-    assert "error: there is no dataset 'toys'" in run(monkeypatch, "--dataset", "toys", *patches)
-    assert "gone.yaml" in run(monkeypatch, "--dataset", name, *patches, "--register", tmp_path / "gone.yaml")
-    gone = run(monkeypatch, "--dataset", name, "--patches", tmp_path / "gone")
+    assert "error: there is no dataset 'toys'" in evaluate(monkeypatch, "--dataset", "toys", *patches)
+    assert "gone.yaml" in run(
+        evaluate_patches, monkeypatch, "--dataset", name, *patches, "--register", tmp_path / "gone.yaml"
+    )
+    gone = evaluate(monkeypatch, "--dataset", name, "--patches", tmp_path / "gone")
     assert "gone: no patch cache; make it with: python scripts/generate_sam_patches.py" in gone
     write_patches(tmp_path / "one", name, {"001": Patches.empty(60, 80)})
-    assert "lacks 3 of the 4 images" in run(monkeypatch, "--dataset", name, "--patches", tmp_path / "one")
-    assert "is a folder; name a file in it" in run(monkeypatch, "--dataset", name, *patches, "--output", tmp_path)
+    assert "lacks 3 of the 4 images" in run(
+        evaluate_patches, monkeypatch, "--dataset", name, "--patches", tmp_path / "one"
+    )
+    assert "is a folder; name a file in it" in run(
+        evaluate_patches, monkeypatch, "--dataset", name, *patches, "--output", tmp_path
+    )
     (tmp_path / "file").touch()
     under = tmp_path / "file" / "a.json"
-    assert "its folder cannot be made" in run(monkeypatch, "--dataset", name, *patches, "--output", under)
+    assert "its folder cannot be made" in run(
+        evaluate_patches, monkeypatch, "--dataset", name, *patches, "--output", under
+    )
     for option in ("--limit", "--workers"):
-        assert run(monkeypatch, "--dataset", name, *patches, option, "0") == 2
+        assert evaluate(monkeypatch, "--dataset", name, *patches, option, "0") == 2
         assert f"argument {option}: must be a whole number, 1 or more, not '0'" in capsys.readouterr().err

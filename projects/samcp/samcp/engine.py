@@ -46,7 +46,9 @@ class Trainer(DefaultTrainer):
                 f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {comm.get_world_size()} processes cannot "
                 "share evenly"
             )
-        self.check_evaluation(cfg)
+        check_test_data(cfg)
+        for name in cfg.DATASETS.TEST:  # once for nothing: what is wrong with one shows now, not after hours
+            self.build_evaluator(cfg, name)
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
         check_classes(cfg, model)
@@ -96,17 +98,6 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     @classmethod
-    def check_evaluation(cls, cfg: CfgNode) -> None:
-        """Load every test dataset and its cache and build its evaluators once: what is wrong shows now, not in the end.
-
-        Raises:
-            DataError, CacheError, UsageError: as `build_test_loader` and `build_evaluator`.
-        """
-        check_test_data(cfg)
-        for name in cfg.DATASETS.TEST:
-            cls.build_evaluator(cfg, name)
-
-    @classmethod
     def test(
         cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> dict[str, Any]:
@@ -116,10 +107,10 @@ class Trainer(DefaultTrainer):
             UsageError: a dataset has classes that the model was not trained on and cannot be told of.
         """
         check_classes(cfg, model)
+        # All before the first is used, and by the whole config: files of several datasets are kept apart.
+        evaluators = evaluators or [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         results: dict[str, Any] = {}
-        for i, name in enumerate(cfg.DATASETS.TEST):
-            # By the whole config, for files of several datasets are kept apart.
-            evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
+        for i, (name, evaluator) in enumerate(zip(cfg.DATASETS.TEST, evaluators, strict=True)):
             with asked_for_classes_of(name, model):
                 results[name] = super().test(of_one_dataset(cfg, i), model, [evaluator])
         if results and comm.is_main_process():

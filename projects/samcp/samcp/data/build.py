@@ -80,17 +80,23 @@ def load_records(dataset: str, cache_path: str, *, skip_failed: bool = False) ->
     Raises:
         DataError, CacheError: as `build_train_loader`.
     """
-    records = load_dataset(dataset)
-    root = image_root(dataset)
-    for record in records:
-        record["key"] = image_key(record["file_name"], root)
-        record["patches_path"] = cache_path
-        record["dataset_name"] = dataset
-    cache = open_cache(cache_path, dataset)
+    records, cache = find_patches(load_dataset(dataset), dataset, cache_path)
     if skip_failed:
         records = _without_failed(records, cache)
     check_keys(cache, dataset, [record["key"] for record in records])
     return records, cache
+
+
+def find_patches(records: list[Record], dataset: str, cache_path: str) -> tuple[list[Record], PatchCache]:
+    """The records with "key", "patches_path" and "dataset_name" added to each, and the cache, which may lack keys.
+
+    Raises:
+        CacheError: the cache is missing, damaged, or of other images; or nothing tells the images' keys.
+    """
+    root = image_root(dataset)
+    for record in records:
+        record |= {"key": image_key(record["file_name"], root), "patches_path": cache_path, "dataset_name": dataset}
+    return records, open_cache(cache_path, dataset)
 
 
 def load_dataset(name: str) -> list[Record]:

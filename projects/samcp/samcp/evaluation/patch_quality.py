@@ -1,7 +1,7 @@
 """How well patches fit the objects of a dataset, before any model sees them (Table 9)."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 from detectron2.data import MetadataCatalog
 from PIL import Image
-from tqdm import tqdm
 
-from proposal_cache import PatchCache, Patches, image_key, rle
-from proposal_cache.processes import process_pool
+from proposal_cache import PatchCache, Patches, rle
 
 from ..data.affinity_targets import AffinityRule
-from ..data.build import load_dataset
+from ..data.build import find_patches, load_dataset
 from ..data.errors import DataError
 from ..data.ground_truth import GroundTruth, read_ground_truth
-from ..data.patch_caches import check_keys, image_root, open_cache, read_patches
+from ..data.patch_caches import check_keys, read_patches
+from ..data.preparation.files import convert_all
 from ..data.vocabulary import Vocabulary
 
 _FOUND = 0.5  # IoU above which an object counts in mIoU>0.5
@@ -114,10 +113,7 @@ def measure_dataset(name: str, cache_path: str, *, limit: int | None = None, wor
         DataError: the dataset or its ground truth cannot be read, or it has no objects.
         CacheError: the cache is missing or damaged, lacks images, or is of images of another size.
     """
-    records = load_dataset(name)[:limit]
-    root, cache = image_root(name), open_cache(cache_path, name)
-    for record in records:
-        record |= {"key": image_key(record["file_name"], root), "patches_path": cache_path, "dataset_name": name}
+    records, cache = find_patches(load_dataset(name)[:limit], name, cache_path)
     failures = {r["key"]: cache.manifest.failures[r["key"]] for r in records if r["key"] in cache.manifest.failures}
     check_keys(cache, name, [record["key"] for record in records if record["key"] not in failures])
     measure = partial(
@@ -126,7 +122,7 @@ def measure_dataset(name: str, cache_path: str, *, limit: int | None = None, wor
         num_classes=len(Vocabulary.of_dataset(name).names),
         ignore_label=MetadataCatalog.get(name).get("ignore_label", 255),
     )
-    measured = list(tqdm(_apply(measure, records, workers), total=len(records), desc=name, unit="image", mininterval=1))
+    measured = convert_all(records, measure, workers=workers, title=name)
     fits = ObjectFits.concatenate([part for part, _ in measured])
     if not len(fits):
         raise DataError(
@@ -200,28 +196,4 @@ def _annotated_size(record: Record) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.height, image.width
     except OSError as error:
-        raise DataError(
-            f"{path}: the ground truth cannot be read ({error}); is DETECTRON2_DATASETS set to the right folder?"
-        ) from error
-
-
-Measure = Callable[[Record], tuple[ObjectFits, int]]
-_measure: Measure  # of a worker process: with its own cache, which is not to be opened anew for every image
-
-
-def _apply(measure: Measure, records: Sequence[Record], workers: int) -> Iterator[tuple[ObjectFits, int]]:
-    """What a function makes of every record, in order."""
-    if workers == 1:
-        yield from map(measure, records)
-        return
-    with process_pool(workers, _start_worker, (measure,)) as pool:
-        yield from pool.map(_work, records, chunksize=8)
-
-
-def _start_worker(measure: Measure) -> None:
-    global _measure
-    _measure = measure
-
-
-def _work(record: Record) -> tuple[ObjectFits, int]:
-    return _measure(record)
+        raise DataError(f"{path}: the ground truth cannot be read ({error}); replace the file") from error

@@ -38,8 +38,20 @@ def convert_all(
     progress = {"total": len(sources), "desc": title, "unit": "image", "mininterval": 1}
     if workers == 1:
         return list(tqdm(map(convert, sources), **progress))
-    with process_pool(workers) as pool:
-        return list(tqdm(pool.map(convert, sources, chunksize=8), **progress))
+    with process_pool(workers, _start_worker, (convert,)) as pool:
+        return list(tqdm(pool.map(_convert_in_worker, sources, chunksize=8), **progress))
+
+
+_convert: Callable[[Any], Any]  # of a worker process, which gets it once: with it may come a patch cache to open
+
+
+def _start_worker(convert: Callable[[Any], Any]) -> None:
+    global _convert
+    _convert = convert
+
+
+def _convert_in_worker(source: Any) -> Any:
+    return _convert(source)
 
 
 def convert_and_keep(
