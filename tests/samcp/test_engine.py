@@ -44,7 +44,9 @@ def test_a_message_of_a_process_is_all_there_is(capfd):
     with pytest.raises(SystemExit) as stop:
         engine.launch(end_with_message, 2, args=("error: no such dataset",))
     assert stop.value.code == 1
-    assert capfd.readouterr().err.strip() == "error: no such dataset"
+    said = capfd.readouterr().err.strip().splitlines()
+    # torch says so where the other process had not ended by itself yet
+    assert [line for line in said if "Terminating process" not in line] == ["error: no such dataset"]
 
 
 @pytest.mark.parametrize(("classes", "queries", "warned"), [("sea~", True, 1), ("sea~", False, 0), ("kite", True, 0)])
