@@ -33,7 +33,11 @@ def _add_data_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TARGETS.IGNORE_THRESHOLD = 0.5  # between this and tau: no affinity loss
     cfg.MODEL.SAMCP.TARGETS.BOX_IOP = True  # use IoP of the boxes
     cfg.MODEL.SAMCP.TARGETS.MASK_IOP = True  # use IoP of the masks
-    cfg.MODEL.SAMCP.TARGETS.LOW_QUALITY_MATCHES = True  # add patches by box IoU
+    cfg.MODEL.SAMCP.TARGETS.LOW_QUALITY_MATCHES = True  # add patches by IoU: of boxes, above 0.5; see METHOD 6
+    # The same for semantic entities, where it is the IoU of masks, and whether they ignore pairs between
+    # IGNORE_THRESHOLD and tau; defaults of the released code.
+    cfg.MODEL.SAMCP.TARGETS.SEMANTIC_LOW_QUALITY_IOU = 0.1
+    cfg.MODEL.SAMCP.TARGETS.SEMANTIC_IGNORE = False
     cfg.MODEL.SAMCP.TARGETS.BUILDABLE_IOU = 0.5  # an instance is taught if the box around its patches fits it better
 
 
@@ -112,6 +116,10 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.LOSS.CLS = 2.0
     cfg.MODEL.SAMCP.LOSS.MASK_FOCAL = 1.0
     cfg.MODEL.SAMCP.LOSS.DICE = 1.0
+    # Factor of the affinity losses of unmatched queries, which are averaged over those queries ("BG", Table 4).
+    cfg.MODEL.SAMCP.LOSS.SELF_AFFINITY = 1.0
+    # Instance and denoising queries have a class loss for things alone, so that no stuff word becomes their negative.
+    cfg.MODEL.SAMCP.LOSS.THINGS_ONLY = True
     cfg.MODEL.SAMCP.MATCHER = CN()  # costs of the Hungarian matching (METHOD 6)
     cfg.MODEL.SAMCP.MATCHER.CLS = 2.0
     cfg.MODEL.SAMCP.MATCHER.MASK_FOCAL = 1.0

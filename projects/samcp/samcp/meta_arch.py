@@ -149,6 +149,7 @@ class SAMCP(nn.Module):
             class_logits=[self._class_logits(output, words) for output in outputs],
             queries=queries,
             semantic_classes=self.semantic_classes,
+            thing_classes=self.thing_classes,
             denoising=denoising,
             patches=images.patches,
             in_crowd=_pad_in_crowd(batched_inputs, images.patches),

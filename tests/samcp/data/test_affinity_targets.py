@@ -6,7 +6,7 @@ import torch
 from detectron2.data import transforms as T
 
 from proposal_cache import Patches
-from samcp.data.affinity_targets import AffinityRule, build_targets
+from samcp.data.affinity_targets import AffinityRule, TargetRules, build_targets
 from samcp.data.ground_truth import GroundTruth
 from samcp.data.patch_transforms import AxisAlignedMap, crop_patches
 
@@ -50,7 +50,21 @@ def box_as_mask(mask):
     return filled
 
 
-def literal_affinity(patches, entities, tau=0.8, ignore_from=0.5, box=True, mask=True, low_quality=True):
+def compare(rule, patches, entities):
+    return rule.compare(patches, entities, patches.iop(entities).T)
+
+
+def literal_affinity(
+    patches,
+    entities,
+    tau=0.8,
+    ignore_from=0.5,
+    box=True,
+    mask=True,
+    low_quality=True,
+    low_quality_iou=0.5,
+    by_mask=False,
+):
     """METHOD 6 by loops over decoded masks, in float64."""
     affinity = np.zeros((len(entities), len(patches)), dtype=bool)
     ignore = np.zeros_like(affinity)
@@ -62,13 +76,14 @@ def literal_affinity(patches, entities, tau=0.8, ignore_from=0.5, box=True, mask
             if box:
                 iops.append((box_as_mask(entity) & box_as_mask(patch)).sum() / box_as_mask(patch).sum())
             affinity[k, n] = min(iops) > tau
-            ignore[k, n] = ignore_from <= min(iops) <= tau
+            ignore[k, n] = ignore_from is not None and ignore_from <= min(iops) <= tau
         if low_quality and len(patches):
-            a = box_as_mask(entity)
-            ious = [(a & box_as_mask(p)).sum() / (a | box_as_mask(p)).sum() for p in patches]
-            best = int(np.argmax(ious))
-            if ious[best] > 0.5 and all(ious[best] > iou for n, iou in enumerate(ious) if affinity[k, n]):
-                affinity[k, best], ignore[k, best] = True, False
+            shape = (lambda x: x) if by_mask else box_as_mask
+            ious = [(shape(entity) & shape(p)).sum() / (shape(entity) | shape(p)).sum() for p in patches]
+            best = max((iou for n, iou in enumerate(ious) if affinity[k, n]), default=0)
+            for n, iou in enumerate(ious):
+                if iou > max(best, low_quality_iou):
+                    affinity[k, n], ignore[k, n] = True, False
     return affinity, ignore
 
 
@@ -83,17 +98,26 @@ def random_masks(rng, count):
 
 
 @pytest.mark.parametrize(
-    "switches", [{}, {"box": False}, {"mask": False}, {"low_quality": False}, {"tau": 0.6, "ignore_from": 0.3}]
+    "switches",
+    [
+        {},
+        {"box": False},
+        {"mask": False},
+        {"low_quality": False},
+        {"tau": 0.6, "ignore_from": 0.3},
+        {"ignore_from": None, "low_quality_iou": 0.1, "by_mask": True},
+    ],
 )
 def test_equals_the_literal_version(switches):
     rng = np.random.default_rng(0)
     names = {"tau": "iop_threshold", "ignore_from": "ignore_threshold", "box": "box_iop", "mask": "mask_iop"}
-    names["low_quality"] = "low_quality_matches"
-    rule = AffinityRule(**{names[name]: value for name, value in switches.items()})
+    names |= {"low_quality": "low_quality_matches", "low_quality_iou": "low_quality_iou"}
+    options = {names[name]: value for name, value in switches.items() if name in names}
+    rule = AffinityRule(**options, low_quality_by="mask" if switches.get("by_mask") else "box")
     positives = 0
     for _ in range(20):
         patches, entities = random_masks(rng, 30), random_masks(rng, 8)
-        affinity, ignore = rule(patches_of(*patches), patches_of(*entities))
+        affinity, ignore = compare(rule, patches_of(*patches), patches_of(*entities))
         expected_affinity, expected_ignore = literal_affinity(patches, entities, **switches)
         np.testing.assert_array_equal(affinity, expected_affinity)
         np.testing.assert_array_equal(ignore, expected_ignore)
@@ -104,24 +128,24 @@ def test_equals_the_literal_version(switches):
 def test_positive_ignored_and_negative():
     entity = box_mask(0, 0, 20, 20)
     inside, mostly, little = box_mask(2, 2, 12, 12), box_mask(14, 0, 24, 10), box_mask(18, 0, 28, 10)
-    affinity, ignore = AffinityRule()(patches_of(inside, mostly, little), patches_of(entity))
+    affinity, ignore = compare(AffinityRule(), patches_of(inside, mostly, little), patches_of(entity))
     assert affinity.tolist() == [[True, False, False]]
     assert ignore.tolist() == [[False, True, False]]
 
 
 def test_low_quality_match_rescues_an_object_without_patches():
     entity, loose = box_mask(10, 10, 30, 30), box_mask(10, 10, 30, 40)  # IoP 2/3, IoU 2/3
-    affinity, ignore = AffinityRule()(patches_of(loose), patches_of(entity))
+    affinity, ignore = compare(AffinityRule(), patches_of(loose), patches_of(entity))
     assert affinity.tolist() == [[True]]
     assert ignore.tolist() == [[False]]
-    affinity, ignore = AffinityRule(low_quality_matches=False)(patches_of(loose), patches_of(entity))
+    affinity, ignore = compare(AffinityRule(low_quality_matches=False), patches_of(loose), patches_of(entity))
     assert affinity.tolist() == [[False]]
     assert ignore.tolist() == [[True]]
 
 
 def test_low_quality_match_does_not_join_a_better_patch():
     entity, exact, loose = box_mask(10, 10, 30, 30), box_mask(10, 10, 30, 29), box_mask(10, 10, 30, 40)
-    affinity, _ = AffinityRule()(patches_of(exact, loose), patches_of(entity))
+    affinity, _ = compare(AffinityRule(), patches_of(exact, loose), patches_of(entity))
     assert affinity.tolist() == [[True, False]]
 
 
@@ -129,7 +153,7 @@ def test_patches_inside_a_crowd_are_ignored():
     crowd, beside = box_mask(0, 0, 30, 30), box_mask(40, 0, 60, 30)
     truth = ground_truth_of((crowd, 0, True, True), (beside, 1, True, False))
     patches = patches_of(box_mask(5, 5, 15, 15), box_mask(42, 5, 50, 15), box_mask(28, 0, 38, 10))
-    targets = build_targets(patches, truth, rule=AffinityRule(), mapping=identity())
+    targets = build_targets(patches, truth, rules=TargetRules(), mapping=identity())
     assert targets.in_crowd.tolist() == [True, False, False]
     assert targets.instances.gt_classes.tolist() == [1]
     assert targets.instances.gt_affinity.tolist() == [[False, True, False]]
@@ -142,7 +166,7 @@ def test_patches_inside_a_crowd_are_ignored():
 def test_a_class_with_a_crowd_and_more_is_present_by_the_rest():
     crowd, one = box_mask(0, 0, 30, 30), box_mask(40, 0, 60, 30)
     truth = ground_truth_of((crowd, 0, True, True), (one, 0, True, False))
-    targets = build_targets(patches_of(one), truth, rule=AffinityRule(), mapping=identity())
+    targets = build_targets(patches_of(one), truth, rules=TargetRules(), mapping=identity())
     assert targets.sem_segments.gt_classes.tolist() == [0]
     assert targets.sem_segments.gt_affinity.tolist() == [[True]]
 
@@ -150,7 +174,7 @@ def test_a_class_with_a_crowd_and_more_is_present_by_the_rest():
 def test_semantic_entities_join_the_segments_of_a_class():
     left, right, sky = box_mask(0, 20, 20, 40), box_mask(30, 20, 50, 40), box_mask(0, 0, 64, 10)
     truth = ground_truth_of((right, 3, True, False), (sky, 7, False, False), (left, 3, True, False))
-    targets = build_targets(patches_of(left, right, sky), truth, rule=AffinityRule(), mapping=identity())
+    targets = build_targets(patches_of(left, right, sky), truth, rules=TargetRules(), mapping=identity())
     assert targets.sem_segments.gt_classes.tolist() == [3, 7]
     assert targets.sem_segments.gt_affinity.tolist() == [[True, True, False], [False, False, True]]
     assert targets.sem_segments.gt_boxes.tensor.tolist() == [[0, 20, 50, 40], [0, 0, 64, 10]]
@@ -177,7 +201,7 @@ def test_crop_and_flip_give_what_the_augmented_masks_give():
         masks, entities = random_masks(rng, 20), random_masks(rng, 5)
         truth = ground_truth_of(*((mask, k, True, False) for k, mask in enumerate(entities)))
         patches = crop_patches(patches_of(*masks), mapping, min_area=1)
-        targets = build_targets(patches, truth, rule=AffinityRule(), mapping=mapping)
+        targets = build_targets(patches, truth, rules=TargetRules(), mapping=mapping)
 
         seen_patches = [m for m in (augmented(mask, transforms) for mask in masks) if m.any()]
         seen = [(k, m) for k, m in enumerate(augmented(mask, transforms) for mask in entities) if m.any()]
@@ -194,9 +218,9 @@ def test_cropping_can_make_a_patch_positive():
     transforms = T.TransformList([T.CropTransform(0, 0, 20, 20)])
     mapping = AxisAlignedMap.from_transforms(transforms, SIZE, (20, 20))
     truth = ground_truth_of((entity, 0, True, False))
-    rule = AffinityRule(low_quality_matches=False)
-    whole = build_targets(patches_of(patch), truth, rule=rule, mapping=identity())
-    cut = build_targets(crop_patches(patches_of(patch), mapping, 1), truth, rule=rule, mapping=mapping)
+    rules = TargetRules(instances=AffinityRule(low_quality_matches=False))
+    whole = build_targets(patches_of(patch), truth, rules=rules, mapping=identity())
+    cut = build_targets(crop_patches(patches_of(patch), mapping, 1), truth, rules=rules, mapping=mapping)
     assert whole.instances.gt_affinity.tolist() == [[False]]
     assert cut.instances.gt_affinity.tolist() == [[True]]
 
@@ -205,7 +229,7 @@ def test_cropping_can_make_a_patch_positive():
 def test_nothing_to_compare(num_patches, num_entities):
     masks = [box_mask(i, i, i + 10, i + 10) for i in range(3)]
     truth = ground_truth_of(*((mask, 0, True, False) for mask in masks[:num_entities]))
-    targets = build_targets(patches_of(*masks[:num_patches]), truth, rule=AffinityRule(), mapping=identity())
+    targets = build_targets(patches_of(*masks[:num_patches]), truth, rules=TargetRules(), mapping=identity())
     assert targets.instances.gt_affinity.shape == (num_entities, num_patches)
     assert targets.sem_segments.gt_affinity.shape == (min(num_entities, 1), num_patches)
     assert targets.in_crowd.shape == (num_patches,)

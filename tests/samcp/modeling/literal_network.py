@@ -169,7 +169,8 @@ def make_queries(
 
 def affinity(module: nn.Module, heads: int, query: Tensor, patch: Tensor) -> Tensor:
     """METHOD 4, step 2; both with their positions added."""
-    pairs = zip(mlp(module.query_mlp, query).chunk(heads), mlp(module.patch_mlp, patch).chunk(heads), strict=True)
+    q, k = query + mlp(module.query_ffn, query), patch + mlp(module.patch_ffn, patch)
+    pairs = zip(q.chunk(heads), k.chunk(heads), strict=True)
     x = torch.stack([q @ k / math.sqrt(len(q)) for q, k in pairs])
     for mix in module.mix:
         x = linear(mix, x.clamp(min=0))

@@ -15,7 +15,7 @@ def literal_affinity(module: Affinity, queries: torch.Tensor, patches: torch.Ten
     out = torch.zeros(len(queries), len(patches), dtype=queries.dtype)
     for m, query in enumerate(queries):
         for n, patch in enumerate(patches):
-            q, k = module.query_mlp(query), module.patch_mlp(patch)
+            q, k = query + module.query_ffn(query), patch + module.patch_ffn(patch)
             x = [
                 sum(q[h * width + d] * k[h * width + d] for d in range(width)) / math.sqrt(width) for h in range(heads)
             ]
@@ -31,7 +31,7 @@ def literal_affinity(module: Affinity, queries: torch.Tensor, patches: torch.Ten
 
 def test_affinity_equals_algorithm_1() -> None:
     torch.manual_seed(0)
-    module = Affinity(8, 4).double()
+    module = Affinity(8, 4, 12).double()
     torch.nn.init.normal_(module.patch_bias)
     torch.nn.init.constant_(module.log_scale, 0.3)
     queries, patches = torch.randn(3, 8).double(), torch.randn(5, 8).double()
@@ -41,7 +41,7 @@ def test_affinity_equals_algorithm_1() -> None:
 
 def test_affinity_starts_at_its_prior() -> None:
     """Without similarity only the bias is left: sigma(b0) = 0.01."""
-    module = Affinity(8, 4)
+    module = Affinity(8, 4, 12)
     for linear in module.mix:
         torch.nn.init.zeros_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
@@ -51,7 +51,7 @@ def test_affinity_starts_at_its_prior() -> None:
 
 def test_affinity_gradients() -> None:
     torch.manual_seed(0)
-    module = Affinity(4, 2).double()
+    module = Affinity(4, 2, 6).double()
     inputs = (torch.randn(1, 2, 4).double().requires_grad_(), torch.randn(1, 3, 4).double().requires_grad_())
     assert torch.autograd.gradcheck(module, inputs)
 

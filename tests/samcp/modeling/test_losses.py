@@ -7,7 +7,7 @@ import torch
 
 from samcp.modeling.classifier import Classifier
 from samcp.modeling.losses import affinity_focal_loss, dice_loss, pairwise_affinity_costs
-from samcp.modeling.matcher import HungarianMatcher, corners_to_center_size, focal_class_cost, pairwise_giou
+from samcp.modeling.matcher import HungarianMatcher, focal_class_cost, pairwise_giou
 
 
 def literal_focal(logit: float, target: float) -> float:
@@ -108,8 +108,7 @@ def test_matching_cost_by_hand() -> None:
             by_hand = 2 * (literal_focal(logits[m, c], 1) - literal_focal(logits[m, c], 0))
             by_hand += sum(literal_focal(affinity[m, n], gt[k, n]) for n in range(6)) / max(gt[k].sum().item(), 1)
             by_hand += dice_loss(affinity[m], gt[k], weights[k]).item()
-            centers = corners_to_center_size(boxes[m]), corners_to_center_size(gt_boxes[k])
-            by_hand += (centers[0] - centers[1]).abs().sum().item()
+            by_hand += (boxes[m] - gt_boxes[k]).abs().sum().item()
             by_hand -= pairwise_giou(boxes[m : m + 1], gt_boxes[k : k + 1]).item()
             assert cost[m, k].item() == pytest.approx(by_hand)
     pairs = {(m, n): cost[m, 0] + cost[n, 1] for m in range(3) for n in range(3) if m != n}

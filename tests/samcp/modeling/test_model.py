@@ -25,7 +25,10 @@ def raw_outputs(model: SAMCP, images: list[dict]) -> list[Any]:
 
 def test_training_gives_losses_and_gradients_everywhere(toy: Any, toy_model: SAMCP) -> None:
     losses = toy_model([toy.input(12, {0: [1, 2], 2: [5], 3: [0]}), toy.input(7, {4: [3]}, seed=5)])
-    assert len(losses) == 3 * 3 * 2, "three terms, three layers, matching and denoising"
+    kinds = {"loss_cls": 3, "loss_mask_focal": 4, "loss_dice": 4}  # instance, semantic, denoising; self-affinity
+    for term, count in kinds.items():
+        assert sum(name.startswith(term) for name in losses) == count * 3, f"{term}: one per kind and layer"
+    assert len(losses) == sum(kinds.values()) * 3
     assert all(torch.isfinite(loss) and loss > 0 for loss in losses.values()), losses
     sum(losses.values()).backward()
     silent = [n for n, p in toy_model.named_parameters() if p.requires_grad and p.grad is None]

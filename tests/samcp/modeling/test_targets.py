@@ -12,7 +12,7 @@ from samcp.modeling.patch_batch import PatchBatch
 from samcp.modeling.queries import QuerySet
 from samcp.modeling.targets import QueryTargets, TargetBuilder, gather_entities
 
-NUM_CLASSES, SEMANTIC = 5, torch.tensor([3, 4])
+NUM_CLASSES, SEMANTIC, THINGS = 5, torch.tensor([3, 4]), torch.tensor([0, 1, 2])
 MATCHER = HungarianMatcher(cls=2, mask_focal=1, dice=1, l1=1, giou=1)
 
 
@@ -34,6 +34,7 @@ def build(image: dict, *, self_affinity: bool = True, favourite: dict[int, int] 
         class_logits=torch.zeros(1, total, NUM_CLASSES),
         queries=queries,
         semantic_classes=SEMANTIC,
+        thing_classes=THINGS,
         patches=patches,
         in_crowd=in_crowd,
         regions=[gather_entities(image["sem_segments"], patches, 0, least_box_iou=None)],
@@ -57,7 +58,7 @@ def test_unmatched_query_learns_its_own_patch(toy: Any) -> None:
     assert with_bg.affinity[0, row].tolist() == [0, 0, 0, 0, 0, 1]
     assert with_bg.affinity_weights[0, row].sum() == 6
     assert with_bg.classes[0, row].sum() == 0
-    assert with_bg.class_weights[0, row].sum() == NUM_CLASSES, "it learns to be no class"
+    assert with_bg.class_weights[0, row].tolist() == [1, 1, 1, 0, 0], "it learns to be no thing"
     assert without.affinity_weights[0, row].sum() == 0
 
 
@@ -104,7 +105,7 @@ def test_patch_in_a_crowd_is_no_negative(toy: Any) -> None:
     image["patches"].in_crowd[3] = True
     targets = build(image, favourite={0: 0})
     assert targets.class_weights[0, len(SEMANTIC) + 3].sum() == 0
-    assert targets.class_weights[0, len(SEMANTIC) + 2].sum() == NUM_CLASSES
+    assert targets.class_weights[0, len(SEMANTIC) + 2].sum() == len(THINGS)
 
 
 def test_image_without_patches_teaches_nothing(toy: Any) -> None:
@@ -128,7 +129,7 @@ def test_denoising_positives_learn_their_entity_and_negatives_background(toy: An
         box_noise=1.0,
     )
     targets = TargetBuilder(matcher=MATCHER).denoising(
-        denoising=noised, patches=patches, instances=[instances], num_classes=NUM_CLASSES
+        denoising=noised, patches=patches, instances=[instances], num_classes=NUM_CLASSES, thing_classes=THINGS
     )
     for slot in range(8):
         entity, positive = int(noised.entity[slot]), bool(noised.positive[slot])
@@ -137,5 +138,5 @@ def test_denoising_positives_learn_their_entity_and_negatives_background(toy: An
             expected[instances.classes[entity]] = 1
         assert torch.equal(targets.classes[0, slot], expected)
         assert torch.equal(targets.affinity[0, slot], instances.affinity[entity] * positive)
-        assert targets.class_weights[0, slot].sum() == NUM_CLASSES
+        assert targets.class_weights[0, slot].sum() == len(THINGS)
         assert bool(targets.affinity_weights[0, slot].any()) == positive

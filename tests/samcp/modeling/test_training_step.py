@@ -52,7 +52,7 @@ def test_half_precision_is_near_full_precision(toy: Any, toy_cfg: CfgNode) -> No
 
     full, gradient = losses_and_gradient(False)
     half, rough_gradient = losses_and_gradient(True)
-    assert full == pytest.approx(half, rel=0.1, abs=0.02)
+    assert full == pytest.approx(half, rel=0.25, abs=0.02)  # a loss may be that of one row
     assert full != half
     assert torch.isfinite(rough_gradient).all()
     assert torch.cosine_similarity(gradient, rough_gradient, dim=0) > 0.9

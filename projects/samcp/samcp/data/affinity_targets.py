@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from proposal_cache import Patches
@@ -16,53 +17,69 @@ from ..config import UsageError
 from .ground_truth import GroundTruth
 from .patch_transforms import AxisAlignedMap
 
-_LOW_QUALITY_IOU = 0.5
 _CROWD_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class AffinityRule:
-    """When a patch belongs to an entity.
+    """Which patches belong to an entity.
 
     Attributes:
         iop_threshold: tau; a patch is positive where its intersection over patch (IoP) exceeds it.
-        ignore_threshold: from here to tau a pair is ignored in the affinity losses.
+        ignore_threshold: from here to tau a pair is ignored in the affinity losses; None ignores no pair.
         box_iop, mask_iop: which IoPs count; of two the smaller one.
-        low_quality_matches: add, to each entity, the patch with the best box IoU if that exceeds 0.5 and the box IoU of
-            all patches the entity already has.
+        low_quality_matches: also add every patch whose IoU with the entity exceeds `low_quality_iou` and the IoU of all
+            patches that the entity already has.
+        low_quality_iou: see there.
+        low_quality_by: "box" or "mask", which IoU that is.
     """
 
     iop_threshold: float = 0.8
-    ignore_threshold: float = 0.5
+    ignore_threshold: float | None = 0.5
     box_iop: bool = True
     mask_iop: bool = True
     low_quality_matches: bool = True
+    low_quality_iou: float = 0.5
+    low_quality_by: str = "box"
 
     def __post_init__(self) -> None:
         if not (self.box_iop or self.mask_iop):
             raise UsageError("MODEL.SAMCP.TARGETS: BOX_IOP and MASK_IOP are both off; one of them must measure overlap")
 
-    def __call__(self, patches: Patches, entities: Patches) -> tuple[np.ndarray, np.ndarray]:
+    def compare(self, patches: Patches, entities: Patches, mask_iop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compare N patches with K entities.
+
+        Args:
+            mask_iop: (K, N) IoP of their masks.
 
         Returns:
             affinity, ignore: (K, N) bool each, never both true.
         """
-        return self.compare(patches.boxes, entities.boxes, patches.iop(entities).T)
-
-    def compare(
-        self, patch_boxes: np.ndarray, entity_boxes: np.ndarray, mask_iop: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The same of boxes (N, 4) and (K, 4), and the IoP of masks (K, N)."""
-        intersection = _box_intersection(entity_boxes, patch_boxes)
+        intersection = _box_intersection(entities.boxes, patches.boxes)
         iop = np.ones(mask_iop.shape)
         if self.box_iop:
-            iop = np.minimum(iop, _divide(intersection, _box_area(patch_boxes)[None]))
+            iop = np.minimum(iop, _divide(intersection, _box_area(patches.boxes)[None]))
         if self.mask_iop:
             iop = np.minimum(iop, mask_iop)
+        if self.low_quality_by == "mask":
+            iou = _iou(mask_iop * patches.areas, entities.areas, patches.areas)
+        else:
+            iou = _iou(intersection, _box_area(entities.boxes), _box_area(patches.boxes))
+        return self.assign(iop, iou)
+
+    def assign(self, iop: np.ndarray, iou: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same for known overlaps.
+
+        Args:
+            iop: (K, N), what tau applies to.
+            iou: (K, N), for low-quality matches.
+        """
         affinity = iop > self.iop_threshold
         if self.low_quality_matches and affinity.size:
-            _add_low_quality_matches(affinity, _box_iou(intersection, entity_boxes, patch_boxes))
+            to_beat = np.where(affinity, iou, 0.0).max(axis=1, keepdims=True)
+            affinity |= iou > np.maximum(to_beat, self.low_quality_iou)
+        if self.ignore_threshold is None:
+            return affinity, np.zeros_like(affinity)
         return affinity, (iop >= self.ignore_threshold) & ~affinity
 
 
@@ -83,52 +100,89 @@ class Targets:
     in_crowd: torch.Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetRules:
+    """The rules for both kinds of entities. By default those of the released code; the paper has instances' alone."""
+
+    instances: AffinityRule = AffinityRule()
+    semantic: AffinityRule = AffinityRule(ignore_threshold=None, low_quality_iou=0.1, low_quality_by="mask")
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "TargetRules":
+        """Read MODEL.SAMCP.TARGETS."""
+        options = cfg.MODEL.SAMCP.TARGETS
+        instances = AffinityRule(
+            iop_threshold=options.IOP_THRESHOLD,
+            ignore_threshold=options.IGNORE_THRESHOLD,
+            box_iop=options.BOX_IOP,
+            mask_iop=options.MASK_IOP,
+            low_quality_matches=options.LOW_QUALITY_MATCHES,
+        )
+        semantic = replace(
+            instances,
+            ignore_threshold=options.IGNORE_THRESHOLD if options.SEMANTIC_IGNORE else None,
+            low_quality_iou=options.SEMANTIC_LOW_QUALITY_IOU,
+            low_quality_by="mask",
+        )
+        return cls(instances=instances, semantic=semantic)
+
+
 def build_targets(
-    patches: Patches, ground_truth: GroundTruth, *, rule: AffinityRule, mapping: AxisAlignedMap
+    patches: Patches, ground_truth: GroundTruth, *, rules: TargetRules, mapping: AxisAlignedMap
 ) -> Targets:
     """The targets of the patches that the input shows.
 
     Args:
         patches: N patches, already cut to what the input shows.
         ground_truth: that of the whole image.
-        rule: when a patch belongs to an entity.
+        rules: when a patch belongs to an entity.
         mapping: from the original image to the network's input.
     """
     visible = replace(ground_truth, masks=mapping.crop(ground_truth.masks))
     things, thing_classes = visible.things()
     regions, region_classes = visible.semantic()
-    unsure, unsure_classes = visible.only_crowds()
-    masks = Patches.concatenate([things, regions, unsure, visible.crowds()])
-    mask_iop = patches.iop(masks).T
-    entities = slice(len(things) + len(regions) + len(unsure))
-    boxes, crowd_iop = masks.boxes[entities], mask_iop[entities.stop :]
-
-    affinity, ignore = rule.compare(patches.boxes, boxes, mask_iop[entities])
-    affinity[entities.stop - len(unsure) :] = False
-    # A crowd is no entity, and a patch inside one may well be part of what it shows: neither yes nor no.
+    crowd_only, crowd_only_classes = visible.only_crowds()
+    semantic = Patches.concatenate([regions, crowd_only])
+    mask_iop = patches.iop(Patches.concatenate([things, semantic, visible.crowds()])).T
+    thing_iop, semantic_iop, crowd_iop = np.split(mask_iop, [len(things), len(things) + len(semantic)])
+    # A patch inside a crowd may well be part of what it shows: neither yes nor no.
     crowded = (crowd_iop > _CROWD_SHARE).any(axis=0)
-    ignore |= crowded[None] & ~affinity
-    both = Instances(
-        mapping.input_size,
-        gt_classes=torch.from_numpy(np.concatenate([thing_classes, region_classes, unsure_classes])),
-        gt_boxes=mapping.map_boxes(boxes),
-        gt_affinity=torch.from_numpy(affinity),
-        gt_ignore=torch.from_numpy(ignore),
-    )
-    seen = torch.from_numpy(masks.areas[entities] > 0)
-    is_thing = torch.arange(len(both)) < len(things)
+
+    thing_affinity, thing_ignore = rules.instances.compare(patches, things, thing_iop)
+    semantic_affinity, semantic_ignore = rules.semantic.compare(patches, semantic, semantic_iop)
+    semantic_affinity[len(regions) :] = False  # a crowd is no entity
+    belongs = thing_affinity.any(axis=0) | semantic_affinity.any(axis=0)
     return Targets(
-        instances=both[seen & is_thing],
-        sem_segments=both[seen & ~is_thing],
-        in_crowd=torch.from_numpy(crowded & ~affinity.any(axis=0)),
+        instances=_entities(mapping, things, thing_classes, thing_affinity, thing_ignore, crowded),
+        sem_segments=_entities(
+            mapping,
+            semantic,
+            np.concatenate([region_classes, crowd_only_classes]),
+            semantic_affinity,
+            semantic_ignore,
+            crowded,
+        ),
+        in_crowd=torch.from_numpy(crowded & ~belongs),
     )
 
 
-def _add_low_quality_matches(affinity: np.ndarray, iou: np.ndarray) -> None:
-    """Set affinity (K, N), in place, where an entity's best box IoU (K, N) beats 0.5 and all patches it has."""
-    entity, best = np.arange(len(iou)), iou.argmax(axis=1)
-    to_beat = np.maximum(np.where(affinity, iou, 0.0).max(axis=1), _LOW_QUALITY_IOU)
-    affinity[entity, best] |= iou[entity, best] > to_beat
+def _entities(
+    mapping: AxisAlignedMap,
+    masks: Patches,
+    classes: np.ndarray,
+    affinity: np.ndarray,
+    ignore: np.ndarray,
+    crowded: np.ndarray,
+) -> Instances:
+    """The fields of :class:`Targets` for the entities that the input shows a pixel of."""
+    entities = Instances(
+        mapping.input_size,
+        gt_classes=torch.from_numpy(classes),
+        gt_boxes=mapping.map_boxes(masks.boxes),
+        gt_affinity=torch.from_numpy(affinity),
+        gt_ignore=torch.from_numpy((ignore | crowded[None]) & ~affinity),
+    )
+    return entities[torch.from_numpy(masks.areas > 0)]
 
 
 def _box_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -142,8 +196,9 @@ def _box_area(boxes: np.ndarray) -> np.ndarray:
     return np.prod(boxes[:, 2:].astype(np.float64) - boxes[:, :2], axis=1)
 
 
-def _box_iou(intersection: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return _divide(intersection, _box_area(a)[:, None] + _box_area(b)[None] - intersection)
+def _iou(intersection: np.ndarray, entity_areas: np.ndarray, patch_areas: np.ndarray) -> np.ndarray:
+    """IoU (K, N) from areas of intersections (K, N), entities (K,) and patches (N,)."""
+    return _divide(intersection, entity_areas[:, None] + patch_areas[None] - intersection)
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from PIL import Image
 from proposal_cache import PatchCache, Patches
 from proposal_cache.sources import check_depth
 
-from .affinity_targets import AffinityRule, build_targets
+from .affinity_targets import TargetRules, build_targets
 from .errors import DataError
 from .ground_truth import read_ground_truth
 from .patch_caches import read_patches
@@ -83,7 +83,7 @@ class SAMCPDatasetMapper:
         caches: Mapping[str, PatchCache],
         roi_size: int,
         min_patch_area: int,
-        rule: AffinityRule,
+        rules: TargetRules,
         num_classes: int,
         ignore_label: int,
     ) -> None:
@@ -96,7 +96,7 @@ class SAMCPDatasetMapper:
             caches: the records' "patches_path" -> cache.
             roi_size: cells along a side of a patch's RoI mask.
             min_patch_area: patches that a crop leaves with fewer original pixels are dropped.
-            rule: when a patch belongs to an entity.
+            rules: when a patch belongs to an entity.
             num_classes, ignore_label: what label PNGs hold.
         """
         self.is_train = is_train
@@ -106,13 +106,12 @@ class SAMCPDatasetMapper:
         self.caches = caches
         self.roi_size = roi_size
         self.min_patch_area = min_patch_area
-        self.rule = rule
+        self.rules = rules
         self.num_classes = num_classes
         self.ignore_label = ignore_label
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, is_train: bool, dataset_name: str) -> dict[str, Any]:
-        targets = cfg.MODEL.SAMCP.TARGETS
         return {
             "is_train": is_train,
             "with_targets": is_train or cfg.TEST.ORACLE,
@@ -120,13 +119,7 @@ class SAMCPDatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "roi_size": cfg.MODEL.SAMCP.ROI_SIZE,
             "min_patch_area": cfg.INPUT.MIN_PATCH_AREA,
-            "rule": AffinityRule(
-                iop_threshold=targets.IOP_THRESHOLD,
-                ignore_threshold=targets.IGNORE_THRESHOLD,
-                box_iop=targets.BOX_IOP,
-                mask_iop=targets.MASK_IOP,
-                low_quality_matches=targets.LOW_QUALITY_MATCHES,
-            ),
+            "rules": TargetRules.from_config(cfg),
             "num_classes": len(Vocabulary.of_dataset(dataset_name).names),
             "ignore_label": MetadataCatalog.get(dataset_name).get("ignore_label", 255),
         }
@@ -149,7 +142,7 @@ class SAMCPDatasetMapper:
         sample |= {"image": augmented.image, "patches": augmented.patches}
         if self.with_targets:
             ground_truth = read_ground_truth(record, size, num_classes=self.num_classes, ignore_label=self.ignore_label)
-            targets = build_targets(augmented.visible, ground_truth, rule=self.rule, mapping=augmented.mapping)
+            targets = build_targets(augmented.visible, ground_truth, rules=self.rules, mapping=augmented.mapping)
             sample["instances"], sample["sem_segments"] = targets.instances, targets.sem_segments
             sample["patches"].in_crowd = targets.in_crowd
         if not self.is_train:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from proposal_cache import PatchCache, Patches, rle
 
-from ..data.affinity_targets import AffinityRule
+from ..data.affinity_targets import TargetRules
 from ..data.build import find_patches, load_dataset
 from ..data.errors import DataError
 from ..data.ground_truth import GroundTruth, read_ground_truth
@@ -25,7 +25,7 @@ _MISSED = (0.25, 0.5, 0.75)  # IoUs that a patch must exceed, or the object is m
 # COCO's sizes, from and below an area in pixels.
 _SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, math.inf)}
 
-_RULE = AffinityRule()  # METHOD 6 as configs have it: what perfect affinities would merge
+_RULES = TargetRules()  # METHOD 6 as configs have it: what perfect affinities would merge
 
 Record = Mapping[str, Any]
 Figures = dict[str, float]
@@ -142,13 +142,17 @@ def measure_image(patches: Patches, truth: GroundTruth) -> ObjectFits:
     iop = patches.iop(objects)
     common = np.rint(iop * patches.areas[:, None])
     iou = common / (patches.areas[:, None] + objects.areas - common)
-    belongs, _ = _RULE.compare(patches.boxes, objects.boxes, iop.T)
+    is_thing = truth.is_thing[kept]
+    (as_thing, _), (as_stuff, _) = (
+        rule.compare(patches, objects, iop.T) for rule in (_RULES.instances, _RULES.semantic)
+    )
+    belongs = np.where(is_thing[:, None], as_thing, as_stuff)
     merged = np.flatnonzero(belongs.any(axis=0))
     groups = [np.flatnonzero(members).tolist() for members in belongs[:, merged]]
     unions = patches.select(merged).union(groups)
     return ObjectFits(
         classes=truth.classes[kept],
-        is_thing=truth.is_thing[kept],
+        is_thing=is_thing,
         areas=objects.areas,
         best=iou.max(axis=0, initial=0.0),
         merged=rle.iou(unions, objects.rles, objects.height, objects.width).diagonal(),

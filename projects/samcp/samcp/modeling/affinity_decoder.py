@@ -239,7 +239,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, prior: float = 0.01) -> None:
         super().__init__()
         self.self_attention = QueryAttention(dim, num_heads)
-        self.affinity = Affinity(dim, num_heads, prior)
+        self.affinity = Affinity(dim, num_heads, ffn_dim, prior)
         self.cross_attention = AttentionLayer(dim, num_heads)
         self.ffn = FeedForward(dim, ffn_dim)
         init_transformer(self)
@@ -264,19 +264,23 @@ class DecoderLayer(nn.Module):
 
 
 class Affinity(nn.Module):
-    """How much every patch belongs to every query (Algorithm 1, lines 1 to 8).
+    """Affinity logits of all query-patch pairs (Algorithm 1, lines 1 to 8).
+
+    Queries and patches are projected by residual feed-forward networks, x + W2 ReLU(W1 x), each with weights of its
+    own, as in the released code; the paper's "fc".
 
     Args:
         dim: width D of queries and patches.
         num_heads: eta, the number of similarities that are mixed into one.
-        prior: the affinity that the bias starts at.
+        ffn_dim: hidden width of the projections.
+        prior: initial affinity, set by the bias.
     """
 
-    def __init__(self, dim: int, num_heads: int, prior: float = 0.01) -> None:
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, prior: float = 0.01) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query_mlp = MLP(dim, dim, dim)
-        self.patch_mlp = MLP(dim, dim, dim)
+        self.query_ffn = MLP(dim, ffn_dim, dim)
+        self.patch_ffn = MLP(dim, ffn_dim, dim)
         self.mix = nn.ModuleList(HeadLinear(num_heads, d_out) for d_out in (num_heads, num_heads, 1))
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.patch_bias = nn.Parameter(torch.zeros(dim))
@@ -284,8 +288,8 @@ class Affinity(nn.Module):
 
     def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
         """Logits (B, M, N), at least float32, of queries (B, M, D) and patches (B, N, D), positions added."""
-        q = self.query_mlp(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        k = self.patch_mlp(patches).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        q = (queries + self.query_ffn(queries)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k = (patches + self.patch_ffn(patches)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         similarity = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
         logits = full_precision(self._mix_heads(similarity)) / self.log_scale.exp()
         with without_autocast(patches):

@@ -87,10 +87,12 @@ def build_parts(cfg: CfgNode, vocabulary: Vocabulary) -> dict[str, Any]:
                     giou=options.MATCHER.GIOU,
                 ),
                 self_affinity=options.SELF_AFFINITY,
+                thing_loss_only=options.LOSS.THINGS_ONLY,
             ),
             cls=options.LOSS.CLS,
             mask_focal=options.LOSS.MASK_FOCAL,
             dice=options.LOSS.DICE,
+            self_affinity=options.LOSS.SELF_AFFINITY,
         ),
         "inference": Inference(
             thing_classes=[i for i, thing in enumerate(vocabulary.is_thing) if thing],

@@ -86,7 +86,7 @@ class HungarianMatcher:
             focal, dice = pairwise_affinity_costs(affinity_logits, gt_affinity, gt_weights)
             total += self.mask_focal * focal + self.dice * dice
         if self.l1:
-            total += self.l1 * torch.cdist(corners_to_center_size(boxes), corners_to_center_size(gt_boxes), p=1)
+            total += self.l1 * torch.cdist(boxes, gt_boxes, p=1)  # XYXY, as the released code
         if self.giou:
             total -= self.giou * pairwise_giou(boxes, gt_boxes)
         return total
@@ -99,12 +99,6 @@ def focal_class_cost(logits: Tensor) -> Tensor:
         for target in (1.0, 0.0)
     )
     return positive - negative
-
-
-def corners_to_center_size(boxes: Tensor) -> Tensor:
-    """(..., 4) from XYXY to (cx, cy, w, h)."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ class ScoreFusion:
     Args:
         kappa: of the classes that the model was trained on; 0 takes its scores alone, 1 CLIP's alone.
         kappa_unseen: of all others.
-        rule: "product", the geometric mean that Table 8 names, or "sum", as 4.1 prints it.
+        rule: "product", the geometric mean that Table 8 names, or "sum", as 4.1 prints it, halved so that scores stay
+            in [0, 1] and thresholds mean the same.
     """
 
     def __init__(self, *, kappa: float, kappa_unseen: float, rule: str) -> None:
@@ -58,7 +59,7 @@ class ScoreFusion:
     def _fuse(self, learned: Tensor, clip: Tensor, kappa: Tensor) -> Tensor:
         # In full precision: 0.01 ** 0.4 and its like would lose half their digits.
         a, b = learned.float() ** (1 - kappa), clip.float() ** kappa
-        return a * b if self.rule == "product" else a + b
+        return a * b if self.rule == "product" else (a + b) / 2
 
 
 def mask_weights(members: Tensor, patches: Patches, size: tuple[int, int], stride: int) -> Tensor:

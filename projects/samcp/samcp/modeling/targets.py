@@ -41,7 +41,7 @@ class QueryTargets:
     Attributes:
         classes, class_weights: (B, R, C) float in {0, 1}.
         affinity, affinity_weights: (B, R, N) float in {0, 1}.
-        positive: (B, R) bool, queries that stand for an entity.
+        positive: (B, R) bool, queries that are matched with an entity; Eq. 2 counts them as M*.
     """
 
     classes: Tensor
@@ -51,9 +51,13 @@ class QueryTargets:
     positive: Tensor
 
     @property
-    def has_affinity(self) -> Tensor:
-        """(B, R) bool: queries whose affinity is supervised."""
-        return (self.affinity_weights > 0).any(-1)
+    def self_affinity(self) -> Tensor:
+        """(B, R) bool: unmatched queries whose affinity target is their own patch."""
+        return (self.affinity_weights > 0).any(-1) & ~self.positive
+
+    def rows(self, start: int, stop: int | None = None) -> "QueryTargets":
+        """The targets of the queries in a range."""
+        return QueryTargets(*(value[:, start:stop] for value in vars(self).values()))
 
     @classmethod
     def nothing(cls, batch: int, rows: int, num_classes: int, num_patches: int, device: torch.device) -> "QueryTargets":
@@ -95,11 +99,15 @@ class TargetBuilder:
     Args:
         matcher: for instance queries.
         self_affinity: an unmatched instance query's affinity target is its own patch ("BG", Table 4).
+        thing_loss_only: instance and denoising queries have no class loss for stuff.
     """
 
-    def __init__(self, *, matcher: HungarianMatcher, self_affinity: bool = True) -> None:
+    def __init__(
+        self, *, matcher: HungarianMatcher, self_affinity: bool = True, thing_loss_only: bool = True
+    ) -> None:
         self.matcher = matcher
         self.self_affinity = self_affinity
+        self.thing_loss_only = thing_loss_only
 
     def matching(
         self,
@@ -108,6 +116,7 @@ class TargetBuilder:
         class_logits: Tensor,
         queries: QuerySet,
         semantic_classes: Tensor,
+        thing_classes: Tensor,
         patches: PatchBatch,
         in_crowd: Tensor,
         regions: Sequence[Entities],
@@ -118,6 +127,7 @@ class TargetBuilder:
         Args:
             class_logits: (B, M, C) of this layer.
             semantic_classes: the class of every semantic query.
+            thing_classes: the classes that instances may have.
             in_crowd: (B, N) bool, patches inside a crowd region: no class loss where unmatched.
             regions, instances: semantic regions and instances of every image.
         """
@@ -131,21 +141,44 @@ class TargetBuilder:
             self._semantic(targets, i, semantic_classes, regions[i])
             if queries.num_instance:
                 self._instance(targets, i, output, class_logits, queries, patches, in_crowd, instances[i])
+        self._drop_stuff(targets.class_weights[:, queries.num_semantic :], thing_classes)
         return targets
 
     def denoising(
-        self, *, denoising: DenoisingQueries, patches: PatchBatch, instances: Sequence[Entities], num_classes: int
+        self,
+        *,
+        denoising: DenoisingQueries,
+        patches: PatchBatch,
+        instances: Sequence[Entities],
+        num_classes: int,
+        thing_classes: Tensor,
     ) -> QueryTargets:
-        """Targets of the denoising queries: known, and the same in every layer."""
+        """Targets of the denoising queries: known, and the same in every layer.
+
+        A label can be restored whatever the patches are, so an entity that no patches can build has its class loss and
+        no affinity loss.
+        """
         batch, rows = denoising.labels.shape
         targets = QueryTargets.nothing(batch, rows, num_classes, patches.valid.shape[1], patches.valid.device)
         for i, entities in enumerate(instances):
+            if not patches.valid[i].any():
+                continue  # as in `matching`
             slots = denoising.valid[i].nonzero().squeeze(1)
-            slots = slots[entities.buildable[denoising.entity[slots]]]
             targets.class_weights[i, slots] = 1
             slots = slots[denoising.positive[slots]]
-            _assign(targets, i, slots, entities, denoising.entity[slots])
+            entity = denoising.entity[slots]
+            targets.classes[i, slots, entities.classes[entity]] = 1
+            buildable = entities.buildable[entity]
+            _assign(targets, i, slots[buildable], entities, entity[buildable])
+        self._drop_stuff(targets.class_weights, thing_classes)
         return targets
+
+    def _drop_stuff(self, class_weights: Tensor, thing_classes: Tensor) -> None:
+        """Set the weights (B, R, C) of all other classes to 0, in place."""
+        if self.thing_loss_only:
+            is_thing = torch.zeros(class_weights.shape[-1], device=class_weights.device)
+            is_thing[thing_classes] = 1
+            class_weights *= is_thing
 
     def _semantic(self, targets: QueryTargets, i: int, semantic_classes: Tensor, regions: Entities) -> None:
         """A semantic query is judged on its own class alone; its affinity is taught where the class is present."""

@@ -1,0 +1,160 @@
+"""Weights of the code that the paper's authors released (an MMDetection project), under this project's names."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from .checkpoint import CheckpointError
+
+_HEADS = ("q", "k", "v")  # the order of MultiheadAttention's packed projection
+
+# Released name -> ours. A name may stand for a module, whose parameters keep their own names.
+_RENAMES = (
+    # backbone: MMDetection's ResNet -> Detectron2's
+    (r"backbone\.conv1", r"backbone.bottom_up.stem.conv1"),
+    (r"backbone\.bn1", r"backbone.bottom_up.stem.conv1.norm"),
+    (r"backbone\.layer(\d)\.(\d+)\.conv(\d)", r"backbone.bottom_up.res{1+1}.\2.conv\3"),
+    (r"backbone\.layer(\d)\.(\d+)\.bn(\d)", r"backbone.bottom_up.res{1+1}.\2.conv\3.norm"),
+    (r"backbone\.layer(\d)\.(\d+)\.downsample\.0", r"backbone.bottom_up.res{1+1}.\2.shortcut"),
+    (r"backbone\.layer(\d)\.(\d+)\.downsample\.1", r"backbone.bottom_up.res{1+1}.\2.shortcut.norm"),
+    (r"neck\.lateral_convs\.(\d)\.conv", r"backbone.fpn_lateral{1+2}"),
+    (r"neck\.lateral_convs\.(\d)\.gn", r"backbone.fpn_lateral{1+2}.norm"),
+    (r"neck\.fpn_convs\.(\d)\.conv", r"backbone.fpn_output{1+2}"),
+    (r"neck\.fpn_convs\.(\d)\.gn", r"backbone.fpn_output{1+2}.norm"),
+    # patch encoder
+    (r"shared_mlp\.layers\.(\d)", r"patch_encoder.roi_embedding.mlp.{1*2}"),
+    (r"roi_norm", r"patch_encoder.roi_embedding.norm"),
+    (r"ref_point_head\.layers\.(\d)", r"patch_encoder.position.mlp.{1*2}"),
+    (r"encoder_patch\.layers\.(\d+)\.self_attn\.attn", r"patch_encoder.layers.\1.self_attention"),
+    (r"encoder_patch\.layers\.(\d+)\.self_attn\.attn\.out_proj", r"patch_encoder.layers.\1.self_attention.out_proj"),
+    (r"encoder_patch\.layers\.(\d+)\.norms\.0", r"patch_encoder.layers.\1.self_attention.norm"),
+    (r"encoder_patch\.layers\.(\d+)\.ffn\.layers\.0\.0", r"patch_encoder.layers.\1.ffn.mlp.0"),
+    (r"encoder_patch\.layers\.(\d+)\.ffn\.layers\.1", r"patch_encoder.layers.\1.ffn.mlp.2"),
+    (r"encoder_patch\.layers\.(\d+)\.norms\.1", r"patch_encoder.layers.\1.ffn.norm"),
+    # queries
+    (r"semantic_fc", r"query_builder.text_content.0"),
+    (r"semantic_norm", r"query_builder.text_content.1"),
+    (r"semantic_reference_fc", r"query_builder.text_box"),
+    # decoder
+    (r"decoder\.norm", r"decoder.norm"),
+    (r"decoder\.ref_point_head\.layers\.(\d)", r"decoder.position.mlp.{1*2}"),
+    (r"decoder\.layers\.(\d+)\.self_attn\.attn", r"decoder.layers.\1.self_attention"),
+    (r"decoder\.layers\.(\d+)\.self_attn\.attn\.out_proj", r"decoder.layers.\1.self_attention.out_proj"),
+    (r"decoder\.layers\.(\d+)\.norms\.1", r"decoder.layers.\1.self_attention.norm"),
+    (r"decoder\.layers\.(\d+)\.cross_attn\.attn", r"decoder.layers.\1.cross_attention"),
+    (r"decoder\.layers\.(\d+)\.cross_attn\.attn\.out_proj", r"decoder.layers.\1.cross_attention.out_proj"),
+    (r"decoder\.layers\.(\d+)\.norms\.0", r"decoder.layers.\1.cross_attention.norm"),
+    (r"decoder\.layers\.(\d+)\.ffn\.layers\.0\.0", r"decoder.layers.\1.ffn.mlp.0"),
+    (r"decoder\.layers\.(\d+)\.ffn\.layers\.1", r"decoder.layers.\1.ffn.mlp.2"),
+    (r"decoder\.layers\.(\d+)\.norms\.2", r"decoder.layers.\1.ffn.norm"),
+    (r"decoder\.layers\.(\d+)\.fc_affinity_proposals\.layers\.0\.0", r"decoder.layers.\1.affinity.query_ffn.0"),
+    (r"decoder\.layers\.(\d+)\.fc_affinity_proposals\.layers\.1", r"decoder.layers.\1.affinity.query_ffn.2"),
+    (r"decoder\.layers\.(\d+)\.fc_affinity_patches\.layers\.0\.0", r"decoder.layers.\1.affinity.patch_ffn.0"),
+    (r"decoder\.layers\.(\d+)\.fc_affinity_patches\.layers\.1", r"decoder.layers.\1.affinity.patch_ffn.2"),
+    (r"decoder\.layers\.(\d+)\.conv_aff\.(\d)", r"decoder.layers.\1.affinity.mix.\2"),
+    (r"decoder\.layers\.(\d+)\.logit_scale", r"decoder.layers.\1.affinity.log_scale"),
+    (r"decoder\.layers\.(\d+)\.bias_lang", r"decoder.layers.\1.affinity.patch_bias"),
+    (r"decoder\.layers\.(\d+)\.bias0", r"decoder.layers.\1.affinity.bias"),
+    # classifier; all layers share one, listed once for each
+    (r"bbox_head\.cls_branches\.\d+", r"classifier.query_proj"),
+    (r"bbox_head\.text_porj", r"classifier.text_proj"),
+    (r"bbox_head\.logit_scale", r"classifier.log_scale"),
+    (r"bbox_head\.bias_lang", r"classifier.text_bias"),
+    (r"bbox_head\.bias0", r"classifier.bias"),
+)
+
+# Modules that the released code creates and does not run, or runs in training alone.
+_UNUSED = (
+    r"encoder\.",  # an image encoder
+    r"(query_embedding|query_embedding_semantic|level_embed|memory_trans_fc|memory_trans_norm|reference_points_fc)\b",
+    r"(point_embeddings|pe_layer|semantic_query)\.",
+    r"bbox_head\.reg_branches\.",
+    r"decoder\.roi_norm\.",  # query enhancement uses the patch encoder's
+    r"decoder\.layers\.\d+\.(self_attn_patch|self_attn_aff|cross_path_attn)\.",
+    r"decoder\.layers\.\d+\.norms\.[34]\.",
+    r"dn_query_generator\.",  # a label table; here denoising queries are text embeddings
+    r".*\.num_batches_tracked$",
+)
+
+
+def convert_released(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename the parameters of a released model, or of a part of one.
+
+    Args:
+        state: state dict with the released code's names (SamCP with use_shared_mlp and use_text_cls).
+
+    Returns:
+        The state dict for :class:`samcp.SAMCP`, and the names of `state` that no part of the model needs.
+
+    Raises:
+        CheckpointError: a name is unknown, or tensors that should be copies of one differ.
+    """
+    converted: dict[str, Tensor] = {}
+    unused, unknown = [], []
+    for name, tensor in state.items():
+        if any(re.match(pattern, name) for pattern in _UNUSED):
+            unused.append(name)
+            continue
+        renamed = _rename(name)
+        if renamed is None:
+            unknown.append(name)
+            continue
+        for ours, value in _split(renamed, tensor):
+            if ours in converted and not torch.equal(converted[ours], value):
+                raise CheckpointError(f"{name}: differs from another tensor of the state dict that is {ours} here too")
+            converted[ours] = value
+    if unknown:
+        raise CheckpointError(
+            f"{len(unknown)} names are not of the released SamCP model: {_some(unknown)}; "
+            "give a state dict of its detector (configs2/SamCP)"
+        )
+    return converted, unused
+
+
+def _rename(name: str) -> str | None:
+    """Our name of a released parameter, without what `_split` changes; None if it is unknown."""
+    for pattern, ours in _RENAMES:
+        found = re.fullmatch(rf"{pattern}(?P<parameter>\.\w+)?", name)
+        if found:
+            return _fill(found, ours) + (found["parameter"] or "")
+    return None
+
+
+def _fill(found: re.Match[str], template: str) -> str:
+    """Fill in groups: ``\\1`` as they are, ``{1+2}`` and ``{1*2}`` as numbers."""
+    number = {"+": lambda a, b: a + b, "*": lambda a, b: a * b}
+    computed = re.sub(
+        r"\{(\d)([+*])(\d)\}", lambda m: str(number[m[2]](int(found[int(m[1])]), int(m[3]))), template
+    )
+    return found.expand(computed)
+
+
+def _split(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
+    """Our tensors of one released tensor."""
+    if ".in_proj_" in name:
+        module, parameter = name.split(".in_proj_")
+        for head, part in zip(_HEADS, tensor.chunk(3), strict=True):
+            yield f"{module}.{head}_proj.{parameter}", part
+    elif re.search(r"\.mix\.\d\.weight$", name):
+        yield name, tensor.flatten(1)  # a 1x1 convolution is a matrix
+    elif re.search(r"\.position\.mlp\.0\.weight$", name):
+        yield name, tensor[:, _position_channels(tensor.shape[1])]
+    elif re.search(r"\.(log_scale|bias)$", name) and tensor.shape == (1,) and ".mix." not in name:
+        yield name, tensor.squeeze(0)
+    else:
+        yield name, tensor
+
+
+def _position_channels(count: int) -> Tensor:
+    """For each input channel of our position MLP its index in theirs.
+
+    Theirs are (y, x, w, h) with sines and cosines interleaved; ours (x, y, w, h), all sines before all cosines.
+    """
+    theirs = torch.arange(count).view(4, count // 8, 2)  # coordinate, frequency, sine or cosine
+    return theirs[[1, 0, 2, 3]].transpose(1, 2).flatten()
+
+
+def _some(names: list[str], shown: int = 5) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
