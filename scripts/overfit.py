@@ -43,7 +43,8 @@ def main() -> None:
 
 def overfit(arguments: argparse.Namespace) -> bool:
     """Train, evaluate and print; returns whether every figure reaches its share."""
-    subset = register_subset(_DATASETS.get(arguments.dataset, arguments.dataset), arguments.images, arguments.output)
+    dataset = _DATASETS.get(arguments.dataset, arguments.dataset)
+    subset = register_subset(dataset, arguments.images, arguments.output, seed=arguments.seed)
     patches = arguments.output / f"patches_{subset}"
     make_patches(subset, patches)
     cfg = configure(subset, patches, arguments)
@@ -66,6 +67,7 @@ def configure(dataset: str, patches: Path, arguments: argparse.Namespace) -> Cfg
         *("DATASETS.PATCHES_TRAIN", repr((str(patches.resolve()),))),
         *("DATASETS.PATCHES_TEST", repr((str(patches.resolve()),))),
         *("OUTPUT_DIR", str(arguments.output / dataset)),
+        *("SEED", str(arguments.seed)),
     ]
     if arguments.dataset == "camvid":
         own += ["MODEL.SAMCP.SEMANTIC_QUERIES", "all", "MODEL.SAMCP.INSTANCE_QUERIES", "False"]
@@ -107,6 +109,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="coco", help="coco, camvid, or a registered name (default %(default)s)")
     parser.add_argument("--images", type=int, default=8, help="how many (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="which images, and the training's (default %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/overfit"), help="folder (default %(default)s)")
     parser.add_argument("--least", type=float, default=0.95, help="least share of the oracle (default %(default)s)")
     parser.add_argument("--config", default=str(_ROOT / "configs/miniature/overfit.yaml"), help="(default %(default)s)")
