@@ -80,7 +80,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
     results = evaluate(cfg)
     table = compare(results["model"], results["oracle"])
     for row in [("", "model", "oracle", "share"), *table]:
-        print("   " + f"{row[0]:<14}" + "".join(f"{cell:>9}" for cell in row[1:]))
+        print("   " + f"{row[0]:<20}" + "".join(f"{cell:>9}" for cell in row[1:]))
 
     _announce(5, "Painting the page")
     page = paint(cfg, folder, table, _commands(arguments))

@@ -137,10 +137,13 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.AFFINITY_THRESHOLD = 0.3  # panoptic: least maximal affinity of an entity
     cfg.MODEL.SAMCP.TEST.MEMBER_THRESHOLD = 0.5  # normalised affinity above which a patch is a member
     cfg.MODEL.SAMCP.TEST.OVERLAP_THRESHOLD = 0.8  # panoptic: least share of its area an entity must keep
-    # Whose a pixel is where patches overlap: by their "mean", small ones weighing more, or by METHOD 8's "max".
+    # Which class or entity gets a pixel where patches overlap: by the "mean" of these patches, or by 4.1's rule ("paper").
     cfg.MODEL.SAMCP.TEST.MERGE = "mean"
     # Return "sem_seg" as C x H x W scores, as Detectron2 does, not as an H x W label map (-1: no patch there).
     cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False
+    # Evaluate Prompt I and Prompt II themselves, against the ground-truth affinity.
+    cfg.MODEL.SAMCP.TEST.PROMPTS_ON = False
+    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.25  # of Prompt II, above which two patches are one instance
     # Feed the ground-truth affinity through the same inference: the bound that the patches allow.
     cfg.TEST.ORACLE = False
 

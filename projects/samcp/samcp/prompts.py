@@ -196,41 +196,31 @@ class Answer:
     has_instances: bool
 
     def label_scores(self) -> Tensor:
-        """Prompt I, (N, C): how probable it is that a patch has a label.
+        """Prompt I, (N, C): the probability that a patch has a label.
 
-        For a thing this is the class score of the patch's own query, which knows the patches that it would be merged
-        with (Fig. 5). For stuff, of which instance queries learn nothing, it is the score of the class's semantic query
-        times its affinity with the patch; for a thing, too, where the model has no instance queries.
+        See :meth:`Inference.patch_class_scores`: the queries that claim a patch are classified, and they know all the
+        patches that they merge (Fig. 5).
         """
-        said = self.predictions
-        scores = torch.zeros(len(self.patches), len(self.vocabulary.names))
-        scores[:, said.semantic_classes] = (said.semantic_scores[:, None] * said.semantic_affinity).T.float()
-        if len(said.instance_scores):
-            things = torch.tensor(self.vocabulary.is_thing)
-            scores[:, things] = said.instance_scores[:, things].float()
-        return scores
+        return self.inference.patch_class_scores(self.predictions)
 
     def affinities(self, label: str | None = None) -> Tensor:
-        """Prompt II, (N, N): how probable it is that two patches belong to one instance.
+        """Prompt II, (N, N), symmetric: the probability that two patches belong to one instance of a label.
 
-        A row is the affinity of a patch's own query with every patch; so it need not equal its column.
+        See :meth:`Inference.same_instance`.
 
         Args:
-            label: only of patches for which this thing is the best label of Prompt I, 0 elsewhere; default: of all.
+            label: a thing; default: of any thing.
 
         Raises:
             ValueError: the label is not in the vocabulary or is stuff, or the model has no instance queries.
         """
-        affinity = self.predictions.instance_affinity.float()
         if not self.has_instances:
             raise ValueError(
                 "this model has no instance queries and tells no instances apart; use one that was trained with "
                 "MODEL.SAMCP.INSTANCE_QUERIES True"
             )
-        if label is None or not len(self.patches):
-            return affinity
-        has_label = self.label_scores().argmax(dim=1) == self._thing(label)
-        return affinity * (has_label[:, None] & has_label)
+        things = [i for i, is_thing in enumerate(self.vocabulary.is_thing) if is_thing]
+        return self.inference.same_instance(self.predictions, things if label is None else [self._thing(label)])
 
     def semantic(self) -> Tensor:
         """Prompt I at every pixel: (H, W) class indices, -1 where no patch lies; see :meth:`Inference.semantic`."""

@@ -28,7 +28,7 @@ def members(affinity: torch.Tensor) -> list[int]:
     return [n for n, a in enumerate(affinity) if (a - low) / (high - low) > 0.5]
 
 
-@pytest.mark.parametrize("merge", ["mean", "max"])
+@pytest.mark.parametrize("merge", ["mean", "paper"])
 @pytest.mark.parametrize("semantic", [[3, 4], [0, 1, 2, 3, 4]], ids=["stuff", "all"])
 def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int], merge: str) -> None:
     patches = toy.patches(12, 20, 30)
@@ -38,12 +38,16 @@ def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int], merge: str) 
     scores = Inference(**options, sem_seg_scores=True).semantic(predictions, patches)
     masks = patches.decode()
     value = np.zeros((12, CLASSES))
+
+    def membership(affinity: torch.Tensor, n: int) -> float:
+        return float(n in members(affinity)) if merge == "paper" else float(affinity[n])
+
     for n in range(12):
         for q, c in enumerate(semantic):
-            value[n, c] = predictions.semantic_scores[q] * predictions.semantic_affinity[q, n]
+            value[n, c] = predictions.semantic_scores[q] * membership(predictions.semantic_affinity[q], n)
         for c in set(THINGS) - set(semantic):
             value[n, c] = max(
-                predictions.instance_scores[q, c] * predictions.instance_affinity[q, n] for q in range(12)
+                predictions.instance_scores[q, c] * membership(predictions.instance_affinity[q], n) for q in range(12)
             )
     for y in range(20):
         for x in range(30):
@@ -52,7 +56,10 @@ def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int], merge: str) 
                 assert label[y, x] == -1
                 assert not scores[:, y, x].any()
                 continue
-            if merge == "max":
+            if not any(v.any() for v, _ in said):
+                assert label[y, x] == -1, "members of no query"
+                continue
+            if merge == "paper":
                 expected = np.max([v for v, _ in said], axis=0)
             else:
                 expected = sum(v * w for v, w in said) / sum(w for _, w in said)
@@ -93,7 +100,7 @@ def test_instances_are_the_best_pairs_with_unions_of_patches(toy: Any) -> None:
         assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
 
 
-@pytest.mark.parametrize("merge", ["mean", "max"])
+@pytest.mark.parametrize("merge", ["mean", "paper"])
 def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
     patches = toy.patches(10, seed=3)
     predictions = make_predictions(10, semantic=[3, 4], instances=10, seed=3)
@@ -109,7 +116,7 @@ def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
         entities.append((float(score), int(c), predictions.instance_affinity[q]))
     entities = [e for e in entities if e[0] > 0.3 and e[2].max() > 0.3]
     masks = patches.decode()
-    areas = [masks[members(a)].any(0).sum() for _, _, a in entities] if merge == "max" else [0] * len(entities)
+    areas = [masks[members(a)].any(0).sum() for _, _, a in entities] if merge == "paper" else [0] * len(entities)
     owner = np.full(panoptic.shape, -1)
     for y in range(owner.shape[0]):
         for x in range(owner.shape[1]):
@@ -149,10 +156,41 @@ def test_one_patch_too_large_does_not_condemn_an_entity() -> None:
         instance_scores=torch.zeros(0, CLASSES),
         instance_affinity=torch.zeros(0, 3),
     )
-    for merge, kept in (("mean", [(3, 50), (4, 50)]), ("max", [(4, 50)])):
+    for merge, kept in (("mean", [(3, 50), (4, 50)]), ("paper", [(4, 50)])):
         inference = Inference(thing_classes=THINGS, num_classes=CLASSES, merge=merge)
         _, segments = inference.panoptic(predictions, Patches.from_masks(masks))
         assert [(s["category_id"], s["area"]) for s in segments] == kept
+
+
+def test_only_the_best_queries_become_panoptic_entities(toy: Any) -> None:
+    patches = toy.patches(6)
+    predictions = make_predictions(6, semantic=[3, 4], instances=6)
+    inference = Inference(thing_classes=THINGS, num_classes=CLASSES, top_instances=3, overlap_threshold=0)
+    scores = [*predictions.semantic_scores.tolist(), *predictions.instance_scores[:, :3].amax(1).tolist()]
+    _, segments = inference.panoptic(predictions, patches)
+    assert segments
+    assert {s["score"] for s in segments} <= set(sorted(scores)[-3:])
+
+
+def test_two_patches_are_one_instance_if_a_query_claims_both() -> None:
+    predictions = Predictions(
+        semantic_classes=torch.tensor([3, 4]),
+        semantic_scores=torch.rand(2),
+        semantic_affinity=torch.rand(2, 4),
+        instance_scores=torch.rand(5, CLASSES),
+        instance_affinity=torch.rand(5, 4),
+    )
+    inference = Inference(thing_classes=THINGS, num_classes=CLASSES)
+    for classes in ([1], [0, 2]):
+        joint = inference.same_instance(predictions, classes)
+        for i in range(4):
+            for j in range(4):
+                by_query = [
+                    max(float(predictions.instance_scores[m, c]) for c in classes)
+                    * float(predictions.instance_affinity[m, i] * predictions.instance_affinity[m, j])
+                    for m in range(5)
+                ]
+                assert joint[i, j] == pytest.approx(max(by_query), rel=1e-5)
 
 
 def test_no_patches_no_prediction() -> None:
@@ -164,6 +202,8 @@ def test_no_patches_no_prediction() -> None:
     assert len(result["instances"]) == 0
     assert result["panoptic_seg"][1] == []
     assert result["instances"].pred_masks.tensor.shape == (0, 10, 12)
+    inference = Inference(thing_classes=THINGS, num_classes=CLASSES)
+    assert inference.same_instance(make_predictions(0, semantic=[3], instances=0), [0]).shape == (0, 0)
 
 
 def test_no_things_no_instances(toy: Any) -> None:

@@ -25,6 +25,8 @@ _FIGURES = {
     "AP (masks)": ("segm", "AP"),
     "AP (boxes)": ("bbox", "AP"),
     "mIoU": ("sem_seg", "mIoU"),
+    "Prompt I, accuracy": ("prompt_1", "accuracy"),
+    "Prompt II, F1": ("prompt_2", "F1"),
 }
 _Results = Mapping[str, Mapping[str, float]]
 

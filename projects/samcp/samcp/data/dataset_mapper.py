@@ -90,7 +90,7 @@ class SAMCPDatasetMapper:
         """
         Args:
             is_train: whether the records are trained on, and not tested.
-            with_targets: compute targets; in test, for the oracle.
+            with_targets: compute targets; in test, for the oracle and for the evaluation of prompts.
             augmentations: applied in order; all must keep rectangles upright.
             image_format: a PIL mode or "BGR".
             caches: the records' "patches_path" -> cache.
@@ -114,7 +114,7 @@ class SAMCPDatasetMapper:
     def from_config(cls, cfg: CfgNode, *, is_train: bool, dataset_name: str) -> dict[str, Any]:
         return {
             "is_train": is_train,
-            "with_targets": is_train or cfg.TEST.ORACLE,
+            "with_targets": is_train or cfg.TEST.ORACLE or cfg.MODEL.SAMCP.TEST.PROMPTS_ON,
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "roi_size": cfg.MODEL.SAMCP.ROI_SIZE,

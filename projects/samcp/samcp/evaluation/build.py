@@ -10,6 +10,7 @@ from ..config import UsageError
 from .cityscapes import CityscapesAPEvaluator
 from .instances import InstanceEvaluator
 from .panoptic import PanopticEvaluator
+from .prompts import PromptEvaluator
 from .semantic import SemanticEvaluator
 
 _PANOPTIC = ("coco_panoptic_seg", "cityscapes_panoptic_seg")
@@ -40,6 +41,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
         evaluators.append(CityscapesAPEvaluator(dataset_name))
     if kind in _PANOPTIC and tasks.PANOPTIC_ON:
         evaluators.append(PanopticEvaluator(dataset_name, output_folder))
+    if tasks.PROMPTS_ON:
+        evaluators.append(PromptEvaluator(dataset_name, threshold=tasks.PAIR_THRESHOLD))
     if not evaluators:
         raise UsageError(
             f"nothing to evaluate on {dataset_name!r}, which has evaluator_type {kind!r}: known are coco_panoptic_seg, "

@@ -17,6 +17,8 @@ _COLUMNS = {
     "AP75": ("segm", "AP75"),
     "AP box": ("bbox", "AP"),
     "mIoU": ("sem_seg", "mIoU"),
+    "Prompt I": ("prompt_1", "accuracy"),
+    "Prompt II F1": ("prompt_2", "F1"),
 }
 
 

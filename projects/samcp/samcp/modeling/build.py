@@ -107,6 +107,7 @@ def build_parts(cfg: CfgNode, vocabulary: Vocabulary) -> dict[str, Any]:
             member_threshold=options.TEST.MEMBER_THRESHOLD,
             merge=options.TEST.MERGE,
             sem_seg_scores=options.TEST.SEM_SEG_SCORES,
+            prompts_on=options.TEST.PROMPTS_ON,
         ),
         "vocabulary": vocabulary,
         "semantic_queries": options.SEMANTIC_QUERIES,

@@ -1,7 +1,7 @@
 """From affinities and scores to segmentations, by RLEs (METHOD 8; paper 4.1)."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,13 +48,14 @@ class Inference:
         thing_classes: indices of the classes whose entities are instances.
         num_classes: C.
         semantic_on, instance_on, panoptic_on: which outputs to make.
-        top_instances: how many (query, class) pairs become instances.
+        top_instances: how many (query, class) pairs become instances, and how many queries panoptic entities.
         score_threshold, affinity_threshold, overlap_threshold: least class score, least maximal affinity and least
             kept share of the area of a panoptic entity.
         member_threshold: normalised affinity above which a patch belongs to a query.
-        merge: "mean" or "max": whose a pixel is that patches of several classes or entities cover; see
-            :func:`cell_scores`.
+        merge: "mean" or "paper": how pixels are resolved where patches of several classes or entities overlap; see
+            :meth:`semantic` and :meth:`panoptic`.
         sem_seg_scores: return (C, H, W) scores instead of a label map.
+        prompts_on: return the predictions themselves, for an evaluation of the prompts.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class Inference:
         member_threshold: float = 0.5,
         merge: str = "mean",
         sem_seg_scores: bool = False,
+        prompts_on: bool = False,
     ) -> None:
-        if merge not in ("mean", "max"):
-            raise UsageError(f"MODEL.SAMCP.TEST.MERGE is {merge!r}; choose 'mean' or 'max'")
+        if merge not in ("mean", "paper"):
+            raise UsageError(f"MODEL.SAMCP.TEST.MERGE is {merge!r}; choose 'mean' or 'paper'")
         self.set_classes(thing_classes, num_classes)
         self.semantic_on = semantic_on
         self.instance_on = instance_on
@@ -86,6 +88,7 @@ class Inference:
         self.member_threshold = member_threshold
         self.merge = merge
         self.sem_seg_scores = sem_seg_scores
+        self.prompts_on = prompts_on
 
     def set_classes(self, thing_classes: Iterable[int], num_classes: int) -> None:
         """Number the classes anew; as the constructor's arguments."""
@@ -93,7 +96,11 @@ class Inference:
         self.num_classes = num_classes
 
     def __call__(self, predictions: Predictions, patches: Patches) -> dict[str, object]:
-        """Returns any of ``sem_seg``, ``instances``, ``panoptic_seg``, as :mod:`samcp.meta_arch` describes them."""
+        """Compute the outputs that are switched on.
+
+        Returns:
+            any of ``sem_seg``, ``instances`` and ``panoptic_seg``, see :meth:`samcp.SAMCP.forward`, and ``predictions``.
+        """
         predictions = Predictions(*(value.cpu() for value in vars(predictions).values()))
         result: dict[str, object] = {}
         if self.semantic_on:
@@ -102,24 +109,33 @@ class Inference:
             result["instances"] = self.instances(predictions, patches)
         if self.panoptic_on:
             result["panoptic_seg"] = self.panoptic(predictions, patches)
+        if self.prompts_on:
+            result["predictions"] = predictions
         return result
 
     def semantic(self, predictions: Predictions, patches: Patches) -> Tensor:
-        """The best class of every pixel, judged by the patches that cover it; see :func:`cell_scores`.
+        """The class of every pixel.
 
-        A patch has, for every class, the highest score times affinity of any query of it.
+        "paper" (4.1): each class is the union of its queries' member patches, and a pixel gets the class of the highest
+        score. "mean": a patch has, for every class, the highest score times affinity of the class's queries, and a
+        pixel gets the class whose mean over the patches that cover it is highest; see :func:`cell_scores`.
 
         Returns:
             (H, W) int64, ``UNLABELED`` where no patch lies; or (C, H, W) float scores.
         """
-        values = self._patch_class_scores(predictions)
-        if self.merge == "max" and not self.sem_seg_scores:
+        if self.merge == "paper":
+            members = self.members(predictions.semantic_affinity), self.members(predictions.instance_affinity)
+            predictions = replace(
+                predictions, semantic_affinity=members[0].float(), instance_affinity=members[1].float()
+            )
+        values = self.patch_class_scores(predictions)
+        if self.merge == "paper" and not self.sem_seg_scores:
             return torch.from_numpy(_paint_best(values, patches))
         cells = patches.cells()
-        scores = cell_scores(values, cells, patches.areas, self.merge)
+        scores = cell_scores(values, cells, patches.areas, "max" if self.merge == "paper" else "mean")
         if self.sem_seg_scores:
             return torch.from_numpy(cells.paint(scores).transpose(2, 0, 1).copy())
-        known = scores.max(axis=1) > 0  # the oracle's patches that belong to nothing have no class
+        known = scores.max(axis=1) > 0  # patches of no class, as the oracle has
         return torch.from_numpy(cells.paint(np.where(known, scores.argmax(axis=1), UNLABELED)))
 
     def instances(self, predictions: Predictions, patches: Patches) -> Instances:
@@ -144,15 +160,16 @@ class Inference:
     def panoptic(self, predictions: Predictions, patches: Patches) -> tuple[Tensor, list[dict]]:
         """Semantic regions of stuff and instances of things, each a union of patches.
 
-        A pixel in several goes to that of the highest score times affinity, by :func:`cell_scores` of the patches that
-        cover it; or, by "max", to that of the highest score. An entity that is left too little of its area is dropped.
+        "paper" (4.1): a pixel in several goes to the entity of the highest score. "mean": to that of the highest mean
+        score times affinity over the patches that cover it; see :func:`cell_scores`. An entity that keeps too little of
+        its area is dropped.
 
         Returns:
             (H, W) int32 map of segment ids, 0 where there is none, and one dict a segment.
         """
         classes, scores, affinity = self._panoptic_entities(predictions)
         members = self.members(affinity)
-        if self.merge == "max":
+        if self.merge == "paper":
             canvas, areas = _paint_entities(scores, _union(members, patches))
         else:
             canvas, areas = _share_out(scores[:, None] * affinity, members, patches)
@@ -172,7 +189,7 @@ class Inference:
         return torch.from_numpy(renumber[canvas].astype(np.int32)), segments
 
     def _panoptic_entities(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
-        """Class, score and affinities of every entity that is sure enough; each query has its best class."""
+        """Class, score and affinities of the entities above the thresholds; each query has its best class."""
         is_stuff = ~torch.isin(predictions.semantic_classes, self.thing_classes)
         classes = [predictions.semantic_classes[is_stuff]]
         scores = [predictions.semantic_scores[is_stuff]]
@@ -183,13 +200,15 @@ class Inference:
             scores.append(best)
             affinity.append(predictions.instance_affinity)
         all_classes, all_scores, all_affinity = torch.cat(classes), torch.cat(scores), torch.cat(affinity)
-        sure = (all_scores > self.score_threshold) & (_max(all_affinity) > self.affinity_threshold)
-        return all_classes[sure], all_scores[sure], all_affinity[sure]
+        kept = all_scores.topk(min(self.top_instances, len(all_scores))).indices.sort().values
+        kept = kept[(all_scores[kept] > self.score_threshold) & (_max(all_affinity[kept]) > self.affinity_threshold)]
+        return all_classes[kept], all_scores[kept], all_affinity[kept]
 
-    def _patch_class_scores(self, predictions: Predictions) -> Tensor:
-        """(N, C): the highest score times affinity that any query of a class has for a patch.
+    def patch_class_scores(self, predictions: Predictions) -> Tensor:
+        """Prompt I, (N, C): the highest score times affinity that any query of a class has for a patch.
 
-        A class with a semantic query is judged by it alone, a thing without one by the instance queries.
+        A class with a semantic query is scored by it alone, a thing without one by the instance queries. A patch's own
+        query does not suffice: unless it is matched, it is taught no class at all.
         """
         num_patches = predictions.semantic_affinity.shape[1]
         values = torch.zeros(num_patches, self.num_classes)
@@ -201,6 +220,23 @@ class Inference:
                 instance = predictions.instance_scores[:, c, None] * predictions.instance_affinity
                 values[:, c] = instance.amax(0)
         return values
+
+    def same_instance(self, predictions: Predictions, classes: Sequence[int]) -> Tensor:
+        """Prompt II, (N, N): whether two patches belong to one instance of any of some thing classes.
+
+        P(i, j) = max over instance queries m of score_m A_mi A_mj, with the highest score of `classes`: two patches are
+        one instance if a query that is sure of the class claims both. The row of a patch's own query would not do: an
+        unmatched one is taught its own patch alone.
+        """
+        num_patches = predictions.instance_affinity.shape[1]
+        joint = torch.zeros(num_patches, num_patches)
+        if not len(predictions.instance_scores):
+            return joint
+        scores = predictions.instance_scores[:, list(classes)].amax(-1)
+        top = scores.topk(min(self.top_instances, len(scores)))
+        for score, affinity in zip(top.values, predictions.instance_affinity[top.indices].float(), strict=True):
+            torch.maximum(joint, score * torch.outer(affinity, affinity), out=joint)
+        return joint
 
     def members(self, affinity: Tensor) -> Tensor:
         """(M, N) bool: which patches belong to which query."""
@@ -280,9 +316,8 @@ def _paint_best(values: Tensor, patches: Patches) -> NDArray[np.int64]:
 def cell_scores(values: Tensor, cells: Cells, areas: NDArray[np.integer], merge: str = "mean") -> NDArray[np.float32]:
     """What the patches that cover a cell say of it together.
 
-    "mean" is the mean of their values, each patch weighing as much as the reciprocal of its area: one that covers much
-    of the image says little of any single pixel. "max" is the highest value, as METHOD 8 has it, which hands a pixel
-    to the most confident patch, however large; on CamVid that costs a quarter of the mIoU (docs/benchmarks.md).
+    "mean" is the mean of their values weighted by the reciprocal of each patch's area: one that covers much of the image
+    says little of any single pixel. "max" is the highest value.
 
     Args:
         values: (N, K) of patches.
