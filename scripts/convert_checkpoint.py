@@ -1,56 +1,91 @@
 #!/usr/bin/env python
-"""Make of a checkpoint a file to hand on: weights, config and vocabulary in safetensors, without the optimiser's state.
+"""Convert checkpoints into model files: weights, config and vocabulary in safetensors.
 
-    python scripts/convert_checkpoint.py output/run/model_final.pth model.safetensors
+    python scripts/convert_checkpoint.py export output/run/model_final.pth model.safetensors
+    python scripts/convert_checkpoint.py released released.pth model.safetensors
+    python scripts/convert_checkpoint.py show model.safetensors
+
+A model file is smaller, since it has no state of the optimiser, and cannot hold code. It is evaluated as a checkpoint:
+
     python projects/samcp/train_net.py --config-file ... --eval-only MODEL.WEIGHTS model.safetensors
-    python scripts/convert_checkpoint.py model.safetensors --show
 
-safetensors can hold no code, and its tensors are read without copying. A checkpoint of train_net.py is read with
-PyTorch's weights_only, which runs none either.
+"released" reads a checkpoint of the code that the paper's authors released, given the config of the same model here.
+Checkpoints are read with PyTorch's weights_only, which runs no code either.
 """
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 from samcp.checkpoint import CheckpointError
+from samcp.config import UsageError
 from samcp.model_file import SUFFIX, ModelFile
+
+_ROOT = Path(__file__).resolve().parent.parent
+_CONFIG = "configs/coco/panoptic/samcp_R50_12ep.yaml"
 
 
 def main() -> None:
     arguments = _parse_arguments()
     try:
-        if arguments.show:
+        if arguments.command == "show":
             show(arguments.source)
+        elif arguments.command == "export":
+            export(arguments.source, arguments.target or arguments.source.with_suffix(SUFFIX))
         else:
-            convert(arguments.source, arguments.target or arguments.source.with_suffix(SUFFIX))
-    except CheckpointError as error:
+            convert_released_checkpoint(arguments.source, arguments.target, arguments.config_file, arguments.opts)
+    except (CheckpointError, UsageError) as error:
         sys.exit(f"error: {error}")
 
 
-def convert(source: Path, target: Path) -> None:
-    """Write `target` and say how much smaller it is."""
+def export(source: Path, target: Path) -> None:
+    """Write a checkpoint of train_net.py as a model file, and print both sizes."""
     ModelFile.of_checkpoint(source).save(target)
     before, after = source.stat().st_size, target.stat().st_size
     print(f"{source}: {before / 1e6:.1f} MB -> {target}: {after / 1e6:.1f} MB")
     show(target)
 
 
+def convert_released_checkpoint(source: Path, target: Path, config_file: str, opts: list[str]) -> None:
+    """Write a checkpoint of the released code as a model file, and print which of its modules are not used."""
+    from detectron2.engine import default_argument_parser
+
+    from samcp.engine import load_config
+    from samcp.released import released_model
+
+    options = ["--config-file", config_file, "--eval-only", "MODEL.DEVICE", "cpu", *opts]
+    model, unused = released_model(source, load_config(default_argument_parser().parse_args(options)))
+    model.save(target)
+    modules = Counter(".".join(name.split(".")[:2]) for name in unused)
+    print(f"{source}: {len(model.tensors)} tensors -> {target}")
+    print(f"not used: {', '.join(f'{name} ({count})' for name, count in sorted(modules.items())) or 'none'}")
+
+
 def show(path: Path) -> None:
-    """Print what is in a model file."""
+    """Print the contents of a model file."""
     model = ModelFile.load(path)
     names, is_thing = model.vocabulary.names, model.vocabulary.is_thing
     numbers = sum(tensor.numel() for tensor in model.tensors.values())
-    print(f"{len(model.tensors)} tensors, {numbers / 1e6:.1f} M numbers")
+    print(f"{len(model.tensors)} tensors, {numbers / 1e6:.1f} M parameters")
     print(f"{len(names)} classes, {sum(is_thing)} of them things: {', '.join(names)}")
     print(f"config:\n{model.config}")
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="a checkpoint of train_net.py")
-    parser.add_argument("target", type=Path, nargs="?", help=f"default: beside the checkpoint, with {SUFFIX}")
-    parser.add_argument("--show", action="store_true", help="say what is in a model file instead")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    export_parser = commands.add_parser("export", help="a checkpoint of train_net.py to a model file")
+    export_parser.add_argument("source", type=Path, help="checkpoint of train_net.py")
+    export_parser.add_argument("target", type=Path, nargs="?", help=f"default: beside the checkpoint, with {SUFFIX}")
+    released_parser = commands.add_parser("released", help="a checkpoint of the released code to a model file")
+    released_parser.add_argument("source", type=Path, help="checkpoint or state dict of the released code")
+    released_parser.add_argument("target", type=Path, help=f"model file, *{SUFFIX}")
+    released_parser.add_argument(
+        "--config-file", default=str(_ROOT / _CONFIG), metavar="FILE", help=f"of the same model (default {_CONFIG})"
+    )
+    released_parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, as for train_net.py")
+    commands.add_parser("show", help="print a model file's contents").add_argument("source", type=Path)
     return parser.parse_args()
 
 

@@ -104,7 +104,9 @@ def test_the_prompts_by_their_definition(prompts, scene):
         assert torch.allclose(labels[:, c], expected, atol=1e-6)
     disc = NAMES.index("disc")
     best = score[first:, disc].topk(min(100, len(affinity) - first)).indices + first
-    joint = (score[best, disc, None, None] * affinity[best, :, None] * affinity[best, None, :]).amax(0)
+    low, high = affinity[best].amin(1, keepdim=True), affinity[best].amax(1, keepdim=True)
+    claims = ((affinity[best] - low) / (high - low)).sqrt()
+    joint = (score[best, disc, None, None] * claims[:, :, None] * claims[:, None, :]).amax(0)
     assert torch.allclose(answer.affinities("disc"), joint, atol=1e-6)
     assert (answer.affinities() >= answer.affinities("disc")).all(), "of any thing"
 

@@ -7,6 +7,21 @@ class UsageError(ValueError):
     """A config or a combination of options that cannot run; the message names the key."""
 
 
+# The 14 templates of ViLD that FC-CLIP uses (B.3).
+_VILD_PROMPTS = (
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    *(
+        template.format(size)
+        for template in ("a photo of a {} {{}}.", "This is a photo of a {} {{}}.", "There is a {} {{}} in the scene.")
+        for size in ("small", "medium", "large")
+    ),
+)
+
+
 def add_samcp_config(cfg: CN) -> None:
     """Add SAM-CP's keys to a Detectron2 config, in place."""
     _add_data_config(cfg)
@@ -25,6 +40,8 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.MIN_PATCH_AREA = 16
     # INPUT.CROP always, and after the resize, as ADE20K is trained; not half the time and before it, as DETR does.
     cfg.INPUT.CROP.AFTER_RESIZE = False
+    # SSD's colour augmentation in training, as Mask2Former's on ADE20K (B.2).
+    cfg.INPUT.COLOR_AUG_SSD = False
 
     # The ground-truth affinity G of patches and entities (METHOD 6; paper 3.2.3, Table 12).
     cfg.MODEL.SAMCP = CN()
@@ -84,7 +101,7 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEXT = CN()
     cfg.MODEL.SAMCP.TEXT.ENCODER = "clip"
     cfg.MODEL.SAMCP.TEXT.LEARNED_DIM = 256  # width of the learned table
-    cfg.MODEL.SAMCP.TEXT.PROMPTS = ["a photo of a {}."]  # templates whose embeddings are averaged
+    cfg.MODEL.SAMCP.TEXT.PROMPTS = list(_VILD_PROMPTS)  # templates whose embeddings are averaged
 
     # Scores joined with CLIP's of the predicted masks (METHOD 8), with CLIP as the backbone.
     cfg.MODEL.SAMCP.OPEN_VOCABULARY = CN()
@@ -139,11 +156,14 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.OVERLAP_THRESHOLD = 0.8  # panoptic: least share of its area an entity must keep
     # Which class or entity gets a pixel where patches overlap: by the "mean" of these patches, or by 4.1's rule ("paper").
     cfg.MODEL.SAMCP.TEST.MERGE = "mean"
+    # By the mean, a pixel needs more evidence of its class than this, twice the probability that scores start at;
+    # otherwise it is left unlabeled.
+    cfg.MODEL.SAMCP.TEST.SEMANTIC_THRESHOLD = 0.02
     # Return "sem_seg" as C x H x W scores, as Detectron2 does, not as an H x W label map (-1: no patch there).
     cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False
     # Evaluate Prompt I and Prompt II themselves, against the ground-truth affinity.
     cfg.MODEL.SAMCP.TEST.PROMPTS_ON = False
-    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.25  # of Prompt II, above which two patches are one instance
+    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.3  # of Prompt II, above which two patches are one instance
     # Feed the ground-truth affinity through the same inference: the bound that the patches allow.
     cfg.TEST.ORACLE = False
 

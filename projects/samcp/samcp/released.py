@@ -2,11 +2,17 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from .checkpoint import CheckpointError
+from .data.vocabulary import Vocabulary
+from .engine import without_pretraining
+from .meta_arch import SAMCP
+from .model_file import ModelFile
 
 _HEADS = ("q", "k", "v")  # the order of MultiheadAttention's packed projection
 
@@ -79,6 +85,24 @@ _UNUSED = (
 )
 
 
+def released_model(path: str | Path, cfg: CfgNode) -> tuple[ModelFile, list[str]]:
+    """Read a checkpoint of the released code as a model of a config.
+
+    Args:
+        cfg: of the same model here; its vocabulary is that of its datasets.
+
+    Returns:
+        The model file, and the names of the checkpoint that no part of the model needs.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged, or of another model than the config's.
+    """
+    tensors, unused = convert_released(_load_state(path))
+    vocabulary = Vocabulary.of_config(cfg)
+    _check_complete(path, tensors, cfg, vocabulary)
+    return ModelFile(tensors, cfg.dump(), vocabulary), unused
+
+
 def convert_released(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Rename the parameters of a released model, or of a part of one.
 
@@ -111,6 +135,44 @@ def convert_released(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
             "give a state dict of its detector (configs2/SamCP)"
         )
     return converted, unused
+
+
+def _load_state(path: str | Path) -> Mapping[str, Tensor]:
+    """The state dict of a checkpoint, which may hold it as "state_dict"."""
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+        state: Mapping[str, Tensor] = data.get("state_dict", data)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such checkpoint") from error
+    except Exception as error:  # what a damaged file raises has no common base
+        raise CheckpointError(
+            f"{path}: cannot be read without running code from it ({error!r:.80}). If it is a checkpoint of MMEngine, "
+            f"save its weights alone where MMEngine is installed: torch.save(torch.load(path)['state_dict'], new_path)"
+        ) from error
+    return state
+
+
+def _check_complete(path: str | Path, tensors: Mapping[str, Tensor], cfg: CfgNode, vocabulary: Vocabulary) -> None:
+    """Raise CheckpointError unless the tensors are all parameters of the config's model."""
+    built = without_pretraining(cfg)
+    built.defrost()
+    # A table of the right width in place of CLIP's text encoder, whose weights would have to be fetched.
+    built.MODEL.SAMCP.TEXT.ENCODER = "learned"
+    width = tensors.get("query_builder.text_box.weight")
+    built.MODEL.SAMCP.TEXT.LEARNED_DIM = 1 if width is None else width.shape[1]
+    expected = {
+        name: tensor.shape
+        for name, tensor in SAMCP(built, vocabulary=vocabulary).state_dict().items()
+        if not name.startswith("class_embedding.")
+    }
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    wrong = [name for name in sorted(expected.keys() & tensors.keys()) if expected[name] != tensors[name].shape]
+    for problem, names in (("lacks", missing), ("has in addition", extra), ("has other shapes of", wrong)):
+        if names:
+            raise CheckpointError(
+                f"{path}: {problem} {len(names)} tensors of the config's model: {_some(names)}; name the config of the "
+                "same model by --config-file"
+            )
 
 
 def _rename(name: str) -> str | None:

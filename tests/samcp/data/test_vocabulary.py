@@ -28,6 +28,14 @@ def test_a_file_of_classes(tmp_path: Path) -> None:
     assert Vocabulary.of_list(["kite", "sea~: ocean", "person, man, woman"]) == vocabulary
 
 
+def test_a_file_of_fc_clip(tmp_path: Path) -> None:
+    file = tmp_path / "coco_panoptic_with_prompt_eng.txt"
+    file.write_text("0:invalid_class_id\n1:person,man,men\n2:bicycle\n12:invalid_class_id\n13:statue,man\n")
+    vocabulary = Vocabulary.load(file)
+    assert vocabulary.words == (("person", "man", "men"), ("bicycle",), ("statue", "man"))
+    assert vocabulary.is_thing == (True, True, True)
+
+
 def test_a_file_as_windows_writes_it(tmp_path: Path) -> None:
     file = tmp_path / "beach.txt"
     file.write_text("# with a mark of its encoding\nkite\n  # an indented remark\nsea~\n", encoding="utf-8-sig")

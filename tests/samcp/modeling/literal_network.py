@@ -206,7 +206,7 @@ def decode(
     memory, memory_pos = (features, positions) if features else ([torch.zeros(len(x[0]))],) * 2
     in_box: Callable[[int, Tensor], bool] | None = None
     if dca == "image":
-        memory, memory_pos, centers = image_tokens(image, len(x[0]))
+        memory, memory_pos, centers = image_tokens(image, module.level_embedding)
 
         def in_box(t: int, box: Tensor) -> bool:
             return bool((centers[t] >= box[:2]).all() and (centers[t] < box[2:]).all())
@@ -248,19 +248,21 @@ def surround(image: Image, boxes: Vectors) -> Tensor:
     return torch.stack(corners)
 
 
-def image_tokens(image: Image, dim: int) -> tuple[Vectors, Vectors, Vectors]:
-    """The cells of the coarsest level whose centre is inside the image: features, places, centres in pixels."""
-    stride = max(image.levels)
-    level = image.levels[stride]
+def image_tokens(image: Image, level_embedding: Tensor) -> tuple[Vectors, Vectors, Vectors]:
+    """The cells of all levels whose centre is inside the image: features, places, centres in pixels."""
+    dim = level_embedding.shape[1]
     tokens, positions, centers = [], [], []
-    for row in range(level.shape[1]):
-        for column in range(level.shape[2]):
-            x, y = (column + 0.5) * stride, (row + 0.5) * stride
-            if x < image.width and y < image.height:
-                tokens.append(level[:, row, column])
-                relative = torch.tensor([x / image.width, y / image.height])
-                positions.append(torch.stack(sines(relative[0], dim // 2) + sines(relative[1], dim // 2)))
-                centers.append(torch.tensor([x, y]))
+    for i, stride in enumerate(sorted(image.levels)):
+        level = image.levels[stride]
+        for row in range(level.shape[1]):
+            for column in range(level.shape[2]):
+                x, y = (column + 0.5) * stride, (row + 0.5) * stride
+                if x < image.width and y < image.height:
+                    tokens.append(level[:, row, column])
+                    relative = torch.tensor([x / image.width, y / image.height])
+                    place = torch.stack(sines(relative[0], dim // 2) + sines(relative[1], dim // 2))
+                    positions.append(place + level_embedding[i])
+                    centers.append(torch.tensor([x, y]))
     return tokens, positions, centers
 
 

@@ -1,5 +1,6 @@
 """Segmentations against literal versions, pixel by pixel."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,21 @@ def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int], merge: str) 
                 expected = sum(v * w for v, w in said) / sum(w for _, w in said)
             assert scores[:, y, x].tolist() == pytest.approx(expected.tolist())
             assert label[y, x] == np.argmax(expected)
+
+
+def test_a_pixel_without_evidence_of_any_class_is_unlabeled() -> None:
+    masks = np.zeros((2, 10, 10), bool)
+    masks[0, :5], masks[1, 5:] = True, True
+    predictions = Predictions(
+        semantic_classes=torch.tensor([3, 4]),
+        semantic_scores=torch.tensor([0.9, 0.9]),
+        semantic_affinity=torch.tensor([[0.9, 0.01], [0.01, 0.02]]),
+        instance_scores=torch.zeros(0, CLASSES),
+        instance_affinity=torch.zeros(0, 2),
+    )
+    label = Inference(thing_classes=THINGS, num_classes=CLASSES).semantic(predictions, Patches.from_masks(masks))
+    assert (label[:5] == 3).all()
+    assert (label[5:] == -1).all()
 
 
 def test_a_large_patch_says_less_of_a_pixel_than_a_small_one() -> None:
@@ -181,16 +197,20 @@ def test_two_patches_are_one_instance_if_a_query_claims_both() -> None:
         instance_affinity=torch.rand(5, 4),
     )
     inference = Inference(thing_classes=THINGS, num_classes=CLASSES)
+    low, high = predictions.instance_affinity.amin(1), predictions.instance_affinity.amax(1)
     for classes in ([1], [0, 2]):
         joint = inference.same_instance(predictions, classes)
         for i in range(4):
             for j in range(4):
                 by_query = [
                     max(float(predictions.instance_scores[m, c]) for c in classes)
-                    * float(predictions.instance_affinity[m, i] * predictions.instance_affinity[m, j])
+                    * math.prod(
+                        float((predictions.instance_affinity[m, n] - low[m]) / (high[m] - low[m])) ** 0.5
+                        for n in (i, j)
+                    )
                     for m in range(5)
                 ]
-                assert joint[i, j] == pytest.approx(max(by_query), rel=1e-5)
+                assert joint[i, j] == pytest.approx(max(by_query), abs=1e-5)
 
 
 def test_no_patches_no_prediction() -> None:

@@ -67,7 +67,7 @@ class Network(nn.Module):
         roi = RoIEmbedding(strides=STRIDES, in_channels=DIM, dim=DIM, roi_size=ROI_SIZE, fc_dim=20)
         self.encoder = PatchEncoder(roi_embedding=roi, **sizes, **({"num_layers": 2} | (encoder or {})))
         self.builder = QueryBuilder(dim=DIM, text_dim=TEXT_DIM, instance_queries=instance_queries)
-        self.decoder = AffinityDecoder(**sizes, **({"num_layers": LAYERS} | (decoder or {})))
+        self.decoder = AffinityDecoder(**sizes, strides=STRIDES, **({"num_layers": LAYERS} | (decoder or {})))
         self.classifier = Classifier(dim=DIM, text_dim=TEXT_DIM)
         self.embeddings = nn.Parameter(torch.randn(CLASSES, TEXT_DIM))
         liven(self)
@@ -75,11 +75,16 @@ class Network(nn.Module):
 
 
 class Batch:
-    """Images with ``counts`` patches each, at least 33 pixels wide and high unless ``smallest`` says otherwise."""
+    """Images with ``counts`` patches each.
 
-    def __init__(self, *counts: int, smallest: int = 33) -> None:
-        self.levels = [torch.randn(len(counts), DIM, PADDED[0] // s, PADDED[1] // s) for s in STRIDES]
-        self.sizes = SIZES[: len(counts)]
+    Args:
+        shrink: divides the images' sizes, where every cell of the feature maps is looped over.
+    """
+
+    def __init__(self, *counts: int, shrink: int = 1) -> None:
+        height, width = PADDED[0] // shrink // 32 * 32, PADDED[1] // shrink // 32 * 32
+        self.levels = [torch.randn(len(counts), DIM, height // s, width // s) for s in STRIDES]
+        self.sizes = [(h // shrink // 2 * 2, w // shrink // 2 * 2) for h, w in SIZES[: len(counts)]]
         self.patches = PatchBatch(
             boxes=torch.zeros(len(counts), max(1, *counts), 4),
             roi_masks=torch.zeros(len(counts), max(1, *counts), ROI_SIZE, ROI_SIZE),
@@ -87,7 +92,7 @@ class Batch:
             image_sizes=torch.tensor(self.sizes),
         )
         for i, count in enumerate(counts):
-            self.patches.boxes[i, :count] = random_boxes(count, self.sizes[i], smallest)
+            self.patches.boxes[i, :count] = random_boxes(count, self.sizes[i], 33 // shrink)
             self.patches.roi_masks[i, :count] = torch.rand(count, ROI_SIZE, ROI_SIZE)
 
     def image(self, i: int) -> literal.Image:
@@ -239,7 +244,7 @@ QUERIES: dict[str, dict[str, Any]] = {
 def test_decoder(switches: dict[str, Any], kinds: dict[str, Any], counts: tuple[int, int]) -> None:
     semantic_classes, instance_queries = kinds.get("semantic", [3, 1]), kinds.get("instance", True)
     network = Network(decoder=switches, instance_queries=instance_queries).eval()
-    batch = Batch(*counts)
+    batch = Batch(*counts, shrink=7 if switches.get("dca") == "image" else 1)
     denoising = make_denoising(**DENOISING) if kinds.get("denoising", True) else None
     with torch.no_grad():
         queries, outputs = run(network, batch, semantic_classes, denoising)
@@ -261,8 +266,8 @@ def test_decoder(switches: dict[str, Any], kinds: dict[str, Any], counts: tuple[
 def test_image_features_outside_of_the_image_are_never_seen() -> None:
     """Not even by a query in whose box no token's centre lies."""
     network = Network(decoder={"dca": "image"}).eval()
-    batch = Batch(2, 2)
-    batch.patches.boxes[1] = torch.tensor([[17.0, 17.0, 41.0, 41.0], [51.0, 53.0, 73.0, 75.0]])
+    batch = Batch(2, 2, shrink=7)
+    batch.patches.boxes[1] = torch.tensor([[17.0, 17.0, 17.5, 17.5], [30.5, 31.0, 31.0, 31.5]])
     with torch.no_grad():
         _, outputs = run(network, batch, [0], None)
         _, layers = run_literally(network, batch, 1, [0], None, dca="image")
@@ -285,7 +290,7 @@ def test_classifier() -> None:
 def test_gradients(options: dict[str, Any]) -> None:
     """Of everything that all layers say, for every parameter and every feature level."""
     network = Network(encoder={k: v for k, v in options.items() if k != "dca"}, decoder=options | {"num_layers": 2})
-    batch = Batch(4, 3)
+    batch = Batch(4, 3, shrink=7 if options.get("dca") == "image" else 1)
     for level in batch.levels:
         level.requires_grad_()
     denoising = make_denoising([[True, True, True], [True, False, True]], [0, 1, 1])

@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
+from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import Instances
 from PIL import Image
 
@@ -151,17 +152,26 @@ class SAMCPDatasetMapper:
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Resize and flip; in training also a crop, half the time before the resize as DETR does, or always after it."""
+    """Build Detectron2's resize and flip, in training with INPUT.CROP and INPUT.COLOR_AUG_SSD between them.
+
+    The crop comes half the time, before the resize and with one of its own, as in DETR; or always, after it, as in
+    Mask2Former (INPUT.CROP.AFTER_RESIZE).
+    """
     augmentations = detection_utils.build_augmentation(cfg, is_train)
-    if not (is_train and cfg.INPUT.CROP.ENABLED):
+    if not is_train:
         return augmentations
-    crop = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
-    if cfg.INPUT.CROP.AFTER_RESIZE:
-        augmentations.insert(1, crop)
-    else:
-        shrink = T.ResizeShortestEdge(_SIZES_BEFORE_CROP, sample_style="choice")
-        augmentations.insert(0, T.RandomApply(T.AugmentationList([shrink, crop]), prob=0.5))
-    return augmentations
+    resize, *flip = augmentations
+    before, after = [], []
+    if cfg.INPUT.CROP.ENABLED:
+        crop = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+        if cfg.INPUT.CROP.AFTER_RESIZE:
+            after.append(crop)
+        else:
+            shrink = T.ResizeShortestEdge(_SIZES_BEFORE_CROP, sample_style="choice")
+            before.append(T.RandomApply(T.AugmentationList([shrink, crop]), prob=0.5))
+    if cfg.INPUT.COLOR_AUG_SSD:
+        after.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
+    return [*before, resize, *after, *flip]
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:

@@ -17,6 +17,8 @@ from .errors import DataError
 
 STUFF = "~"  # after the name of a class: it has no instances
 
+_FC_CLIP_LINE = re.compile(r"\d+:")
+_FC_CLIP_NO_CLASS = "invalid_class_id"
 _FOLDER = Path(__file__).parent / "vocabularies"
 
 
@@ -28,9 +30,10 @@ class Vocabulary:
         names: one a class.
         is_thing: one a class; a class that is no thing is stuff.
         synonyms: for each class other words for it; it is scored as the best of its words (paper B.3). Default: none.
+            Two classes may share a synonym.
 
     Raises:
-        DataError: not as many of each, or none, or a word that is there twice (see :func:`word_key`).
+        DataError: not as many of each, or none, or two classes with the same name (see :func:`word_key`).
     """
 
     names: tuple[str, ...]
@@ -45,10 +48,10 @@ class Vocabulary:
             raise DataError(
                 f"a vocabulary of {lengths} names, kinds and synonyms; give as many of each, and one at least"
             )
-        counts = Counter(word_key(word) for words in self.words for word in words)
-        twice = [word for word, n in counts.items() if n > 1]
+        counts = Counter(map(word_key, self.names))
+        twice = [name for name, n in counts.items() if n > 1]
         if twice:
-            raise DataError(f"a vocabulary has the words {twice} more than once; take all but one out")
+            raise DataError(f"a vocabulary has the names {twice} more than once; remove all but one of each")
 
     @property
     def words(self) -> tuple[tuple[str, ...], ...]:
@@ -92,7 +95,8 @@ class Vocabulary:
 
         A line is a class: its name, with a ``~`` behind it where it is stuff, then behind a comma or colon its
         synonyms, between commas or, behind the colon, as :meth:`parse` has them. Empty lines and those that begin
-        with # count for nothing.
+        with # are skipped. FC-CLIP's files, with lines as "1:person,child,girl", are read as they are: without the ids,
+        without the ids of no class ("invalid_class_id"), and with words that several classes have.
 
         Raises:
             DataError: no such file, no class in it, or see :meth:`parse`.
@@ -112,7 +116,21 @@ class Vocabulary:
         ]
         if not entries:
             raise DataError(f"vocabulary {source}: has no classes; write one a line, as in: person, man, woman")
+        if all(_FC_CLIP_LINE.match(line) for line in lines if line.strip()):
+            return cls._of_fc_clip(lines)
         return cls._of_entries(entries)
+
+    @classmethod
+    def _of_fc_clip(cls, lines: Iterable[str]) -> "Vocabulary":
+        """Read "ID:name,synonym,..." lines; all classes are things until a dataset says otherwise."""
+        classes = [line.partition(":")[2].split(",") for line in lines if line.strip()]
+        words = [[word.strip() for word in names if word.strip()] for names in classes]
+        words = [names for names in words if names and names[0] != _FC_CLIP_NO_CLASS]
+        return cls(
+            names=tuple(names[0] for names in words),
+            is_thing=(True,) * len(words),
+            synonyms=tuple(tuple(dict.fromkeys(names[1:])) for names in words),
+        )
 
     @classmethod
     def read(cls, source: str | Sequence[str]) -> "Vocabulary":

@@ -44,7 +44,7 @@ class DecoderOutput:
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """Image features as a sequence, for image-level cross-attention (Table 5).
+    """All feature levels as one sequence of T tokens, for image-level cross-attention (Table 5).
 
     Attributes:
         features, position: (B, T, D).
@@ -67,7 +67,7 @@ class AffinityDecoder(nn.Module):
         dca_mask: mask what has a low affinity in the layer before (DCA, Table 4).
         affinity_refinement: add the layer before's affinity logits (AR, Table 4).
         query_enhancement: average queries with the RoI features of their boxes (QE, Table 4).
-        image_stride: of the feature level that image-level cross-attention looks at.
+        strides: of the feature levels given to ``forward``, which image-level cross-attention attends to.
         activation_checkpoint: recompute layers in the backward pass.
     """
 
@@ -82,7 +82,7 @@ class AffinityDecoder(nn.Module):
         dca_mask: bool = True,
         affinity_refinement: bool = True,
         query_enhancement: bool = True,
-        image_stride: int = 32,
+        strides: Sequence[int] = (),
         activation_checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -95,9 +95,12 @@ class AffinityDecoder(nn.Module):
         self.dca_mask = dca_mask
         self.affinity_refinement = affinity_refinement
         self.query_enhancement = query_enhancement
-        self.image_stride = image_stride
+        self.strides = list(strides)
         self.activation_checkpoint = activation_checkpoint
         self.position = BoxEmbedding(dim)
+        if dca == "image":
+            self.level_embedding = nn.Parameter(torch.zeros(len(strides), dim))
+            nn.init.normal_(self.level_embedding)
         # With refinement the logits of all layers add up, and so would their biases: only the first layer's bias
         # starts at the prior, so that every layer's affinity starts at 0.01.
         self.layers = nn.ModuleList(
@@ -128,7 +131,7 @@ class AffinityDecoder(nn.Module):
         Returns:
             One output a layer; the last one predicts, all are supervised.
         """
-        tokens = self._image_tokens(levels[-1], patches) if self.dca == "image" else None
+        tokens = self._image_tokens(levels, patches) if self.dca == "image" else None
         regions = RegionEmbeddings(roi_embedding, levels)
         x, boxes = queries.content, queries.boxes
         seen = patches.valid[:, : queries.num_instance]  # of the instance queries
@@ -180,18 +183,23 @@ class AffinityDecoder(nn.Module):
             visible = torch.where(inside.any(-1, keepdim=True), inside, visible)  # a box may hold no token's centre
         return tokens.features, tokens.position, some_visible(visible)
 
-    def _image_tokens(self, level: Tensor, patches: PatchBatch) -> ImageTokens:
-        h, w = level.shape[-2:]
-        ys = (torch.arange(h, device=level.device) + 0.5) * self.image_stride
-        xs = (torch.arange(w, device=level.device) + 0.5) * self.image_stride
-        centers = torch.stack([xs.repeat(h), ys.repeat_interleave(w)], dim=-1)
+    def _image_tokens(self, levels: Sequence[Tensor], patches: PatchBatch) -> ImageTokens:
         size = patches.scale[:, :, :2]
-        position = sine_embedding(centers / size, self.dim // 2).flatten(-2)
+        features, position, centers = [], [], []
+        for level, stride, embedding in zip(levels, self.strides, self.level_embedding, strict=True):
+            h, w = level.shape[-2:]
+            ys = (torch.arange(h, device=level.device) + 0.5) * stride
+            xs = (torch.arange(w, device=level.device) + 0.5) * stride
+            here = torch.stack([xs.repeat(h), ys.repeat_interleave(w)], dim=-1)
+            features.append(level.flatten(2).transpose(1, 2))
+            position.append(sine_embedding(here / size, self.dim // 2).flatten(-2).to(level.dtype) + embedding)
+            centers.append(here)
+        all_centers = torch.cat(centers)
         return ImageTokens(
-            features=level.flatten(2).transpose(1, 2),
-            position=position.to(level.dtype),
-            centers=centers,
-            valid=(centers < size).all(-1),
+            features=torch.cat(features, dim=1),
+            position=torch.cat(position, dim=1),
+            centers=all_centers,
+            valid=(all_centers < size).all(-1),
         )
 
 

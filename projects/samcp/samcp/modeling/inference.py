@@ -49,6 +49,7 @@ class Inference:
         num_classes: C.
         semantic_on, instance_on, panoptic_on: which outputs to make.
         top_instances: how many (query, class) pairs become instances, and how many queries panoptic entities.
+        semantic_threshold: "mean" rule of :meth:`semantic`: least evidence of a pixel's class.
         score_threshold, affinity_threshold, overlap_threshold: least class score, least maximal affinity and least
             kept share of the area of a panoptic entity.
         member_threshold: normalised affinity above which a patch belongs to a query.
@@ -67,6 +68,7 @@ class Inference:
         instance_on: bool = True,
         panoptic_on: bool = True,
         top_instances: int = 100,
+        semantic_threshold: float = 0.02,
         score_threshold: float = 0.3,
         affinity_threshold: float = 0.3,
         overlap_threshold: float = 0.8,
@@ -82,6 +84,7 @@ class Inference:
         self.instance_on = instance_on
         self.panoptic_on = panoptic_on
         self.top_instances = top_instances
+        self.semantic_threshold = semantic_threshold
         self.score_threshold = score_threshold
         self.affinity_threshold = affinity_threshold
         self.overlap_threshold = overlap_threshold
@@ -118,10 +121,11 @@ class Inference:
 
         "paper" (4.1): each class is the union of its queries' member patches, and a pixel gets the class of the highest
         score. "mean": a patch has, for every class, the highest score times affinity of the class's queries, and a
-        pixel gets the class whose mean over the patches that cover it is highest; see :func:`cell_scores`.
+        pixel gets the class whose mean over the patches that cover it is highest, see :func:`cell_scores`, unless this
+        does not exceed ``semantic_threshold``.
 
         Returns:
-            (H, W) int64, ``UNLABELED`` where no patch lies; or (C, H, W) float scores.
+            (H, W) int64, ``UNLABELED`` where no patch or no class is; or (C, H, W) float scores.
         """
         if self.merge == "paper":
             members = self.members(predictions.semantic_affinity), self.members(predictions.instance_affinity)
@@ -135,7 +139,7 @@ class Inference:
         scores = cell_scores(values, cells, patches.areas, "max" if self.merge == "paper" else "mean")
         if self.sem_seg_scores:
             return torch.from_numpy(cells.paint(scores).transpose(2, 0, 1).copy())
-        known = scores.max(axis=1) > 0  # patches of no class, as the oracle has
+        known = scores.max(axis=1) > self.semantic_threshold
         return torch.from_numpy(cells.paint(np.where(known, scores.argmax(axis=1), UNLABELED)))
 
     def instances(self, predictions: Predictions, patches: Patches) -> Instances:
@@ -222,20 +226,22 @@ class Inference:
         return values
 
     def same_instance(self, predictions: Predictions, classes: Sequence[int]) -> Tensor:
-        """Prompt II, (N, N): whether two patches belong to one instance of any of some thing classes.
+        """Prompt II, (N, N), symmetric: whether two patches belong to one instance of any of some thing classes.
 
-        P(i, j) = max over instance queries m of score_m A_mi A_mj, with the highest score of `classes`: two patches are
-        one instance if a query that is sure of the class claims both. The row of a patch's own query would not do: an
-        unmatched one is taught its own patch alone.
+        P(i, j) = max over instance queries m of s_m (Ā_mi Ā_mj)^½, where s_m is the highest score of `classes` and Ā the
+        normalised affinity: two patches are one instance if a query that is sure of the class claims both. The row of a
+        patch's own query would not do: an unmatched one is taught its own patch alone.
         """
         num_patches = predictions.instance_affinity.shape[1]
         joint = torch.zeros(num_patches, num_patches)
-        if not len(predictions.instance_scores):
+        if not predictions.instance_affinity.numel():
             return joint
         scores = predictions.instance_scores[:, list(classes)].amax(-1)
         top = scores.topk(min(self.top_instances, len(scores)))
-        for score, affinity in zip(top.values, predictions.instance_affinity[top.indices].float(), strict=True):
-            torch.maximum(joint, score * torch.outer(affinity, affinity), out=joint)
+        everywhere = torch.ones(num_patches, dtype=torch.bool)
+        claims = normalize_affinity(predictions.instance_affinity[top.indices].float(), everywhere).sqrt()
+        for score, claim in zip(top.values, claims, strict=True):
+            torch.maximum(joint, score * torch.outer(claim, claim), out=joint)
         return joint
 
     def members(self, affinity: Tensor) -> Tensor:
