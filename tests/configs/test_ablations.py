@@ -1,5 +1,6 @@
 """Every ablation changes what it is named after, and nothing else."""
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 
 from samcp import add_samcp_config
+from samcp.engine import _with_floats as with_floats
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ABLATED = CONFIGS / "coco" / "panoptic" / "samcp_R50_12ep.yaml"
@@ -64,3 +66,17 @@ def test_an_ablation_changes_one_thing(row):
     changed = {key: value for key, value in ablation.items() if value != base[key]}
     assert changed.pop("OUTPUT_DIR") == f"output/ablations/{row}"
     assert changed == {f"MODEL.SAMCP.{key}": value for key, value in EXPECTED[row].items()}
+
+
+def test_the_open_domain_rows_of_the_model_zoo_change_what_the_closed_ones_change():
+    zoo = (CONFIGS.parent / "MODEL_ZOO.md").read_text()
+    rows = dict(re.findall(r"^    row (\w+) (.+)$", zoo, re.MULTILINE))
+    closed = {row.partition("/")[2]: keys for row, keys in EXPECTED.items() if row.startswith(("table3", "table4"))}
+    assert rows.keys() == closed.keys()
+    for config in ("coco", "coco_to_ade20k"):
+        base = load(CONFIGS / "open_vocabulary" / f"{config}.yaml")
+        for row, keys in rows.items():
+            ablation = base.clone()
+            ablation.merge_from_list(with_floats(ablation, keys.split()))
+            changed = {k: v for k, v in flat(ablation).items() if v != flat(base)[k]}
+            assert changed == {f"MODEL.SAMCP.{key}": value for key, value in closed[row].items()}
