@@ -4,8 +4,8 @@ Needs numpy, h5py, pycocotools, zstandard and pillow; knows nothing of the model
 """
 
 from proposal_cache.errors import CacheError
+from proposal_cache.generation.sources import image_key
 from proposal_cache.patches import Patches
-from proposal_cache.sources import image_key
-from proposal_cache.store import CacheWriter, PatchCache, join, verify
+from proposal_cache.store import CacheWriter, PatchCache, finalize, verify
 
-__all__ = ["CacheError", "CacheWriter", "PatchCache", "Patches", "image_key", "join", "verify"]
+__all__ = ["CacheError", "CacheWriter", "PatchCache", "Patches", "finalize", "image_key", "verify"]

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask as coco
 
 from proposal_cache import rle
-from proposal_cache.cells import Cells
 from proposal_cache.errors import CacheError
+from proposal_cache.partition import Partition
 
 POINTS_PER_CELL = 4  # per axis, where a mask is resampled
 
@@ -180,9 +180,9 @@ class Patches:
         self._require_same_size(other)
         return rle.iou(self.rles, other.rles, self.height, self.width)
 
-    def cells(self) -> Cells:
-        """The cells into which the patches cut the image."""
-        return Cells.of_masks(self.rles, self.height, self.width)
+    def partition(self) -> Partition:
+        """The atomic regions into which the patches divide the image."""
+        return Partition.of_masks(self.rles, self.height, self.width)
 
     def union(self, groups: Sequence[Sequence[int]]) -> list[bytes]:
         """The compressed counts of each group's patches taken together; an empty group gives the empty mask."""

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proposal_cache.errors import CacheError
-from proposal_cache.generators._windows import Box, in_window, suppress_across, with_source
 from proposal_cache.generators.base import Generator, descriptions, require_rgb
+from proposal_cache.generators.windows import Box, in_window, suppress_across, with_source
 from proposal_cache.patches import Patches
 
 

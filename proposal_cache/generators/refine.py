@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proposal_cache.errors import CacheError
-from proposal_cache.generators._windows import Box, in_window, with_source
 from proposal_cache.generators.base import Generator, descriptions, require_rgb
+from proposal_cache.generators.windows import Box, in_window, with_source
 from proposal_cache.patches import Patches
 
 _VISIBLE = 1  # pixels between a patch and the border of its window, from which on it is taken to be whole

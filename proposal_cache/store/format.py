@@ -37,7 +37,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from proposal_cache.errors import CacheError
-from proposal_cache.store.arrays import Schema
+from proposal_cache.store.columns import Schema
 
 IMAGE = np.dtype(
     [("height", "<u4"), ("width", "<u4"), ("patch_offset", "<u8"), ("rle_offset", "<u8"), ("checksum", "<u4")]

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proposal_cache.errors import CacheError, FormatError
-from proposal_cache.store.arrays import open_arrays, pack, write_durably
+from proposal_cache.store.columns import open_arrays, pack
+from proposal_cache.store.durable import write_durably
 from proposal_cache.store.format import INDEX_SCHEMA, MAX_KEY, key_text, pack_keys
 from proposal_cache.store.manifest import IndexInfo
 

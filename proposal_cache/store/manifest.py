@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from proposal_cache.errors import CacheError, FormatError, MismatchError, StorageError
-from proposal_cache.store.arrays import FORMAT_VERSION, write_durably
+from proposal_cache.store.columns import FORMAT_VERSION
+from proposal_cache.store.durable import write_durably
 from proposal_cache.store.format import INDEX_NAME, SHARD_NAME, check_key
 
 MANIFEST = "manifest.json"
@@ -47,7 +48,7 @@ class Manifest:
         generators: description of each generator (name, every parameter, SHA-256 of its weights); `Patches.source`
             counts in this list.
         shards: the complete shards, by name.
-        index: the key index, None until the first `join`.
+        index: the key index, None until the first `finalize`.
         failures: the reason for each image that could not be done, by key.
         inputs: fingerprints of the caches that it was merged from; none where it was not.
     """

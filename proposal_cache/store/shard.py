@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from proposal_cache._runs import MAX_PIXELS
 from proposal_cache.errors import CacheError, FormatError
 from proposal_cache.patches import Patches
-from proposal_cache.store.arrays import ArrayFile, open_arrays, pack, write_durably
+from proposal_cache.rle.codec import MAX_PIXELS
+from proposal_cache.store.columns import ArrayFile, open_arrays, pack
+from proposal_cache.store.durable import write_durably
 from proposal_cache.store.format import (
     IMAGE,
     MAX_FRAME,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proposal_cache.errors import CacheError, FormatError
+from proposal_cache.store.finalize import shard_files
 from proposal_cache.store.index import KeyIndex
-from proposal_cache.store.join import shard_files
 from proposal_cache.store.manifest import MANIFEST, Manifest
 from proposal_cache.store.shard import Shard
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from proposal_cache import rle
-from proposal_cache.errors import CacheError, StorageError
+from proposal_cache.errors import CacheError
 from proposal_cache.patches import Patches
-from proposal_cache.store.arrays import sync_directory
+from proposal_cache.store.durable import make_directory
 from proposal_cache.store.failures import record_failure
+from proposal_cache.store.finalize import finalize_locked, read_shard_keys, remove_temporaries, shard_files
 from proposal_cache.store.format import MAX_IMAGES, SHARD_NAME, check_key, shard_name
-from proposal_cache.store.join import join_locked, read_shard_keys, remove_temporaries, shard_files
 from proposal_cache.store.lock import RankLock
 from proposal_cache.store.manifest import MANIFEST, Manifest, as_generators
 from proposal_cache.store.shard import ShardBuffer
@@ -34,7 +34,7 @@ class CacheWriter:
     Images are gathered into a shard, which appears complete or not at all: whatever happens, at most the images of the
     open shard are lost, and the same program run again does just those. Closing writes the open shard, after an error
     too, and, where this is the only rank, joins all shards into a readable cache. Several ranks write at the same time,
-    in any number of processes and machines; when all have closed, one of them calls `join`.
+    in any number of processes and machines; when all have closed, one of them calls `finalize`.
 
     Args:
         path: directory of the cache.
@@ -76,7 +76,7 @@ class CacheWriter:
         self._buffer = ShardBuffer()
         self._opened_at = 0.0
         self._lock = RankLock(self.path, rank)
-        _make_directory(self.path)
+        make_directory(self.path)
         self._lock.acquire()
         try:
             asked = Manifest(dataset, tuple(as_generators(generator)), inputs=tuple(inputs))
@@ -130,7 +130,7 @@ class CacheWriter:
         try:
             self.flush()
             if self.ranks == 1:
-                self._manifest = join_locked(self.path, self._manifest)
+                self._manifest = finalize_locked(self.path, self._manifest)
         finally:
             self._lock.release()
 
@@ -145,16 +145,6 @@ class CacheWriter:
         except CacheError:
             if error is None:  # otherwise the first error is the one to tell
                 raise
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        if path.is_dir():
-            return
-        path.mkdir(parents=True, exist_ok=True)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be made a directory: {error.strerror}") from error
 
 
 def _agree(cache: Path, asked: Manifest) -> Manifest:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proposal_cache import Patches, rle
-from proposal_cache.cells import Cells
+from proposal_cache.partition import Partition
 
 from ..config import UsageError
 from ..structures import RLEMasks
@@ -115,7 +115,7 @@ class Inference:
         values = self._patch_class_scores(predictions)
         if self.merge == "max" and not self.sem_seg_scores:
             return torch.from_numpy(_paint_best(values, patches))
-        cells = patches.cells()
+        cells = patches.partition()
         scores = cell_scores(values, cells, patches.areas, self.merge)
         if self.sem_seg_scores:
             return torch.from_numpy(cells.paint(scores).transpose(2, 0, 1).copy())
@@ -254,7 +254,7 @@ def _share_out(values: Tensor, members: Tensor, patches: Patches) -> tuple[NDArr
     """
     if not len(values):
         return np.zeros((patches.height, patches.width), dtype=np.int64), np.zeros(0, dtype=np.int64)
-    cells = patches.cells()
+    cells = patches.partition()
     both = cell_scores(torch.cat([values * members, members.float()]).T, cells, patches.areas)
     scores, shares = np.split(both, 2, axis=1)
     canvas = cells.paint(np.where(scores.max(axis=1) > 0, scores.argmax(axis=1) + 1, 0))
@@ -277,7 +277,9 @@ def _paint_best(values: Tensor, patches: Patches) -> NDArray[np.int64]:
     return paint(patches.rles, order, label, patches.height, patches.width, background=UNLABELED)
 
 
-def cell_scores(values: Tensor, cells: Cells, areas: NDArray[np.integer], merge: str = "mean") -> NDArray[np.float32]:
+def cell_scores(
+    values: Tensor, cells: Partition, areas: NDArray[np.integer], merge: str = "mean"
+) -> NDArray[np.float32]:
     """What the patches that cover a cell say of it together.
 
     "mean" is the mean of their values, each patch weighing as much as the reciprocal of its area: one that covers much
@@ -292,10 +294,10 @@ def cell_scores(values: Tensor, cells: Cells, areas: NDArray[np.integer], merge:
         (A, K), 0 where no patch lies.
     """
     said, weights = values.numpy(), 1 / np.maximum(areas, 1).astype(np.float32)
-    scores = np.zeros((len(cells.covers), said.shape[1]), np.float32)
+    scores = np.zeros((len(cells.membership), said.shape[1]), np.float32)
     for first in range(0, len(scores), _CELLS_AT_ONCE):
         block = slice(first, first + _CELLS_AT_ONCE)
-        covers = cells.covers[block]
+        covers = cells.membership[block]
         if merge == "max":
             for k, column in enumerate(said.T):
                 scores[block, k] = (covers * column).max(axis=1, initial=0)

@@ -1,0 +1,282 @@
+"""SamGenerator against segment_anything's own generator: the same masks, boxes, scores and order."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+from segment_anything.modeling import Sam
+
+from proposal_cache import Patches, rle
+from proposal_cache.generators.sam import SamGenerator, SamParameters
+from proposal_cache.generators.sam import decoder as decoder_module
+from proposal_cache.generators.sam import search as search_module
+from proposal_cache.generators.sam.decoder import PromptDecoder
+from tests.proposal_cache.small_sam import small_sam, smooth_image
+
+Record = dict[str, Any]
+
+
+def original(sam: Sam, image: np.ndarray, **parameters: Any) -> list[Record]:
+    return SamAutomaticMaskGenerator(sam, **parameters).generate(image)
+
+
+def assert_same(patches: Patches, records: list[Record]) -> None:
+    assert len(patches) == len(records)
+    masks = np.array([record["segmentation"] for record in records])
+    ours = patches.decode()
+    iou = (masks & ours).sum((1, 2)) / (masks | ours).sum((1, 2))
+    assert iou.min() >= 0.999
+    assert np.abs(patches.areas - [record["area"] for record in records]).max() <= 2
+    boxes = np.array([record["bbox"] for record in records])  # x, y, width - 1, height - 1
+    assert np.abs(patches.boxes - np.c_[boxes[:, :2], boxes[:, :2] + boxes[:, 2:] + 1]).max() <= 1
+    np.testing.assert_allclose(patches.predicted_iou, [record["predicted_iou"] for record in records], rtol=1e-4)
+    np.testing.assert_allclose(patches.stability_score, [record["stability_score"] for record in records], rtol=1e-3)
+
+
+# Image size, seed of the weights, parameters. Odd sizes, portrait and landscape, smaller and larger than the encoder's
+# 256 pixels; each threshold low and high.
+CASES: dict[str, tuple[tuple[int, int], int, dict[str, Any]]] = {
+    "landscape": ((121, 163), 0, {"points_per_side": 8, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.8}),
+    "portrait": ((97, 61), 1, {"points_per_side": 9, "pred_iou_thresh": 0.8, "stability_score_thresh": 0.7}),
+    "large": ((411, 300), 2, {"points_per_side": 8, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.9}),
+    "sliver": ((300, 41), 0, {"points_per_side": 6, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.2}),
+    "strict nms": (
+        (120, 160),
+        1,
+        {"points_per_side": 10, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.6, "box_nms_thresh": 0.3},
+    ),
+    "offset": (
+        (120, 160),
+        2,
+        {
+            "points_per_side": 7,
+            "pred_iou_thresh": 0.7,
+            "stability_score_thresh": 0.5,
+            "stability_score_offset": 4.0,
+            "box_nms_thresh": 0.9,
+        },
+    ),
+    "crops": (
+        (150, 203),
+        0,
+        {"points_per_side": 6, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.7, "crop_n_layers": 1},
+    ),
+    "two layers of crops": (
+        (131, 120),
+        1,
+        {
+            "points_per_side": 8,
+            "pred_iou_thresh": 0.8,
+            "stability_score_thresh": 0.8,
+            "crop_n_layers": 2,
+            "crop_n_points_downscale_factor": 2,
+            "crop_overlap_ratio": 0.5,
+            "crop_nms_thresh": 0.5,
+        },
+    ),
+}
+
+
+@pytest.fixture
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upscale all prompts of a batch at once, as is done everywhere but on a CPU."""
+    monkeypatch.setattr(decoder_module.PromptDecoder, "_upscales_at_once", True)
+
+
+@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+def _both_ways(request: pytest.FixtureRequest) -> None:
+    if request.param == "as on a GPU":
+        request.getfixturevalue("_as_on_a_gpu")
+
+
+@pytest.mark.usefixtures("_both_ways")
+@pytest.mark.parametrize("case", CASES)
+def test_same_masks_as_the_original(case: str) -> None:
+    size, seed, parameters = CASES[case]
+    sam, image = small_sam(seed=seed), smooth_image(*size, seed=seed)
+    records = original(sam, image, **parameters)
+    prompts = parameters["points_per_side"] ** 2
+    assert 3 <= len(records) < 3 * prompts, "filters and suppression must leave some and drop some"
+    assert_same(SamGenerator(sam, SamParameters(**parameters))(image), records)
+
+
+@pytest.mark.parametrize(
+    "model", [{"width": 48, "heads": 4}, {"image_size": 512}], ids=["other width", "other resolution"]
+)
+def test_same_masks_of_other_models(model: dict[str, int]) -> None:
+    sam, image = small_sam(**model), smooth_image(90, 131)
+    parameters: dict[str, Any] = {"points_per_side": 5, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.7}
+    records = original(sam, image, **parameters)
+    assert 3 <= len(records) < 75
+    assert_same(SamGenerator(sam, SamParameters(**parameters))(image), records)
+
+
+@pytest.mark.usefixtures("_both_ways")
+def test_without_any_threshold_every_mask_is_kept() -> None:
+    sam, image = small_sam(), smooth_image(60, 80)
+    parameters: dict[str, Any] = {
+        "points_per_side": 4,
+        "pred_iou_thresh": 0.0,
+        "stability_score_thresh": 0.0,
+        "box_nms_thresh": 1.0,
+    }
+    records = original(sam, image, **parameters)
+    patches = SamGenerator(sam, SamParameters(**parameters))(image)
+    assert len(patches) == len(records) == 48
+    assert patches.areas.tolist() == pytest.approx([record["area"] for record in records], abs=2)
+
+
+@pytest.mark.usefixtures("_both_ways")
+@pytest.mark.parametrize("crop_n_layers", [0, 1])
+def test_no_patches_where_nothing_passes(crop_n_layers: int) -> None:
+    parameters = SamParameters(points_per_side=3, pred_iou_thresh=9.0, crop_n_layers=crop_n_layers)
+    patches = SamGenerator(small_sam(), parameters)(smooth_image(60, 80))
+    assert (len(patches), patches.height, patches.width) == (0, 60, 80)
+
+
+@pytest.mark.usefixtures("_both_ways")
+def test_batches_of_which_nothing_is_left() -> None:
+    """One prompt a batch, and few that pass."""
+    sam, image = small_sam(), smooth_image(120, 160)
+    parameters: dict[str, Any] = {"points_per_side": 6, "pred_iou_thresh": 0.9, "stability_score_thresh": 0.7}
+    records = original(sam, image, **parameters)
+    assert 3 <= len(records) < 36
+    assert_same(SamGenerator(sam, SamParameters(**parameters), memory_budget=1)(image), records)
+
+
+@pytest.mark.usefixtures("_both_ways")
+def test_memory_budget_changes_the_batches_not_the_patches() -> None:
+    image = smooth_image(120, 160)
+    parameters = SamParameters(points_per_side=6, pred_iou_thresh=0.7, stability_score_thresh=0.7)
+    small, large = (SamGenerator(small_sam(), parameters, memory_budget=size)(image) for size in (1, 1 << 30))
+    assert len(small) == len(large) > 0
+    assert small.areas.tolist() == pytest.approx(large.areas.tolist(), abs=2)
+
+
+def test_masks_that_come_back_are_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask may lose to one that loses to a third, later. Here all but the last of a batch do, until the very end."""
+    sam, image = small_sam(seed=1), smooth_image(120, 160, seed=1)
+    parameters: dict[str, Any] = {"points_per_side": 6, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.6}
+    calls = []
+
+    def forgetful(search: search_module.CropSearch, masks: search_module.Candidates) -> torch.Tensor:
+        calls.append(len(masks))
+        winners = search_module.suppress(masks.boxes, masks.predicted_iou, search.thresholds.box_nms)
+        return winners if len(calls) == 37 else winners[-1:]
+
+    monkeypatch.setattr(search_module.CropSearch, "_suppress", forgetful)
+    patches = SamGenerator(sam, SamParameters(**parameters), memory_budget=1)(image)
+    assert len(calls) == 37, "one for each batch of one prompt, one for all"
+    assert len(patches) > 3
+    assert_same(patches, original(sam, image, **parameters))
+
+
+def test_describe_tells_all_parameters() -> None:
+    description = SamGenerator(small_sam(), SamParameters(points_per_side=7)).describe()
+    assert description["name"] == "sam"
+    assert description["points_per_side"] == 7
+    assert description["weights_sha256"] is None
+    assert set(SamParameters.__dataclass_fields__) < set(description)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((0, 5, 3), np.uint8), np.zeros((5, 5), np.uint8), np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 3))],
+    ids=["empty", "grey", "with alpha", "float"],
+)
+def test_only_rgb_images(image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8 RGB"):
+        SamGenerator(small_sam())(image)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"points_per_side": 0}, "points_per_side is 0"),
+        ({"stability_score_offset": -1.0}, "must not be negative"),
+        ({"crop_n_layers": -1}, "crop_n_layers is -1"),
+        ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor 0"),
+        (
+            {"points_per_side": 3, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2},
+            r"no point is left .* 3 / 2\^2",
+        ),
+    ],
+)
+def test_impossible_parameters(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SamParameters(**parameters)
+
+
+def test_unknown_dtype() -> None:
+    with pytest.raises(ValueError, match="'float8', must be one of float32"):
+        SamGenerator(small_sam(), dtype="float8")
+
+
+@pytest.mark.parametrize(("dtype", "agreement"), [("bfloat16", 0.97), ("float16", 0.99)])
+def test_lower_precision_is_close(dtype: str, agreement: float) -> None:
+    image = smooth_image(120, 160)
+    parameters = SamParameters(points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0)
+    exact, rounded = (SamGenerator(small_sam(), parameters, dtype=name)(image) for name in ("float32", dtype))
+    assert len(exact) == len(rounded) == 48
+    assert not np.array_equal(exact.predicted_iou, rounded.predicted_iou)
+    assert np.sort(rounded.predicted_iou) == pytest.approx(np.sort(exact.predicted_iou), abs=0.2)
+    best = rle.iou(exact.rles, rounded.rles, 120, 160).max(1)
+    assert best[exact.areas > 50].mean() >= agreement
+
+
+@pytest.mark.parametrize("min_area", [30, 400])
+def test_small_holes_and_islands_are_removed_as_in_the_original(min_area: int) -> None:
+    sam = small_sam(seed=1)
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)  # noise: masks in pieces
+    parameters: dict[str, Any] = {
+        "points_per_side": 6,
+        "pred_iou_thresh": 0.7,
+        "stability_score_thresh": 0.3,
+        "min_mask_region_area": min_area,
+    }
+    records = original(sam, image, **parameters)
+    patches = SamGenerator(sam, SamParameters(**parameters))(image)
+    assert_same(patches, records)
+    untouched = SamGenerator(sam, SamParameters(**{**parameters, "min_mask_region_area": 0}))(image)
+    assert not set(patches.rles) <= set(untouched.rles)
+
+
+@pytest.mark.slow
+def test_compiled_gives_the_same() -> None:
+    image = smooth_image(120, 160)
+    parameters = SamParameters(points_per_side=6, pred_iou_thresh=0.7, stability_score_thresh=0.7)
+    eager, compiled = (SamGenerator(small_sam(), parameters, compile=flag)(image) for flag in (False, True))
+    assert len(eager) == len(compiled) > 0
+    assert eager.areas.tolist() == pytest.approx(compiled.areas.tolist(), abs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_once", [False, True], ids=["as on a CPU", "as on a GPU"])
+def test_compiled_versions_are_few(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of more shapes than torch.compile makes versions of one function; the last ones would run uncompiled."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(PromptDecoder, "_upscales_at_once", at_once)
+    parameters = SamParameters(points_per_side=5, pred_iou_thresh=0.7, stability_score_thresh=0.7)
+    generator = SamGenerator(small_sam(), parameters, compile=True)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        assert sum(len(generator(smooth_image(height, 160))) for height in range(40, 160, 10)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["vit_b", "vit_l", "vit_h"])
+def test_same_masks_of_the_published_models(model_type: str) -> None:
+    """The published architectures at their own size; their weights are random, but for the decoder of a small model."""
+    torch.manual_seed(0)
+    sam = sam_model_registry[model_type](checkpoint=None)
+    small = small_sam()
+    sam.mask_decoder.load_state_dict(small.mask_decoder.state_dict())
+    sam.prompt_encoder.load_state_dict(small.prompt_encoder.state_dict())
+    parameters: dict[str, Any] = {"points_per_side": 3, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.1}
+    image = smooth_image(480, 641)
+    records = original(sam, image, **parameters)
+    assert 2 <= len(records) < 27
+    assert_same(SamGenerator(sam, SamParameters(**parameters))(image), records)
