@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from proposal_cache import rle
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import require_rgb
 from proposal_cache.patches import Patches
@@ -106,7 +107,7 @@ class Sam2Generator:
         return Patches.from_rles(
             image.shape[0],
             image.shape[1],
-            [mask["segmentation"]["counts"].encode() for mask in found],
+            [rle.from_json(mask["segmentation"], *image.shape[:2]) for mask in found],
             predicted_iou=[mask["predicted_iou"] for mask in found],
             stability_score=[mask["stability_score"] for mask in found],
         )

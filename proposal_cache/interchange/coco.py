@@ -1,4 +1,4 @@
-"""Other models' results into a cache, and a cache into COCO json."""
+"""Import of COCO results and panoptic json files as caches, and export of caches as COCO results."""
 
 import hashlib
 import json
@@ -15,16 +15,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from proposal_cache import rle
-from proposal_cache.errors import CacheError
+from proposal_cache.errors import CacheError, abbreviate
 from proposal_cache.generation.sources import image_key
 from proposal_cache.patches import Patches
-from proposal_cache.rle.coco import from_json, shown
-from proposal_cache.rle.codec import MAX_PIXELS
 from proposal_cache.store import CacheWriter, PatchCache
 from proposal_cache.store.durable import atomic_file
 from proposal_cache.store.format import check_key
 
-_MAX_SOURCES = 256  # `Patches.source` is uint8
+_MAX_SOURCES = 256  # Patches.source is uint8
 _MAX_SCORE = float(np.finfo(np.float32).max)
 
 Descriptions = list[dict[str, Any]]
@@ -32,11 +30,11 @@ PathLike = str | os.PathLike[str]
 
 
 class InterchangeError(CacheError):
-    """A results file that is not what it should be; the message names it."""
+    """File to import is invalid; the message names the file and the entry."""
 
 
 class _Image(NamedTuple):
-    """An image of a COCO json."""
+    """Image entry of a COCO json."""
 
     key: str
     height: int
@@ -44,7 +42,7 @@ class _Image(NamedTuple):
 
 
 class _Result(NamedTuple):
-    """One entry of COCO results: compressed counts, score (NaN where there is none), category."""
+    """Entry of COCO results; score is NaN if missing."""
 
     counts: bytes
     score: float
@@ -61,52 +59,51 @@ def import_results(
     scores: bool = True,
     progress: bool = False,
 ) -> None:
-    """Makes a cache of COCO results: a list of {"image_id", "category_id", "segmentation", "score"}.
+    """Import COCO results, a list of {"image_id", "category_id", "segmentation", "score"}, as a cache.
 
-    Nothing is written unless every entry is good.
+    All entries are validated before anything is written. If interrupted, the same call continues.
 
     Args:
-        results: the json.
+        results: json file.
         annotations: COCO json whose `images` give each image's id, file name (hence its key) and size. Images without
-            any result have no patches.
+            results get zero patches.
         output: directory of the cache.
-        dataset: its name.
-        labels: keep categories, each as a source of its own; otherwise the patches do not tell them.
-        scores: keep scores, as predicted IoU.
-        progress: show a bar on stderr.
+        dataset: name of the dataset.
+        labels: store each category as a separate source; otherwise categories are dropped.
+        scores: store scores as predicted IoU; otherwise they are dropped.
+        progress: show a progress bar on stderr.
 
     Raises:
-        InterchangeError: naming the file, the entry and what is wrong with it.
+        InterchangeError: if a file is invalid.
     """
     entries = _load(results)
     if not isinstance(entries, list):
-        raise InterchangeError(f"{results} is no COCO results json, which is a list; for panoptic PNGs give --panoptic")
+        raise InterchangeError(f"{results} is not COCO results, which are a list; for panoptic PNGs give --panoptic")
     images = _images(annotations)
     found: dict[Any, list[_Result]] = {image_id: [] for image_id in images}
     for number, entry in enumerate(entries):
         image_id = entry.get("image_id") if isinstance(entry, dict) else None
         if not isinstance(image_id, int | str) or image_id not in found or "segmentation" not in entry:
             raise InterchangeError(
-                f"entry {number} of {results} has no segmentation, or its image_id {image_id!r} is not among "
-                f"the images of {annotations}"
+                f"entry {number} of {results} has no segmentation, or its image_id {image_id!r} is not in {annotations}"
             )
         try:
-            found[image_id].append(_result(entry, images[image_id], labels))
+            found[image_id].append(_read_result(entry, images[image_id], labels))
         except CacheError as error:
             raise InterchangeError(f"entry {number} of {results}, of image {image_id!r}: {error}") from error
-    categories = _categories((result.category for some in found.values() for result in some), labels)
+    categories = _categories((result.category for per_image in found.values() for result in per_image), labels)
     sources = _sources(results, categories, _names(annotations), scores)
     with CacheWriter(output, sources, dataset) as writer:
         for image_id, image in tqdm(images.items(), "importing", unit="image", disable=not progress):
             if image.key in writer.done:
                 continue
-            some = found[image_id]
+            per_image = found[image_id]
             patches = Patches.from_rles(
                 image.height,
                 image.width,
-                [result.counts for result in some],
-                predicted_iou=[result.score for result in some] if scores else None,
-                source=[categories.index(result.category) if labels else 0 for result in some],
+                [result.counts for result in per_image],
+                predicted_iou=[result.score for result in per_image] if scores else None,
+                source=[categories.index(result.category) if labels else 0 for result in per_image],
             )
             writer.add(image.key, patches.select(patches.areas > 0))
 
@@ -120,9 +117,15 @@ def import_panoptic(
     labels: bool = False,
     progress: bool = False,
 ) -> None:
-    """Makes a cache of panoptic results: COCO's panoptic json and its folder of PNGs. Each segment is a patch.
+    """Import COCO panoptic results as a cache, one patch per segment.
 
-    Args, and what is raised, are as for `import_results`.
+    Args:
+        annotations: panoptic json.
+        png_root: folder of its PNGs.
+        output, dataset, labels, progress: as in `import_results`.
+
+    Raises:
+        InterchangeError: if a file is invalid.
     """
     content = _load(annotations)
     try:
@@ -136,9 +139,9 @@ def import_panoptic(
             for entry in content["annotations"]
         ]
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InterchangeError(f"{annotations} is no panoptic json of COCO: {error!r}") from error
+        raise InterchangeError(f"{annotations} is not a COCO panoptic json: {error!r}") from error
     keys = [_key(annotations, image_name) for image_name, _, _ in entries]
-    _refuse_double_keys(annotations, keys)
+    _check_unique(annotations, keys)
     categories = _categories((c for _, _, segments in entries for c in segments.values()), labels)
     sources = _sources(annotations, categories, _names(annotations), scores=False)
     with CacheWriter(output, sources, dataset) as writer:
@@ -146,13 +149,13 @@ def import_panoptic(
         for key, (_, png_name, segments) in tqdm(images, "importing", len(keys), unit="image", disable=not progress):
             if key in writer.done:
                 continue
-            ids, rles, (height, width) = _segments(Path(png_root) / png_name)
+            ids, rles, (height, width) = _read_segments(Path(png_root) / png_name)
             unknown = set(ids) - segments.keys() - {0}  # 0 is void
             if unknown:
                 raise InterchangeError(
                     f"{png_name} has segments that {annotations} does not list: {sorted(unknown)[:5]}"
                 )
-            kept = [i for i, number in enumerate(ids) if number in segments]
+            kept = [i for i, segment_id in enumerate(ids) if segment_id in segments]
             source = [categories.index(segments[ids[i]]) if labels else 0 for i in kept]
             writer.add(key, Patches.from_rles(height, width, [rles[i] for i in kept], source=source))
 
@@ -160,15 +163,25 @@ def import_panoptic(
 def export_results(
     cache: PatchCache, output: PathLike, annotations: PathLike | None = None, *, progress: bool = False
 ) -> int:
-    """Writes a cache as COCO results, an entry a patch, and returns how many.
+    """Export a cache as COCO results, one entry per patch.
 
-    The image_id is the image's key, or, where a COCO json is given, the id it has there; only its images are written.
-    Images whose generator failed are left out, with a warning on stderr. The score is the predicted IoU, 1 where there
-    is none; category_id is 1; `source` names the generator. `progress` shows a bar on stderr.
+    `category_id` is 1, `score` the predicted IoU (1 if there is none), `source` the generator's name. Images that
+    failed during generation are skipped with a warning on stderr.
+
+    Args:
+        cache: to export.
+        output: json file to write.
+        annotations: COCO json whose images are exported under their ids; None to export all images with their key as
+            `image_id`.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The number of patches written.
 
     Raises:
-        InterchangeError: where the json cannot be read; nothing is left at `output`.
-        MissingKeyError: where it lists an image that the cache knows nothing of.
+        InterchangeError: if `annotations` is invalid.
+        MissingKeyError: if it contains an image that is not in the cache.
+        StorageError: if `output` cannot be written.
     """
     ids = {image.key: i for i, image in _images(annotations).items()} if annotations else {key: key for key in cache}
     path, count = Path(output), 0
@@ -185,7 +198,7 @@ def _entries(cache: PatchCache, ids: Mapping[str, Any], progress: bool) -> Itera
     names = [generator.get("name") for generator in cache.manifest.generators]
     for key, image_id in tqdm(ids.items(), "exporting", unit="image", disable=not progress):
         if key not in cache and key in cache.manifest.failures:
-            tqdm.write(f"warning: left out: {key}: {cache.manifest.failures[key]}", file=sys.stderr)
+            tqdm.write(f"warning: skipped {key}: {cache.manifest.failures[key]}", file=sys.stderr)
             continue
         patches = cache[key]
         for i, (x0, y0, x1, y1) in enumerate(patches.boxes.tolist()):
@@ -201,8 +214,8 @@ def _entries(cache: PatchCache, ids: Mapping[str, Any], progress: bool) -> Itera
             }
 
 
-def _segments(png: Path) -> tuple[list[int], list[bytes], tuple[int, int]]:
-    """Ids in a panoptic PNG, their masks, and its size."""
+def _read_segments(png: Path) -> tuple[list[int], list[bytes], tuple[int, int]]:
+    """Return the segment ids of a panoptic PNG, their masks, and the image size."""
     try:
         with Image.open(png) as image:
             pixels = np.asarray(image.convert("RGB"), np.int64)
@@ -212,22 +225,22 @@ def _segments(png: Path) -> tuple[list[int], list[bytes], tuple[int, int]]:
     return ids.tolist(), rles, (pixels.shape[0], pixels.shape[1])
 
 
-def _result(entry: Mapping[str, Any], image: _Image, labels: bool) -> _Result:
+def _read_result(entry: Mapping[str, Any], image: _Image, labels: bool) -> _Result:
     score = entry.get("score", math.nan)
     if "score" in entry and (type(score) not in (int, float) or not -_MAX_SCORE <= score <= _MAX_SCORE):
-        raise InterchangeError(f"its score {shown(score)} is no finite number")
+        raise InterchangeError(f"score {abbreviate(score)} is not a finite number")
     category = _category(entry.get("category_id")) if labels else None
-    return _Result(from_json(entry["segmentation"], image.height, image.width), float(score), category)
+    return _Result(rle.from_json(entry["segmentation"], image.height, image.width), float(score), category)
 
 
 def _category(category: Any) -> int | str | None:
     if category is not None and not isinstance(category, int | str):
-        raise InterchangeError(f"the category_id {shown(category)} is neither a number nor a text")
+        raise InterchangeError(f"category_id {abbreviate(category)} is neither a number nor a string")
     return category
 
 
 def _categories(found: Iterable[int | str | None], labels: bool) -> list[int | str | None]:
-    """The categories that become sources, in order; None alone where labels are dropped."""
+    """Return the categories that become sources, sorted; [None] if labels are dropped."""
     return sorted(set(found), key=str) if labels else [None]
 
 
@@ -244,7 +257,7 @@ def _sources(file: PathLike, categories: Sequence[Any], names: Mapping[Any, str]
 
 
 def _images(annotations: PathLike) -> dict[Any, _Image]:
-    """The images of a COCO json, by id."""
+    """Return the images of a COCO json by id."""
     content = _load(annotations)
     try:
         entries = [
@@ -253,37 +266,37 @@ def _images(annotations: PathLike) -> dict[Any, _Image]:
         ]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InterchangeError(
-            f"{annotations} is no COCO json with images' id, file_name, height, width: {error!r}"
+            f"{annotations} is not a COCO json whose images have id, file_name, height and width: {error!r}"
         ) from error
     images: dict[Any, _Image] = {}
     for image_id, name, height, width in entries:
         if not isinstance(image_id, int | str) or image_id in images:
             raise InterchangeError(
-                f"{annotations} has {name} with the id {shown(image_id)}: an id is a number or a text, one for each"
+                f"{annotations} has {name} with the id {abbreviate(image_id)}: ids must be unique numbers or strings"
             )
-        if height < 1 or width < 1 or height * width > MAX_PIXELS:
-            raise InterchangeError(f"{annotations} has {name} of an impossible size: {height} x {width} pixels")
+        if height < 1 or width < 1 or height * width > rle.MAX_PIXELS:
+            raise InterchangeError(f"{annotations} has {name} with the invalid size {height} x {width}")
         images[image_id] = _Image(_key(annotations, name), height, width)
-    _refuse_double_keys(annotations, [image.key for image in images.values()])
+    _check_unique(annotations, [image.key for image in images.values()])
     return images
 
 
 def _key(annotations: PathLike, name: str) -> str:
-    """The key of an image that a json names."""
+    """Return the key of an image with this file name."""
     try:
         key = image_key(name, ".")
         check_key(key)
     except CacheError as error:
-        raise InterchangeError(f"{annotations} names the image {name!r}: {error}") from error
+        raise InterchangeError(f"{annotations} has the image {name!r}: {error}") from error
     return key
 
 
-def _refuse_double_keys(annotations: PathLike, keys: Sequence[str]) -> None:
+def _check_unique(annotations: PathLike, keys: Sequence[str]) -> None:
     key, count = max(Counter(keys).items(), key=lambda item: item[1], default=("", 0))
     if count > 1:
         raise InterchangeError(
             f"{annotations} has {count} images with the key {key!r} (the name without suffix): "
-            "a cache tells images apart by their keys, so rename or leave out all but one"
+            "keys must be unique, so rename or remove all but one"
         )
 
 
@@ -291,7 +304,7 @@ def _names(annotations: PathLike) -> dict[Any, str]:
     content = _load(annotations)
     categories = content.get("categories", []) if isinstance(content, dict) else []
     if not isinstance(categories, list) or not all(isinstance(category, dict) for category in categories):
-        raise InterchangeError(f"{annotations} has categories that are no list of id and name")
+        raise InterchangeError(f"the categories of {annotations} are not a list of objects with id and name")
     return {_category(c.get("id")): str(c.get("name")) for c in categories}
 
 
@@ -301,4 +314,4 @@ def _load(path: PathLike) -> Any:
     except OSError as error:
         raise InterchangeError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise InterchangeError(f"{path} is no json: {error}") from error
+        raise InterchangeError(f"{path} is not valid json: {error}") from error

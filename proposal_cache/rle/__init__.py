@@ -5,8 +5,8 @@ once and raise `MaskError` for counts that do not describe a mask of that image 
 and may crash.
 """
 
-from proposal_cache.rle.coco import from_json, shown, to_coco, to_json
-from proposal_cache.rle.codec import MAX_PIXELS, IntArray, Intervals, Runs, check, decode_runs, foreground
+from proposal_cache.rle.coco import from_json, to_json
+from proposal_cache.rle.codec import MAX_PIXELS, Runs, check, decode, decode_runs, encode, to_coco
 from proposal_cache.rle.ops import (
     area,
     area_and_box,
@@ -23,8 +23,6 @@ from proposal_cache.rle.ops import (
 
 __all__ = [
     "MAX_PIXELS",
-    "IntArray",
-    "Intervals",
     "Runs",
     "area",
     "area_and_box",
@@ -32,15 +30,15 @@ __all__ = [
     "check",
     "contains",
     "crop",
+    "decode",
     "decode_runs",
+    "encode",
     "encode_labels",
     "flip",
-    "foreground",
     "from_json",
     "iop",
     "iou",
     "paste",
-    "shown",
     "to_coco",
     "to_json",
     "union",

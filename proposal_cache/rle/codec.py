@@ -1,33 +1,34 @@
-"""COCO-compressed counts as run boundaries and back, many masks at one stroke.
+"""Encoding and decoding of COCO's compressed counts, vectorized over many masks.
 
-The counts of a mask are the lengths of its runs of background and foreground, in turn and beginning with background,
-down the columns of the image; each a signed number in groups of five bits (from the fourth on, the difference to the
-length two before), each group one character.
+Counts are the lengths of the alternating runs of background and foreground, starting with background, in column-major
+order. From the fourth on, each is stored as the difference to the count two before. A number is written in groups of
+five bits, least significant first, one character per group; bit 0x20 marks that more groups follow.
 """
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 
-from proposal_cache.errors import MaskError
+from proposal_cache.errors import MaskError, abbreviate
 
-MAX_PIXELS = 2**31 - 1  # of an image: pycocotools counts pixels in 32 bits
+MAX_PIXELS = 2**31 - 1  # per image: pycocotools counts pixels in 32 bits
 
-_MAX_GROUPS = 7  # 35 bits hold every difference of two counts; a longer number is damage
+_MAX_GROUPS = 7  # 35 bits hold every difference of two counts
 _MORE, _SIGN, _FIVE_BITS, _FIRST_CHARACTER = 0x20, 0x10, 0x1F, 48
 
 IntArray = NDArray[np.int64]
 
 
 class Runs(NamedTuple):
-    """Run boundaries of N masks: mask i owns `ends[first[i]:first[i + 1]]`.
+    """Run boundaries of N masks; those of mask i are `ends[first[i]:first[i + 1]]`.
 
     Attributes:
-        ends: (R,) where each run ends, as a pixel index in column-major order; the last of a mask is height * width.
-        first: (N + 1,) the first run of each mask; even runs of a mask are background, odd ones foreground.
+        ends: (R,) column-major pixel index at which each run ends; the last one of a mask is height * width.
+        first: (N + 1,) index of each mask's first run. Even runs of a mask are background, odd runs foreground.
     """
 
     ends: IntArray
@@ -35,7 +36,7 @@ class Runs(NamedTuple):
 
 
 class Intervals(NamedTuple):
-    """Foreground runs alone, pixel indices in column-major order: mask `owner[k]` covers `start[k]:stop[k]`."""
+    """Foreground runs: mask `owner[k]` covers the column-major pixel indices `start[k]:stop[k]`."""
 
     start: IntArray
     stop: IntArray
@@ -43,19 +44,23 @@ class Intervals(NamedTuple):
 
 
 def decode_runs(rles: Sequence[bytes], height: int, width: int) -> Runs:
-    """Run boundaries of many masks in one pass.
+    """Decode N masks to run boundaries.
+
+    >>> from proposal_cache import rle
+    >>> rle.decode_runs([b"522"], height=3, width=3).ends
+    array([5, 7, 9])
 
     Raises:
-        MaskError: for an image without or with too many pixels; for counts that are empty, truncated, hold other
-            characters than the format's, are negative, or do not add up to the image's pixels.
+        MaskError: if the image has no or too many pixels, or if counts are empty, truncated, negative, contain invalid
+            characters, or do not sum to height * width.
     """
-    pixels = _pixels(height, width)
+    pixels = _pixel_count(height, width)
     if not len(rles):
         return Runs(np.zeros(0, np.int64), np.zeros(1, np.int64))
     numbers, first = _decode_numbers(rles)
     counts = _undo_differences(numbers, first)
-    _refuse(
-        first, (counts < 0) | (counts > pixels), rles, f"a run is negative or longer than {height} x {width} pixels"
+    _raise_for_first(
+        (counts < 0) | (counts > pixels), first, rles, f"a run is negative or longer than {height} x {width} pixels"
     )
     ends = np.cumsum(counts)
     before = np.concatenate([[0], ends[first[1:-1] - 1]])
@@ -64,47 +69,92 @@ def decode_runs(rles: Sequence[bytes], height: int, width: int) -> Runs:
     if wrong.any():
         i = int(np.argmax(wrong))
         raise MaskError(
-            f"mask {i} does not fit its image: its runs cover {ends[first[i + 1] - 1]} pixels, "
-            f"{height} x {width} has {pixels}"
+            f"mask {i} does not match the image size: its runs cover {ends[first[i + 1] - 1]} pixels, "
+            f"the image has {height} x {width} = {pixels}"
         )
     return Runs(ends, first)
 
 
 def check(rles: Sequence[bytes], height: int, width: int) -> None:
-    """Raise MaskError if counts do not describe a mask of this image size."""
+    """Raise MaskError if counts do not describe a mask of this image size.
+
+    >>> from proposal_cache import rle
+    >>> rle.check([b"522"], height=3, width=2)
+    Traceback (most recent call last):
+    proposal_cache.errors.MaskError: mask 0 does not match the image size: its runs cover 7 pixels, ...
+    """
     decode_runs(rles, height, width)
 
 
+def encode(masks: NDArray[Any]) -> list[bytes]:
+    """Encode binary masks (N, H, W), of any type; nonzero is foreground.
+
+    >>> import numpy as np
+    >>> from proposal_cache import rle
+    >>> rle.encode(np.eye(3, dtype=bool)[None])
+    [b'013000']
+    """
+    return [coco.encode(np.asfortranarray(mask != 0, np.uint8))["counts"] for mask in masks]
+
+
+def decode(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.bool_]:
+    """Decode masks to (N, height, width) bool.
+
+    >>> from proposal_cache import rle
+    >>> rle.decode([b"522"], height=3, width=3)[0].astype(int)
+    array([[0, 0, 1],
+           [0, 0, 0],
+           [0, 1, 0]])
+
+    Raises:
+        MaskError: if counts do not describe a mask of this image size.
+    """
+    check(rles, height, width)
+    if not rles:
+        return np.zeros((0, height, width), bool)
+    return coco.decode(to_coco(rles, height, width)).astype(bool).transpose(2, 0, 1)
+
+
+def to_coco(rles: Sequence[bytes], height: int, width: int) -> list[dict[str, Any]]:
+    """Return masks as pycocotools represents them.
+
+    >>> from proposal_cache import rle
+    >>> rle.to_coco([b"522"], height=3, width=3)
+    [{'size': [3, 3], 'counts': b'522'}]
+    """
+    return [{"size": [height, width], "counts": counts} for counts in rles]
+
+
 def encode_intervals(intervals: Intervals, count: int, height: int, width: int) -> list[bytes]:
-    """The compressed counts of `count` masks. Intervals come sorted by owner, then start, and do not overlap."""
-    pixels = _pixels(height, width)
-    start, stop, owner = _join_touching(intervals)
+    """Encode `count` masks given by their foreground runs, sorted by owner, then start, without overlaps."""
+    pixels = _pixel_count(height, width)
+    start, stop, owner = _merge_adjacent(intervals)
     per_mask = np.bincount(owner, minlength=count)
     last = np.cumsum(per_mask) - 1
     reaches_end = (per_mask > 0) & (stop[last] == pixels) if len(stop) else np.zeros(count, bool)
-    first = np.concatenate(
-        [[0], np.cumsum(2 * per_mask + ~reaches_end)]
-    )  # a mask ends with background unless it fills up
+    # A mask ends with a background run unless its foreground includes the last pixel.
+    first = np.concatenate([[0], np.cumsum(2 * per_mask + ~reaches_end)])
     ends = np.full(first[-1], pixels, np.int64)
-    where = 2 * np.arange(len(owner)) + np.concatenate([[0], np.cumsum(~reaches_end)])[owner]
-    ends[where], ends[where + 1] = start, stop
+    position = 2 * np.arange(len(owner)) + np.concatenate([[0], np.cumsum(~reaches_end)])[owner]
+    ends[position], ends[position + 1] = start, stop
     counts = np.diff(ends, prepend=0)
     counts[first[:-1]] = ends[first[:-1]]
     return _encode_numbers(_differences(counts, first), first)
 
 
 def foreground(runs: Runs) -> Intervals:
+    """Return the foreground runs, sorted by owner, then start; runs of length 0 are dropped."""
     per_mask = np.diff(runs.first)
     owner = np.repeat(np.arange(len(per_mask)), per_mask)
     index = np.arange(len(runs.ends)) - runs.first[owner]
     odd = np.flatnonzero(index & 1)
     start, stop = runs.ends[odd - 1], runs.ends[odd]
-    kept = start < stop  # other encoders may leave runs of length 0
+    kept = start < stop  # some encoders write runs of length 0
     return Intervals(start[kept], stop[kept], owner[odd][kept])
 
 
 def split_columns(intervals: Intervals, height: int) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """Pieces that lie in one column each: column, top, bottom (exclusive), owner."""
+    """Split runs at column borders; return column, top, bottom (exclusive) and owner of each piece."""
     first = intervals.start // height
     last = (intervals.stop - 1) // height
     pieces = last - first + 1
@@ -116,23 +166,27 @@ def split_columns(intervals: Intervals, height: int) -> tuple[IntArray, IntArray
 
 
 def _decode_numbers(rles: Sequence[bytes]) -> tuple[IntArray, IntArray]:
-    """The signed numbers in the characters, and the first number of each mask (N + 1,)."""
+    """Return the signed numbers of all masks, and the index of each mask's first number (N + 1,)."""
     lengths = np.fromiter(map(len, rles), np.int64, len(rles))
     if not lengths.all():
-        raise MaskError(f"mask {int(np.argmin(lengths))} has no counts at all; an empty mask is one run of background")
-    groups = np.frombuffer(b"".join(rles), np.uint8) - np.uint8(_FIRST_CHARACTER)  # wraps around below the first
+        raise MaskError(
+            f"mask {int(np.argmin(lengths))} has empty counts (a mask without pixels has one background run)"
+        )
+    groups = np.frombuffer(b"".join(rles), np.uint8) - np.uint8(
+        _FIRST_CHARACTER
+    )  # below the first character: wraps around
     mask_stop = np.cumsum(lengths)
     ends_number = (groups & _MORE) == 0
     last = np.flatnonzero(ends_number)
     first = np.concatenate([[0], np.cumsum(ends_number)[mask_stop - 1]])
     if groups.max() > _MORE + _FIVE_BITS:
         i = int(np.searchsorted(mask_stop, np.argmax(groups > _MORE + _FIVE_BITS), side="right"))
-        raise MaskError(f"mask {i} holds characters that compressed counts never have: {_shown(rles[i])}")
+        raise MaskError(f"the counts of mask {i} contain invalid characters: {abbreviate(rles[i])}")
     if not ends_number[mask_stop - 1].all():
         i = int(np.argmin(ends_number[mask_stop - 1]))
-        raise MaskError(f"the counts of mask {i} break off in the middle of a number: {_shown(rles[i])}")
+        raise MaskError(f"the counts of mask {i} end inside a number: {abbreviate(rles[i])}")
     size = np.diff(last, prepend=-1)
-    _refuse(first, size > _MAX_GROUPS, rles, f"a number is longer than {_MAX_GROUPS} characters")
+    _raise_for_first(size > _MAX_GROUPS, first, rles, f"a number is longer than {_MAX_GROUPS} characters")
     numbers = (groups[last] & _FIVE_BITS).astype(np.int64)
     numbers -= (numbers & _SIGN) << 1
     for k in range(1, int(size.max())):
@@ -142,7 +196,7 @@ def _decode_numbers(rles: Sequence[bytes]) -> tuple[IntArray, IntArray]:
 
 
 def _encode_numbers(numbers: IntArray, first: IntArray) -> list[bytes]:
-    """The inverse of `_decode_numbers`, each number in as few characters as keep its sign."""
+    """Inverse of `_decode_numbers`; use the fewest characters that preserve each number's sign."""
     magnitude = numbers ^ (numbers >> 63)
     size = np.ones(len(numbers), np.int64)
     for k in range(1, _MAX_GROUPS):
@@ -158,26 +212,27 @@ def _encode_numbers(numbers: IntArray, first: IntArray) -> list[bytes]:
 
 
 def _undo_differences(numbers: IntArray, first: IntArray) -> IntArray:
-    """Counts from numbers: from index 3 of a mask on, a number is the difference to the count two before.
+    """Return counts from stored numbers: from index 3 of a mask on, a number is the difference to the count two before.
 
-    The even and the odd counts of a mask are thus two running sums (count 0 stands alone), taken as two columns.
+    Counts at even and at odd indices are therefore two cumulative sums, computed as two columns of a table. Count 0 is
+    in neither.
     """
     per_mask = np.diff(first)
     rows = (per_mask + 1) // 2
     first_row = np.concatenate([[0], np.cumsum(rows)])
-    place = np.arange(len(numbers)) + np.repeat(2 * first_row[:-1] - first[:-1], per_mask)
+    position = np.arange(len(numbers)) + np.repeat(2 * first_row[:-1] - first[:-1], per_mask)
     table = np.zeros(2 * first_row[-1], np.int64)
-    table[place] = numbers
+    table[position] = numbers
     table[2 * first_row[:-1]] = 0
     sums = np.cumsum(table.reshape(-1, 2), axis=0)
     before = np.concatenate([np.zeros((1, 2), np.int64), sums[first_row[1:-1] - 1]])
-    counts = (sums - np.repeat(before, rows, axis=0)).ravel()[place]
+    counts = (sums - np.repeat(before, rows, axis=0)).ravel()[position]
     counts[first[:-1]] = numbers[first[:-1]]
     return counts
 
 
 def _differences(counts: IntArray, first: IntArray) -> IntArray:
-    """The inverse of `_undo_differences`."""
+    """Inverse of `_undo_differences`."""
     numbers = counts.copy()
     index = np.arange(len(counts)) - np.repeat(first[:-1], np.diff(first))
     later = np.flatnonzero(index > 2)
@@ -185,27 +240,23 @@ def _differences(counts: IntArray, first: IntArray) -> IntArray:
     return numbers
 
 
-def _join_touching(intervals: Intervals) -> Intervals:
+def _merge_adjacent(intervals: Intervals) -> Intervals:
+    """Merge runs of one mask that touch."""
     start, stop, owner = intervals
-    joins = (start[1:] == stop[:-1]) & (owner[1:] == owner[:-1])
+    adjacent = (start[1:] == stop[:-1]) & (owner[1:] == owner[:-1])
     begins, finishes = np.ones(len(start), bool), np.ones(len(start), bool)
-    begins[1:], finishes[:-1] = ~joins, ~joins
+    begins[1:], finishes[:-1] = ~adjacent, ~adjacent
     return Intervals(start[begins], stop[finishes], owner[begins])
 
 
-def _pixels(height: int, width: int) -> int:
+def _pixel_count(height: int, width: int) -> int:
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise MaskError(
-            f"an image of {height} x {width} pixels cannot hold masks: 1 to {MAX_PIXELS} pixels are possible"
-        )
+        raise MaskError(f"image size {height} x {width} is not supported: must have 1 to {MAX_PIXELS} pixels")
     return height * width
 
 
-def _refuse(first: IntArray, bad: NDArray[np.bool_], rles: Sequence[bytes], why: str) -> None:
+def _raise_for_first(bad: NDArray[np.bool_], first: IntArray, rles: Sequence[bytes], reason: str) -> None:
+    """Raise MaskError for the mask of the first bad number, if any."""
     if bad.any():
         i = int(np.searchsorted(first, np.argmax(bad), side="right")) - 1
-        raise MaskError(f"the counts of mask {i} are damaged: {why}: {_shown(rles[i])}")
-
-
-def _shown(counts: bytes) -> str:
-    return repr(counts if len(counts) <= 40 else counts[:40] + b"...")
+        raise MaskError(f"the counts of mask {i} are corrupt: {reason}: {abbreviate(rles[i])}")

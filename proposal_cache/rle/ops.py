@@ -1,8 +1,4 @@
-"""What can be done to masks without decoding them.
-
-A mask is its COCO-compressed counts. Every function takes many masks of one image at once, and refuses, with
-`MaskError`, counts that do not describe a mask of that image: pycocotools trusts them and may crash.
-"""
+"""Set operations and measures on masks, computed on their runs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +8,6 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from proposal_cache.errors import MaskError
-from proposal_cache.rle.coco import to_coco
 from proposal_cache.rle.codec import (
     IntArray,
     Intervals,
@@ -22,52 +17,86 @@ from proposal_cache.rle.codec import (
     encode_intervals,
     foreground,
     split_columns,
+    to_coco,
 )
 
 
 def area(rles: Sequence[bytes], height: int, width: int) -> IntArray:
-    """(N,) pixels in each mask."""
-    inside = foreground(decode_runs(rles, height, width))
-    return _areas(inside, len(rles))
+    """Return the number of pixels in each mask, (N,).
+
+    >>> from proposal_cache import rle
+    >>> rle.area([b"522"], height=3, width=3)
+    array([2])
+    """
+    return _areas(foreground(decode_runs(rles, height, width)), len(rles))
 
 
 def box(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.float32]:
-    """(N, 4) tight boxes (x0, y0, x1, y1) in pixels, maximum exclusive; zeros for an empty mask."""
-    inside = foreground(decode_runs(rles, height, width))
-    return _boxes(inside, len(rles), height)
+    """Return tight boxes (x0, y0, x1, y1) in pixels, (N, 4), maximum exclusive; zeros for an empty mask.
+
+    >>> from proposal_cache import rle
+    >>> rle.box([b"522"], height=3, width=3)
+    array([[1., 0., 3., 3.]], dtype=float32)
+    """
+    return _boxes(foreground(decode_runs(rles, height, width)), len(rles), height)
 
 
 def area_and_box(rles: Sequence[bytes], height: int, width: int) -> tuple[IntArray, NDArray[np.float32]]:
-    """`area` and `box` from one decoding."""
+    """Return `area` and `box`, decoding only once."""
     inside = foreground(decode_runs(rles, height, width))
     return _areas(inside, len(rles)), _boxes(inside, len(rles), height)
 
 
 def iop(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> NDArray[np.float64]:
-    """(N, M) the share of each mask that lies inside each of the others (intersection over patch, METHOD 6).
+    """Return intersection over the area of the first mask, (N, M); 0 if that mask is empty.
 
-    An empty mask lies in nothing: 0.
+    >>> from proposal_cache import rle
+    >>> rle.iop([b"123"], [b"231"], height=3, width=2)
+    array([[0.5]])
     """
     return _overlap(rles, others, height, width, over_first=True)
 
 
 def iou(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> NDArray[np.float64]:
-    """(N, M) intersection over union; 0 where both masks are empty."""
+    """Return intersection over union, (N, M); 0 if both masks are empty.
+
+    >>> from proposal_cache import rle
+    >>> rle.iou([b"123"], [b"231"], height=3, width=2)
+    array([[0.25]])
+    """
     return _overlap(rles, others, height, width, over_first=False)
 
 
 def union(rles: Sequence[bytes], groups: Sequence[Sequence[int]], height: int, width: int) -> list[bytes]:
-    """The union of the masks named by each group of indices; an empty group gives the empty mask."""
+    """Return the union of each group of masks; an empty group gives an empty mask.
+
+    >>> from proposal_cache import rle
+    >>> rle.area(rle.union([b"123", b"231"], [[0, 1], [1], []], height=3, width=2), height=3, width=2)
+    array([4, 3, 0])
+
+    Args:
+        rles: N masks.
+        groups: indices into `rles`, one sequence per group.
+        height, width: image size in pixels.
+    """
     check(rles, height, width)
     masks = to_coco(rles, height, width)
-    empty = encode_intervals(_no_intervals(), 1, height, width)[0]
+    none = np.zeros(0, np.int64)
+    empty = encode_intervals(Intervals(none, none, none), 1, height, width)[0]
     return [coco.merge([masks[i] for i in group])["counts"] if len(group) else empty for group in groups]
 
 
 def crop(rles: Sequence[bytes], rectangle: Sequence[float], height: int, width: int) -> list[bytes]:
-    """The masks intersected with the rectangle (x0, y0, x1, y1), whose fractions round to the nearest pixel.
+    """Set pixels outside a rectangle to background; the image size does not change.
 
-    The image keeps its size.
+    >>> from proposal_cache import rle
+    >>> rle.area(rle.crop([b"123"], (0, 0, 1, 2), height=3, width=2), height=3, width=2)
+    array([1])
+
+    Args:
+        rles: N masks.
+        rectangle: (x0, y0, x1, y1) in pixels, rounded to integers; may extend beyond the image.
+        height, width: image size in pixels.
     """
     x0, y0, x1, y1 = (int(v) for v in np.rint(np.asarray(rectangle, dtype=np.float64)))
     column, top, bottom, owner = split_columns(foreground(decode_runs(rles, height, width)), height)
@@ -81,15 +110,24 @@ def crop(rles: Sequence[bytes], rectangle: Sequence[float], height: int, width: 
 def paste(
     rles: Sequence[bytes], height: int, width: int, left: int, top: int, new_height: int, new_width: int
 ) -> list[bytes]:
-    """The masks of a part (height, width) of an image in that image (new_height, new_width), of which it starts at
-    column `left` and row `top`.
+    """Place the masks of a window (height, width) in the image (new_height, new_width) that contains the window.
+
+    >>> from proposal_cache import rle
+    >>> rle.box(rle.paste([b"04"], 2, 2, left=3, top=1, new_height=4, new_width=6), height=4, width=6)
+    array([[3., 1., 5., 3.]], dtype=float32)
+
+    Args:
+        rles: N masks of the window.
+        height, width: window size in pixels.
+        left, top: first column and row of the window in the image.
+        new_height, new_width: image size in pixels.
 
     Raises:
-        MaskError: where the part does not lie in the image.
+        MaskError: if the window is not inside the image.
     """
     if not (0 <= left <= new_width - width and 0 <= top <= new_height - height):
         raise MaskError(
-            f"a part of {height} x {width} pixels at row {top}, column {left} does not lie in an image of "
+            f"a window of {height} x {width} pixels at row {top}, column {left} is not inside an image of "
             f"{new_height} x {new_width}"
         )
     column, first, last, owner = split_columns(foreground(decode_runs(rles, height, width)), height)
@@ -98,7 +136,12 @@ def paste(
 
 
 def flip(rles: Sequence[bytes], height: int, width: int) -> list[bytes]:
-    """The masks of the image mirrored left to right."""
+    """Mirror masks left to right.
+
+    >>> from proposal_cache import rle
+    >>> rle.flip([b"014"], height=1, width=5)
+    [b'41']
+    """
     column, top, bottom, owner = split_columns(foreground(decode_runs(rles, height, width)), height)
     base = (width - 1 - column) * height
     order = np.lexsort((base + top, owner))
@@ -107,36 +150,48 @@ def flip(rles: Sequence[bytes], height: int, width: int) -> list[bytes]:
 
 
 def contains(runs: Runs, points: IntArray, pixels: int) -> NDArray[np.bool_]:
-    """Whether points lie inside masks, looked up in the run boundaries.
+    """Return whether points lie inside masks, by binary search in the run boundaries.
+
+    >>> import numpy as np
+    >>> from proposal_cache import rle
+    >>> rle.contains(rle.decode_runs([b"522"], height=3, width=3), np.array([[4, 5, 6, 7]]), pixels=9)
+    array([[False,  True,  True, False]])
 
     Args:
-        runs: of N masks.
-        points: (N, P) column-major pixel indices in [0, pixels), P of them for each mask; fastest where ascending.
+        runs: N masks.
+        points: (N, P) column-major pixel indices in [0, pixels), P per mask; fastest if ascending.
         pixels: height * width.
 
     Returns:
         (N, P).
     """
-    count = len(runs.first) - 1
-    shift = (
-        np.arange(count, dtype=np.int64) * pixels
-    )  # sets the masks one behind the other, so that one search serves all
+    # Shift each mask's pixel indices by its number, so that one search serves all masks.
+    shift = np.arange(len(runs.first) - 1, dtype=np.int64) * pixels
     ends = runs.ends + np.repeat(shift, np.diff(runs.first))
     run = np.searchsorted(ends, (points + shift[:, None]).ravel(), side="right").reshape(points.shape)
     return ((run - runs.first[:-1, None]) & 1).astype(bool)
 
 
 def encode_labels(labels: NDArray[Any]) -> tuple[NDArray[Any], list[bytes]]:
-    """One mask for each distinct value of a label map, from the changes along its columns.
+    """Encode each value of a label map as one mask, without building the masks in pixels.
+
+    >>> import numpy as np
+    >>> from proposal_cache import rle
+    >>> values, rles = rle.encode_labels(np.array([[7, 7, 0], [7, 0, 0]]))
+    >>> values, rle.area(rles, 2, 3)
+    (array([0, 7]), array([3, 3]))
 
     Args:
         labels: (H, W) integers.
 
     Returns:
-        The distinct values, ascending, and the mask of each. No mask is ever built pixel by pixel.
+        The distinct values in ascending order, and one mask per value.
+
+    Raises:
+        MaskError: if `labels` is not a two-dimensional integer array.
     """
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
-        raise MaskError(f"a label map is (H, W) of integers, not {labels.shape} of {labels.dtype}")
+        raise MaskError(f"a label map must be (H, W) of integers, not {labels.shape} of {labels.dtype}")
     height, width = labels.shape
     flat = labels.ravel(order="F")
     start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1]).astype(np.int64)[: flat.size]
@@ -145,11 +200,6 @@ def encode_labels(labels: NDArray[Any]) -> tuple[NDArray[Any], list[bytes]]:
     order = np.argsort(owner, kind="stable")
     intervals = Intervals(start[order], stop[order], owner[order].astype(np.int64))
     return ids, encode_intervals(intervals, len(ids), height, width)
-
-
-def _no_intervals() -> Intervals:
-    none = np.zeros(0, np.int64)
-    return Intervals(none, none, none)
 
 
 def _areas(inside: Intervals, count: int) -> IntArray:
@@ -183,6 +233,6 @@ def _overlap(
     check(others, height, width)
     if not len(rles) or not len(others):
         return np.zeros((len(rles), len(others)))
-    # pycocotools divides by the area of the first alone where the second is a crowd.
+    # pycocotools divides by the area of the first mask alone if the second is marked as a crowd.
     ratio = coco.iou(to_coco(rles, height, width), to_coco(others, height, width), [int(over_first)] * len(others))
     return np.nan_to_num(ratio, nan=0.0)

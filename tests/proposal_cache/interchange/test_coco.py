@@ -1,4 +1,4 @@
-"""Import and export by the command line: other models' results in, a cache out, and nothing bad gets through."""
+"""Import and export of COCO json files on the command line."""
 
 import json
 import math
@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as coco
 
-from proposal_cache import PatchCache
+from proposal_cache import PatchCache, rle
 from tests.proposal_cache.tool import SIZE, error_of, run, write_json
 
 SQUARE = [[2, 3, 8, 3, 8, 9, 2, 9]]
 
 
-def test_export_and_import_again(cache: Path, annotations: Path, tmp_path: Path) -> None:
+def test_round_trip(cache: Path, annotations: Path, tmp_path: Path) -> None:
     assert run("export", cache, "--annotations", annotations, "--output", tmp_path / "out.json") == 0
     entries = json.loads((tmp_path / "out.json").read_text())
     assert [entry["image_id"] for entry in entries] == [7, 7, 9, 9]
@@ -38,14 +37,14 @@ def test_export_by_key(cache: Path, tmp_path: Path) -> None:
     assert [e["image_id"] for e in json.loads((tmp_path / "out.json").read_text())] == ["a", "a", "sub/b", "sub/b"]
 
 
-def test_export_leaves_failed_images_out(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_skips_failed_images(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("a.jpg", "bad.png", "unknown.png")
     images = [{"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in enumerate(names)]
     known = write_json(tmp_path / "known.json", {"images": images[:2]})
     output = ("--output", tmp_path / "out.json")
     assert run("export", cache, "--annotations", known, *output) == 0
     assert [entry["image_id"] for entry in json.loads((tmp_path / "out.json").read_text())] == [0, 0]
-    assert "warning: left out: bad: bad.png: the file is empty" in capsys.readouterr().err
+    assert "warning: skipped bad: bad.png: the file is empty" in capsys.readouterr().err
     every = write_json(tmp_path / "every.json", {"images": images})
     assert "no patches of 'unknown'" in error_of("export", cache, "--annotations", every, *output)
     assert sorted(path.name for path in tmp_path.glob("out.json*")) == ["out.json"]
@@ -71,8 +70,8 @@ def test_import_keeps_labels_as_sources(annotations: Path, tmp_path: Path) -> No
 
 
 def test_import_added_to_a_cache(cache: Path, annotations: Path, tmp_path: Path) -> None:
-    mask = coco.encode(np.asfortranarray(np.eye(*SIZE, dtype=np.uint8)))
-    entry = {"image_id": 9, "segmentation": {"size": list(SIZE), "counts": mask["counts"].decode()}, "score": 0.9}
+    mask = rle.to_json(rle.encode(np.eye(*SIZE)[None])[0], *SIZE)
+    entry = {"image_id": 9, "segmentation": mask, "score": 0.9}
     results = write_json(tmp_path / "results.json", [entry])
     command = ("import", results, "--annotations", annotations, "--add-to", cache, "--output", tmp_path / "both")
     assert run(*command) == 0
@@ -84,7 +83,7 @@ def test_import_added_to_a_cache(cache: Path, annotations: Path, tmp_path: Path)
     assert "both cannot be made: " in error_of(*command[:-1], results / "both")
 
 
-def test_import_added_to_a_cache_that_calls_images_otherwise(
+def test_import_added_to_a_cache_with_other_keys(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = write_json(tmp_path / "results.json", [])
@@ -104,24 +103,24 @@ def test_import_added_to_a_cache_that_calls_images_otherwise(
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"image_id": 5, "segmentation": []}, "image_id 5 is not among the images"),
+        ({"image_id": 5, "segmentation": []}, "image_id 5 is not in"),
         ({"image_id": [], "segmentation": []}, "entry 0"),
         ({"image_id": 7}, "has no segmentation"),
         ("what", "entry 0"),
-        ({"image_id": 7, "segmentation": {"size": [3, 3], "counts": "09"}}, r"its size is \[3, 3\]"),
+        ({"image_id": 7, "segmentation": {"size": [3, 3], "counts": "09"}}, r"has size \[3, 3\]"),
         ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": "zzzz"}}, "image 7"),
-        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [5, 10**9]}}, "its counts are not those"),
-        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [-1, 241]}}, "its counts are not those"),
+        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [5, 10**9]}}, "counts do not describe"),
+        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [-1, 241]}}, "counts do not describe"),
         ({"image_id": 7, "segmentation": {}}, "image 7"),
-        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": "\ud800"}}, "never have"),
-        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [239.5, 0.5]}}, "its counts are not those"),
-        ({"image_id": 7, "segmentation": {"size": None, "counts": "a"}}, "its size is None"),
-        ({"image_id": 7, "segmentation": SQUARE, "score": "good"}, "its score 'good' is no finite number"),
-        ({"image_id": 7, "segmentation": SQUARE, "score": math.inf}, "its score inf is no finite number"),
-        ({"image_id": 7, "segmentation": SQUARE, "category_id": [1]}, r"the category_id \[1\] is neither"),
+        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": "\ud800"}}, "invalid characters"),
+        ({"image_id": 7, "segmentation": {"size": list(SIZE), "counts": [239.5, 0.5]}}, "counts do not describe"),
+        ({"image_id": 7, "segmentation": {"size": None, "counts": "a"}}, "has size None"),
+        ({"image_id": 7, "segmentation": SQUARE, "score": "good"}, "score 'good' is not a finite number"),
+        ({"image_id": 7, "segmentation": SQUARE, "score": math.inf}, "score inf is not a finite number"),
+        ({"image_id": 7, "segmentation": SQUARE, "category_id": [1]}, r"category_id \[1\] is neither"),
     ],
 )
-def test_import_refuses_bad_results(entry: Any, message: str, annotations: Path, tmp_path: Path) -> None:
+def test_import_rejects_invalid_results(entry: Any, message: str, annotations: Path, tmp_path: Path) -> None:
     results = write_json(tmp_path / "results.json", [entry])
     command = ("import", results, "--annotations", annotations, "--keep-labels", "--output", tmp_path / "new")
     text = error_of(*command)
@@ -134,20 +133,20 @@ def test_import_refuses_bad_results(entry: Any, message: str, annotations: Path,
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        *((value, "neither a list of polygons nor") for value in (None, "abc", 5, [])),
-        *(([points], "three points or more") for points in ([], [1, 1], [1, 1, 5, 5], [1, 1, 5, 5, 3], "abcdef")),
-        ([[0, 0, 1e9, 0, 0, 1e9]], r"the coordinate 1000000000.0 of a polygon is no number within 200 pixels"),
-        ([[0, 0, math.nan, 5, 7, 3]], "the coordinate nan"),
-        ([[0, 0, -math.inf, 5, 7, 3]], "the coordinate -inf"),
-        ([[0, 0, 10**400, 5, 7, 3]], "the coordinate 1000"),
-        ([["0", "0", "5", "5", "7", "3"]], "the coordinate '0'"),
-        ([[-200, -200, 200, 200] * 10_000], "pixels long: 2097152 are possible"),
+        *((value, "must be a list of polygons or") for value in (None, "abc", 5, [])),
+        *(([points], "at least three points") for points in ([], [1, 1], [1, 1, 5, 5], [1, 1, 5, 5, 3], "abcdef")),
+        ([[0, 0, 1e9, 0, 0, 1e9]], r"coordinate 1000000000.0 must be a number between -200 and 200"),
+        ([[0, 0, math.nan, 5, 7, 3]], "coordinate nan"),
+        ([[0, 0, -math.inf, 5, 7, 3]], "coordinate -inf"),
+        ([[0, 0, 10**400, 5, 7, 3]], "coordinate 1000"),
+        ([["0", "0", "5", "5", "7", "3"]], "coordinate '0'"),
+        ([[-200, -200, 200, 200] * 10_000], "pixels long, at most 2097152"),
     ],
 )
-def test_import_refuses_polygons_that_would_crash(
+def test_import_rejects_invalid_segmentations(
     segmentation: Any, message: str, annotations: Path, tmp_path: Path
 ) -> None:
-    """In a process of its own: pycocotools dies of some of them."""
+    """In a separate process: some of them would crash pycocotools."""
     entries = [{"image_id": 7, "segmentation": SQUARE}, {"image_id": 7, "segmentation": segmentation}]
     results = write_json(tmp_path / "results.json", entries)
     command = ["import", str(results), "--annotations", str(annotations), "--output", str(tmp_path / "new")]
@@ -168,12 +167,12 @@ def error_into(file: Path, command: list[str]) -> None:
         ([(1, "a.jpg", 12), (2, "a.png", 12)], "has 2 images with the key 'a'"),
         ([(1, "a.jpg", 12), (1, "b.jpg", 12)], "has b.jpg with the id 1"),
         ([([1], "a.jpg", 12)], r"has a.jpg with the id \[1\]"),
-        ([(1, "a.jpg", 0)], "has a.jpg of an impossible size: 0 x 20"),
-        ([(1, "a.jpg", math.inf)], "is no COCO json with images"),
+        ([(1, "a.jpg", 0)], "has a.jpg with the invalid size 0 x 20"),
+        ([(1, "a.jpg", math.inf)], "is not a COCO json whose images"),
         ([(1, "a\n.jpg", 12)], "cannot be a key"),
     ],
 )
-def test_images_that_no_cache_can_hold(images: list[Any], message: str, cache: Path, tmp_path: Path) -> None:
+def test_invalid_images_are_rejected(images: list[Any], message: str, cache: Path, tmp_path: Path) -> None:
     content = [{"id": i, "file_name": name, "height": height, "width": 20} for i, name, height in images]
     listed = ("--annotations", write_json(tmp_path / "list.json", {"images": content}))
     results = write_json(tmp_path / "results.json", [])
@@ -181,7 +180,7 @@ def test_images_that_no_cache_can_hold(images: list[Any], message: str, cache: P
         assert re.search(f"list.json.*{message}", error_of(*command, *listed), re.DOTALL)
 
 
-def test_import_refuses_bad_files(annotations: Path, tmp_path: Path) -> None:
+def test_import_rejects_invalid_files(annotations: Path, tmp_path: Path) -> None:
     output = ("--output", tmp_path / "new")
     results = write_json(tmp_path / "results.json", [])
     assert "give --annotations" in error_of("import", results, *output)
@@ -206,7 +205,7 @@ def panoptic(tmp_path: Path, segments: list[dict[str, Any]]) -> tuple[Path, Path
     return write_json(tmp_path / "panoptic.json", content), folder
 
 
-def test_import_of_panoptic_pngs(tmp_path: Path) -> None:
+def test_import_panoptic(tmp_path: Path) -> None:
     file, folder = panoptic(tmp_path, [{"id": 5, "category_id": 2}, {"id": 300, "category_id": 1}])
     command = ("import", file, "--panoptic", folder)
     assert run(*command, "--output", tmp_path / "plain") == 0
@@ -217,7 +216,7 @@ def test_import_of_panoptic_pngs(tmp_path: Path) -> None:
     assert PatchCache(tmp_path / "labelled")["a"].source.tolist() == [1, 0]
 
 
-def test_panoptic_json_and_pngs_that_do_not_fit(tmp_path: Path) -> None:
+def test_import_rejects_panoptic_pngs_that_do_not_match_the_json(tmp_path: Path) -> None:
     file, folder = panoptic(tmp_path, [{"id": 5, "category_id": 2}])
     command = ("import", file, "--panoptic", folder, "--output", tmp_path / "new")
     assert "segments that" in error_of(*command)
@@ -225,10 +224,10 @@ def test_panoptic_json_and_pngs_that_do_not_fit(tmp_path: Path) -> None:
     assert "a.png cannot be read as a panoptic PNG" in error_of(*command)
 
 
-def test_panoptic_json_with_wrong_entries(tmp_path: Path) -> None:
+def test_import_rejects_invalid_panoptic_entries(tmp_path: Path) -> None:
     file, folder = panoptic(tmp_path, [{"id": 5, "category_id": [2]}, {"id": 300, "category_id": 1}])
     command = ("import", file, "--panoptic", folder, "--keep-labels", "--output", tmp_path / "new")
-    assert "the category_id [2] is neither" in error_of(*command)
+    assert "category_id [2] is neither" in error_of(*command)
     content = json.loads(file.read_text())
     content["annotations"] *= 2
     write_json(file, content)
