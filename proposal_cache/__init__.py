@@ -1,11 +1,11 @@
-"""Patches of images: made once by a generator, kept in a sharded cache, served fast, worked on without decoding.
+"""Segment-everything patches: generated once, stored in a sharded cache, processed without decoding.
 
-Needs numpy, h5py, pycocotools, zstandard and pillow; knows nothing of the model that reads the patches.
+Usable alone: depends on numpy, h5py, pycocotools, zstandard, pillow and tqdm; generators need their own libraries.
 """
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generation.sources import image_key
 from proposal_cache.patches import Patches
-from proposal_cache.store import CacheWriter, PatchCache, finalize, verify
+from proposal_cache.store import CacheWriter, PatchCache, finalize, merge, verify
 
-__all__ = ["CacheError", "CacheWriter", "PatchCache", "Patches", "finalize", "image_key", "verify"]
+__all__ = ["CacheError", "CacheWriter", "PatchCache", "Patches", "finalize", "image_key", "merge", "verify"]

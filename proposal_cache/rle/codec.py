@@ -259,4 +259,4 @@ def _raise_for_first(bad: NDArray[np.bool_], first: IntArray, rles: Sequence[byt
     """Raise MaskError for the mask of the first bad number, if any."""
     if bad.any():
         i = int(np.searchsorted(first, np.argmax(bad), side="right")) - 1
-        raise MaskError(f"the counts of mask {i} are corrupt: {reason}: {abbreviate(rles[i])}")
+        raise MaskError(f"the counts of mask {i} are damaged: {reason}: {abbreviate(rles[i])}")
