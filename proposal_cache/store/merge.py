@@ -33,7 +33,6 @@ def merge(
         interrupted, the same call continues, unless the caches have changed in the meantime.
 
         >>> import numpy as np
-    from numpy.typing import NDArray
         >>> from proposal_cache import CacheWriter, PatchCache, Patches, merge
         >>> for name in ("one", "two"):
         ...     with CacheWriter(name, {"name": name}, "example") as writer:
