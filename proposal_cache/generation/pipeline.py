@@ -203,7 +203,7 @@ def _cut(
         return content
     try:
         if image.boxes and isinstance(generator, BoxGenerator):
-            return generator.look_into(content, image.boxes)
+            return generator.generate_with_boxes(content, image.boxes)
         return generator(content)
     except Exception as error:  # what a model may raise on an odd image is without end
         return GeneratorError(f"{image.path} cannot be cut into patches: {type(error).__name__}: {error}")

@@ -29,29 +29,29 @@ def merge(
 ) -> None:
     """Merge caches into a new one that contains every image with its patches from all of them.
 
-        `Patches.source` distinguishes their generators. An image stays a failure only if no cache contains it. If
-        interrupted, the same call continues, unless the caches have changed in the meantime.
+    `Patches.source` distinguishes their generators. An image stays a failure only if no cache contains it. If
+    interrupted, the same call continues, unless the caches have changed in the meantime.
 
-        >>> import numpy as np
-        >>> from proposal_cache import CacheWriter, PatchCache, Patches, merge
-        >>> for name in ("one", "two"):
-        ...     with CacheWriter(name, {"name": name}, "example") as writer:
-        ...         writer.add("a", Patches.from_masks(np.ones((1, 4, 6), dtype=bool)))
-        >>> merge([PatchCache("one"), PatchCache("two")], "both")
-        >>> PatchCache("both")["a"].source
-        array([0, 1], dtype=uint8)
+    >>> import numpy as np
+    >>> from proposal_cache import CacheWriter, PatchCache, Patches, merge
+    >>> for name in ("one", "two"):
+    ...     with CacheWriter(name, {"name": name}, "example") as writer:
+    ...         writer.add("a", Patches.from_masks(np.ones((1, 4, 6), dtype=bool)))
+    >>> merge([PatchCache("one"), PatchCache("two")], "both")
+    >>> PatchCache("both")["a"].source
+    array([0, 1], dtype=uint8)
 
-        Args:
-            caches: at least one.
-            output: directory of the new cache.
-            dataset: name of its dataset; required if those of the caches differ.
-            progress: show a progress bar on stderr.
+    Args:
+        caches: at least one.
+        output: directory of the new cache.
+        dataset: name of its dataset; required if those of the caches differ.
+        progress: show a progress bar on stderr.
 
-        Raises:
-            MergeError: if datasets differ and `dataset` is None, or if two caches contain the same image from the same
-                generator. Nothing is written in these cases.
-            CacheError: if the sizes of an image differ between caches.
-            MismatchError: if `output` contains another cache, or the caches have changed since an interrupted call.
+    Raises:
+        MergeError: if datasets differ and `dataset` is None, or if two caches contain the same image from the same
+            generator. Nothing is written in these cases.
+        CacheError: if the sizes of an image differ between caches.
+        MismatchError: if `output` contains another cache, or the caches have changed since an interrupted call.
     """
     datasets = sorted({cache.manifest.dataset for cache in caches})
     if dataset is None and len(datasets) > 1:
