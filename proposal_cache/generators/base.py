@@ -1,6 +1,8 @@
 """Interface of patch generators."""
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -49,3 +51,12 @@ def require_rgb(image: NDArray[Any]) -> None:
         raise CacheError(
             f"an image must be (H, W, 3) uint8 RGB with at least one pixel, not {image.shape} {image.dtype}"
         )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file of weights, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
