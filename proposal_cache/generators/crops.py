@@ -29,7 +29,7 @@ def crop_boxes(height: int, width: int, count: int) -> list[Box]:
 
 @dataclass(frozen=True)
 class CropGenerator:
-    """Run a generator on each of the `crop_boxes` of an image, and merge the patches.
+    """Generator that runs another one on each of the `crop_boxes` of an image, and merges the patches.
 
     Each crop is a separate source in the cache.
 

@@ -18,7 +18,7 @@ _MIN_DISTANCE = 1  # pixels from the border of its window; a patch closer to it 
 
 @dataclass(frozen=True)
 class RefineGenerator:
-    """Run a generator on an image, then again on enlarged windows with small patches or low coverage.
+    """Generator that runs another one on an image, then again on enlarged windows with small patches or low coverage.
 
     The image is divided into `grid` x `grid` cells. A cell is searched again if it contains at least `small_patches`
     small patches, or if patches cover at most `coverage` of its pixels. Its window is the cell plus `margin` on all

@@ -32,8 +32,6 @@ def merge(
     `Patches.source` distinguishes their generators. An image stays a failure only if no cache contains it. If
     interrupted, the same call continues, unless the caches have changed in the meantime.
 
-    >>> import numpy as np
-    >>> from proposal_cache import CacheWriter, PatchCache, Patches, merge
     >>> for name in ("one", "two"):
     ...     with CacheWriter(name, {"name": name}, "example") as writer:
     ...         writer.add("a", Patches.from_masks(np.ones((1, 4, 6), dtype=bool)))

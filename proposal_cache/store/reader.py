@@ -19,8 +19,6 @@ class PatchCache(Mapping[str, Patches]):
     Opening reads the manifest and the key index. A shard is opened when one of its images is first read; each image
     then takes two reads. May be used from several threads, after a fork, and pickled (the copy opens the cache again).
 
-    >>> import numpy as np
-    >>> from proposal_cache import CacheWriter, PatchCache, Patches
     >>> with CacheWriter("patches", {"name": "example"}, dataset="photos") as writer:
     ...     writer.add("train/0001", Patches.from_masks(np.ones((1, 4, 6), dtype=bool)))
     >>> cache = PatchCache("patches")

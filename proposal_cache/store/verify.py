@@ -25,8 +25,6 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Verdict]:
 
     To repair a cache, delete its damaged shards and run the generator again, which generates only their images.
 
-    >>> import numpy as np
-    >>> from proposal_cache import CacheWriter, Patches, verify
     >>> with CacheWriter("patches", {"name": "example"}, dataset="photos") as writer:
     ...     writer.add("0001", Patches.from_masks(np.ones((1, 4, 6), dtype=bool)))
     >>> [verdict.file for verdict in verify("patches") if verdict.problem is None]

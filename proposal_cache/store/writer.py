@@ -31,8 +31,6 @@ class CacheWriter:
     is the only rank. Several ranks may write concurrently, on any number of machines; after all have closed, one
     process calls `finalize`.
 
-    >>> import numpy as np
-    >>> from proposal_cache import CacheWriter, Patches
     >>> images = {"a": np.zeros((4, 6, 3), np.uint8), "b": np.ones((4, 6, 3), np.uint8)}
     >>> def generate(image):
     ...     return Patches.from_masks(image[None, ..., 0] > 0)

@@ -40,9 +40,9 @@ def annotations(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Content of a cache that was written without interruption."""
-    path = tmp_path_factory.mktemp("undisturbed") / "cache"
+    path = tmp_path_factory.mktemp("uninterrupted") / "cache"
     filling.write(path)
     found = filling.content(path)
     assert len(found) == filling.IMAGES + 1

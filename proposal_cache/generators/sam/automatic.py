@@ -14,11 +14,11 @@ OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
 
 class SamAutomaticMaskGenerator:
-    """Generates the records of `segment_anything.SamAutomaticMaskGenerator`, faster and with less memory.
+    """Generator of the records of `segment_anything.SamAutomaticMaskGenerator`, faster and with less memory.
 
     To use it, change the import:
 
-    >>> from proposal_cache import SamAutomaticMaskGenerator
+    >>> from proposal_cache import SamAutomaticMaskGenerator  # from segment_anything import ...
     >>> generator = SamAutomaticMaskGenerator(sam, points_per_side=4, pred_iou_thresh=0.5, stability_score_thresh=0.5)
     >>> records = generator.generate(image)  # (H, W, 3) uint8 RGB
     >>> sorted(records[0])

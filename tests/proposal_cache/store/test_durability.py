@@ -31,7 +31,7 @@ def complete_shards(path: Path) -> list[str]:
     return sorted(file.name for file in path.glob("shard-*.h5"))
 
 
-def test_killed_at_random_times(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_killed_at_random_times(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     path = tmp_path / "cache"
     rng = np.random.default_rng()
     before: list[str] = []
@@ -44,7 +44,7 @@ def test_killed_at_random_times(tmp_path: Path, undisturbed: dict[str, Any]) -> 
         before = now
     assert kills > 2
     write(path)
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
     assert not list(path.glob("*.tmp"))
     assert not list(path.glob("failures-*"))
 
@@ -55,8 +55,8 @@ CALLS = [(os, "fsync"), (os, "replace"), (os, "link"), (os, "open"), (os, "ftrun
 @pytest.mark.parametrize("largest_file", [resource.RLIM_INFINITY, 2000], ids=["space left", "disk full"])
 def test_killed_at_every_file_operation(tmp_path: Path, largest_file: int) -> None:
     """Die before the first, second, third ... of `CALLS`, including those of error handling."""
-    write(tmp_path / "undisturbed", images=6)
-    expected = content(tmp_path / "undisturbed")
+    write(tmp_path / "uninterrupted", images=6)
+    expected = content(tmp_path / "uninterrupted")
     for step in range(1000):
         path = tmp_path / f"cache-{step}"
 
@@ -99,7 +99,7 @@ def test_unfinished_cache(tmp_path: Path) -> None:
         PatchCache(path)
 
 
-def test_readers_see_the_old_content_until_finalize(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_readers_see_the_old_content_until_finalize(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     path = tmp_path / "cache"
     with CacheWriter(path, GENERATOR, "toys", shard_size=4) as writer:
         for i in range(6):
@@ -108,10 +108,10 @@ def test_readers_see_the_old_content_until_finalize(tmp_path: Path, undisturbed:
     cache = PatchCache(path)
     assert list(cache) == [make_key(i) for i in range(6)]
     write(path)
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
 
 
-def test_disk_full(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_disk_full(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     """Simulated by a limit on file size: small shards fit, a large one does not."""
     path = tmp_path / "cache"
 
@@ -127,7 +127,7 @@ def test_disk_full(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     assert list(PatchCache(path)) == [make_key(i) for i in range(20)]
     assert not list(path.glob("*.tmp"))
     write(path)
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
 
 
 def error_of(work: Callable[[], None]) -> str:
@@ -148,7 +148,7 @@ def error_of(work: Callable[[], None]) -> str:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_failing_calls(
-    tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, code: int, call: str
+    tmp_path: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, code: int, call: str
 ) -> None:
     """Each call fails once; the error names it, no temporary file is left, and writing can be repeated."""
     path = tmp_path / "cache"
@@ -169,7 +169,7 @@ def test_failing_calls(
         monkeypatch.setattr(os, call, original)
         assert not list(path.glob("*.tmp"))
     write(path)
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
 
 
 def test_flush_retries_a_shard_that_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ def test_lost_mount_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert cache[make_key(3)].rles == first.rles  # the mount works again
 
 
-def test_lost_directory_while_writing(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_lost_directory_while_writing(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     """The error names the file; when the directory is back, the same program continues."""
     path, away = tmp_path / "cache", tmp_path / "away"
 
@@ -235,4 +235,4 @@ def test_lost_directory_while_writing(tmp_path: Path, undisturbed: dict[str, Any
             write_until_lost(images)
         away.rename(path)
     write(path)
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted

@@ -26,7 +26,7 @@ from tests.proposal_cache.filling import (
 )
 
 
-def test_second_writer_is_rejected_while_the_first_runs(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_second_writer_is_rejected_while_the_first_runs(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     path = tmp_path / "cache"
     ready, go = fork.Event(), fork.Event()
 
@@ -52,7 +52,7 @@ def test_second_writer_is_rejected_while_the_first_runs(tmp_path: Path, undistur
     first.join()
     write(path)  # the worker is still running
     go.set()
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
 
 
 def test_second_writer_in_one_process_is_rejected(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_second_writer_in_one_process_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_content_does_not_depend_on_the_number_of_ranks(
-    tmp_path: Path, undisturbed: dict[str, Any], ranks: int
+    tmp_path: Path, uninterrupted: dict[str, Any], ranks: int
 ) -> None:
     path = tmp_path / "cache"
     children = [fork.Process(target=write, args=(path,), kwargs={"rank": r, "ranks": ranks}) for r in range(ranks)]
@@ -74,7 +74,7 @@ def test_content_does_not_depend_on_the_number_of_ranks(
     assert [child.exitcode for child in children] == [0] * ranks
     assert Manifest.load(path).index is None  # a single rank does not finalize
     assert finalize(path).images == IMAGES
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
 
 
 def test_ranks_with_equal_process_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,14 +96,14 @@ def test_ranks_with_equal_process_ids(tmp_path: Path, monkeypatch: pytest.Monkey
         assert finalize(path).images == 2
 
 
-def test_number_of_ranks_may_change_between_runs(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_number_of_ranks_may_change_between_runs(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     path = tmp_path / "cache"
     for rank, pause in ((0, 0.0), (1, 0.02), (2, 0.02)):
         run(functools.partial(write, path, rank=rank, ranks=3, pause=pause), after(0.25))
     incomplete = path / "shard-r002-00009.h5.123abc.tmp"
     incomplete.write_bytes(b"half")
     write(path)
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
     assert not incomplete.exists()
 
 

@@ -87,7 +87,7 @@ def records_of(case: str) -> list[Record]:
 
 @pytest.fixture
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Upscale all prompts of a batch together, which is the default on other devices than CPUs."""
+    """Upscale all prompts of a batch together, the default on devices other than CPUs."""
     monkeypatch.setattr(decoder_module.PromptDecoder, "_upscales_at_once", True)
 
 
