@@ -90,7 +90,9 @@ def test_padded_image_equals_the_released_code_up_to_its_first_boxes(
     queries, patches = ~captured["query_padding"][1], ~captured["patch_padding"][1]
     ours, theirs = outputs[0].affinity_logits[1][queries][:, patches], captured["affinity"][0, 1][queries][:, patches]
     with capsys.disabled():
-        assert largest_difference("padded, queries", outputs[0].queries[1, queries], captured["out"][0, 1, queries]) < 1e-5
+        assert (
+            largest_difference("padded, queries", outputs[0].queries[1, queries], captured["out"][0, 1, queries]) < 1e-5
+        )
         assert largest_difference("padded, affinities", ours, theirs) < 1e-5
 
 

@@ -31,8 +31,6 @@ def test_it_prints_stages_that_add_up(
     assert re.search(r"2 images, \d+ patches per image; CPU .*, peak memory of the process [\d.]+ GiB", printed)
 
 
-def test_sam_without_weights_is_refused(
-    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sam_without_weights_is_refused(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="--generator sam needs --checkpoint FILE"):
         run(monkeypatch, "--weights", save_model(tmp_path), "--images", synthetic.folder / "val")

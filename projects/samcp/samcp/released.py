@@ -187,9 +187,7 @@ def _rename(name: str) -> str | None:
 def _fill(found: re.Match[str], template: str) -> str:
     """Fill in groups: ``\\1`` as they are, ``{1+2}`` and ``{1*2}`` as numbers."""
     number = {"+": lambda a, b: a + b, "*": lambda a, b: a * b}
-    computed = re.sub(
-        r"\{(\d)([+*])(\d)\}", lambda m: str(number[m[2]](int(found[int(m[1])]), int(m[3]))), template
-    )
+    computed = re.sub(r"\{(\d)([+*])(\d)\}", lambda m: str(number[m[2]](int(found[int(m[1])]), int(m[3]))), template)
     return found.expand(computed)
 
 

@@ -14,7 +14,9 @@ def config(**overrides: object) -> CfgNode:
     cfg = get_cfg()
     add_samcp_config(cfg)
     cfg.INPUT.FORMAT = "RGB"
-    cfg.merge_from_list([part for key, value in overrides.items() for part in (f"INPUT.{key.replace('__', '.')}", value)])
+    cfg.merge_from_list(
+        [part for key, value in overrides.items() for part in (f"INPUT.{key.replace('__', '.')}", value)]
+    )
     return cfg
 
 

@@ -12,7 +12,7 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from proposal_cache import PatchCache
-from proposal_cache.pipeline import coverage
+from proposal_cache.generation.pipeline import coverage
 from samcp.analysis.page import Row, Section, write_page
 from samcp.analysis.panels import paint_patches, panel
 

@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image, ImageOps
 
 from proposal_cache import CacheError, PatchCache, image_key
-from proposal_cache.sources import check_depth
+from proposal_cache.generation.sources import check_depth
 
 from .errors import DataError
 from .ground_truth import GroundTruth, read_ground_truth, read_panoptic_ids

@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from proposal_cache import PatchCache, Patches
-from proposal_cache.sources import check_depth
+from proposal_cache.generation.sources import check_depth
 
 from .affinity_targets import TargetRules, build_targets
 from .errors import DataError

@@ -82,7 +82,9 @@ class PromptEvaluator(DatasetEvaluator):
                 "F1": _percent(2 * true_positive, positive + true),
             },
         )
-        logger.info("Prompt I, mean accuracy: %.1f. Prompt II: %s", figures["prompt_1"]["accuracy"], figures["prompt_2"])
+        logger.info(
+            "Prompt I, mean accuracy: %.1f. Prompt II: %s", figures["prompt_1"]["accuracy"], figures["prompt_2"]
+        )
         return figures
 
     def _count_patches(self, labels: Tensor, entities: Sequence[Instances]) -> np.ndarray:

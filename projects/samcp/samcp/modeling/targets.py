@@ -102,9 +102,7 @@ class TargetBuilder:
         thing_loss_only: instance and denoising queries have no class loss for stuff.
     """
 
-    def __init__(
-        self, *, matcher: HungarianMatcher, self_affinity: bool = True, thing_loss_only: bool = True
-    ) -> None:
+    def __init__(self, *, matcher: HungarianMatcher, self_affinity: bool = True, thing_loss_only: bool = True) -> None:
         self.matcher = matcher
         self.self_affinity = self_affinity
         self.thing_loss_only = thing_loss_only

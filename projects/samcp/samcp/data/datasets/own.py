@@ -35,7 +35,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from proposal_cache.sources import SUFFIXES, image_key
+from proposal_cache.generation.sources import SUFFIXES, image_key
 from samcp.data.errors import DataError
 from samcp.data.json_check import compare_things, shown
 from samcp.data.vocabulary import STUFF, Vocabulary, is_path, word_key
