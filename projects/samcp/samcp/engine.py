@@ -173,7 +173,7 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg()
     add_samcp_config(cfg)
     try:
-        cfg.merge_from_file(find_config(args.config_file))
+        cfg.merge_from_file(find_config(args.config_file), allow_unsafe=False)
         cfg.merge_from_list(_with_floats(cfg, args.opts))
     except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
         late = [option for option in args.opts if option.startswith("--")]
