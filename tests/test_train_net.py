@@ -283,7 +283,6 @@ def test_a_broken_image_in_a_worker_process_is_one_message(tmp_path):
     assert "Traceback" not in str(stop.value)
 
 
-@pytest.mark.slow
 def test_two_processes(tmp_path):
     """The command itself, on two CPU processes, on a dataset that each of them can register."""
     datasets = tmp_path / "datasets"
