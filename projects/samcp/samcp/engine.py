@@ -167,13 +167,17 @@ def without_pretraining(cfg: CfgNode) -> CfgNode:
 def load_config(args: argparse.Namespace) -> CfgNode:
     """The config of --config-file, a path or the name of a packaged config, with the overrides of the command line.
 
+    Args:
+        args: of the command line; their config_file becomes the path that was found, which Detectron2 logs.
+
     Raises:
         UsageError: unreadable, an unknown key, or a combination that cannot run.
     """
     cfg = get_cfg()
     add_samcp_config(cfg)
     try:
-        cfg.merge_from_file(find_config(args.config_file), allow_unsafe=False)
+        args.config_file = find_config(args.config_file)
+        cfg.merge_from_file(args.config_file, allow_unsafe=False)
         cfg.merge_from_list(_with_floats(cfg, args.opts))
     except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
         late = [option for option in args.opts if option.startswith("--")]
