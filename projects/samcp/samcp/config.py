@@ -134,7 +134,7 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.LOSS.MASK_FOCAL = 1.0
     cfg.MODEL.SAMCP.LOSS.DICE = 1.0
     # Factor of the affinity losses of unmatched queries, which are averaged over those queries ("BG", Table 4).
-    cfg.MODEL.SAMCP.LOSS.SELF_AFFINITY = 1.0
+    cfg.MODEL.SAMCP.LOSS.SELF_AFFINITY = 0.3
     # Instance and denoising queries have a class loss for things alone, so that no stuff word becomes their negative.
     cfg.MODEL.SAMCP.LOSS.THINGS_ONLY = True
     cfg.MODEL.SAMCP.MATCHER = CN()  # costs of the Hungarian matching (METHOD 6)
@@ -163,7 +163,7 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False
     # Evaluate Prompt I and Prompt II themselves, against the ground-truth affinity.
     cfg.MODEL.SAMCP.TEST.PROMPTS_ON = False
-    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.3  # of Prompt II, above which two patches are one instance
+    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.4  # of Prompt II, above which two patches are one instance
     # Feed the ground-truth affinity through the same inference: the bound that the patches allow.
     cfg.TEST.ORACLE = False
 
