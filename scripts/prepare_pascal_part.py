@@ -8,12 +8,16 @@ VOC's VOCtrainval_03-May-2010.tar. Jsons that are there already are kept while t
 images that are there; delete them to make them anew. An interrupted run continues.
 """
 
-from samcp.data.preparation.command import run
-from samcp.data.preparation.pascal_part import prepare_pascal_part
+from samcp.command_line import conversion_parser
 
 
 def main() -> None:
-    run(prepare_pascal_part, folder="pascal_part", description=__doc__)
+    arguments = conversion_parser(__doc__, folder="pascal_part").parse_args()
+
+    from samcp.data.preparation.command import run
+    from samcp.data.preparation.pascal_part import prepare_pascal_part
+
+    run(prepare_pascal_part, arguments)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from samcp.data.datasets.catalog import register, unregister
 from samcp.data.datasets.synthetic import make_synthetic_dataset
 from samcp.data.ground_truth import read_panoptic_ids
+from samcp.engine import load_config
 from tests.toy_datasets import cut, panoptic_dataset, write_patches
 
 CONFIG = "configs/miniature/panoptic.yaml"
@@ -249,7 +250,7 @@ def test_a_checkpoint_needs_no_weights_that_its_training_began_with(toy, trained
 
 
 def test_a_whole_number_is_a_fraction_where_the_config_has_one(toy, tmp_path):
-    cfg = train_net.load_config(arguments(toy, tmp_path, MODEL__SAMCP__OPEN_VOCABULARY__KAPPA=1, SOLVER__BASE_LR="1"))
+    cfg = load_config(arguments(toy, tmp_path, MODEL__SAMCP__OPEN_VOCABULARY__KAPPA=1, SOLVER__BASE_LR="1"))
     assert (cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (1.0, 1.0, 2)
 
 
@@ -282,7 +283,6 @@ def test_a_broken_image_in_a_worker_process_is_one_message(tmp_path):
     assert "Traceback" not in str(stop.value)
 
 
-@pytest.mark.slow
 def test_two_processes(tmp_path):
     """The command itself, on two CPU processes, on a dataset that each of them can register."""
     datasets = tmp_path / "datasets"

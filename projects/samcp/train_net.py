@@ -14,34 +14,18 @@ import re
 import sys
 from typing import Any
 
-import torch
-from detectron2.engine import default_argument_parser, default_setup
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-
-from samcp.checkpoint import Checkpointer
-from samcp.data import check_test_data
-from samcp.data.datasets.own import add_register_option, register_files
-from samcp.engine import (
-    USER_ERRORS,
-    Trainer,
-    UsageError,
-    launch,
-    load_config,
-    load_trained_model,
-    without_pretraining,
-)
+from samcp.command_line import training_parser
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's command line, and --register."""
-    parser = default_argument_parser()
-    add_register_option(parser)
-    return parser
+    """Return the parser of this command: Detectron2's options, and --register."""
+    return training_parser(__doc__)
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run in each process; exits with one clear message where the user can put something right."""
+    """Run in each process; exits with one message on an error that the user can fix."""
+    from samcp.engine import USER_ERRORS
+
     try:
         run(args)
     except USER_ERRORS as error:
@@ -50,6 +34,16 @@ def main(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train, or evaluate only; returns the figures of the last evaluation (in the main process)."""
+    import torch
+    from detectron2.engine import default_setup
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    from samcp.checkpoint import Checkpointer
+    from samcp.data import check_test_data
+    from samcp.data.datasets.own import register_files
+    from samcp.engine import Trainer, UsageError, load_config, load_trained_model, without_pretraining
+
     register_files(args.register)
     cfg = load_config(args)
     default_setup(cfg, args)
@@ -76,6 +70,9 @@ def _message(error: Exception) -> str:
 
 if __name__ == "__main__":
     arguments = argument_parser().parse_args()
+
+    from samcp.engine import launch
+
     launch(
         main,
         arguments.num_gpus,

@@ -9,7 +9,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def output(script: str, *arguments: object) -> str:
-    command = [sys.executable, "-W", "ignore", str(SCRIPTS / script), *map(str, arguments)]
+    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=SCRIPTS.parent, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout

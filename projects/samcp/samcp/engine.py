@@ -22,6 +22,7 @@ from proposal_cache import CacheError
 
 from .checkpoint import Checkpointer, CheckpointError
 from .config import UsageError, add_samcp_config
+from .config_files import find_config
 from .data import DataError, Vocabulary, build_test_loader, build_train_loader, check_test_data
 from .evaluation import build_evaluator, format_results
 from .meta_arch import SAMCP
@@ -164,7 +165,7 @@ def without_pretraining(cfg: CfgNode) -> CfgNode:
 
 
 def load_config(args: argparse.Namespace) -> CfgNode:
-    """The config of --config-file with the overrides of the command line.
+    """The config of --config-file, a path or the name of a packaged config, with the overrides of the command line.
 
     Raises:
         UsageError: unreadable, an unknown key, or a combination that cannot run.
@@ -172,7 +173,7 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg()
     add_samcp_config(cfg)
     try:
-        cfg.merge_from_file(args.config_file)
+        cfg.merge_from_file(find_config(args.config_file), allow_unsafe=False)
         cfg.merge_from_list(_with_floats(cfg, args.opts))
     except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
         late = [option for option in args.opts if option.startswith("--")]

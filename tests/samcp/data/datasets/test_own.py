@@ -129,8 +129,8 @@ def test_a_config_need_not_name_the_patches(beach):
 
 def test_other_processes_know_it_too(beach):
     """As workers that are spawned do."""
-    code = "import samcp; from detectron2.data import DatasetCatalog; print(len(DatasetCatalog.get('own_panoptic')))"
-    command = [sys.executable, "-W", "ignore", "-c", code]
+    code = "import samcp.data, detectron2.data as d2; print(len(d2.DatasetCatalog.get('own_panoptic')))"
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/", env=dict(os.environ))
     assert done.stdout.strip() == "2"
 

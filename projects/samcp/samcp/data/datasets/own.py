@@ -22,7 +22,6 @@ The environment variable SAMCP_REGISTER names such files, between colons, and so
 variable reaches every process that they start.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -62,17 +61,6 @@ def register_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     names = [name for path in added for name in register_file(path)]
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys(known + added))
     return names
-
-
-def add_register_option(parser: argparse.ArgumentParser) -> None:
-    """--register, of files for :func:`register_files`; it may be repeated."""
-    parser.add_argument(
-        "--register",
-        action="append",
-        default=[],
-        metavar="YAML",
-        help="your own data (docs/datasets.md); may be repeated",
-    )
 
 
 def register_environment() -> None:

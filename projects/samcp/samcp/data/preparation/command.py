@@ -1,34 +1,21 @@
-"""The command line that all conversions share."""
+"""What the commands that convert datasets do after parsing their arguments."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from samcp.data.errors import DataError
 
 
-def run(prepare: Callable[..., Mapping[str, str]], *, folder: str, description: str | None) -> None:
-    """Convert what --folder holds with --workers processes, and print what was found in each split.
+def run(prepare: Callable[..., Mapping[str, str]], arguments: argparse.Namespace) -> None:
+    """Convert --folder with --workers processes, and print a summary of each split.
 
-    Ends the process with one message where the user can put something right.
+    Exits with one message on an error that the user can fix.
 
     Args:
-        prepare: (folder, workers=) -> split -> what was found.
-        folder: the default, under DETECTRON2_DATASETS.
-        description: for --help.
+        prepare: (folder, workers=) -> summary of each split.
+        arguments: of :func:`samcp.command_line.conversion_parser`.
     """
-    root = os.environ.get("DETECTRON2_DATASETS", "datasets")
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        default=Path(root) / folder,
-        help="of the release; default, %(default)s, which is where the datasets' names point to",
-    )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
-    arguments = parser.parse_args()
     try:
         found = prepare(arguments.folder, workers=max(arguments.workers, 1))
     except DataError as error:

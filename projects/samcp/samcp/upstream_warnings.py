@@ -1,0 +1,31 @@
+"""Filters for warnings that dependencies raise about their own code, which no user of this project can act on.
+
+`import samcp` applies them, so import it before Detectron2. They come last in the list of filters: the options of
+``python -W``, PYTHONWARNINGS and filters of an application take precedence.
+"""
+
+import logging
+import warnings
+
+
+def ignore_upstream_warnings() -> None:
+    """Ignore the known warnings of fvcore, Detectron2 and timm; calling it again changes nothing."""
+    # fvcore/nn/focal_loss.py and detectron2/modeling/box_regression.py compile functions when they are imported.
+    _ignore(FutureWarning, "`torch.jit.script", r"torch\.jit\._script")
+    # detectron2/modeling/backbone/{swin,vit,mvit}.py import timm.models.layers, the old name of timm.layers.
+    _ignore(FutureWarning, "Importing from timm.models.layers", r"timm\.models\.layers")
+    # detectron2/model_zoo/model_zoo.py imports pkg_resources.
+    _ignore(UserWarning, "pkg_resources is deprecated", r"detectron2\.model_zoo\.model_zoo")
+    # detectron2/modeling/backbone/swin.py and anchor_generator.py call torch.meshgrid without `indexing`.
+    _ignore(UserWarning, "torch.meshgrid", r"torch\.functional")
+    # detectron2/utils/tracing.py asks is_fx_tracing, and torch.fx logs that it means two things.
+    logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_not_about_fx_tracing)
+
+
+def _ignore(category: type[Warning], message: str, module: str) -> None:
+    """Ignore warnings of `category` that begin with `message` and come from a module that matches `module`."""
+    warnings.filterwarnings("ignore", message, category, module, append=True)
+
+
+def _is_not_about_fx_tracing(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("is_fx_tracing will return true")
