@@ -21,12 +21,12 @@ from detectron2.data.detection_utils import read_image
 from tabulate import tabulate
 
 from proposal_cache import CacheError, PatchCache, image_key
-from samcp.analysis.page import Row, Section, write_page
-from samcp.analysis.panels import enlarge, paint_ground_truth, paint_patches
-from samcp.data import DataError
-from samcp.data.dataset_check import Report, check_dataset
-from samcp.data.datasets.own import add_register_option, register_files
+from samcp.data.datasets.custom.register import add_register_option, register_files
 from samcp.data.patch_caches import image_root
+from samcp.data.validation.dataset import Report, check_dataset
+from samcp.errors import DataError
+from samcp.visualization.pages import Row, Section, write_page
+from samcp.visualization.panels import enlarge, paint_ground_truth, paint_patches
 
 
 def main() -> None:

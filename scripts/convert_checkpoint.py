@@ -18,9 +18,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from samcp.checkpoint import CheckpointError
-from samcp.config import UsageError
-from samcp.model_file import SUFFIX, ModelFile
+from samcp.errors import CheckpointError, UsageError
+from samcp.export import SUFFIX, ModelFile
 
 _ROOT = Path(__file__).resolve().parent.parent
 _CONFIG = "configs/coco/panoptic/samcp_R50_12ep.yaml"
@@ -51,7 +50,7 @@ def convert_released_checkpoint(source: Path, target: Path, config_file: str, op
     """Write a checkpoint of the released code as a model file, and print which of its modules are not used."""
     from detectron2.engine import default_argument_parser
 
-    from samcp.engine import load_config
+    from samcp.config import load_config
     from samcp.released import released_model
 
     options = ["--config-file", config_file, "--eval-only", "MODEL.DEVICE", "cpu", *opts]

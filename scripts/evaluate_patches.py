@@ -26,12 +26,11 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from samcp.config import UsageError
-from samcp.data import Vocabulary
-from samcp.data.datasets.own import add_register_option, register_files
-from samcp.data.preparation.files import write_json
-from samcp.engine import USER_ERRORS
+from samcp.data.datasets.custom.register import add_register_option, register_files
+from samcp.data.files import write_json
+from samcp.errors import USER_ERRORS, UsageError
 from samcp.evaluation.patch_quality import ObjectFits, PatchQuality, figures, measure_dataset
+from samcp.vocabulary import Vocabulary
 
 
 def main() -> None:

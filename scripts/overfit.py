@@ -20,9 +20,11 @@ from proposal_cache import image_key
 from proposal_cache.generators.regions import RegionGenerator
 from proposal_cache.pipeline import generate
 from proposal_cache.sources import from_list
+from samcp.config import load_config
 from samcp.data.datasets.subset import register_subset
 from samcp.data.patch_caches import image_root
-from samcp.engine import USER_ERRORS, Trainer, load_config
+from samcp.errors import USER_ERRORS
+from samcp.trainer import Trainer
 
 _ROOT = Path(__file__).resolve().parent.parent
 

@@ -8,8 +8,8 @@ annotations_instance.tar; without the latter only the semantic part is made. Fil
 that an interrupted run continues.
 """
 
-from samcp.data.preparation.ade20k import prepare_ade20k
-from samcp.data.preparation.command import run
+from samcp.data.datasets.ade20k.prepare import prepare_ade20k
+from samcp.data.datasets.prepare_command import run
 
 
 def main() -> None:

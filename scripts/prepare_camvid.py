@@ -7,8 +7,8 @@ The folder holds train, trainannot, val and valannot of CamVid in SegNet-Tutoria
 kept.
 """
 
-from samcp.data.preparation.camvid import prepare_camvid
-from samcp.data.preparation.command import run
+from samcp.data.datasets.camvid.prepare import prepare_camvid
+from samcp.data.datasets.prepare_command import run
 
 
 def main() -> None:

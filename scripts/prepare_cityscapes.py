@@ -7,8 +7,8 @@ The folder holds the unpacked gtFine_trainvaltest.zip and leftImg8bit_trainvalte
 kept, so that an interrupted run continues.
 """
 
-from samcp.data.preparation.cityscapes import prepare_cityscapes
-from samcp.data.preparation.command import run
+from samcp.data.datasets.cityscapes.prepare import prepare_cityscapes
+from samcp.data.datasets.prepare_command import run
 
 
 def main() -> None:

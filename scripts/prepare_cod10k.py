@@ -7,8 +7,8 @@ The folder holds Train and Test, unpacked from COD10K-v3.zip. A json that is the
 images that are there; delete it to make it anew. An interrupted run continues.
 """
 
-from samcp.data.preparation.cod10k import prepare_cod10k
-from samcp.data.preparation.command import run
+from samcp.data.datasets.cod10k.prepare import prepare_cod10k
+from samcp.data.datasets.prepare_command import run
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ VOC's VOCtrainval_03-May-2010.tar. Jsons that are there already are kept while t
 images that are there; delete them to make them anew. An interrupted run continues.
 """
 
-from samcp.data.preparation.command import run
-from samcp.data.preparation.pascal_part import prepare_pascal_part
+from samcp.data.datasets.pascal_part.prepare import prepare_pascal_part
+from samcp.data.datasets.prepare_command import run
 
 
 def main() -> None:

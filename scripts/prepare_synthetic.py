@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from samcp.data import DataError
-from samcp.data.datasets.synthetic import make_synthetic_dataset
+from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
+from samcp.errors import DataError
 
 
 def main() -> None:

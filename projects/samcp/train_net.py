@@ -19,18 +19,13 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from samcp.checkpoint import Checkpointer
+from samcp.checkpoint import Checkpointer, load_trained_model
+from samcp.config import load_config, without_pretraining
 from samcp.data import check_test_data
-from samcp.data.datasets.own import add_register_option, register_files
-from samcp.engine import (
-    USER_ERRORS,
-    Trainer,
-    UsageError,
-    launch,
-    load_config,
-    load_trained_model,
-    without_pretraining,
-)
+from samcp.data.datasets.custom.register import add_register_option, register_files
+from samcp.errors import USER_ERRORS, UsageError
+from samcp.launch import launch
+from samcp.trainer import Trainer
 
 
 def argument_parser() -> argparse.ArgumentParser:

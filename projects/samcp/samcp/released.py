@@ -8,11 +8,11 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from .checkpoint import CheckpointError
-from .data.vocabulary import Vocabulary
-from .engine import without_pretraining
-from .meta_arch import SAMCP
-from .model_file import ModelFile
+from samcp.config import without_pretraining
+from samcp.errors import CheckpointError
+from samcp.export import ModelFile
+from samcp.modeling.meta_arch import SAMCP
+from samcp.vocabulary import Vocabulary
 
 _HEADS = ("q", "k", "v")  # the order of MultiheadAttention's packed projection
 
@@ -187,9 +187,7 @@ def _rename(name: str) -> str | None:
 def _fill(found: re.Match[str], template: str) -> str:
     """Fill in groups: ``\\1`` as they are, ``{1+2}`` and ``{1*2}`` as numbers."""
     number = {"+": lambda a, b: a + b, "*": lambda a, b: a * b}
-    computed = re.sub(
-        r"\{(\d)([+*])(\d)\}", lambda m: str(number[m[2]](int(found[int(m[1])]), int(m[3]))), template
-    )
+    computed = re.sub(r"\{(\d)([+*])(\d)\}", lambda m: str(number[m[2]](int(found[int(m[1])]), int(m[3]))), template)
     return found.expand(computed)
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from proposal_cache import Patches
 from samcp import add_samcp_config
-from samcp.data import DataError
 from samcp.data.ground_truth import read_panoptic_ids
+from samcp.errors import DataError
 from samcp.evaluation import build_evaluator, format_results
 from samcp.evaluation.panoptic import PanopticEvaluator
 from samcp.evaluation.semantic import SemanticEvaluator

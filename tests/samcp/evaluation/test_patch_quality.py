@@ -8,8 +8,8 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from proposal_cache import CacheError, CacheWriter, PatchCache, Patches
-from samcp.data import DataError
 from samcp.data.ground_truth import GroundTruth
+from samcp.errors import DataError
 from samcp.evaluation.patch_quality import ObjectFits, figures, measure_dataset, measure_image
 from tests.toy_datasets import panoptic_dataset, write_patches
 

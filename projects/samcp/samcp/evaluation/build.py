@@ -6,12 +6,12 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from ..config import UsageError
-from .cityscapes import CityscapesAPEvaluator
-from .instances import InstanceEvaluator
-from .panoptic import PanopticEvaluator
-from .prompts import PromptEvaluator
-from .semantic import SemanticEvaluator
+from samcp.errors import UsageError
+from samcp.evaluation.cityscapes import CityscapesAPEvaluator
+from samcp.evaluation.instances import InstanceEvaluator
+from samcp.evaluation.panoptic import PanopticEvaluator
+from samcp.evaluation.prompts import PromptEvaluator
+from samcp.evaluation.semantic import SemanticEvaluator
 
 _PANOPTIC = ("coco_panoptic_seg", "cityscapes_panoptic_seg")
 

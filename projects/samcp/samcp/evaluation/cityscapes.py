@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.evaluation import CityscapesInstanceEvaluator
 
-from samcp.data.errors import DataError
+from samcp.errors import DataError
 
 
 class CityscapesAPEvaluator(CityscapesInstanceEvaluator):

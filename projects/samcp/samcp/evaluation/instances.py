@@ -8,7 +8,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from samcp.data.errors import DataError
+from samcp.errors import DataError
 
 
 class InstanceEvaluator(COCOEvaluator):

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from panopticapi.evaluation import PQStat, pq_compute_single_core
 from tabulate import tabulate
 
-from samcp.data.errors import DataError
+from samcp.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -11,14 +11,13 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from proposal_cache import PatchCache, Patches, rle
-
-from ..data.affinity_targets import TargetRules
-from ..data.build import find_patches, load_dataset
-from ..data.errors import DataError
-from ..data.ground_truth import GroundTruth, read_ground_truth
-from ..data.patch_caches import check_keys, read_patches
-from ..data.preparation.files import convert_all
-from ..data.vocabulary import Vocabulary
+from samcp.data.affinity_targets import TargetRules
+from samcp.data.build import find_patches, load_dataset
+from samcp.data.ground_truth import GroundTruth, read_ground_truth
+from samcp.data.parallel import parallel_map
+from samcp.data.patch_caches import check_keys, read_patches
+from samcp.errors import DataError
+from samcp.vocabulary import Vocabulary
 
 _FOUND = 0.5  # IoU above which an object counts in mIoU>0.5
 _MISSED = (0.25, 0.5, 0.75)  # IoUs that a patch must exceed, or the object is missed
@@ -122,7 +121,7 @@ def measure_dataset(name: str, cache_path: str, *, limit: int | None = None, wor
         num_classes=len(Vocabulary.of_dataset(name).names),
         ignore_label=MetadataCatalog.get(name).get("ignore_label", 255),
     )
-    measured = convert_all(records, measure, workers=workers, title=name)
+    measured = parallel_map(records, measure, workers=workers, title=name)
     fits = ObjectFits.concatenate([part for part, _ in measured])
     if not len(fits):
         raise DataError(

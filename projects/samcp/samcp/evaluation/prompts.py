@@ -12,8 +12,8 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import Tensor
 
-from samcp.data.vocabulary import Vocabulary
 from samcp.modeling.inference import Inference
+from samcp.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,9 @@ class PromptEvaluator(DatasetEvaluator):
                 "F1": _percent(2 * true_positive, positive + true),
             },
         )
-        logger.info("Prompt I, mean accuracy: %.1f. Prompt II: %s", figures["prompt_1"]["accuracy"], figures["prompt_2"])
+        logger.info(
+            "Prompt I, mean accuracy: %.1f. Prompt II: %s", figures["prompt_1"]["accuracy"], figures["prompt_2"]
+        )
         return figures
 
     def _count_patches(self, labels: Tensor, entities: Sequence[Instances]) -> np.ndarray:

@@ -11,9 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from samcp.data.errors import DataError
 from samcp.data.ground_truth import check_labels, read_label_map, read_panoptic_ids
-from samcp.data.vocabulary import Vocabulary
+from samcp.errors import DataError
+from samcp.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from proposal_cache import Patches, rle
 from proposal_cache.cells import Cells
-
-from ..config import UsageError
-from ..structures import RLEMasks
-from .affinity_decoder import normalize_affinity
+from samcp.modeling.affinity_decoder import normalize_affinity
+from samcp.structures import RLEMasks
 
 UNLABELED = -1  # in a semantic label map, where no patch lies
+MERGE_RULES = ("mean", "paper")
 
 _MAJORITY = 0.5
 _CELLS_AT_ONCE = 4096  # so that the memory that many patches with ragged borders need stays small
@@ -77,8 +76,8 @@ class Inference:
         sem_seg_scores: bool = False,
         prompts_on: bool = False,
     ) -> None:
-        if merge not in ("mean", "paper"):
-            raise UsageError(f"MODEL.SAMCP.TEST.MERGE is {merge!r}; choose 'mean' or 'paper'")
+        if merge not in MERGE_RULES:
+            raise ValueError(f"merge is {merge!r}; choose {' or '.join(map(repr, MERGE_RULES))}")
         self.set_classes(thing_classes, num_classes)
         self.semantic_on = semantic_on
         self.instance_on = instance_on
@@ -102,7 +101,7 @@ class Inference:
         """Compute the outputs that are switched on.
 
         Returns:
-            any of ``sem_seg``, ``instances`` and ``panoptic_seg``, see :meth:`samcp.SAMCP.forward`, and ``predictions``.
+            Any of ``sem_seg``, ``instances``, ``panoptic_seg`` and ``predictions``; see :meth:`samcp.SAMCP.forward`.
         """
         predictions = Predictions(*(value.cpu() for value in vars(predictions).values()))
         result: dict[str, object] = {}
@@ -228,9 +227,9 @@ class Inference:
     def same_instance(self, predictions: Predictions, classes: Sequence[int]) -> Tensor:
         """Prompt II, (N, N), symmetric: whether two patches belong to one instance of any of some thing classes.
 
-        P(i, j) = max over instance queries m of s_m (Ā_mi Ā_mj)^½, where s_m is the highest score of `classes` and Ā the
-        normalised affinity: two patches are one instance if a query that is sure of the class claims both. The row of a
-        patch's own query would not do: an unmatched one is taught its own patch alone.
+        P(i, j) = max over instance queries m of s_m (Ā_mi Ā_mj)^½, where s_m is the highest score of `classes` and Ā
+        the normalised affinity: two patches are one instance if a query that is sure of the class claims both. The row
+        of a patch's own query would not do: an unmatched one is taught its own patch alone.
         """
         num_patches = predictions.instance_affinity.shape[1]
         joint = torch.zeros(num_patches, num_patches)
@@ -322,8 +321,8 @@ def _paint_best(values: Tensor, patches: Patches) -> NDArray[np.int64]:
 def cell_scores(values: Tensor, cells: Cells, areas: NDArray[np.integer], merge: str = "mean") -> NDArray[np.float32]:
     """What the patches that cover a cell say of it together.
 
-    "mean" is the mean of their values weighted by the reciprocal of each patch's area: one that covers much of the image
-    says little of any single pixel. "max" is the highest value.
+    "mean" is the mean of their values weighted by the reciprocal of each patch's area: one that covers much of the
+    image says little of any single pixel. "max" is the highest value.
 
     Args:
         values: (N, K) of patches.

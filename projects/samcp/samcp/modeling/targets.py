@@ -8,11 +8,11 @@ from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
-from .affinity_decoder import DecoderOutput, merged_boxes
-from .denoising import DenoisingQueries
-from .matcher import HungarianMatcher
-from .patch_batch import PatchBatch
-from .queries import QuerySet
+from samcp.modeling.affinity_decoder import DecoderOutput, merged_boxes
+from samcp.modeling.denoising import DenoisingQueries
+from samcp.modeling.matcher import HungarianMatcher
+from samcp.modeling.patch_batch import PatchBatch
+from samcp.modeling.queries import QuerySet
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,7 @@ class TargetBuilder:
         thing_loss_only: instance and denoising queries have no class loss for stuff.
     """
 
-    def __init__(
-        self, *, matcher: HungarianMatcher, self_affinity: bool = True, thing_loss_only: bool = True
-    ) -> None:
+    def __init__(self, *, matcher: HungarianMatcher, self_affinity: bool = True, thing_loss_only: bool = True) -> None:
         self.matcher = matcher
         self.self_affinity = self_affinity
         self.thing_loss_only = thing_loss_only
