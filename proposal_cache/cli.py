@@ -15,11 +15,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from proposal_cache.errors import CacheError
-from proposal_cache.exchange import export_results, import_panoptic, import_results
-from proposal_cache.merging import merge
-from proposal_cache.pipeline import Summary, coverage
-from proposal_cache.sources import read_image
-from proposal_cache.store import Manifest, PatchCache, verify
+from proposal_cache.generation.pipeline import Summary, coverage
+from proposal_cache.generation.sources import read_image
+from proposal_cache.interchange.coco import export_results, import_panoptic, import_results
+from proposal_cache.store import Manifest, PatchCache, merge, verify
 from proposal_cache.visualize import draw_patches
 
 _KEYS_SHOWN = 5

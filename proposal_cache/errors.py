@@ -1,32 +1,40 @@
-"""What can go wrong with patches and their cache: every message names the file, the value and the way out."""
+"""Exceptions of this package; each message names the file, the value and, where there is one, the remedy."""
+
+from typing import Any
 
 
 class CacheError(ValueError):
-    """Base of all errors of this package."""
+    """Base class of all errors of this package."""
 
 
 class MaskError(CacheError):
-    """A run-length encoded mask that is no mask of its image: damaged, truncated, or of another image size."""
+    """Run-length encoded mask is damaged or does not match the image size."""
 
 
 class FormatError(CacheError):
-    """A file of a cache that is not what its format promises: damaged, truncated, of another version, or hostile."""
+    """Cache file is damaged, truncated or of an unsupported version."""
 
 
 class MismatchError(CacheError):
-    """A cache of another dataset, or made by another generator or with other parameters, than was asked for."""
+    """Cache was made from another dataset, generator or parameters than requested."""
 
 
 class LockedError(CacheError):
-    """Another process is writing to this cache."""
+    """Another process is writing to the cache."""
 
 
 class StorageError(CacheError):
-    """The disk (or the network mount) failed while reading or writing: full, gone, or not permitted."""
+    """Reading or writing failed: disk full, file missing, or permission denied."""
 
 
 class MissingKeyError(CacheError, KeyError):
-    """An image that the cache has no patches of."""
+    """Image is not in the cache."""
 
-    def __str__(self) -> str:  # KeyError would print the repr of the message
+    def __str__(self) -> str:  # KeyError would show the repr of the message
         return str(self.args[0]) if self.args else ""
+
+
+def abbreviate(value: Any) -> str:
+    """Return the repr of a value for an error message, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -38,9 +38,9 @@ from skimage import data, segmentation
 from tabulate import tabulate
 from torch import Tensor
 
-from proposal_cache.generators._sam_checkpoint import MODEL_TYPES
-from proposal_cache.generators._sam_decoder import DecodedPrompts, ImageTables
 from proposal_cache.generators.sam import SamGenerator, SamParameters
+from proposal_cache.generators.sam.checkpoint import MODEL_TYPES
+from proposal_cache.generators.sam.decoder import DecodedPrompts, ImageTables
 
 THRESHOLDS: dict[str, Any] = {"pred_iou_thresh": 0.8, "stability_score_thresh": 0.9, "box_nms_thresh": 0.7}
 SCALES = (50, 200, 800)  # of felzenszwalb's regions: a point's subpart, part and whole
@@ -185,7 +185,7 @@ def ours(sam: Sam, regions: RegionLogits, points_per_side: int, decoded: int) ->
             with watch.stage("decoder"):
                 prompts = real_decode(tables, points)
         else:
-            prompts = DecodedPrompts(torch.zeros(0), torch.zeros(0), tables.untouched)
+            prompts = DecodedPrompts(torch.zeros(0), torch.zeros(0), tables.initial)
         done += len(points)
         with watch.stage("paused"):
             replaced = DecodedPrompts(regions.predicted_iou(points), prompts.mask_weights, prompts.image)

@@ -23,9 +23,9 @@ from detectron2.data.detection_utils import read_image
 from tabulate import tabulate
 from tqdm import tqdm
 
+from proposal_cache.generation.sources import from_folder
 from proposal_cache.generators.base import Generator
 from proposal_cache.generators.regions import RegionGenerator
-from proposal_cache.sources import from_folder
 from samcp.errors import USER_ERRORS, UsageError
 from samcp.predictor import Predictor
 

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from proposal_cache import CacheError, PatchCache
+from proposal_cache.generation.pipeline import Summary
+from proposal_cache.generation.ranks import Ranks
+from proposal_cache.generation.sources import ImageFile, SourceError, from_folder, from_list, image_key, with_boxes
+from proposal_cache.generation.together import generate_together
 from proposal_cache.generators.base import Generator
 from proposal_cache.generators.crops import CropGenerator
 from proposal_cache.generators.refine import RefineGenerator
 from proposal_cache.generators.regions import RegionGenerator
-from proposal_cache.pipeline import Summary
-from proposal_cache.ranks import Ranks
-from proposal_cache.sources import ImageFile, SourceError, from_folder, from_list, image_key, with_boxes
-from proposal_cache.together import generate_together
 
 _MAX_CROPS = 255  # a cache can name 256 sources: one for each crop, one for the second look
 

@@ -17,9 +17,9 @@ from detectron2.engine import default_argument_parser, default_setup
 from tabulate import tabulate
 
 from proposal_cache import image_key
+from proposal_cache.generation.pipeline import generate
+from proposal_cache.generation.sources import from_list
 from proposal_cache.generators.regions import RegionGenerator
-from proposal_cache.pipeline import generate
-from proposal_cache.sources import from_list
 from samcp.config import load_config
 from samcp.data.datasets.subset import register_subset
 from samcp.data.patch_caches import image_root

@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from proposal_cache import PatchCache
-from proposal_cache.sources import ImageFile, from_folder, image_size, read_image
+from proposal_cache.generation.sources import ImageFile, from_folder, image_size, read_image
 from samcp.data.files import replacing, write_json, write_label_map, write_panoptic_ids
 from samcp.errors import USER_ERRORS
 from samcp.predictor import Answer, Predictor

@@ -10,9 +10,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from proposal_cache import image_key
+from proposal_cache.generation.pipeline import generate
+from proposal_cache.generation.sources import from_list
 from proposal_cache.generators.regions import RegionGenerator
-from proposal_cache.pipeline import generate
-from proposal_cache.sources import from_list
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.datasets.synthetic.register import register_synthetic
 

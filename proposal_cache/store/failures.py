@@ -1,32 +1,25 @@
-"""Images that could not be done: each rank's journal, until `join` puts them into the manifest."""
+"""Journals of images that failed, one per rank, until `finalize` copies them to the manifest."""
 
 import json
-import os
 import re
 from pathlib import Path
 
 from proposal_cache.errors import StorageError
-from proposal_cache.store.arrays import list_directory
+from proposal_cache.store.durable import append_durably, list_directory
 
 JOURNAL_NAME = re.compile(r"failures-r(\d{3,6})\.jsonl")
 
 
 def record_failure(cache: Path, rank: int, key: str, reason: str) -> None:
-    """Appends to the rank's journal, durably."""
+    """Append a failed image to the rank's journal."""
     path = cache / f"failures-r{rank:03d}.jsonl"
-    # The newline in front ends a line that a crash may have left half written.
+    # The leading newline ends a line that a crash may have left incomplete.
     line = "\n" + json.dumps({"key": key, "reason": reason}) + "\n"
-    try:
-        with open(path, "ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+    append_durably(path, line.encode())
 
 
 def read_failures(cache: Path) -> dict[str, str]:
-    """The last reason for each key in all journals; half-written lines are passed over."""
+    """Return the last reason per key from all journals; incomplete lines are skipped."""
     failures = {}
     for path in list_directory(cache):
         if not JOURNAL_NAME.fullmatch(path.name):

@@ -12,9 +12,9 @@ from detectron2.config import CfgNode, get_cfg
 from PIL import Image
 
 from proposal_cache import PatchCache
+from proposal_cache.generation.pipeline import generate
+from proposal_cache.generation.sources import ImageFile, from_folder
 from proposal_cache.generators.regions import RegionGenerator
-from proposal_cache.pipeline import generate
-from proposal_cache.sources import ImageFile, from_folder
 from samcp import SAMCP, add_samcp_config
 from samcp.checkpoint import Checkpointer
 from samcp.data.ground_truth import read_label_map, read_panoptic_ids

@@ -158,7 +158,7 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.AFFINITY_THRESHOLD = 0.3  # panoptic: least maximal affinity of an entity
     cfg.MODEL.SAMCP.TEST.MEMBER_THRESHOLD = 0.5  # normalised affinity above which a patch is a member
     cfg.MODEL.SAMCP.TEST.OVERLAP_THRESHOLD = 0.8  # panoptic: least share of its area an entity must keep
-    # Which class or entity gets a pixel where patches overlap: by the "mean" of the patches or by 4.1's rule, "paper".
+    # Rule for pixels where patches overlap: the "mean" of their scores, or 4.1's ("paper").
     cfg.MODEL.SAMCP.TEST.MERGE = "mean"
     # By the mean, a pixel needs more evidence of its class than this, twice the probability that scores start at;
     # otherwise it is left unlabeled.

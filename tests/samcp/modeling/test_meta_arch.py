@@ -104,6 +104,8 @@ SWITCHES = [
     ("DENOISING.ENABLED", False),
     ("LOSS.MASK_FOCAL", 0.0),
     ("LOSS.DICE", 0.0),
+    ("LOSS.SELF_AFFINITY", 0.5),
+    ("LOSS.THINGS_ONLY", False),
 ]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from detectron2.data import detection_utils
 from PIL import Image, ImageOps
 
-from proposal_cache.sources import check_depth
+from proposal_cache.generation.sources import check_depth
 from samcp.errors import DataError
 
 

@@ -1,4 +1,4 @@
-"""From affinities and scores to segmentations, by RLEs (METHOD 8; paper 4.1)."""
+"""Segmentations and prompt scores from query predictions (METHOD 8; paper 4.1)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -6,30 +6,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
-from numpy.typing import NDArray
 from torch import Tensor
 
-from proposal_cache import Patches, rle
-from proposal_cache.cells import Cells
+from proposal_cache import Patches
 from samcp.modeling.affinity_decoder import normalize_affinity
+from samcp.modeling.overlaps import UNLABELED, paint_best_class, paint_entities, region_scores, vote_for_entities
 from samcp.structures import RLEMasks
 
-UNLABELED = -1  # in a semantic label map, where no patch lies
 MERGE_RULES = ("mean", "paper")
-
-_MAJORITY = 0.5
-_CELLS_AT_ONCE = 4096  # so that the memory that many patches with ragged borders need stays small
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the queries of one image say. Tensors on any device; N is the image's own number of patches.
+    """Query predictions for one image with N patches. Tensors on any device.
 
     Attributes:
-        semantic_classes: (S,) the class of every semantic query.
+        semantic_classes: (S,) class of each semantic query.
         semantic_scores: (S,) probability that the class is in the image.
         semantic_affinity: (S, N) in [0, 1].
-        instance_scores: (M, C) probability of every class; only things count.
+        instance_scores: (M, C) probability of each class; only those of things are used.
         instance_affinity: (M, N) in [0, 1].
     """
 
@@ -48,12 +43,11 @@ class Inference:
         num_classes: C.
         semantic_on, instance_on, panoptic_on: which outputs to make.
         top_instances: how many (query, class) pairs become instances, and how many queries panoptic entities.
-        semantic_threshold: "mean" rule of :meth:`semantic`: least evidence of a pixel's class.
-        score_threshold, affinity_threshold, overlap_threshold: least class score, least maximal affinity and least
-            kept share of the area of a panoptic entity.
+        semantic_threshold: minimum mean score of a pixel's class under the "mean" rule of :meth:`semantic`.
+        score_threshold, affinity_threshold, overlap_threshold: minimum class score, maximum affinity and remaining
+            fraction of the area of a panoptic entity.
         member_threshold: normalised affinity above which a patch belongs to a query.
-        merge: "mean" or "paper": how pixels are resolved where patches of several classes or entities overlap; see
-            :meth:`semantic` and :meth:`panoptic`.
+        merge: "mean" or "paper", the rule for pixels where patches overlap; see :meth:`semantic` and :meth:`panoptic`.
         sem_seg_scores: return (C, H, W) scores instead of a label map.
         prompts_on: return the predictions themselves, for an evaluation of the prompts.
     """
@@ -93,7 +87,7 @@ class Inference:
         self.prompts_on = prompts_on
 
     def set_classes(self, thing_classes: Iterable[int], num_classes: int) -> None:
-        """Number the classes anew; as the constructor's arguments."""
+        """Change the classes; arguments as in the constructor."""
         self.thing_classes = torch.tensor(sorted(thing_classes), dtype=torch.long)
         self.num_classes = num_classes
 
@@ -101,7 +95,7 @@ class Inference:
         """Compute the outputs that are switched on.
 
         Returns:
-            Any of ``sem_seg``, ``instances``, ``panoptic_seg`` and ``predictions``; see :meth:`samcp.SAMCP.forward`.
+            Any of ``sem_seg``, ``instances`` and ``panoptic_seg`` (see :meth:`samcp.SAMCP.forward`), ``predictions``.
         """
         predictions = Predictions(*(value.cpu() for value in vars(predictions).values()))
         result: dict[str, object] = {}
@@ -116,15 +110,14 @@ class Inference:
         return result
 
     def semantic(self, predictions: Predictions, patches: Patches) -> Tensor:
-        """The class of every pixel.
+        """Compute the class of each pixel.
 
         "paper" (4.1): each class is the union of its queries' member patches, and a pixel gets the class of the highest
-        score. "mean": a patch has, for every class, the highest score times affinity of the class's queries, and a
-        pixel gets the class whose mean over the patches that cover it is highest, see :func:`cell_scores`, unless this
-        does not exceed ``semantic_threshold``.
+        score. "mean": a pixel gets the class with the highest area-weighted mean of :meth:`patch_class_scores` over the
+        patches that cover it, if that exceeds ``semantic_threshold``.
 
         Returns:
-            (H, W) int64, ``UNLABELED`` where no patch or no class is; or (C, H, W) float scores.
+            (H, W) int64, ``UNLABELED`` where there is no patch or no class; or (C, H, W) float scores.
         """
         if self.merge == "paper":
             members = self.members(predictions.semantic_affinity), self.members(predictions.instance_affinity)
@@ -133,16 +126,16 @@ class Inference:
             )
         values = self.patch_class_scores(predictions)
         if self.merge == "paper" and not self.sem_seg_scores:
-            return torch.from_numpy(_paint_best(values, patches))
-        cells = patches.cells()
-        scores = cell_scores(values, cells, patches.areas, "max" if self.merge == "paper" else "mean")
+            return torch.from_numpy(paint_best_class(values, patches))
+        partition = patches.partition()
+        scores = region_scores(values, partition, patches.areas, "max" if self.merge == "paper" else "mean")
         if self.sem_seg_scores:
-            return torch.from_numpy(cells.paint(scores).transpose(2, 0, 1).copy())
+            return torch.from_numpy(partition.paint(scores).transpose(2, 0, 1).copy())
         known = scores.max(axis=1) > self.semantic_threshold
-        return torch.from_numpy(cells.paint(np.where(known, scores.argmax(axis=1), UNLABELED)))
+        return torch.from_numpy(partition.paint(np.where(known, scores.argmax(axis=1), UNLABELED)))
 
     def instances(self, predictions: Predictions, patches: Patches) -> Instances:
-        """The best (query, thing class) pairs; a mask is the union of the query's patches."""
+        """Return the top-k (query, thing class) pairs as instances; each mask is the union of the query's patches."""
         scores = predictions.instance_scores[:, self.thing_classes]
         members = self.members(predictions.instance_affinity)
         scores = scores * members.any(-1, keepdim=True)
@@ -161,21 +154,21 @@ class Inference:
         return result
 
     def panoptic(self, predictions: Predictions, patches: Patches) -> tuple[Tensor, list[dict]]:
-        """Semantic regions of stuff and instances of things, each a union of patches.
+        """Compute a map of stuff regions and thing instances.
 
-        "paper" (4.1): a pixel in several goes to the entity of the highest score. "mean": to that of the highest mean
-        score times affinity over the patches that cover it; see :func:`cell_scores`. An entity that keeps too little of
-        its area is dropped.
+        "paper" (4.1): a pixel in several entities gets the one of the highest score. "mean": the one of the highest
+        area-weighted mean of score times affinity over the patches that cover it. An entity that keeps less than
+        ``overlap_threshold`` of its area is dropped.
 
         Returns:
-            (H, W) int32 map of segment ids, 0 where there is none, and one dict a segment.
+            (H, W) int32 map of segment ids, 0 where there is none, and one dict per segment.
         """
         classes, scores, affinity = self._panoptic_entities(predictions)
         members = self.members(affinity)
         if self.merge == "paper":
-            canvas, areas = _paint_entities(scores, _union(members, patches))
+            canvas, areas = paint_entities(scores, _union(members, patches))
         else:
-            canvas, areas = _share_out(scores[:, None] * affinity, members, patches)
+            canvas, areas = vote_for_entities(scores[:, None] * affinity, members, patches)
         kept = np.bincount(canvas.ravel(), minlength=len(areas) + 1)[1:]
         keep = (kept > 0) & (kept >= self.overlap_threshold * areas)
         renumber = np.concatenate([[0], np.cumsum(keep) * keep])
@@ -192,7 +185,7 @@ class Inference:
         return torch.from_numpy(renumber[canvas].astype(np.int32)), segments
 
     def _panoptic_entities(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
-        """Class, score and affinities of the entities above the thresholds; each query has its best class."""
+        """Return class, score and affinities of the entities above the thresholds; one class per query, its best."""
         is_stuff = ~torch.isin(predictions.semantic_classes, self.thing_classes)
         classes = [predictions.semantic_classes[is_stuff]]
         scores = [predictions.semantic_scores[is_stuff]]
@@ -208,10 +201,10 @@ class Inference:
         return all_classes[kept], all_scores[kept], all_affinity[kept]
 
     def patch_class_scores(self, predictions: Predictions) -> Tensor:
-        """Prompt I, (N, C): the highest score times affinity that any query of a class has for a patch.
+        """Compute Prompt I, (N, C): the maximum of score times affinity over the queries of a class, per patch.
 
-        A class with a semantic query is scored by it alone, a thing without one by the instance queries. A patch's own
-        query does not suffice: unless it is matched, it is taught no class at all.
+        A class with a semantic query is scored by that query, other things by the instance queries. A patch's own query
+        is not enough: an unmatched query is taught no class.
         """
         num_patches = predictions.semantic_affinity.shape[1]
         values = torch.zeros(num_patches, self.num_classes)
@@ -225,11 +218,11 @@ class Inference:
         return values
 
     def same_instance(self, predictions: Predictions, classes: Sequence[int]) -> Tensor:
-        """Prompt II, (N, N), symmetric: whether two patches belong to one instance of any of some thing classes.
+        """Compute Prompt II, (N, N): the probability that two patches belong to one instance of some thing classes.
 
-        P(i, j) = max over instance queries m of s_m (Ā_mi Ā_mj)^½, where s_m is the highest score of `classes` and Ā
-        the normalised affinity: two patches are one instance if a query that is sure of the class claims both. The row
-        of a patch's own query would not do: an unmatched one is taught its own patch alone.
+        P(i, j) = max over instance queries m of s_m (Ā_mi Ā_mj)^½, with s_m the highest score of `classes` and Ā the
+        normalised affinity. So two patches are one instance if a confident query contains both. The affinities of a
+        patch's own query are not enough: an unmatched query is taught its own patch alone.
         """
         num_patches = predictions.instance_affinity.shape[1]
         joint = torch.zeros(num_patches, num_patches)
@@ -244,103 +237,18 @@ class Inference:
         return joint
 
     def members(self, affinity: Tensor) -> Tensor:
-        """(M, N) bool: which patches belong to which query."""
+        """Return which patches belong to which query, (M, N) bool."""
         if affinity.shape[1] == 0:
             return torch.zeros_like(affinity, dtype=torch.bool)
         everywhere = torch.ones(affinity.shape[1], dtype=torch.bool, device=affinity.device)
         return normalize_affinity(affinity, everywhere) > self.member_threshold
 
 
-def paint(
-    rles: tuple[bytes, ...],
-    order: NDArray[np.integer],
-    values: NDArray[np.integer],
-    height: int,
-    width: int,
-    background: int,
-) -> NDArray[np.int64]:
-    """Write ``values[i]`` where mask ``i`` lies, for i in ``order``, later ones over earlier ones: (height, width)."""
-    runs = rle.decode_runs(rles, height, width)
-    canvas = np.full(height * width, background, dtype=np.int64)
-    for i in order:
-        ends = runs.ends[runs.first[i] : runs.first[i + 1]].tolist()
-        value = values[i]
-        for start, stop in zip(ends[::2], ends[1::2], strict=False):
-            canvas[start:stop] = value
-    return np.ascontiguousarray(canvas.reshape(width, height).T)
-
-
 def _union(members: Tensor, patches: Patches) -> Patches:
-    """One mask a row of ``members`` (M, N): the union of its patches."""
+    """Merge the patches of each row of ``members`` (M, N) into one mask."""
     groups = [row.nonzero().squeeze(1).tolist() for row in members]
     return Patches.from_rles(patches.height, patches.width, patches.union(groups))
 
 
 def _max(affinity: Tensor) -> Tensor:
     return affinity.amax(-1) if affinity.shape[-1] else affinity.new_zeros(len(affinity))
-
-
-def _share_out(values: Tensor, members: Tensor, patches: Patches) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
-    """Whose every pixel is, by what the patches that cover it say together.
-
-    An entity's own area, of which it must keep enough, is where at least half of what is said is said by its members,
-    as a mask elsewhere is where its probability is a half: by the union, one patch that is too large condemns it.
-
-    Args:
-        values: (M, N) of M entities.
-        members: (M, N) bool.
-
-    Returns:
-        (H, W), 1 + the entity, 0 where the patches say nothing; and (M,) the areas.
-    """
-    if not len(values):
-        return np.zeros((patches.height, patches.width), dtype=np.int64), np.zeros(0, dtype=np.int64)
-    cells = patches.cells()
-    both = cell_scores(torch.cat([values * members, members.float()]).T, cells, patches.areas)
-    scores, shares = np.split(both, 2, axis=1)
-    canvas = cells.paint(np.where(scores.max(axis=1) > 0, scores.argmax(axis=1) + 1, 0))
-    return canvas, cells.areas @ (shares >= _MAJORITY)
-
-
-def _paint_entities(scores: Tensor, entities: Patches) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
-    """The same by the highest score (M,) alone; of equal scores the smaller entity stays visible."""
-    order = np.lexsort((-entities.areas, scores.numpy()))
-    ids = np.arange(1, len(entities) + 1)
-    canvas = paint(entities.rles, order, ids, entities.height, entities.width, background=0)
-    return canvas, entities.areas
-
-
-def _paint_best(values: Tensor, patches: Patches) -> NDArray[np.int64]:
-    """(H, W): the best class of the patch that is surest of one, of equally sure ones the smallest."""
-    best, label = (column.numpy() for column in values.max(-1))
-    order = np.lexsort((-patches.areas, best))
-    order = order[best[order] > 0]
-    return paint(patches.rles, order, label, patches.height, patches.width, background=UNLABELED)
-
-
-def cell_scores(values: Tensor, cells: Cells, areas: NDArray[np.integer], merge: str = "mean") -> NDArray[np.float32]:
-    """What the patches that cover a cell say of it together.
-
-    "mean" is the mean of their values weighted by the reciprocal of each patch's area: one that covers much of the
-    image says little of any single pixel. "max" is the highest value.
-
-    Args:
-        values: (N, K) of patches.
-        areas: (N,) of patches, in pixels.
-
-    Returns:
-        (A, K), 0 where no patch lies.
-    """
-    said, weights = values.numpy(), 1 / np.maximum(areas, 1).astype(np.float32)
-    scores = np.zeros((len(cells.covers), said.shape[1]), np.float32)
-    for first in range(0, len(scores), _CELLS_AT_ONCE):
-        block = slice(first, first + _CELLS_AT_ONCE)
-        covers = cells.covers[block]
-        if merge == "max":
-            for k, column in enumerate(said.T):
-                scores[block, k] = (covers * column).max(axis=1, initial=0)
-        else:
-            shares = covers * weights
-            total = shares.sum(axis=1, keepdims=True)
-            scores[block] = shares @ said / np.where(total > 0, total, 1)
-    return scores

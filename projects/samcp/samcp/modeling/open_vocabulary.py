@@ -65,7 +65,7 @@ class ScoreFusion:
 
 
 def mask_weights(members: Tensor, patches: Patches, size: tuple[int, int], stride: int) -> Tensor:
-    """How much of each cell of a feature map lies in each union of patches.
+    """Compute the area of each union of patches inside each cell of a feature map.
 
     Args:
         members: (Q, N) bool, the patches of each union.
@@ -79,15 +79,15 @@ def mask_weights(members: Tensor, patches: Patches, size: tuple[int, int], strid
     height, width = (-(-side // stride) for side in size)
     if not len(patches) or not len(members):
         return torch.zeros(len(members), height, width)
-    cells = patches.cells()
+    partition = patches.partition()
     rows, columns = (
         ((np.arange(pixels) + 0.5) * side / pixels // stride).astype(np.int64)
         for pixels, side in ((patches.height, size[0]), (patches.width, size[1]))
     )
     place = rows[:, None] * width + columns
-    cell = cells.paint(np.arange(len(cells.covers)))
+    region = partition.paint(np.arange(len(partition.membership)))
     counts = sparse.csr_matrix(
-        (np.ones(cell.size, np.float32), (cell.ravel(), place.ravel())), (len(cells.covers), height * width)
+        (np.ones(region.size, np.float32), (region.ravel(), place.ravel())), (len(partition.membership), height * width)
     )
-    inside = (members.cpu().numpy().astype(np.float32) @ cells.covers.T.astype(np.float32)) > 0
+    inside = (members.cpu().numpy().astype(np.float32) @ partition.membership.T.astype(np.float32)) > 0
     return torch.from_numpy((counts.T @ inside.T.astype(np.float32)).T.reshape(-1, height, width).copy())

@@ -11,7 +11,7 @@ from detectron2.data import Metadata
 from PIL import Image
 
 from proposal_cache import PatchCache
-from proposal_cache.pipeline import coverage
+from proposal_cache.generation.pipeline import coverage
 from samcp.data.image_io import read_image
 from samcp.visualization.pages import Row, Section, write_page
 from samcp.visualization.panels import paint_patches, panel

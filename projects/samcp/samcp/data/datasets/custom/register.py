@@ -33,7 +33,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from proposal_cache.sources import SUFFIXES, image_key
+from proposal_cache.generation.sources import SUFFIXES, image_key
 from samcp.data.datasets.catalog import register
 from samcp.data.datasets.custom.description import (
     check_classes,

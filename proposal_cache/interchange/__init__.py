@@ -1,0 +1,1 @@
+"""Import and export of caches in the formats of other programs."""

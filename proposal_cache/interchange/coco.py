@@ -1,0 +1,317 @@
+"""Import of COCO results and panoptic json files as caches, and export of caches as COCO results."""
+
+import hashlib
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from proposal_cache import rle
+from proposal_cache.errors import CacheError, abbreviate
+from proposal_cache.generation.sources import image_key
+from proposal_cache.patches import Patches
+from proposal_cache.store import CacheWriter, PatchCache
+from proposal_cache.store.durable import atomic_file
+from proposal_cache.store.format import check_key
+
+_MAX_SOURCES = 256  # Patches.source is uint8
+_MAX_SCORE = float(np.finfo(np.float32).max)
+
+Descriptions = list[dict[str, Any]]
+PathLike = str | os.PathLike[str]
+
+
+class InterchangeError(CacheError):
+    """File to import is invalid; the message names the file and the entry."""
+
+
+class _Image(NamedTuple):
+    """Image entry of a COCO json."""
+
+    key: str
+    height: int
+    width: int
+
+
+class _Result(NamedTuple):
+    """Entry of COCO results; score is NaN if missing."""
+
+    counts: bytes
+    score: float
+    category: int | str | None
+
+
+def import_results(
+    results: PathLike,
+    annotations: PathLike,
+    output: PathLike,
+    dataset: str,
+    *,
+    labels: bool = False,
+    scores: bool = True,
+    progress: bool = False,
+) -> None:
+    """Import COCO results, a list of {"image_id", "category_id", "segmentation", "score"}, as a cache.
+
+    All entries are validated before anything is written. If interrupted, the same call continues.
+
+    Args:
+        results: json file.
+        annotations: COCO json whose `images` give each image's id, file name (hence its key) and size. Images without
+            results get zero patches.
+        output: directory of the cache.
+        dataset: name of the dataset.
+        labels: store each category as a separate source; otherwise categories are dropped.
+        scores: store scores as predicted IoU; otherwise they are dropped.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InterchangeError: if a file is invalid.
+    """
+    entries = _load(results)
+    if not isinstance(entries, list):
+        raise InterchangeError(f"{results} is not COCO results, which are a list; for panoptic PNGs give --panoptic")
+    images = _images(annotations)
+    found: dict[Any, list[_Result]] = {image_id: [] for image_id in images}
+    for number, entry in enumerate(entries):
+        image_id = entry.get("image_id") if isinstance(entry, dict) else None
+        if not isinstance(image_id, int | str) or image_id not in found or "segmentation" not in entry:
+            raise InterchangeError(
+                f"entry {number} of {results} has no segmentation, or its image_id {image_id!r} is not in {annotations}"
+            )
+        try:
+            found[image_id].append(_read_result(entry, images[image_id], labels))
+        except CacheError as error:
+            raise InterchangeError(f"entry {number} of {results}, of image {image_id!r}: {error}") from error
+    categories = _categories((result.category for per_image in found.values() for result in per_image), labels)
+    sources = _sources(results, categories, _names(annotations), scores)
+    with CacheWriter(output, sources, dataset) as writer:
+        for image_id, image in tqdm(images.items(), "importing", unit="image", disable=not progress):
+            if image.key in writer.done:
+                continue
+            per_image = found[image_id]
+            patches = Patches.from_rles(
+                image.height,
+                image.width,
+                [result.counts for result in per_image],
+                predicted_iou=[result.score for result in per_image] if scores else None,
+                source=[categories.index(result.category) if labels else 0 for result in per_image],
+            )
+            writer.add(image.key, patches.select(patches.areas > 0))
+
+
+def import_panoptic(
+    annotations: PathLike,
+    png_root: PathLike,
+    output: PathLike,
+    dataset: str,
+    *,
+    labels: bool = False,
+    progress: bool = False,
+) -> None:
+    """Import COCO panoptic results as a cache, one patch per segment.
+
+    Args:
+        annotations: panoptic json.
+        png_root: folder of its PNGs.
+        output, dataset, labels, progress: as in `import_results`.
+
+    Raises:
+        InterchangeError: if a file is invalid.
+    """
+    content = _load(annotations)
+    try:
+        file_names = {image["id"]: image["file_name"] for image in content.get("images", ())}
+        entries = [
+            (
+                str(file_names.get(entry["image_id"], entry["file_name"])),
+                str(entry["file_name"]),
+                {int(s["id"]): _category(s.get("category_id")) if labels else None for s in entry["segments_info"]},
+            )
+            for entry in content["annotations"]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InterchangeError(f"{annotations} is not a COCO panoptic json: {error!r}") from error
+    keys = [_key(annotations, image_name) for image_name, _, _ in entries]
+    _check_unique(annotations, keys)
+    categories = _categories((c for _, _, segments in entries for c in segments.values()), labels)
+    sources = _sources(annotations, categories, _names(annotations), scores=False)
+    with CacheWriter(output, sources, dataset) as writer:
+        images = zip(keys, entries, strict=True)
+        for key, (_, png_name, segments) in tqdm(images, "importing", len(keys), unit="image", disable=not progress):
+            if key in writer.done:
+                continue
+            ids, rles, (height, width) = _read_segments(Path(png_root) / png_name)
+            unknown = set(ids) - segments.keys() - {0}  # 0 is void
+            if unknown:
+                raise InterchangeError(
+                    f"{png_name} has segments that {annotations} does not list: {sorted(unknown)[:5]}"
+                )
+            kept = [i for i, segment_id in enumerate(ids) if segment_id in segments]
+            source = [categories.index(segments[ids[i]]) if labels else 0 for i in kept]
+            writer.add(key, Patches.from_rles(height, width, [rles[i] for i in kept], source=source))
+
+
+def export_results(
+    cache: PatchCache, output: PathLike, annotations: PathLike | None = None, *, progress: bool = False
+) -> int:
+    """Export a cache as COCO results, one entry per patch.
+
+    `category_id` is 1, `score` the predicted IoU (1 if there is none), `source` the generator's name. Images that
+    failed during generation are skipped with a warning on stderr.
+
+    Args:
+        cache: to export.
+        output: json file to write.
+        annotations: COCO json whose images are exported under their ids; None to export all images with their key as
+            `image_id`.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The number of patches written.
+
+    Raises:
+        InterchangeError: if `annotations` is invalid.
+        MissingKeyError: if it contains an image that is not in the cache.
+        StorageError: if `output` cannot be written.
+    """
+    ids = {image.key: i for i, image in _images(annotations).items()} if annotations else {key: key for key in cache}
+    path, count = Path(output), 0
+    with atomic_file(path) as file:
+        file.write(b"[")
+        for entry in _entries(cache, ids, progress):
+            file.write((("," if count else "") + "\n" + json.dumps(entry)).encode())
+            count += 1
+        file.write(b"\n]\n")
+    return count
+
+
+def _entries(cache: PatchCache, ids: Mapping[str, Any], progress: bool) -> Iterator[dict[str, Any]]:
+    names = [generator.get("name") for generator in cache.manifest.generators]
+    for key, image_id in tqdm(ids.items(), "exporting", unit="image", disable=not progress):
+        if key not in cache and key in cache.manifest.failures:
+            tqdm.write(f"warning: skipped {key}: {cache.manifest.failures[key]}", file=sys.stderr)
+            continue
+        patches = cache[key]
+        for i, (x0, y0, x1, y1) in enumerate(patches.boxes.tolist()):
+            score = float(patches.predicted_iou[i])
+            yield {
+                "image_id": image_id,
+                "category_id": 1,
+                "segmentation": rle.to_json(patches.rles[i], patches.height, patches.width),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": int(patches.areas[i]),
+                "score": score if math.isfinite(score) else 1.0,
+                "source": names[patches.source[i]],
+            }
+
+
+def _read_segments(png: Path) -> tuple[list[int], list[bytes], tuple[int, int]]:
+    """Return the segment ids of a panoptic PNG, their masks, and the image size."""
+    try:
+        with Image.open(png) as image:
+            pixels = np.asarray(image.convert("RGB"), np.int64)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InterchangeError(f"{png} cannot be read as a panoptic PNG: {error}") from error
+    ids, rles = rle.encode_labels(pixels @ np.array([1, 256, 65536]))
+    return ids.tolist(), rles, (pixels.shape[0], pixels.shape[1])
+
+
+def _read_result(entry: Mapping[str, Any], image: _Image, labels: bool) -> _Result:
+    score = entry.get("score", math.nan)
+    if "score" in entry and (type(score) not in (int, float) or not -_MAX_SCORE <= score <= _MAX_SCORE):
+        raise InterchangeError(f"score {abbreviate(score)} is not a finite number")
+    category = _category(entry.get("category_id")) if labels else None
+    return _Result(rle.from_json(entry["segmentation"], image.height, image.width), float(score), category)
+
+
+def _category(category: Any) -> int | str | None:
+    if category is not None and not isinstance(category, int | str):
+        raise InterchangeError(f"category_id {abbreviate(category)} is neither a number nor a string")
+    return category
+
+
+def _categories(found: Iterable[int | str | None], labels: bool) -> list[int | str | None]:
+    """Return the categories that become sources, sorted; [None] if labels are dropped."""
+    return sorted(set(found), key=str) if labels else [None]
+
+
+def _sources(file: PathLike, categories: Sequence[Any], names: Mapping[Any, str], scores: bool) -> Descriptions:
+    if len(categories) > _MAX_SOURCES:
+        raise InterchangeError(
+            f"{file} has {len(categories)} categories; a cache keeps labels of {_MAX_SOURCES} at most"
+        )
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    common = {"name": "imported", "file": Path(file).name, "sha256": digest, "scores": scores}
+    if list(categories) == [None]:
+        return [common]
+    return [{**common, "category_id": number, "category": names.get(number)} for number in categories] or [common]
+
+
+def _images(annotations: PathLike) -> dict[Any, _Image]:
+    """Return the images of a COCO json by id."""
+    content = _load(annotations)
+    try:
+        entries = [
+            (image["id"], str(image["file_name"]), int(image["height"]), int(image["width"]))
+            for image in content["images"]
+        ]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InterchangeError(
+            f"{annotations} is not a COCO json whose images have id, file_name, height and width: {error!r}"
+        ) from error
+    images: dict[Any, _Image] = {}
+    for image_id, name, height, width in entries:
+        if not isinstance(image_id, int | str) or image_id in images:
+            raise InterchangeError(
+                f"{annotations} has {name} with the id {abbreviate(image_id)}: ids must be unique numbers or strings"
+            )
+        if height < 1 or width < 1 or height * width > rle.MAX_PIXELS:
+            raise InterchangeError(f"{annotations} has {name} with the invalid size {height} x {width}")
+        images[image_id] = _Image(_key(annotations, name), height, width)
+    _check_unique(annotations, [image.key for image in images.values()])
+    return images
+
+
+def _key(annotations: PathLike, name: str) -> str:
+    """Return the key of an image with this file name."""
+    try:
+        key = image_key(name, ".")
+        check_key(key)
+    except CacheError as error:
+        raise InterchangeError(f"{annotations} has the image {name!r}: {error}") from error
+    return key
+
+
+def _check_unique(annotations: PathLike, keys: Sequence[str]) -> None:
+    key, count = max(Counter(keys).items(), key=lambda item: item[1], default=("", 0))
+    if count > 1:
+        raise InterchangeError(
+            f"{annotations} has {count} images with the key {key!r} (the name without suffix): "
+            "keys must be unique, so rename or remove all but one"
+        )
+
+
+def _names(annotations: PathLike) -> dict[Any, str]:
+    content = _load(annotations)
+    categories = content.get("categories", []) if isinstance(content, dict) else []
+    if not isinstance(categories, list) or not all(isinstance(category, dict) for category in categories):
+        raise InterchangeError(f"the categories of {annotations} are not a list of objects with id and name")
+    return {_category(c.get("id")): str(c.get("name")) for c in categories}
+
+
+def _load(path: PathLike) -> Any:
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise InterchangeError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InterchangeError(f"{path} is not valid json: {error}") from error

@@ -1,0 +1,84 @@
+"""Partition of an image into the atomic regions of overlapping masks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proposal_cache.rle.codec import IntArray, Intervals, decode_runs, foreground
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Atomic regions of an image: two pixels share a region if exactly the same masks cover them.
+
+    Per-pixel results that depend on the masks alone need to be computed only once per region.
+
+    Attributes:
+        height, width: image size in pixels.
+        starts: (S,) column-major pixel indices at which the region changes, ascending; the first is 0.
+        region: (S,) region of each run of pixels, 0..A-1.
+        membership: (A, N) bool, which masks cover each region; no two rows are equal.
+    """
+
+    height: int
+    width: int
+    starts: IntArray
+    region: IntArray
+    membership: NDArray[np.bool_]
+
+    @classmethod
+    def of_masks(cls, rles: Sequence[bytes], height: int, width: int) -> "Partition":
+        """Compute the partition of N masks in one sweep over their runs.
+
+        Raises:
+            MaskError: if counts do not describe a mask of this image size.
+        """
+        inside = foreground(decode_runs(rles, height, width))
+        pixels = height * width
+        starts = np.unique(np.concatenate([[0], inside.start, inside.stop[inside.stop < pixels]]))
+        first, last = np.searchsorted(starts, inside.start), np.searchsorted(starts, inside.stop)
+        spans = Intervals(first, last, inside.owner)
+        signatures = _signatures(spans, len(starts), len(rles))
+        _, example, region = np.unique(signatures, return_index=True, return_inverse=True)
+        order = np.argsort(example)  # number regions by their first pixel
+        return cls(height, width, starts, np.argsort(order)[region], _membership(spans, example[order], len(rles)))
+
+    @property
+    def areas(self) -> IntArray:
+        """(A,) pixels in each region."""
+        areas = np.zeros(len(self.membership), np.int64)
+        np.add.at(areas, self.region, self._lengths())
+        return areas
+
+    def paint(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return per-pixel values (H, W, ...) from per-region values (A, ...)."""
+        pixels = np.repeat(values[self.region], self._lengths(), axis=0)
+        return np.ascontiguousarray(pixels.reshape(self.width, self.height, *values.shape[1:]).swapaxes(0, 1))
+
+    def _lengths(self) -> IntArray:
+        """Return the pixels in each run, (S,)."""
+        return np.diff(self.starts, append=self.height * self.width)
+
+
+def _signatures(spans: Intervals, count: int, masks: int) -> NDArray[np.uint64]:
+    """Return a hash of the set of masks that cover each run, (count,).
+
+    The hash is a sum of one random number per mask; two different sets collide with probability 2^-64.
+    """
+    numbers = np.random.default_rng(0).integers(0, 2**64, masks, dtype=np.uint64)[spans.owner]
+    change = np.zeros(count + 1, np.uint64)
+    np.add.at(change, spans.start, numbers)
+    np.subtract.at(change, spans.stop, numbers)
+    return np.cumsum(change[:-1])
+
+
+def _membership(spans: Intervals, examples: IntArray, masks: int) -> NDArray[np.bool_]:
+    """Return which masks cover each of the runs `examples` (ascending), (A, masks)."""
+    begins, ends = np.searchsorted(examples, spans.start), np.searchsorted(examples, spans.stop)
+    change = np.zeros((len(examples) + 1, masks), np.int8)
+    np.add.at(change, (begins, spans.owner), 1)
+    np.subtract.at(change, (ends, spans.owner), 1)
+    return np.cumsum(change, axis=0, out=change)[:-1].view(bool)

@@ -1,0 +1,256 @@
+"""Encoding and decoding of COCO's compressed counts, vectorized over many masks.
+
+Counts are the lengths of the alternating runs of background and foreground, starting with background, in column-major
+order. From the fourth on, each is stored as the difference to the count two before. A number is written in groups of
+five bits, least significant first, one character per group; bit 0x20 marks that more groups follow.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from proposal_cache.errors import MaskError, abbreviate
+
+MAX_PIXELS = 2**31 - 1  # per image: pycocotools counts pixels in 32 bits
+
+_MAX_GROUPS = 7  # 35 bits hold every difference of two counts
+_MORE, _SIGN, _FIVE_BITS, _FIRST_CHARACTER = 0x20, 0x10, 0x1F, 48
+
+IntArray = NDArray[np.int64]
+
+
+class Runs(NamedTuple):
+    """Run boundaries of N masks; those of mask i are `ends[first[i]:first[i + 1]]`.
+
+    Attributes:
+        ends: (R,) column-major pixel index at which each run ends; the last one of a mask is height * width.
+        first: (N + 1,) index of each mask's first run. Even runs of a mask are background, odd runs foreground.
+    """
+
+    ends: IntArray
+    first: IntArray
+
+
+class Intervals(NamedTuple):
+    """Foreground runs: mask `owner[k]` covers the column-major pixel indices `start[k]:stop[k]`."""
+
+    start: IntArray
+    stop: IntArray
+    owner: IntArray
+
+
+def decode_runs(rles: Sequence[bytes], height: int, width: int) -> Runs:
+    """Decode N masks to run boundaries.
+
+    >>> rle.decode_runs([b"522"], height=3, width=3).ends
+    array([5, 7, 9])
+
+    Raises:
+        MaskError: if the image has no or too many pixels, or if counts are empty, truncated, negative, contain invalid
+            characters, or do not sum to height * width.
+    """
+    pixels = _pixel_count(height, width)
+    if not len(rles):
+        return Runs(np.zeros(0, np.int64), np.zeros(1, np.int64))
+    numbers, first = _decode_numbers(rles)
+    counts = _undo_differences(numbers, first)
+    _raise_for_first(
+        (counts < 0) | (counts > pixels), first, rles, f"a run is negative or longer than {height} x {width} pixels"
+    )
+    ends = np.cumsum(counts)
+    before = np.concatenate([[0], ends[first[1:-1] - 1]])
+    ends -= np.repeat(before, np.diff(first))
+    wrong = ends[first[1:] - 1] != pixels
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise MaskError(
+            f"mask {i} does not match the image size: its runs cover {ends[first[i + 1] - 1]} pixels, "
+            f"the image has {height} x {width} = {pixels}"
+        )
+    return Runs(ends, first)
+
+
+def check(rles: Sequence[bytes], height: int, width: int) -> None:
+    """Raise MaskError if counts do not describe a mask of this image size.
+
+    >>> rle.check([b"522"], height=3, width=2)
+    Traceback (most recent call last):
+    proposal_cache.errors.MaskError: mask 0 does not match the image size: its runs cover 7 pixels, ...
+    """
+    decode_runs(rles, height, width)
+
+
+def encode(masks: NDArray[Any]) -> list[bytes]:
+    """Encode binary masks (N, H, W), of any type; nonzero is foreground.
+
+    >>> rle.encode(np.eye(3, dtype=bool)[None])
+    [b'013000']
+    """
+    return [coco.encode(np.asfortranarray(mask != 0, np.uint8))["counts"] for mask in masks]
+
+
+def decode(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.bool_]:
+    """Decode masks to (N, height, width) bool.
+
+    >>> rle.decode([b"522"], height=3, width=3)[0].astype(int)
+    array([[0, 0, 1],
+           [0, 0, 0],
+           [0, 1, 0]])
+
+    Raises:
+        MaskError: if counts do not describe a mask of this image size.
+    """
+    check(rles, height, width)
+    if not rles:
+        return np.zeros((0, height, width), bool)
+    return coco.decode(to_coco(rles, height, width)).astype(bool).transpose(2, 0, 1)
+
+
+def to_coco(rles: Sequence[bytes], height: int, width: int) -> list[dict[str, Any]]:
+    """Return masks as pycocotools represents them.
+
+    >>> rle.to_coco([b"522"], height=3, width=3)
+    [{'size': [3, 3], 'counts': b'522'}]
+    """
+    return [{"size": [height, width], "counts": counts} for counts in rles]
+
+
+def encode_intervals(intervals: Intervals, count: int, height: int, width: int) -> list[bytes]:
+    """Encode `count` masks given by their foreground runs, sorted by owner, then start, without overlaps."""
+    pixels = _pixel_count(height, width)
+    start, stop, owner = _merge_adjacent(intervals)
+    per_mask = np.bincount(owner, minlength=count)
+    last = np.cumsum(per_mask) - 1
+    reaches_end = (per_mask > 0) & (stop[last] == pixels) if len(stop) else np.zeros(count, bool)
+    # A mask ends with a background run unless its foreground includes the last pixel.
+    first = np.concatenate([[0], np.cumsum(2 * per_mask + ~reaches_end)])
+    ends = np.full(first[-1], pixels, np.int64)
+    position = 2 * np.arange(len(owner)) + np.concatenate([[0], np.cumsum(~reaches_end)])[owner]
+    ends[position], ends[position + 1] = start, stop
+    counts = np.diff(ends, prepend=0)
+    counts[first[:-1]] = ends[first[:-1]]
+    return _encode_numbers(_differences(counts, first), first)
+
+
+def foreground(runs: Runs) -> Intervals:
+    """Return the foreground runs, sorted by owner, then start; runs of length 0 are dropped."""
+    per_mask = np.diff(runs.first)
+    owner = np.repeat(np.arange(len(per_mask)), per_mask)
+    index = np.arange(len(runs.ends)) - runs.first[owner]
+    odd = np.flatnonzero(index & 1)
+    start, stop = runs.ends[odd - 1], runs.ends[odd]
+    kept = start < stop  # some encoders write runs of length 0
+    return Intervals(start[kept], stop[kept], owner[odd][kept])
+
+
+def split_columns(intervals: Intervals, height: int) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """Split runs at column borders; return column, top, bottom (exclusive) and owner of each piece."""
+    first = intervals.start // height
+    last = (intervals.stop - 1) // height
+    pieces = last - first + 1
+    source = np.repeat(np.arange(len(pieces)), pieces)
+    column = np.arange(len(source)) - np.repeat(np.cumsum(pieces) - pieces, pieces) + first[source]
+    top = np.maximum(intervals.start[source] - column * height, 0)
+    bottom = np.minimum(intervals.stop[source] - column * height, height)
+    return column, top, bottom, intervals.owner[source]
+
+
+def _decode_numbers(rles: Sequence[bytes]) -> tuple[IntArray, IntArray]:
+    """Return the signed numbers of all masks, and the index of each mask's first number (N + 1,)."""
+    lengths = np.fromiter(map(len, rles), np.int64, len(rles))
+    if not lengths.all():
+        raise MaskError(
+            f"mask {int(np.argmin(lengths))} has empty counts (a mask without pixels has one background run)"
+        )
+    groups = np.frombuffer(b"".join(rles), np.uint8) - np.uint8(
+        _FIRST_CHARACTER
+    )  # below the first character: wraps around
+    mask_stop = np.cumsum(lengths)
+    ends_number = (groups & _MORE) == 0
+    last = np.flatnonzero(ends_number)
+    first = np.concatenate([[0], np.cumsum(ends_number)[mask_stop - 1]])
+    if groups.max() > _MORE + _FIVE_BITS:
+        i = int(np.searchsorted(mask_stop, np.argmax(groups > _MORE + _FIVE_BITS), side="right"))
+        raise MaskError(f"the counts of mask {i} contain invalid characters: {abbreviate(rles[i])}")
+    if not ends_number[mask_stop - 1].all():
+        i = int(np.argmin(ends_number[mask_stop - 1]))
+        raise MaskError(f"the counts of mask {i} end inside a number: {abbreviate(rles[i])}")
+    size = np.diff(last, prepend=-1)
+    _raise_for_first(size > _MAX_GROUPS, first, rles, f"a number is longer than {_MAX_GROUPS} characters")
+    numbers = (groups[last] & _FIVE_BITS).astype(np.int64)
+    numbers -= (numbers & _SIGN) << 1
+    for k in range(1, int(size.max())):
+        longer = np.flatnonzero(size > k)
+        numbers[longer] = (numbers[longer] << 5) | (groups[last[longer] - k] & _FIVE_BITS)
+    return numbers, first
+
+
+def _encode_numbers(numbers: IntArray, first: IntArray) -> list[bytes]:
+    """Inverse of `_decode_numbers`; use the fewest characters that preserve each number's sign."""
+    magnitude = numbers ^ (numbers >> 63)
+    size = np.ones(len(numbers), np.int64)
+    for k in range(1, _MAX_GROUPS):
+        size += magnitude >= 1 << (5 * k - 1)
+    stop = np.concatenate([[0], np.cumsum(size)])
+    text = np.empty(stop[-1], np.uint8)
+    for k in range(int(size.max(initial=0))):
+        longer = np.flatnonzero(size > k)
+        group = (numbers[longer] >> 5 * k) & _FIVE_BITS
+        text[stop[longer] + k] = group + np.where(size[longer] > k + 1, _MORE, 0) + _FIRST_CHARACTER
+    joined, cuts = text.tobytes(), stop[first].tolist()
+    return [joined[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+def _undo_differences(numbers: IntArray, first: IntArray) -> IntArray:
+    """Return counts from stored numbers: from index 3 of a mask on, a number is the difference to the count two before.
+
+    Counts at even and at odd indices are therefore two cumulative sums, computed as two columns of a table. Count 0 is
+    in neither.
+    """
+    per_mask = np.diff(first)
+    rows = (per_mask + 1) // 2
+    first_row = np.concatenate([[0], np.cumsum(rows)])
+    position = np.arange(len(numbers)) + np.repeat(2 * first_row[:-1] - first[:-1], per_mask)
+    table = np.zeros(2 * first_row[-1], np.int64)
+    table[position] = numbers
+    table[2 * first_row[:-1]] = 0
+    sums = np.cumsum(table.reshape(-1, 2), axis=0)
+    before = np.concatenate([np.zeros((1, 2), np.int64), sums[first_row[1:-1] - 1]])
+    counts = (sums - np.repeat(before, rows, axis=0)).ravel()[position]
+    counts[first[:-1]] = numbers[first[:-1]]
+    return counts
+
+
+def _differences(counts: IntArray, first: IntArray) -> IntArray:
+    """Inverse of `_undo_differences`."""
+    numbers = counts.copy()
+    index = np.arange(len(counts)) - np.repeat(first[:-1], np.diff(first))
+    later = np.flatnonzero(index > 2)
+    numbers[later] -= counts[later - 2]
+    return numbers
+
+
+def _merge_adjacent(intervals: Intervals) -> Intervals:
+    """Merge runs of one mask that touch."""
+    start, stop, owner = intervals
+    adjacent = (start[1:] == stop[:-1]) & (owner[1:] == owner[:-1])
+    begins, finishes = np.ones(len(start), bool), np.ones(len(start), bool)
+    begins[1:], finishes[:-1] = ~adjacent, ~adjacent
+    return Intervals(start[begins], stop[finishes], owner[begins])
+
+
+def _pixel_count(height: int, width: int) -> int:
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise MaskError(f"image size {height} x {width} is not supported: must have 1 to {MAX_PIXELS} pixels")
+    return height * width
+
+
+def _raise_for_first(bad: NDArray[np.bool_], first: IntArray, rles: Sequence[bytes], reason: str) -> None:
+    """Raise MaskError for the mask of the first bad number, if any."""
+    if bad.any():
+        i = int(np.searchsorted(first, np.argmax(bad), side="right")) - 1
+        raise MaskError(f"the counts of mask {i} are damaged: {reason}: {abbreviate(rles[i])}")

@@ -1,0 +1,226 @@
+"""Set operations and measures on masks, computed on their runs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from proposal_cache.errors import MaskError
+from proposal_cache.rle.codec import (
+    IntArray,
+    Intervals,
+    Runs,
+    check,
+    decode_runs,
+    encode_intervals,
+    foreground,
+    split_columns,
+    to_coco,
+)
+
+
+def area(rles: Sequence[bytes], height: int, width: int) -> IntArray:
+    """Return the number of pixels in each mask, (N,).
+
+    >>> rle.area([b"522"], height=3, width=3)
+    array([2])
+    """
+    return _areas(foreground(decode_runs(rles, height, width)), len(rles))
+
+
+def box(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.float32]:
+    """Return tight boxes (x0, y0, x1, y1) in pixels, (N, 4), maximum exclusive; zeros for an empty mask.
+
+    >>> rle.box([b"522"], height=3, width=3)
+    array([[1., 0., 3., 3.]], dtype=float32)
+    """
+    return _boxes(foreground(decode_runs(rles, height, width)), len(rles), height)
+
+
+def area_and_box(rles: Sequence[bytes], height: int, width: int) -> tuple[IntArray, NDArray[np.float32]]:
+    """Return `area` and `box`, decoding only once."""
+    inside = foreground(decode_runs(rles, height, width))
+    return _areas(inside, len(rles)), _boxes(inside, len(rles), height)
+
+
+def iop(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> NDArray[np.float64]:
+    """Return intersection over the area of the first mask, (N, M); 0 if that mask is empty.
+
+    >>> rle.iop([b"123"], [b"231"], height=3, width=2)
+    array([[0.5]])
+    """
+    return _overlap(rles, others, height, width, over_first=True)
+
+
+def iou(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> NDArray[np.float64]:
+    """Return intersection over union, (N, M); 0 if both masks are empty.
+
+    >>> rle.iou([b"123"], [b"231"], height=3, width=2)
+    array([[0.25]])
+    """
+    return _overlap(rles, others, height, width, over_first=False)
+
+
+def union(rles: Sequence[bytes], groups: Sequence[Sequence[int]], height: int, width: int) -> list[bytes]:
+    """Return the union of each group of masks; an empty group gives an empty mask.
+
+    >>> rle.area(rle.union([b"123", b"231"], [[0, 1], [1], []], height=3, width=2), height=3, width=2)
+    array([4, 3, 0])
+
+    Args:
+        rles: N masks.
+        groups: indices into `rles`, one sequence per group.
+        height, width: image size in pixels.
+    """
+    check(rles, height, width)
+    masks = to_coco(rles, height, width)
+    none = np.zeros(0, np.int64)
+    empty = encode_intervals(Intervals(none, none, none), 1, height, width)[0]
+    return [coco.merge([masks[i] for i in group])["counts"] if len(group) else empty for group in groups]
+
+
+def crop(rles: Sequence[bytes], rectangle: Sequence[float], height: int, width: int) -> list[bytes]:
+    """Set pixels outside a rectangle to background; the image size does not change.
+
+    >>> rle.area(rle.crop([b"123"], (0, 0, 1, 2), height=3, width=2), height=3, width=2)
+    array([1])
+
+    Args:
+        rles: N masks.
+        rectangle: (x0, y0, x1, y1) in pixels, rounded to integers; may extend beyond the image.
+        height, width: image size in pixels.
+    """
+    x0, y0, x1, y1 = (int(v) for v in np.rint(np.asarray(rectangle, dtype=np.float64)))
+    column, top, bottom, owner = split_columns(foreground(decode_runs(rles, height, width)), height)
+    top, bottom = np.maximum(top, y0), np.minimum(bottom, y1)
+    kept = (column >= x0) & (column < x1) & (top < bottom)
+    base = column * height
+    pieces = Intervals((base + top)[kept], (base + bottom)[kept], owner[kept])
+    return encode_intervals(pieces, len(rles), height, width)
+
+
+def paste(
+    rles: Sequence[bytes], height: int, width: int, left: int, top: int, new_height: int, new_width: int
+) -> list[bytes]:
+    """Place the masks of a window (height, width) in the image (new_height, new_width) that contains the window.
+
+    >>> rle.box(rle.paste([b"04"], 2, 2, left=3, top=1, new_height=4, new_width=6), height=4, width=6)
+    array([[3., 1., 5., 3.]], dtype=float32)
+
+    Args:
+        rles: N masks of the window.
+        height, width: window size in pixels.
+        left, top: first column and row of the window in the image.
+        new_height, new_width: image size in pixels.
+
+    Raises:
+        MaskError: if the window is not inside the image.
+    """
+    if not (0 <= left <= new_width - width and 0 <= top <= new_height - height):
+        raise MaskError(
+            f"a window of {height} x {width} pixels at row {top}, column {left} is not inside an image of "
+            f"{new_height} x {new_width}"
+        )
+    column, first, last, owner = split_columns(foreground(decode_runs(rles, height, width)), height)
+    base = (column + left) * new_height + top
+    return encode_intervals(Intervals(base + first, base + last, owner), len(rles), new_height, new_width)
+
+
+def flip(rles: Sequence[bytes], height: int, width: int) -> list[bytes]:
+    """Mirror masks left to right.
+
+    >>> rle.flip([b"014"], height=1, width=5)
+    [b'41']
+    """
+    column, top, bottom, owner = split_columns(foreground(decode_runs(rles, height, width)), height)
+    base = (width - 1 - column) * height
+    order = np.lexsort((base + top, owner))
+    pieces = Intervals((base + top)[order], (base + bottom)[order], owner[order])
+    return encode_intervals(pieces, len(rles), height, width)
+
+
+def contains(runs: Runs, points: IntArray, pixels: int) -> NDArray[np.bool_]:
+    """Return whether points lie inside masks, by binary search in the run boundaries.
+
+    >>> rle.contains(rle.decode_runs([b"522"], height=3, width=3), np.array([[4, 5, 6, 7]]), pixels=9)
+    array([[False,  True,  True, False]])
+
+    Args:
+        runs: N masks.
+        points: (N, P) column-major pixel indices in [0, pixels), P per mask; fastest if ascending.
+        pixels: height * width.
+
+    Returns:
+        (N, P).
+    """
+    # Shift each mask's pixel indices by its number, so that one search serves all masks.
+    shift = np.arange(len(runs.first) - 1, dtype=np.int64) * pixels
+    ends = runs.ends + np.repeat(shift, np.diff(runs.first))
+    run = np.searchsorted(ends, (points + shift[:, None]).ravel(), side="right").reshape(points.shape)
+    return ((run - runs.first[:-1, None]) & 1).astype(bool)
+
+
+def encode_labels(labels: NDArray[Any]) -> tuple[NDArray[Any], list[bytes]]:
+    """Encode each value of a label map as one mask, without building the masks in pixels.
+
+    >>> values, rles = rle.encode_labels(np.array([[7, 7, 0], [7, 0, 0]]))
+    >>> values, rle.area(rles, 2, 3)
+    (array([0, 7]), array([3, 3]))
+
+    Args:
+        labels: (H, W) integers.
+
+    Returns:
+        The distinct values in ascending order, and one mask per value.
+
+    Raises:
+        MaskError: if `labels` is not a two-dimensional integer array.
+    """
+    if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+        raise MaskError(f"a label map must be (H, W) of integers, not {labels.shape} of {labels.dtype}")
+    height, width = labels.shape
+    flat = labels.ravel(order="F")
+    start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1]).astype(np.int64)[: flat.size]
+    stop = np.append(start[1:], flat.size)[: len(start)]
+    ids, owner = np.unique(flat[start], return_inverse=True)
+    order = np.argsort(owner, kind="stable")
+    intervals = Intervals(start[order], stop[order], owner[order].astype(np.int64))
+    return ids, encode_intervals(intervals, len(ids), height, width)
+
+
+def _areas(inside: Intervals, count: int) -> IntArray:
+    areas = np.zeros(count, np.int64)
+    np.add.at(areas, inside.owner, inside.stop - inside.start)
+    return areas
+
+
+def _boxes(inside: Intervals, count: int, height: int) -> NDArray[np.float32]:
+    boxes = np.zeros((count, 4), np.float32)
+    start, stop, owner = inside
+    if not len(owner):
+        return boxes
+    left, right = start // height, (stop - 1) // height
+    one_column = left == right
+    top = np.where(one_column, start - left * height, 0)
+    bottom = np.where(one_column, stop - left * height, height)
+    begins = np.flatnonzero(np.diff(owner, prepend=-1))
+    filled = owner[begins]
+    boxes[filled, 0] = np.minimum.reduceat(left, begins)
+    boxes[filled, 1] = np.minimum.reduceat(top, begins)
+    boxes[filled, 2] = np.maximum.reduceat(right, begins) + 1
+    boxes[filled, 3] = np.maximum.reduceat(bottom, begins)
+    return boxes
+
+
+def _overlap(
+    rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int, *, over_first: bool
+) -> NDArray[np.float64]:
+    check(rles, height, width)
+    check(others, height, width)
+    if not len(rles) or not len(others):
+        return np.zeros((len(rles), len(others)))
+    # pycocotools divides by the area of the first mask alone if the second is marked as a crowd.
+    ratio = coco.iou(to_coco(rles, height, width), to_coco(others, height, width), [int(over_first)] * len(others))
+    return np.nan_to_num(ratio, nan=0.0)

@@ -1,0 +1,132 @@
+"""Durable file operations: atomic writes, appends, and directory access with errors that name the path."""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from proposal_cache.errors import StorageError
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # file systems such as exFAT
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file for writing; on success, fsync it and rename it to `path`.
+
+    The file is complete under its final name, even after a power failure, or absent. If the block raises, nothing is
+    left behind.
+
+    Args:
+        path: final name; its directory must exist.
+        replace: overwrite an existing file. If False, an existing file stays, and of several processes that write the
+            same file concurrently exactly one succeeds.
+
+    Raises:
+        StorageError: if the file cannot be written.
+    """
+    # A random suffix, not the process number: processes in different containers may have the same number.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                os.replace(temporary, path)
+            else:
+                _link(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}; what was complete before is kept") from error
+
+
+def write_durably(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a whole file with `atomic_file`."""
+    with atomic_file(path, replace=replace) as file:
+        file.write(data)
+
+
+def append_durably(path: Path, data: bytes) -> None:
+    """Append to a file, created if missing, and fsync it. A crash may leave only part of `data`.
+
+    Raises:
+        StorageError: if the file cannot be written.
+    """
+    try:
+        with open(path, "ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def list_directory(path: Path) -> list[Path]:
+    """Return the entries of a directory, sorted.
+
+    Raises:
+        StorageError: if the directory cannot be read.
+    """
+    try:
+        return sorted(path.iterdir())
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its parents durably, unless it exists.
+
+    Raises:
+        StorageError: if it cannot be created.
+    """
+    try:
+        if path.is_dir():
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be created: {error.strerror}") from error
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it exists.
+
+    Raises:
+        StorageError: if it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be removed: {error.strerror}") from error
+
+
+def sync_directory(path: Path) -> None:
+    """Fsync a directory, which makes new and renamed entries durable."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Rename a file unless the new name exists."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        os.replace(temporary, path)  # without hard links, a concurrent writer's file may be overwritten
+        return
+    temporary.unlink()

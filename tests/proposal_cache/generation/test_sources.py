@@ -1,0 +1,212 @@
+"""Where images come from, and what they are called."""
+
+import errno
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import detection_utils
+from PIL import ExifTags, Image
+
+from proposal_cache.generation.sources import (
+    ImageError,
+    SourceError,
+    from_folder,
+    from_list,
+    image_key,
+    read_image,
+    with_boxes,
+)
+
+
+def write(path: Path, color: tuple[int, int, int] = (255, 0, 0), size: tuple[int, int] = (6, 4)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+    return path
+
+
+def test_key_is_the_path_below_the_root_without_suffix() -> None:
+    assert image_key("/d/val/frankfurt/f_000294_leftImg8bit.png", "/d/val/") == "frankfurt/f_000294_leftImg8bit"
+    assert image_key("d/val2017/000000000139.jpg", "./d/val2017") == "000000000139"
+    assert image_key("d/a.b.jpg", "d") == "a.b"
+
+
+@pytest.mark.parametrize("path", ["/other/a.jpg", "/images/../a.jpg", "/images"])
+def test_an_image_elsewhere_has_no_key(path: str) -> None:
+    with pytest.raises(SourceError, match="does not lie under the image root /images"):
+        image_key(path, "/images")
+
+
+def test_a_link_keeps_its_own_name(tmp_path: Path) -> None:
+    target = write(tmp_path / "elsewhere/x.png")
+    link = tmp_path / "root/a.png"
+    link.parent.mkdir()
+    link.symlink_to(target)
+    assert image_key(link, tmp_path / "root") == "a"
+
+
+def test_folder_gives_all_images_in_it_by_name(tmp_path: Path) -> None:
+    for name in ("b.png", "a/z.JPG", "a/y.png"):
+        write(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    assert [image.key for image in from_folder(tmp_path)] == ["a/y", "a/z", "b"]
+
+
+def test_folder_follows_links_but_not_for_ever(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere/deep/x.png")
+    write(tmp_path / "root/real/a.png")
+    (tmp_path / "root/link").symlink_to(tmp_path / "elsewhere")
+    for link, target in {"root/again": "root", "elsewhere/deep/back": "elsewhere", "root/real/up": "."}.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    (tmp_path / "root/other").symlink_to(tmp_path / "root/real")
+    images = from_folder(tmp_path / "root")
+    assert [image.key for image in images] == ["link/deep/x", "other/a", "real/a"]
+    assert images[0].path == tmp_path / "root/link/deep/x.png"
+
+
+def test_what_a_folder_hides_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is gone must not make a smaller dataset."""
+    write(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "c.png").mkdir()
+    os.mkfifo(tmp_path / "d.png")
+    (tmp_path / "sub").mkdir()
+    images = from_folder(tmp_path)
+    assert [image.key for image in images] == ["a", "b"]
+    with pytest.raises(ImageError, match=r"b\.png .*no such file"):
+        read_image(images[1].path)
+    scan = os.scandir
+
+    def fail(path: str) -> object:
+        if str(path).endswith("sub"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(SourceError, match=r"sub cannot be listed: Input/output error"):
+        from_folder(tmp_path)
+
+
+def test_files_whose_names_cannot_be_keys_are_named(tmp_path: Path) -> None:
+    for i in range(4):
+        write(tmp_path / f"back\\slash{i}.png")
+    for name in ("new\nline.png", os.fsdecode(b"\xff.png"), "good.png"):
+        write(tmp_path / name)
+    with pytest.raises(SourceError, match=r"6 images to be renamed \(.*back.*slash0\.png.*, \.\.\.\)") as caught:
+        from_folder(tmp_path)
+    assert "cannot be a key" in str(caught.value)
+    with pytest.raises(SourceError, match=r"the list has 1 images .*cannot be a key: its file name is not valid text"):
+        from_list([("\udcff", "x.png")])
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds no image"):
+        from_folder(tmp_path)
+    with pytest.raises(SourceError, match="is no folder"):
+        from_folder(tmp_path / "absent")
+
+
+def test_two_images_of_one_key(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    write(tmp_path / "a.jpg")
+    with pytest.raises(SourceError, match=r"two images with the key 'a': .*a\.jpg and .*a\.png"):
+        from_folder(tmp_path)
+    assert len(from_list([("a", "x.png"), ("a", "x.png")])) == 1
+
+
+BOXES = {"a": [[0, 0, 6, 4], [4.5, 1, 9, 3]]}
+
+
+def test_boxes_of_images(tmp_path: Path) -> None:
+    images = from_list([(key, write(tmp_path / f"{key}.png")) for key in "abc"])
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(BOXES))
+    found, digest = with_boxes(images, path)
+    assert [image.boxes for image in found] == [((0, 0, 6, 4), (4.5, 1, 9, 3)), (), ()]
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("[1", r"boxes\.json is no json"),
+        ("[]", "must be a json object"),
+        ('{"a": 3}', "must be a json object"),
+        ('{"a": [], "x": [], "y/z": []}', r"2 keys that no image has \('x', 'y/z'\)"),
+        ('{"a": [[0, 0, 5]]}', r"\[0, 0, 5\] of 'a' is no box"),
+        ('{"a": [[3, 0, 2, 4]]}', "is no box"),
+        ('{"a": [[0, 0, NaN, 4]]}', "is no box"),
+        ('{"a": [[0, 0, 1e999, 4]]}', "is no box"),
+        ('{"a": [[0, 0, "4", 4]]}', "is no box"),
+        ('{"a": [[0, 0, 4, 4], [6, 0, 8, 4]]}', r"\[6, 0, 8, 4\] lies outside .*a\.png of 6 x 4 pixels"),
+        ('{"a": [[0, -3, 4, 0]]}', "lies outside"),
+        ('{"turned": [[4, 0, 5, 4]]}', "lies outside .*turned.png of 4 x 6"),
+    ],
+)
+def test_wrong_boxes(tmp_path: Path, content: str, error: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (6, 4)).save(tmp_path / "turned.png", exif=exif)
+    write(tmp_path / "a.png")
+    (tmp_path / "boxes.json").write_text(content)
+    with pytest.raises(SourceError, match=error):
+        with_boxes(from_list((key, tmp_path / f"{key}.png") for key in ("a", "turned")), tmp_path / "boxes.json")
+
+
+def test_every_kind_of_image_is_read_as_rgb(tmp_path: Path) -> None:
+    for mode in ("L", "P", "RGBA", "CMYK", "1"):
+        path = tmp_path / f"{mode}.tif"
+        Image.new(mode, (6, 4)).save(path)
+        pixels = read_image(path)
+        assert pixels.shape == (4, 6, 3)
+        assert pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_is_turned_upright_as_detectron2_turns_it(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    pixels = np.random.default_rng(0).integers(256, size=(4, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    expected = detection_utils.read_image(str(tmp_path / "turned.png"), "RGB")
+    assert np.array_equal(read_image(tmp_path / "turned.png"), expected)
+
+
+def test_damaged_exif_does_not_make_an_image_unreadable(tmp_path: Path) -> None:
+    short, text = 3, 2
+    head = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2)
+    turned = struct.pack("<HHIHH", ExifTags.Base.Orientation, short, 1, 6, 0)
+    odd = struct.pack("<HHI4s", ExifTags.Base.Orientation, text, 4, b"six")
+    resolution = struct.pack("<HHI4sI", ExifTags.Base.XResolution, text, 4, b"bad", 0)
+    for name, entry, shape in (("turned", turned, (6, 4, 3)), ("odd", odd, (4, 6, 3))):
+        Image.new("RGB", (6, 4)).save(tmp_path / f"{name}.jpg", exif=head + entry + resolution)
+        assert read_image(tmp_path / f"{name}.jpg").shape == shape
+
+
+def test_unreadable_images_say_why(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    with pytest.raises(ImageError, match=r"empty\.jpg .*the file is empty"):
+        read_image(empty)
+    with pytest.raises(ImageError, match=r"absent\.jpg .*no such file"):
+        read_image(tmp_path / "absent.jpg")
+    whole = write(tmp_path / "cut.png", size=(200, 200))
+    whole.write_bytes(whole.read_bytes()[:60])
+    with pytest.raises(ImageError, match=r"cut\.png cannot be read"):
+        read_image(whole)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), IndexError("index out of range")])
+def test_whatever_a_decoder_raises_is_the_images_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> Image.Image:
+        raise error
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(ImageError, match=rf"a\.png cannot be read as an image: ({type(error).__name__}|index)"):
+        read_image(write(tmp_path / "a.png"))

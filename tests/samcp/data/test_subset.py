@@ -1,0 +1,29 @@
+"""Random subsets of a dataset, with their part of COCO's json."""
+
+import json
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from samcp.data.datasets.subset import register_subset
+from samcp.errors import DataError
+from tests.toy_datasets import panoptic_dataset
+
+
+def test_a_seed_draws_the_same_images_and_another_seed_others(tmp_path: Path) -> None:
+    with panoptic_dataset(tmp_path, "subset_toy", count=8) as name:
+        draws = {}
+        for seed in range(4):
+            subset = register_subset(name, 3, tmp_path / "json", seed=seed)
+            records = DatasetCatalog.get(subset)
+            draws[seed] = [record["image_id"] for record in records]
+            content = json.loads(Path(MetadataCatalog.get(subset).panoptic_json).read_text())
+            assert [image["id"] for image in content["images"]] == draws[seed]
+            assert {a["image_id"] for a in content["annotations"]} == set(draws[seed])
+            DatasetCatalog.remove(subset)
+            MetadataCatalog.remove(subset)
+        assert all(len(set(draw)) == 3 for draw in draws.values())
+        assert len({tuple(draw) for draw in draws.values()}) > 1
+        with pytest.raises(DataError, match="8 images with ground truth, 9 were asked for"):
+            register_subset(name, 9, tmp_path / "json")

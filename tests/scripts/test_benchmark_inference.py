@@ -1,0 +1,36 @@
+"""Table 11's command times every stage of whole images."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Synthetic
+from tests.scripts.test_segment_images import save_model
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import benchmark_inference
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark_inference.py", *map(str, arguments)])
+    benchmark_inference.main()
+
+
+def test_it_prints_stages_that_add_up(
+    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = ("--images", synthetic.folder / "val", "--limit", 2)
+    run(monkeypatch, "--weights", save_model(tmp_path), *images, "--generator", "regions")
+    printed = capsys.readouterr().out
+    rows = {name: float(mean) for name, mean in re.findall(r"^\| ([a-z ]+?) +\| +([\d.]+) \|", printed, re.MULTILINE)}
+    stages = ("image and patch encoder", "decoder and scores", "segmentations")
+    assert rows["all but patches"] == pytest.approx(sum(rows[stage] for stage in stages), abs=0.002)
+    assert rows["whole"] == pytest.approx(rows["patches"] + rows["all but patches"], abs=0.002)
+    assert re.search(r"2 images, \d+ patches per image; CPU .*, peak memory of the process [\d.]+ GiB", printed)
+
+
+def test_sam_without_weights_is_refused(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="--generator sam needs --checkpoint FILE"):
+        run(monkeypatch, "--weights", save_model(tmp_path), "--images", synthetic.folder / "val")
