@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from PIL import Image
-from tests.samcp.data.datasets.test_own import write_data
+from tests.samcp.data.datasets.test_custom import write_data
 
 from samcp.checkpoint import Checkpointer
 from samcp.config import load_config

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.samcp.data.datasets.test_own import SIZE
+from tests.samcp.data.datasets.test_custom import SIZE
 
 from proposal_cache import CacheWriter, PatchCache, Patches
 from tests.scripts.test_check_dataset import beach, run
