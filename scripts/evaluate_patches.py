@@ -29,7 +29,7 @@ from tabulate import tabulate
 from samcp.data.datasets.custom.register import add_register_option, register_files
 from samcp.data.files import write_json
 from samcp.errors import USER_ERRORS, UsageError
-from samcp.evaluation.patch_quality import ObjectFits, PatchQuality, figures, measure_dataset
+from samcp.evaluation.patch_quality import ObjectFits, PatchQuality, iou_metrics, measure_dataset
 from samcp.vocabulary import Vocabulary
 
 
@@ -69,7 +69,7 @@ def make_table(fits: ObjectFits) -> str:
     for name, part in fits.groups():
         rows.append([name, len(part), *_figures(part.best).values()])
         rows.append([f"{name}, merged", None, *_figures(part.merged).values()])
-    return tabulate(rows, ["", "objects", *figures(fits.best)], tablefmt="pipe", floatfmt=".1f", missingval="-")
+    return tabulate(rows, ["", "objects", *iou_metrics(fits.best)], tablefmt="pipe", floatfmt=".1f", missingval="-")
 
 
 def describe(dataset: str, quality: PatchQuality) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _describe(fits: ObjectFits) -> dict[str, Any]:
 
 
 def _figures(iou: np.ndarray) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in figures(iou).items()}
+    return {name: None if math.isnan(value) else value for name, value in iou_metrics(iou).items()}
 
 
 def _check_output(path: Path | None) -> None:

@@ -12,7 +12,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from PIL import Image
-from tests.samcp.data.datasets.test_custom import write_data
 
 from samcp.checkpoint import Checkpointer
 from samcp.config import load_config
@@ -20,6 +19,7 @@ from samcp.data.datasets.custom.register import VARIABLE, register_files
 from samcp.errors import DataError
 from samcp.export import ModelFile
 from samcp.trainer import Trainer
+from tests.samcp.data.datasets.test_custom import write_data
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import check_dataset

@@ -66,7 +66,7 @@ def test_early_layers_can_be_frozen(name: str) -> None:
     assert all(backbone.get_parameter(n).grad is not None for n in trained if "norm_" not in n)
 
 
-def test_own_checkpoint_loads_by_name(tmp_path: Path) -> None:
+def test_custom_checkpoint_loads_by_name(tmp_path: Path) -> None:
     saved = TimmBackbone(name="tf_efficientnet_lite0")
     torch.save(saved.body.state_dict(), tmp_path / "own.pth")
     loaded = TimmBackbone(name="tf_efficientnet_lite0", weights=str(tmp_path / "own.pth"))

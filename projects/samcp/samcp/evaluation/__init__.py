@@ -1,4 +1,4 @@
-"""Evaluators: Detectron2's, and what Detectron2 has not."""
+"""Evaluators: Detectron2's, adapted to RLE masks and label maps, and those that Detectron2 lacks."""
 
 from samcp.evaluation.build import build_evaluator
 from samcp.evaluation.results_table import format_results

@@ -1,4 +1,4 @@
-"""Several κ in one run (Table 8): images are read and encoded once, only the fusion of scores is repeated."""
+"""Sweep of the CLIP weight κ (Table 8): images are encoded once, and only the score fusion is repeated."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ from samcp.modeling.open_vocabulary import ScoreFusion
 
 
 class ClipWeightSweep(nn.Module):
-    """A model whose output for an image is, for every κ, what the model gives for it.
+    """A model that returns, for each image, the outputs of ``model`` for every CLIP weight.
 
     Args:
-        model: over a CLIP backbone.
-        clip_weights: each for classes of the training and others alike.
-        rule: of :class:`ScoreFusion`.
+        model: a SAMCP with a CLIP backbone.
+        clip_weights: values of κ, each used for seen and unseen classes.
+        rule: see :class:`ScoreFusion`.
     """
 
     def __init__(self, model: SAMCP, clip_weights: Sequence[float], rule: str) -> None:
@@ -29,24 +29,25 @@ class ClipWeightSweep(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict[float, dict]]:
+        """Return one dict per image: CLIP weight -> outputs of :meth:`SAMCP.forward`."""
         model, patches = self.model, [x["patch_rles"] for x in batched_inputs]
         images = model.encode(batched_inputs)
         learned = model.predict_learned(images)
         clip = model.predict_clip(images, learned, patches)
         return [
             {
-                weight: model.inference(fusion(said, opinion, model.seen_classes), own)
+                weight: model.inference(fusion(predictions, scores, model.seen_classes), own)
                 for weight, fusion in self.fusions.items()
             }
-            for said, opinion, own in zip(learned, clip, patches, strict=True)
+            for predictions, scores, own in zip(learned, clip, patches, strict=True)
         ]
 
 
 class ClipWeightEvaluator(DatasetEvaluator):
-    """Evaluates what :class:`ClipWeightSweep` gives.
+    """Evaluator of the outputs of :class:`ClipWeightSweep`.
 
     Args:
-        evaluators: one for each κ.
+        evaluators: CLIP weight -> evaluator.
     """
 
     def __init__(self, evaluators: Mapping[float, DatasetEvaluator]) -> None:
@@ -61,5 +62,5 @@ class ClipWeightEvaluator(DatasetEvaluator):
             evaluator.process(inputs, [output[weight] for output in outputs])
 
     def evaluate(self) -> dict[float, Any]:
-        """κ -> task -> figure."""
+        """Return CLIP weight -> the results of its evaluator."""
         return {weight: evaluator.evaluate() for weight, evaluator in self.evaluators.items()}

@@ -1,11 +1,11 @@
-"""The figures of an evaluation in the order of the paper's tables."""
+"""Table of evaluation results, in the column order of the paper's tables."""
 
 import math
 from collections.abc import Mapping
 
 from tabulate import tabulate
 
-# Column of the table -> (task, figure) of Detectron2's results.
+# Column -> (task, metric) of Detectron2's results.
 _COLUMNS = {
     "PQ": ("panoptic_seg", "PQ"),
     "PQ_th": ("panoptic_seg", "PQ_th"),
@@ -23,22 +23,22 @@ _COLUMNS = {
 
 
 def format_results(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """A table, a row a dataset, of the figures that were computed.
+    """Format results as a Markdown table with one row per dataset.
+
+    Metrics that were not evaluated have no column; NaN and missing values are printed as "-".
 
     Args:
-        results: name of the row -> what a DatasetEvaluator returns, task -> figure -> value.
-
-    A figure that was not asked for has no column; one that cannot be computed (NaN) shows as "-".
+        results: name of the row -> the dict that a DatasetEvaluator returns, task -> metric -> value.
     """
     columns = [
         column
-        for column, (task, figure) in _COLUMNS.items()
-        if any(figure in r.get(task, {}) for r in results.values())
+        for column, (task, metric) in _COLUMNS.items()
+        if any(metric in r.get(task, {}) for r in results.values())
     ]
     rows = [[name, *(_cell(tasks, *_COLUMNS[column]) for column in columns)] for name, tasks in results.items()]
     return tabulate(rows, headers=["", *columns], tablefmt="pipe", floatfmt=".1f", missingval="-")
 
 
-def _cell(tasks: Mapping[str, Mapping[str, float]], task: str, figure: str) -> float | None:
-    value = tasks.get(task, {}).get(figure)
+def _cell(tasks: Mapping[str, Mapping[str, float]], task: str, metric: str) -> float | None:
+    value = tasks.get(task, {}).get(metric)
     return None if value is None or math.isnan(value) else value
