@@ -28,7 +28,7 @@ from proposal_cache.generation.sources import ImageFile, from_folder, image_size
 from samcp.data.files import replacing, write_json, write_label_map, write_panoptic_ids
 from samcp.errors import USER_ERRORS
 from samcp.predictor import Answer, Predictor
-from samcp.visualization.panels import paint_prediction
+from samcp.visualization.drawing import draw_prediction
 from samcp.vocabulary import Vocabulary
 
 _PICTURE_QUALITY = 92
@@ -108,7 +108,7 @@ def write_answer(answer: Answer, image: ImageFile, output: Path) -> list[dict[st
         prediction = {"sem_seg": labels}
         depth = np.uint8 if len(answer.vocabulary.names) <= _MAX_8_BITS else np.uint16
         write_label_map(output / "semantic" / f"{image.key}.png", labels.numpy().astype(depth))
-    picture = paint_prediction(read_image(image.path), prediction, _metadata(answer))
+    picture = draw_prediction(read_image(image.path), prediction, _metadata(answer))
     with replacing(output / f"{image.key}.jpg") as temporary:
         Image.fromarray(picture).save(temporary, "jpeg", quality=_PICTURE_QUALITY)
     return annotations

@@ -1,4 +1,4 @@
-"""The contents of the demo's page."""
+"""Contents of the demo page."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ MODEL = {"panoptic_seg": {"PQ": 30.0, "PQ_th": 20.0, "PQ_st": 0.0}, "sem_seg": {
 ORACLE = {"panoptic_seg": {"PQ": 60.0, "PQ_th": 80.0, "PQ_st": 0.0}, "sem_seg": {"mIoU": 99.0}, "segm": {"AP": 5.0}}
 
 
-def test_the_table_sets_the_model_against_what_the_patches_allow():
+def test_comparison_of_model_and_oracle():
     assert compare(MODEL, ORACLE) == [
         ["PQ", "30.0", "60.0", "50 %"],
         ["PQ of things", "20.0", "80.0", "25 %"],
@@ -20,7 +20,7 @@ def test_the_table_sets_the_model_against_what_the_patches_allow():
     ]
 
 
-def test_a_figure_that_cannot_be_computed_is_shown_as_such():
+def test_undefined_metric():
     nan = {"panoptic_seg": {"PQ": float("nan")}}
     assert compare(nan, ORACLE) == [["PQ", "–", "60.0", "–"]]
 
@@ -32,7 +32,7 @@ def photographs(tmp_path_factory):
     return folder
 
 
-def test_photographs_are_written_once_and_need_no_download(photographs):
+def test_photographs_are_written_once(photographs):
     assert sorted(path.stem for path in photographs.iterdir()) == sorted(PHOTOGRAPHS)
     first = photographs / f"{PHOTOGRAPHS[0]}.jpg"
     before = first.stat().st_mtime_ns
@@ -40,7 +40,7 @@ def test_photographs_are_written_once_and_need_no_download(photographs):
     assert first.stat().st_mtime_ns == before
 
 
-def test_a_row_of_a_photograph_tells_how_much_of_it_the_patches_cover(photographs, tmp_path):
+def test_photograph_rows_state_the_coverage(photographs, tmp_path):
     with CacheWriter(tmp_path / "patches", {"name": "halves"}, "photographs") as writer:
         for name in PHOTOGRAPHS:
             width, height = Image.open(photographs / f"{name}.jpg").size

@@ -1,4 +1,4 @@
-"""The page that `make demo` writes."""
+"""Static HTML pages."""
 
 import re
 from html.parser import HTMLParser
@@ -11,7 +11,7 @@ from samcp.visualization.pages import Row, Section, write_page
 
 
 class Images(HTMLParser):
-    """Collects the attributes of all images, and every address that the page refers to."""
+    """Parser that collects the attributes of images and the addresses of links."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ def page(tmp_path):
     return write_page(tmp_path / "page", "The page", sections)
 
 
-def test_it_shows_what_it_was_given(page):
+def test_page_has_title_paragraphs_table_and_commands(page):
     text = page.read_text()
     assert "<title>The page</title>" in text
     assert "Made &amp; measured here." in text
@@ -43,7 +43,7 @@ def test_it_shows_what_it_was_given(page):
     assert "<code>make demo</code>" in text
 
 
-def test_every_picture_is_there_has_a_description_and_its_true_size(page):
+def test_pictures_have_files_descriptions_and_sizes(page):
     reader = Images()
     reader.feed(page.read_text())
     assert [image["alt"] for image in reader.images] == ["A <b>bold</b> title: image", "A <b>bold</b> title: patches"]
@@ -52,12 +52,12 @@ def test_every_picture_is_there_has_a_description_and_its_true_size(page):
             assert picture.size == (int(image["width"]), int(image["height"])) == (40, 30)
 
 
-def test_it_needs_no_network(page):
+def test_page_refers_to_no_network_address(page):
     reader = Images()
     reader.feed(page.read_text())
     assert reader.addresses
     assert not [address for address in reader.addresses if "//" in address]
 
 
-def test_markup_in_what_it_is_given_stays_text(page):
+def test_markup_is_escaped(page):
     assert "<b>" not in page.read_text()

@@ -1,4 +1,4 @@
-"""What the page of `make demo` says and shows."""
+"""The page of `make demo`."""
 
 import math
 import os
@@ -12,13 +12,14 @@ from PIL import Image
 
 from proposal_cache import PatchCache
 from proposal_cache.generation.pipeline import coverage
+from proposal_cache.visualize import draw_patches
 from samcp.data.image_io import read_image
 from samcp.visualization.pages import Row, Section, write_page
-from samcp.visualization.panels import paint_patches, panel
+from samcp.visualization.panels import panel
 
-# Photographs inside the scikit-image package; its others would have to be downloaded.
+# Photographs that the scikit-image package contains; its others would be downloaded.
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
-_FIGURES = {
+_METRICS = {
     "PQ": ("panoptic_seg", "PQ"),
     "PQ of things": ("panoptic_seg", "PQ_th"),
     "PQ of stuff": ("panoptic_seg", "PQ_st"),
@@ -32,7 +33,7 @@ _Results = Mapping[str, Mapping[str, float]]
 
 
 def write_photographs(folder: str | os.PathLike[str]) -> None:
-    """Write PHOTOGRAPHS into a folder as JPEG, those that are not there yet."""
+    """Write PHOTOGRAPHS into a folder as JPEG; skip existing files."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in PHOTOGRAPHS:
@@ -42,14 +43,17 @@ def write_photographs(folder: str | os.PathLike[str]) -> None:
 
 
 def compare(model: _Results, oracle: _Results) -> list[list[str]]:
-    """Rows of the table: figure, model, oracle, and the model's share of what the patches allow; – where there is none.
+    """Compare the results of the model with those of the oracle.
 
     Args:
-        model, oracle: as a DatasetEvaluator returns them, task -> figure -> percent; what one lacks is left out.
+        model, oracle: results of a DatasetEvaluator, task -> metric -> percent. Metrics that one lacks are skipped.
+
+    Returns:
+        Rows of a table: metric, model, oracle, and model / oracle; "–" for an undefined value.
     """
     table = []
-    for name, (task, figure) in _FIGURES.items():
-        ours, bound = model.get(task, {}).get(figure), oracle.get(task, {}).get(figure)
+    for name, (task, metric) in _METRICS.items():
+        ours, bound = model.get(task, {}).get(metric), oracle.get(task, {}).get(metric)
         if ours is None or bound is None:
             continue
         share = f"{100 * ours / bound:.0f} %" if bound > 0 and not math.isnan(ours) else "–"
@@ -69,42 +73,43 @@ def write_demo_page(
     """Write the page into a folder.
 
     Args:
-        training: a sentence: what was trained, on what, for how long.
-        table: from `compare`.
-        panels: from `prediction_rows`.
-        photographs: from `photograph_rows`.
-        commands: that do by hand what the demo did.
+        folder: created if missing.
+        training: a sentence about the training: model, data and duration.
+        table: from :func:`compare`.
+        panels: from :func:`prediction_rows`.
+        photographs: from :func:`photograph_rows`.
+        commands: commands that repeat the demo step by step.
 
     Returns:
-        the path of its index.html.
+        The path of index.html.
     """
     sections = [
         Section(
-            "How good",
+            "Results",
             [
                 training,
-                "The oracle joins and names patches by the ground truth and passes through the same inference and the "
-                "same evaluators: what a model that makes no mistake reaches with these patches. The images are "
-                "drawn, so the figures say that the machinery works, not how good the method is.",
+                "The oracle merges and labels patches by the ground truth and uses the same inference and evaluators: "
+                "it is the upper bound that these patches allow. The images are drawn, so the results show that the "
+                "code works, not how good the method is.",
             ],
             header=["on synthetic_val", "model", "oracle", "share"],
             table=table,
         ),
         Section(
-            "What it sees",
-            ["An image of the validation split, its patches, what the model makes of them, and the ground truth."],
+            "Predictions",
+            ["Images of the validation split with their patches, the predictions and the ground truth."],
             rows=panels,
         ),
         Section(
             "Patches of photographs",
             [
-                "Patches of real pictures, by the generator that needs no weights. They overlap at several scales; "
-                "where they do, the smallest lies on top. The model above knows drawn shapes only and is not asked "
-                "about these."
+                "Patches of photographs, made by the generator that needs no weights. Patches of several scales "
+                "overlap; the smallest is drawn on top. The model above was trained on drawn shapes only and is not "
+                "applied to photographs."
             ],
             rows=photographs,
         ),
-        Section("The same by hand", commands=commands),
+        Section("Step by step", commands=commands),
     ]
     return write_page(folder, "SAM-CP demo", sections)
 
@@ -115,7 +120,14 @@ def prediction_rows(
     cache: PatchCache,
     metadata: Metadata,
 ) -> list[Row]:
-    """A row of pictures for each record, which has its "key" in the cache, and the prediction for it."""
+    """Draw one row per record.
+
+    Args:
+        records: Detectron2 records with their "key" in the cache.
+        predictions: the model's outputs, one per record.
+        cache: of the patches.
+        metadata: of the dataset.
+    """
     rows = []
     for record, prediction in zip(records, predictions, strict=True):
         patches = cache[record["key"]]
@@ -125,14 +137,14 @@ def prediction_rows(
 
 
 def photograph_rows(folder: str | os.PathLike[str], cache: PatchCache) -> list[Row]:
-    """A row for each of PHOTOGRAPHS that has patches in the cache: the picture, and its patches."""
+    """Draw one row per photograph of PHOTOGRAPHS, with its patches from the cache."""
     rows = []
     for name in PHOTOGRAPHS:
         image = read_image(os.path.join(folder, f"{name}.jpg"), "RGB")
         patches = cache[name]
         cover = "patch covers" if len(patches) == 1 else "patches cover"
         note = f"{len(patches)} {cover} {coverage(patches):.0%} of the picture"
-        rows.append(Row(name, {"image": image, "patches": paint_patches(image, patches)}, note=note))
+        rows.append(Row(name, {"image": image, "patches": draw_patches(patches, image)}, note=note))
     return rows
 
 

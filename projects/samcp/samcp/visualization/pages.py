@@ -1,4 +1,4 @@
-"""One static page of tables and pictures, which opens from the disk without a server and without a network."""
+"""Static HTML pages of tables and pictures, which need no server and no network."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,17 +8,17 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
-from samcp.visualization.panels import Picture
+from samcp.visualization.drawing import Picture
 
 
 @dataclass
 class Row:
-    """Pictures that belong together, side by side where there is room.
+    """A row of pictures.
 
     Attributes:
-        title: what they show.
+        title: heading of the row.
         pictures: caption -> picture.
-        note: a sentence below them.
+        note: a sentence below the pictures.
     """
 
     title: str
@@ -28,10 +28,14 @@ class Row:
 
 @dataclass
 class Section:
-    """A heading with, in this order and each optional: paragraphs, a table, rows of pictures, commands to type.
+    """A section of a page: paragraphs, a table, rows of pictures and commands, in this order and each optional.
 
     Attributes:
-        header, table: of the table; its cells are text.
+        heading: of the section.
+        paragraphs: one string per paragraph.
+        header, table: cells of the table's first row, and of its other rows.
+        rows: rows of pictures.
+        commands: lines of a code block.
     """
 
     heading: str
@@ -43,10 +47,15 @@ class Section:
 
 
 def write_page(folder: str | os.PathLike[str], title: str, sections: Sequence[Section]) -> Path:
-    """Write index.html, and its pictures beside it under pictures/; what was there is replaced.
+    """Write index.html, and its pictures into the subfolder pictures/; existing files are replaced.
+
+    Args:
+        folder: created if missing.
+        title: of the page.
+        sections: its content.
 
     Returns:
-        the path of index.html.
+        The path of index.html.
     """
     folder = Path(folder)
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
@@ -61,7 +70,7 @@ def write_page(folder: str | os.PathLike[str], title: str, sections: Sequence[Se
 
 
 def _save_row(folder: Path, row: Row, prefix: str) -> dict[str, object]:
-    """The row as the template takes it, its pictures written as JPEG."""
+    """Write the pictures of a row as JPEG; return the row as the template takes it."""
     figures = []
     for number, (caption, picture) in enumerate(row.pictures.items()):
         name = f"pictures/{prefix}_{number}.jpg"
