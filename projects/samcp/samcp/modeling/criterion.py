@@ -6,12 +6,12 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor
 
-from .affinity_decoder import DecoderOutput
-from .denoising import DenoisingQueries
-from .losses import affinity_focal_loss, dice_loss, focal_loss
-from .patch_batch import PatchBatch
-from .queries import QuerySet
-from .targets import Entities, QueryTargets, TargetBuilder
+from samcp.modeling.affinity_decoder import DecoderOutput
+from samcp.modeling.denoising import DenoisingQueries
+from samcp.modeling.losses import affinity_focal_loss, dice_loss, focal_loss
+from samcp.modeling.patch_batch import PatchBatch
+from samcp.modeling.queries import QuerySet
+from samcp.modeling.targets import Entities, QueryTargets, TargetBuilder
 
 
 class Criterion:
