@@ -303,7 +303,8 @@ def test_two_processes(tmp_path):
         "SOLVER.MAX_ITER": "2",
         "OUTPUT_DIR": str(tmp_path / "run"),
     }
-    script = [sys.executable, train_net.__file__, "--num-gpus", "2", "--dist-url", "auto", "--config-file", CONFIG]
+    options = ["--num-gpus", "2", "--dist-url", "auto", "--config-file", "miniature/panoptic"]
+    script = [sys.executable, train_net.__file__, *options]
     environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "GLOO_SOCKET_IFNAME": "lo"}
     subprocess.run([*script, *(part for item in settings.items() for part in item)], env=environment, check=True)
     last = json.loads((tmp_path / "run" / "metrics.json").read_text().splitlines()[-1])

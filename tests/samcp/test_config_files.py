@@ -11,6 +11,10 @@ def test_name_of_a_packaged_config(name, tmp_path, monkeypatch):
     assert find_config(name) == str(CONFIGS / "miniature" / "demo.yaml")
 
 
+def test_name_with_a_dot_and_no_suffix():
+    assert find_config("ablations/table12/iop_0.5") == str(CONFIGS / "ablations" / "table12" / "iop_0.5.yaml")
+
+
 def test_an_existing_file_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "miniature").mkdir()
@@ -23,6 +27,7 @@ def test_unknown_name_suggests_similar_ones():
         find_config("coco/panoptic/samcp_R50_13ep")
 
 
-def test_path_outside_the_packaged_configs_is_not_found():
-    with pytest.raises(FileNotFoundError):
-        find_config("../../../configs/miniature/gone.yaml")
+@pytest.mark.parametrize("name", ["", "../../../configs/miniature/gone.yaml"])
+def test_path_that_does_not_exist(name):
+    with pytest.raises(FileNotFoundError, match="no such file or packaged config"):
+        find_config(name)

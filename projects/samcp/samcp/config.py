@@ -178,7 +178,10 @@ def _add_solver_config(cfg: CN) -> None:
 
 
 def load_config(args: argparse.Namespace) -> CN:
-    """Load the config of --config-file with the overrides of the command line.
+    """Load the config of --config-file, a path or the name of a packaged config, with the command line's overrides.
+
+    Args:
+        args: of the command line; their config_file becomes the path that was found, which Detectron2 logs.
 
     Args:
         args: of Detectron2's ``default_argument_parser``.
@@ -189,7 +192,8 @@ def load_config(args: argparse.Namespace) -> CN:
     cfg = get_cfg()
     add_samcp_config(cfg)
     try:
-        cfg.merge_from_file(find_config(args.config_file), allow_unsafe=False)
+        args.config_file = find_config(args.config_file)
+        cfg.merge_from_file(args.config_file, allow_unsafe=False)
         cfg.merge_from_list(_with_floats(cfg, args.opts))
     except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
         late = [option for option in args.opts if option.startswith("--")]

@@ -25,7 +25,7 @@ def find_config(name: str | os.PathLike[str]) -> str:
     """
     if os.path.isfile(name):
         return os.fspath(name)
-    packaged = Path(name).with_suffix(".yaml").as_posix().removeprefix("configs/")
+    packaged = f"{Path(name).as_posix().removeprefix('configs/').removesuffix('.yaml')}.yaml"
     known = [path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")]
     if packaged in known:
         return str(CONFIGS / packaged)

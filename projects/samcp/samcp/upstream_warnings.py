@@ -9,7 +9,7 @@ import warnings
 
 
 def ignore_upstream_warnings() -> None:
-    """Ignore the known warnings of fvcore, Detectron2 and timm; calling it again changes nothing."""
+    """Ignore the known warnings of fvcore, Detectron2 and timm."""
     # fvcore/nn/focal_loss.py and detectron2/modeling/box_regression.py compile functions when they are imported.
     _ignore(FutureWarning, "`torch.jit.script", r"torch\.jit\._script")
     # detectron2/modeling/backbone/{swin,vit,mvit}.py import timm.models.layers, the old name of timm.layers.
@@ -19,7 +19,9 @@ def ignore_upstream_warnings() -> None:
     # detectron2/modeling/backbone/swin.py and anchor_generator.py call torch.meshgrid without `indexing`.
     _ignore(UserWarning, "torch.meshgrid", r"torch\.functional")
     # detectron2/utils/tracing.py asks is_fx_tracing, and torch.fx logs that it means two things.
-    logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_not_about_fx_tracing)
+    _drop("torch.fx._symbolic_trace", "is_fx_tracing will return true")
+    # detectron2/utils/collect_env.py imports torch.utils.cpp_extension, which looks for a CUDA compiler.
+    _drop("torch.utils.cpp_extension", "No CUDA runtime is found")
 
 
 def _ignore(category: type[Warning], message: str, module: str) -> None:
@@ -27,5 +29,6 @@ def _ignore(category: type[Warning], message: str, module: str) -> None:
     warnings.filterwarnings("ignore", message, category, module, append=True)
 
 
-def _is_not_about_fx_tracing(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("is_fx_tracing will return true")
+def _drop(logger: str, message: str) -> None:
+    """Drop the messages of a logger that begin with `message`."""
+    logging.getLogger(logger).addFilter(lambda record: not str(record.msg).startswith(message))

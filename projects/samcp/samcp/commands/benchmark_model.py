@@ -262,6 +262,7 @@ def _build_model(device: str, num_classes: int, queries: str) -> SAMCP:
     cfg.merge_from_file(find_config(_CONFIG))
     cfg.merge_from_list(["DATASETS.TRAIN", (vocabulary,), "MODEL.DEVICE", device])
     cfg.merge_from_list(["MODEL.SAMCP.SEMANTIC_QUERIES", queries])
+    cfg.MODEL.SAMCP.TEXT.ENCODER = "learned"  # instead of CLIP's weights; the classifier's work is the same
     return SAMCP(cfg).to(device).eval()
 
 
