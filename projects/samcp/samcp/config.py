@@ -181,10 +181,7 @@ def load_config(args: argparse.Namespace) -> CN:
     """Load the config of --config-file, a path or the name of a packaged config, with the command line's overrides.
 
     Args:
-        args: of the command line; their config_file becomes the path that was found, which Detectron2 logs.
-
-    Args:
-        args: of Detectron2's ``default_argument_parser``.
+        args: of Detectron2's ``default_argument_parser``; config_file becomes the path that was found.
 
     Raises:
         UsageError: the file is unreadable, a key is unknown, or the combination of values cannot run.
