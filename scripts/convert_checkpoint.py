@@ -27,8 +27,7 @@ _SUFFIX = ".safetensors"
 def main() -> None:
     arguments = _parse_arguments()
 
-    from samcp.checkpoint import CheckpointError
-    from samcp.config import UsageError
+    from samcp.errors import CheckpointError, UsageError
 
     try:
         if arguments.command == "show":
@@ -43,7 +42,7 @@ def main() -> None:
 
 def export(source: Path, target: Path) -> None:
     """Write a checkpoint of train_net.py as a model file, and print both sizes."""
-    from samcp.model_file import ModelFile
+    from samcp.export import ModelFile
 
     ModelFile.of_checkpoint(source).save(target)
     before, after = source.stat().st_size, target.stat().st_size
@@ -55,7 +54,7 @@ def convert_released_checkpoint(source: Path, target: Path, config_file: str, op
     """Write a checkpoint of the released code as a model file, and print which of its modules are not used."""
     from detectron2.engine import default_argument_parser
 
-    from samcp.engine import load_config
+    from samcp.config import load_config
     from samcp.released import released_model
 
     options = ["--config-file", config_file, "--eval-only", "MODEL.DEVICE", "cpu", *opts]
@@ -68,7 +67,7 @@ def convert_released_checkpoint(source: Path, target: Path, config_file: str, op
 
 def show(path: Path) -> None:
     """Print the contents of a model file."""
-    from samcp.model_file import ModelFile
+    from samcp.export import ModelFile
 
     model = ModelFile.load(path)
     names, is_thing = model.vocabulary.names, model.vocabulary.is_thing

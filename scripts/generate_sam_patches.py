@@ -309,7 +309,7 @@ def _dataset_images(name: str, own: list[str]) -> list[ImageFile]:
         warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated")
         from detectron2.data import DatasetCatalog
 
-        from samcp.data.datasets.own import register_files
+        from samcp.data.datasets.custom.register import register_files
         from samcp.data.patch_caches import image_root
 
     register_files(own)

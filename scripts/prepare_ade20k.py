@@ -14,8 +14,8 @@ from samcp.command_line import conversion_parser
 def main() -> None:
     arguments = conversion_parser(__doc__, folder="ADEChallengeData2016").parse_args()
 
-    from samcp.data.preparation.ade20k import prepare_ade20k
-    from samcp.data.preparation.command import run
+    from samcp.data.datasets.ade20k.prepare import prepare_ade20k
+    from samcp.data.datasets.prepare_command import run
 
     run(prepare_ade20k, arguments)
 

@@ -13,8 +13,8 @@ from samcp.command_line import conversion_parser
 def main() -> None:
     arguments = conversion_parser(__doc__, folder="camvid").parse_args()
 
-    from samcp.data.preparation.camvid import prepare_camvid
-    from samcp.data.preparation.command import run
+    from samcp.data.datasets.camvid.prepare import prepare_camvid
+    from samcp.data.datasets.prepare_command import run
 
     run(prepare_camvid, arguments)
 

@@ -13,8 +13,8 @@ from samcp.command_line import conversion_parser
 def main() -> None:
     arguments = conversion_parser(__doc__, folder="cityscapes").parse_args()
 
-    from samcp.data.preparation.cityscapes import prepare_cityscapes
-    from samcp.data.preparation.command import run
+    from samcp.data.datasets.cityscapes.prepare import prepare_cityscapes
+    from samcp.data.datasets.prepare_command import run
 
     run(prepare_cityscapes, arguments)
 

@@ -13,8 +13,8 @@ from samcp.command_line import conversion_parser
 def main() -> None:
     arguments = conversion_parser(__doc__, folder="cod10k").parse_args()
 
-    from samcp.data.preparation.cod10k import prepare_cod10k
-    from samcp.data.preparation.command import run
+    from samcp.data.datasets.cod10k.prepare import prepare_cod10k
+    from samcp.data.datasets.prepare_command import run
 
     run(prepare_cod10k, arguments)
 

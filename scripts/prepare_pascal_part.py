@@ -14,8 +14,8 @@ from samcp.command_line import conversion_parser
 def main() -> None:
     arguments = conversion_parser(__doc__, folder="pascal_part").parse_args()
 
-    from samcp.data.preparation.command import run
-    from samcp.data.preparation.pascal_part import prepare_pascal_part
+    from samcp.data.datasets.pascal_part.prepare import prepare_pascal_part
+    from samcp.data.datasets.prepare_command import run
 
     run(prepare_pascal_part, arguments)
 

@@ -28,8 +28,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    from samcp.data import DataError
-    from samcp.data.datasets.synthetic import make_synthetic_dataset
+    from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
+    from samcp.errors import DataError
 
     try:
         make_synthetic_dataset(arguments.output, arguments.train, arguments.val, tuple(arguments.size), arguments.seed)

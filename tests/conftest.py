@@ -13,7 +13,8 @@ from proposal_cache import image_key
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_list
 from proposal_cache.generators.regions import RegionGenerator
-from samcp.data.datasets.synthetic import make_synthetic_dataset, register_synthetic
+from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
+from samcp.data.datasets.synthetic.register import register_synthetic
 
 
 def pytest_configure() -> None:

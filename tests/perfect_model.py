@@ -14,8 +14,8 @@ from PIL import Image
 from proposal_cache import Patches
 from samcp import RLEMasks, add_samcp_config
 from samcp.data.ground_truth import read_ground_truth, read_label_map, read_panoptic_ids
-from samcp.data.vocabulary import Vocabulary
 from samcp.evaluation import build_evaluator
+from samcp.vocabulary import Vocabulary
 
 Outputs = dict[str, Any]
 

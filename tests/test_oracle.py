@@ -9,7 +9,7 @@ import torch.multiprocessing
 import train_net
 from detectron2.utils import comm
 
-from samcp.data.datasets.synthetic import register_synthetic
+from samcp.data.datasets.synthetic.register import register_synthetic
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "miniature" / "demo.yaml"
 

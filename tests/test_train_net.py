@@ -12,10 +12,10 @@ import torch
 import train_net
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from samcp.config import load_config
 from samcp.data.datasets.catalog import register, unregister
-from samcp.data.datasets.synthetic import make_synthetic_dataset
+from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.ground_truth import read_panoptic_ids
-from samcp.engine import load_config
 from tests.toy_datasets import cut, panoptic_dataset, write_patches
 
 CONFIG = "configs/miniature/panoptic.yaml"
@@ -178,10 +178,12 @@ def test_the_figures_end_in_one_table(toy, tmp_path, caplog):
         ((), {"MODEL__SAMCP__SEMANTIC_QUERIES": "things"}, r"SEMANTIC_QUERIES is 'things'; choose"),
         ((), {"MODEL__SAMCP__TEXT__ENCODER": "foo"}, r"TEXT.ENCODER is 'foo'; choose"),
         ((), {"MODEL__SAMCP__OPEN_VOCABULARY__ENABLED": True}, r"needs CLIP for images and for words"),
-        ((), {"MODEL__TIMM__NAME": "nope"}, r"MODEL.TIMM.NAME is 'nope'"),
+        ((), {"MODEL__TIMM__NAME": "nope"}, r"MODEL.TIMM: name is 'nope'"),
         ((), {f"MODEL__SAMCP__TEST__{task}_ON": False for task in ("SEMANTIC", "INSTANCE", "PANOPTIC")}, r"nothing to"),
         ((), {"MODEL__SAMCP__TEST__MERGE": "Max"}, r"TEST.MERGE is 'Max'; choose"),
         ((), {"MODEL__SAMCP__DEC_LAYERS": 0}, r"DEC_LAYERS is 0"),
+        ((), {"MODEL__SAMCP__HIDDEN_DIM": 30}, r"HIDDEN_DIM \(30\) is not a multiple of MODEL.SAMCP.NHEADS"),
+        ((), {"MODEL__SAMCP__OPEN_VOCABULARY__KAPPA": 1.5}, r"OPEN_VOCABULARY.KAPPA is 1.5; it must be from 0 to 1"),
         ((), {"MODEL__SAMCP__IN_FEATURES": "['p9']"}, r"IN_FEATURES.*p9"),
         ((), {"SOLVER__AMP__ENABLED": True}, r"SOLVER.AMP.ENABLED trains on a GPU only"),
         (("--eval-only",), {}, r"--eval-only needs a checkpoint"),

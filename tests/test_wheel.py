@@ -14,7 +14,7 @@ SOURCES = ("configs", "projects", "proposal_cache", "LICENSE", "README.md", "pyp
 
 LOAD_CONFIG = """
 from samcp.command_line import training_parser
-from samcp.engine import load_config
+from samcp.config import load_config
 
 options = ["--config-file", "coco/panoptic/samcp_R50_12ep.yaml", "MODEL.DEVICE", "cpu"]
 print(load_config(training_parser(None).parse_args(options)).MODEL.META_ARCHITECTURE)

@@ -24,7 +24,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Run in each process; exits with one message on an error that the user can fix."""
-    from samcp.engine import USER_ERRORS
+    from samcp.errors import USER_ERRORS
 
     try:
         run(args)
@@ -39,10 +39,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
-    from samcp.checkpoint import Checkpointer
+    from samcp.checkpoint import Checkpointer, load_trained_model
+    from samcp.config import load_config, without_pretraining
     from samcp.data import check_test_data
-    from samcp.data.datasets.own import register_files
-    from samcp.engine import Trainer, UsageError, load_config, load_trained_model, without_pretraining
+    from samcp.data.datasets.custom.register import register_files
+    from samcp.errors import UsageError
+    from samcp.trainer import Trainer
 
     register_files(args.register)
     cfg = load_config(args)
@@ -71,7 +73,7 @@ def _message(error: Exception) -> str:
 if __name__ == "__main__":
     arguments = argument_parser().parse_args()
 
-    from samcp.engine import launch
+    from samcp.launch import launch
 
     launch(
         main,

@@ -8,7 +8,7 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 
 from samcp import add_samcp_config
-from samcp.engine import _with_floats as with_floats
+from samcp.config import _with_floats as with_floats
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ABLATED = CONFIGS / "coco" / "panoptic" / "samcp_R50_12ep.yaml"

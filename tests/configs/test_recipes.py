@@ -8,7 +8,8 @@ from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser
 
 from samcp import add_samcp_config
-from samcp.engine import Trainer, load_config
+from samcp.config import load_config
+from samcp.trainer import Trainer
 from tests.tiny_clip import make_tiny_clip
 from tests.toy_datasets import panoptic_dataset
 

@@ -10,8 +10,9 @@ from detectron2.config import get_cfg
 from torch import nn
 
 from samcp import add_samcp_config
-from samcp.checkpoint import Checkpointer, CheckpointError
-from samcp.data import Vocabulary
+from samcp.checkpoint import Checkpointer
+from samcp.errors import CheckpointError
+from samcp.vocabulary import Vocabulary
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
-from samcp.checkpoint import CheckpointError
 from samcp.data.affinity_targets import AffinityRule
+from samcp.errors import CheckpointError
 from samcp.modeling.affinity_decoder import AffinityDecoder, DecoderOutput
 from samcp.modeling.patch_batch import PatchBatch
 from samcp.modeling.patch_encoder import RoIEmbedding
-from samcp.modeling.queries import QuerySet, center_size_to_corners, query_visibility
+from samcp.modeling.queries import QuerySet, query_visibility
 from samcp.released import convert_released
 
 DATA = Path(__file__).parents[1] / "data"
@@ -47,7 +48,7 @@ def outputs(captured: dict[str, Tensor], released_state: dict[str, Tensor]) -> l
     )
     queries = QuerySet(
         content=captured["query"],
-        boxes=center_size_to_corners(captured["reference"]),
+        boxes=box_convert(captured["reference"], "cxcywh", "xyxy"),
         visible=query_visibility(SEMANTIC, num_patches, valid, None),
         num_semantic=SEMANTIC,
         num_instance=num_patches,
@@ -75,7 +76,7 @@ def test_decoder_equals_the_released_code(
     layer: int, captured: dict[str, Tensor], outputs: list[DecoderOutput], capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = outputs[layer]
-    boxes = center_size_to_corners(captured["out_boxes"][layer + 1])
+    boxes = box_convert(captured["out_boxes"][layer + 1], "cxcywh", "xyxy")
     with capsys.disabled():
         assert largest_difference(f"layer {layer}, queries", output.queries[0], captured["out"][layer, 0]) < 1e-5
         logits = captured["affinity"][layer, 0]

@@ -19,7 +19,7 @@ class Model(nn.Module):
             {"bottom_up": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), "fpn_lateral2": nn.Conv2d(4, 4, 1)}
         )
         self.norm = nn.LayerNorm(4)
-        self.classes = nn.Embedding(5, 4)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(5, 4))
         self.head = nn.Linear(4, 4)
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
 
@@ -42,6 +42,7 @@ def test_rate_and_decay_of_every_parameter():
         names[p]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
     }
     assert settings == {
+        "relative_position_bias_table": (1e-3, 0),
         "backbone.bottom_up.0.weight": (1e-4, 1e-2),
         "backbone.bottom_up.0.bias": (1e-4, 1e-2),
         "backbone.bottom_up.1.weight": (1e-4, 0),
@@ -50,7 +51,6 @@ def test_rate_and_decay_of_every_parameter():
         "backbone.fpn_lateral2.bias": (1e-3, 1e-2),
         "norm.weight": (1e-3, 0),
         "norm.bias": (1e-3, 0),
-        "classes.weight": (1e-3, 0),
         "head.weight": (1e-3, 1e-2),
         "head.bias": (1e-3, 1e-2),
     }

@@ -14,11 +14,12 @@ from detectron2.engine import default_argument_parser
 from PIL import Image
 
 from samcp.checkpoint import Checkpointer
-from samcp.data import DataError
-from samcp.data.datasets import own
-from samcp.engine import Trainer, load_config
-from samcp.model_file import ModelFile
-from tests.samcp.data.datasets.test_own import write_data
+from samcp.config import load_config
+from samcp.data.datasets.custom.register import VARIABLE, register_files
+from samcp.errors import DataError
+from samcp.export import ModelFile
+from samcp.trainer import Trainer
+from tests.samcp.data.datasets.test_custom import write_data
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import check_dataset
@@ -30,7 +31,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 @pytest.fixture
 def beach(tmp_path, monkeypatch):
     """The folder of a sound dataset, not registered yet."""
-    monkeypatch.setenv(own.VARIABLE, "")
+    monkeypatch.setenv(VARIABLE, "")
     before = set(DatasetCatalog)
     yield write_data(tmp_path / "beach").parent
     for name in set(DatasetCatalog) - before:
@@ -261,7 +262,7 @@ def test_what_may_be_meant_so_is_a_remark(beach, tmp_path, monkeypatch, capsys):
 
 
 def test_records_without_ids_as_detectron2s_semantic_ones(beach, tmp_path, monkeypatch, capsys):
-    own.register_files([beach / "beach.yaml"])
+    register_files([beach / "beach.yaml"])
     records = [{k: v for k, v in r.items() if k != "image_id"} for r in DatasetCatalog.get("own_labels")]
     DatasetCatalog.remove("own_labels")
     DatasetCatalog.register("own_labels", lambda: records)
@@ -295,7 +296,7 @@ def test_from_a_yaml_to_figures(beach, tmp_path, monkeypatch, capsys):
     keys += ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()"]
     keys += ["SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TEST", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)"]
     keys += ["DATALOADER.NUM_WORKERS", "0"]
-    config = str(CONFIGS / "own_data" / "semantic.yaml")
+    config = str(CONFIGS / "custom" / "semantic.yaml")
     trainer = Trainer(small(load_config(default_argument_parser().parse_args(["--config-file", config, *keys]))))
     trainer.train()
     trained = trainer._last_eval_results["sem_seg"]["mIoU"]
@@ -311,7 +312,7 @@ def test_from_a_yaml_to_figures(beach, tmp_path, monkeypatch, capsys):
     DatasetCatalog.remove("own_labels")
     MetadataCatalog.remove("own_labels")
     assert ModelFile.of_checkpoint(weights).vocabulary.names == model.vocabulary.names, "wherever it is taken"
-    own.register_files([beach / "beach.yaml"])
+    register_files([beach / "beach.yaml"])
 
     Image.new("RGB", (50, 40)).save(beach / "images" / "three.jpg")
     Image.new("L", (50, 40)).save(beach / "labels" / "three.png")

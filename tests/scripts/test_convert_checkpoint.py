@@ -11,9 +11,11 @@ from detectron2.data import MetadataCatalog
 from torch import nn
 
 from samcp import SAMCP, add_samcp_config
-from samcp.checkpoint import Checkpointer, CheckpointError
-from samcp.data.vocabulary import Vocabulary
-from samcp.model_file import ModelFile, parse_config
+from samcp.checkpoint import Checkpointer
+from samcp.config import parse_config
+from samcp.errors import CheckpointError
+from samcp.export import ModelFile
+from samcp.vocabulary import Vocabulary
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import convert_checkpoint

@@ -11,10 +11,12 @@ import yaml
 from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 
-from samcp.checkpoint import Checkpointer, CheckpointError
+from samcp.checkpoint import Checkpointer
 from samcp.commands.evaluate_open_vocabulary import evaluate_all, make_table
+from samcp.config import load_config
 from samcp.data.datasets.catalog import register, unregister
-from samcp.engine import Trainer, UsageError, asked_for_classes_of, load_config
+from samcp.errors import CheckpointError, UsageError
+from samcp.trainer import Trainer, asked_for_classes_of
 from tests.tiny_clip import make_tiny_clip
 from tests.toy_datasets import panoptic_dataset
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from proposal_cache import CacheWriter, PatchCache, Patches
-from tests.samcp.data.datasets.test_own import SIZE
+from tests.samcp.data.datasets.test_custom import SIZE
 from tests.scripts.test_check_dataset import beach, run
 from tests.toy_datasets import panoptic_dataset, write_patches
 

@@ -18,10 +18,10 @@ from proposal_cache.generators.regions import RegionGenerator
 from samcp import SAMCP, add_samcp_config
 from samcp.checkpoint import Checkpointer
 from samcp.commands.segment_images import write_answer
-from samcp.data import Vocabulary
 from samcp.data.ground_truth import read_label_map, read_panoptic_ids
 from samcp.modeling.inference import Inference, Predictions
-from samcp.prompts import Answer
+from samcp.predictor import Answer
+from samcp.vocabulary import Vocabulary
 from tests.conftest import Synthetic
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

@@ -14,7 +14,7 @@ ignore_upstream_warnings()
 
 if TYPE_CHECKING:
     from samcp.config import add_samcp_config
-    from samcp.meta_arch import SAMCP
+    from samcp.modeling.meta_arch import SAMCP
     from samcp.structures import RLEMasks
 
     __version__: str
@@ -26,7 +26,8 @@ else:
 
             return installed_version()
         if name in __all__:
-            from samcp import config, meta_arch, structures
+            from samcp import config, structures
+            from samcp.modeling import meta_arch
 
             names = {
                 "SAMCP": meta_arch.SAMCP,

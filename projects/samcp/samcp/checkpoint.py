@@ -10,7 +10,11 @@ from detectron2.config import CfgNode
 from safetensors.torch import load_file
 from torch import nn
 
-from .data.vocabulary import Vocabulary
+from samcp.config import without_pretraining
+from samcp.errors import CheckpointError
+from samcp.export import SavedConfig, saved_vocabulary, trained_vocabulary
+from samcp.modeling.meta_arch import SAMCP
+from samcp.vocabulary import Vocabulary
 
 _SHOWN_KEYS = 3
 # All that a pickle of arrays names, Detectron2's ImageNet weights for one.
@@ -23,10 +27,6 @@ _ARRAY_PARTS = {
 }
 
 
-class CheckpointError(ValueError):
-    """A checkpoint is missing, unreadable, or of another model or classes; the message says which and what to do."""
-
-
 class Checkpointer(DetectionCheckpointer):
     """Saves config and vocabulary beside the weights ("config", as text) and refuses a checkpoint that does not fit.
 
@@ -35,7 +35,7 @@ class Checkpointer(DetectionCheckpointer):
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode, **checkpointables: Any) -> None:
-        super().__init__(model, cfg.OUTPUT_DIR, config=_Config(cfg, model), **checkpointables)
+        super().__init__(model, cfg.OUTPUT_DIR, config=SavedConfig(cfg, model), **checkpointables)
         self._path = ""
         self._whole_model = True
 
@@ -100,10 +100,10 @@ class Checkpointer(DetectionCheckpointer):
 
     def _check_classes(self, checkpoint: dict[str, Any]) -> None:
         """Refuse other classes than the model's, where both are known; their synonyms may have changed."""
-        own, state = getattr(self.model, "vocabulary", None), checkpoint.get("config")
-        if own is None or not isinstance(state, dict) or "vocabulary" not in state:
+        own, trained = getattr(self.model, "vocabulary", None), trained_vocabulary(checkpoint)
+        if own is None or trained is None:
             return
-        difference = _difference(Vocabulary.from_json(state["vocabulary"]), own)
+        difference = _difference(trained, own)
         if difference:
             raise CheckpointError(
                 f"{self._path}: was trained on other classes than this run's datasets have: {difference}; resume with "
@@ -112,20 +112,20 @@ class Checkpointer(DetectionCheckpointer):
             )
 
 
-class _Config:
-    """A config as a checkpoint keeps it, and the classes of the model, for its datasets are not known everywhere."""
+def load_trained_model(cfg: CfgNode, weights: str, vocabulary: Vocabulary | None = None) -> SAMCP:
+    """The model of a checkpoint with the classes that it was trained on, whatever the config's datasets have.
 
-    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
-        self._state = {"yaml": cfg.dump()}
-        vocabulary = getattr(getattr(model, "module", model), "vocabulary", None)
-        if vocabulary is not None:
-            self._state["vocabulary"] = vocabulary.to_json()
+    What the training of its backbone started from need not be there.
 
-    def state_dict(self) -> dict[str, str]:
-        return self._state
+    Args:
+        vocabulary: the classes, where they are known already.
 
-    def load_state_dict(self, state: dict[str, str]) -> None:
-        """The config of the present run stays; a checkpoint's is for readers."""
+    Raises:
+        CheckpointError: it is missing, damaged, or of another config's model.
+    """
+    model = SAMCP(without_pretraining(cfg), vocabulary=vocabulary or saved_vocabulary(weights)).to(cfg.MODEL.DEVICE)
+    Checkpointer(model, cfg).load(weights)
+    return model
 
 
 def _difference(trained: Vocabulary, own: Vocabulary) -> str:

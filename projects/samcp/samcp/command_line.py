@@ -11,7 +11,7 @@ def command_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def add_register_option(parser: argparse.ArgumentParser) -> None:
-    """Add --register, a list of yaml files for :func:`samcp.data.datasets.own.register_files`."""
+    """Add --register, a list of yaml files for :func:`samcp.data.datasets.custom.register.register_files`."""
     parser.add_argument(
         "--register",
         action="append",

@@ -1,11 +1,16 @@
-"""Every key that SAM-CP adds to Detectron2's config, with its default."""
+"""Every key that SAM-CP adds to Detectron2's config, with its default; and loading of configs."""
 
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import yaml
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
 
-
-class UsageError(ValueError):
-    """A config or a combination of options that cannot run; the message names the key."""
-
+from samcp.config_files import find_config
+from samcp.errors import CheckpointError, UsageError
 
 # The 14 templates of ViLD that FC-CLIP uses (B.3).
 _VILD_PROMPTS = (
@@ -134,7 +139,7 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.LOSS.MASK_FOCAL = 1.0
     cfg.MODEL.SAMCP.LOSS.DICE = 1.0
     # Factor of the affinity losses of unmatched queries, which are averaged over those queries ("BG", Table 4).
-    cfg.MODEL.SAMCP.LOSS.SELF_AFFINITY = 1.0
+    cfg.MODEL.SAMCP.LOSS.SELF_AFFINITY = 0.3
     # Instance and denoising queries have a class loss for things alone, so that no stuff word becomes their negative.
     cfg.MODEL.SAMCP.LOSS.THINGS_ONLY = True
     cfg.MODEL.SAMCP.MATCHER = CN()  # costs of the Hungarian matching (METHOD 6)
@@ -163,10 +168,86 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False
     # Evaluate Prompt I and Prompt II themselves, against the ground-truth affinity.
     cfg.MODEL.SAMCP.TEST.PROMPTS_ON = False
-    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.3  # of Prompt II, above which two patches are one instance
+    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.4  # of Prompt II, above which two patches are one instance
     # Feed the ground-truth affinity through the same inference: the bound that the patches allow.
     cfg.TEST.ORACLE = False
 
 
 def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1  # of the learning rate, for the pretrained network under the FPN
+
+
+def load_config(args: argparse.Namespace) -> CN:
+    """Load the config of --config-file, a path or the name of a packaged config, with the command line's overrides.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``; config_file becomes the path that was found.
+
+    Raises:
+        UsageError: the file is unreadable, a key is unknown, or the combination of values cannot run.
+    """
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    try:
+        args.config_file = find_config(args.config_file)
+        cfg.merge_from_file(args.config_file, allow_unsafe=False)
+        cfg.merge_from_list(_with_floats(cfg, args.opts))
+    except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
+        late = [option for option in args.opts if option.startswith("--")]
+        hint = f"; {late[0]} goes before the first key" if late else ""
+        raise UsageError(f"config {args.config_file!r} with {args.opts}: {error}{hint}") from error
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no GPU here; add: MODEL.DEVICE cpu")
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
+        raise UsageError("SOLVER.AMP.ENABLED trains on a GPU only; add: SOLVER.AMP.ENABLED False")
+    if cfg.TEST.ORACLE and not args.eval_only:
+        raise UsageError("TEST.ORACLE evaluates the ground truth, which needs no training; add: --eval-only")
+    cfg.freeze()
+    return cfg
+
+
+def parse_config(text: str) -> CN:
+    """Parse the yaml config that a checkpoint carries.
+
+    Raises:
+        CheckpointError: it has a key that this version does not have.
+    """
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    try:
+        cfg.merge_from_other_cfg(CN.load_cfg(text))
+    except (KeyError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(
+            f"the checkpoint's config does not fit this version of the project ({error}); use the one it was made with"
+        ) from error
+    return cfg
+
+
+def without_pretraining(cfg: CN) -> CN:
+    """Return a copy of a config whose backbone starts from random weights, for a model whose weights come later."""
+    built = cfg.clone()
+    built.defrost()
+    built.MODEL.TIMM.WEIGHTS = built.MODEL.SWIN.WEIGHTS = ""
+    return built
+
+
+def of_one_dataset(cfg: CN, index: int) -> CN:
+    """Return a copy of a config with one of its test datasets, and that dataset's patch cache, only."""
+    one = cfg.clone()
+    one.defrost()
+    for key in ("TEST", "PATCHES_TEST"):
+        one.DATASETS[key] = cfg.DATASETS[key][index : index + 1]
+    one.freeze()
+    return one
+
+
+def _with_floats(cfg: CN, opts: Sequence[str]) -> list[str]:
+    """Return command-line keys and values with 1 written as 1.0 if the key is a float: yacs refuses an int there."""
+    values = list(opts)
+    for i in range(1, len(values), 2):
+        default: Any = cfg
+        for part in values[i - 1].split("."):
+            default = default.get(part) if isinstance(default, CN) else None
+        if isinstance(default, float) and values[i].lstrip("+-").isdigit():
+            values[i] += ".0"
+    return values

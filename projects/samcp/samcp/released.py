@@ -8,11 +8,11 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from .checkpoint import CheckpointError
-from .data.vocabulary import Vocabulary
-from .engine import without_pretraining
-from .meta_arch import SAMCP
-from .model_file import ModelFile
+from samcp.config import without_pretraining
+from samcp.errors import CheckpointError
+from samcp.export import ModelFile
+from samcp.modeling.meta_arch import SAMCP
+from samcp.vocabulary import Vocabulary
 
 _HEADS = ("q", "k", "v")  # the order of MultiheadAttention's packed projection
 

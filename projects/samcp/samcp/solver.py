@@ -5,27 +5,22 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.solver.build import get_default_optimizer_params
 from torch import nn
 
-from .config import UsageError
+from samcp.errors import UsageError
 
 # Detectron2's FPN keeps the network under it here. Only that is pretrained; the FPN around it starts from nothing.
 _PRETRAINED = "backbone.bottom_up."
-_NORMS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.GroupNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.LayerNorm,
-)
-# Position tables of Swin and of CLIP, which are parameters and not nn.Embedding.
+# Position tables of Swin and of CLIP.
 _POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed", "positional_embedding")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW with a smaller rate for the pretrained backbone and one clip of the whole gradient's norm.
 
-    Norm layers and embeddings decay by SOLVER.WEIGHT_DECAY_NORM, which is 0, as in the training scripts of Mask2Former
-    and FC-CLIP.
+    Norm layers and position tables decay by SOLVER.WEIGHT_DECAY_NORM, which is 0, as in the training scripts of
+    Mask2Former and FC-CLIP.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
@@ -46,18 +41,20 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def parameter_groups(
     model: nn.Module, *, lr: float, backbone_multiplier: float, weight_decay: float, weight_decay_norm: float
 ) -> list[dict[str, Any]]:
-    """Trainable parameters, each once, in at most four groups: pretrained or not, norms and embeddings or not."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    seen: set[nn.Parameter] = set()
-    for module_name, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            rate = lr * backbone_multiplier if f"{module_name}.".startswith(_PRETRAINED) else lr
-            undecayed = isinstance(module, (*_NORMS, nn.Embedding)) or name in _POSITION_TABLES
-            groups.setdefault((rate, weight_decay_norm if undecayed else weight_decay), []).append(parameter)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+    """Group trainable parameters, each once, by rate (pretrained or not) and decay (norms and position tables or not).
+
+    Returns:
+        At most four groups, as torch's optimisers take them.
+    """
+    groups: list[dict[str, Any]] = get_default_optimizer_params(
+        model,
+        base_lr=lr,
+        weight_decay=weight_decay,
+        weight_decay_norm=weight_decay_norm,
+        lr_factor_func=lambda name: backbone_multiplier if name.startswith(_PRETRAINED) else 1.0,
+        overrides={name: {"weight_decay": weight_decay_norm} for name in _POSITION_TABLES},
+    )
+    return groups
 
 
 class ClippedAdamW(torch.optim.AdamW):

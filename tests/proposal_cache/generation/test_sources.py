@@ -99,7 +99,7 @@ def test_files_whose_names_cannot_be_keys_are_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"6 images to be renamed \(.*back.*slash0\.png.*, \.\.\.\)") as caught:
         from_folder(tmp_path)
     assert "cannot be a key" in str(caught.value)
-    with pytest.raises(SourceError, match=r"the list has 1 images .*cannot be a key: its file name is no valid text"):
+    with pytest.raises(SourceError, match=r"the list has 1 images .*cannot be a key: its file name is not valid text"):
         from_list([("\udcff", "x.png")])
 
 

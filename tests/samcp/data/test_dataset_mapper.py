@@ -11,10 +11,11 @@ from PIL import Image
 
 from proposal_cache import CacheError, CacheWriter, Patches
 from samcp import add_samcp_config
-from samcp.data import DataError, build_test_loader, build_train_loader, check_test_data
+from samcp.data import build_test_loader, build_train_loader, check_test_data
 from samcp.data.build import load_records
 from samcp.data.dataset_mapper import SAMCPDatasetMapper
 from samcp.data.datasets.catalog import register, unregister
+from samcp.errors import DataError
 from tests.toy_datasets import SIZE, panoptic_dataset, write_patches
 
 

@@ -5,8 +5,8 @@ import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
-from samcp.data import DataError
 from samcp.data.ground_truth import read_ground_truth
+from samcp.errors import DataError
 
 SIZE = (20, 30)
 OPTIONS = {"num_classes": 11, "ignore_label": 255}

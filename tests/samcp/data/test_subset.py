@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from samcp.data import DataError
 from samcp.data.datasets.subset import register_subset
+from samcp.errors import DataError
 from tests.toy_datasets import panoptic_dataset
 
 

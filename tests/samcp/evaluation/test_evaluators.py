@@ -1,4 +1,4 @@
-"""The evaluators on a small dataset: the truth gets 100, a known mistake the figure worked out by hand."""
+"""The evaluators on a small dataset: 100 for the ground truth, hand-computed values for known errors."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from PIL import Image
 
 from proposal_cache import Patches
 from samcp import add_samcp_config
-from samcp.data import DataError
 from samcp.data.ground_truth import read_panoptic_ids
+from samcp.errors import DataError
 from samcp.evaluation import build_evaluator, format_results
 from samcp.evaluation.panoptic import PanopticEvaluator
 from samcp.evaluation.semantic import SemanticEvaluator
@@ -29,7 +29,7 @@ def toy(tmp_path_factory):
 
 
 def evaluate(evaluator, name, change=lambda record, outputs: outputs):
-    """Run an evaluator on the ground truth as `change` alters it."""
+    """Run an evaluator on the ground truth after `change`."""
     evaluator.reset()
     for record in DatasetCatalog.get(name):
         evaluator.process([record], [change(record, perfect_outputs(record, name))])
@@ -43,20 +43,20 @@ def config(tmp_path):
     return cfg
 
 
-def test_the_ground_truth_gets_100_everywhere(toy, tmp_path):
+def test_ground_truth_scores_100(toy, tmp_path):
     results = evaluate(build_evaluator(config(tmp_path), toy), toy)
-    figures = {
+    metrics = {
         "panoptic_seg": ["PQ", "SQ", "RQ", "PQ_th", "PQ_st"],
         "segm": ["AP", "AP50"],
         "bbox": ["AP"],
         "sem_seg": ["mIoU", "fwIoU", "mACC", "pACC"],
     }
-    for task, names in figures.items():
+    for task, names in metrics.items():
         for name in names:
             assert results[task][name] == pytest.approx(100), (task, name)
 
 
-def test_only_the_tasks_that_are_on(toy, tmp_path):
+def test_only_enabled_tasks_are_evaluated(toy, tmp_path):
     cfg = config(tmp_path)
     cfg.MODEL.SAMCP.TEST.INSTANCE_ON = cfg.MODEL.SAMCP.TEST.PANOPTIC_ON = False
     assert set(evaluate(build_evaluator(cfg, toy), toy)) == {"sem_seg"}
@@ -66,8 +66,8 @@ def test_only_the_tasks_that_are_on(toy, tmp_path):
 
 
 class TestSemantic:
-    def test_half_a_class_called_another(self, toy):
-        """Every second column of grass (3) is called sky (2)."""
+    def test_iou_of_a_class_that_is_half_mislabeled(self, toy):
+        """Every second column of grass (3) is predicted as sky (2)."""
         records = DatasetCatalog.get(toy)
         truth = [perfect_outputs(record, toy)["sem_seg"].numpy() for record in records]
         swapped = [np.where((t == 3) & (np.arange(SIZE[1]) % 2 == 0), 2, t) for t in truth]
@@ -84,21 +84,21 @@ class TestSemantic:
         assert results["mIoU"] == pytest.approx(np.mean(expected))
         assert 40 < expected[3] < 60
 
-    def test_silence_is_a_miss(self, toy):
-        """Nothing predicted on half of the sky: half its IoU is gone, not left out of the account."""
+    def test_unlabeled_pixels_count_as_errors(self, toy):
+        """Half of the sky has no prediction: its IoU and accuracy halve."""
 
-        def silent(record, outputs):
+        def unlabeled(record, outputs):
             labels = outputs["sem_seg"].clone()
             labels[:, ::2] = torch.where(labels[:, ::2] == 2, -1, labels[:, ::2])
             return {"sem_seg": labels}
 
-        results = evaluate(SemanticEvaluator(toy), toy, silent)["sem_seg"]
+        results = evaluate(SemanticEvaluator(toy), toy, unlabeled)["sem_seg"]
         assert results["IoU-sky"] == pytest.approx(50, abs=3)
         assert results["ACC-sky"] == pytest.approx(50, abs=3)
         assert results["IoU-grass"] == pytest.approx(100)
 
-    def test_scores_are_as_good_as_labels(self, toy):
-        """(C, H, W) scores; a pixel without any score has no prediction."""
+    def test_scores_equal_labels(self, toy):
+        """(C, H, W) scores; a pixel with no positive score is unlabeled."""
 
         def scores(record, outputs):
             labels = outputs["sem_seg"]
@@ -106,7 +106,7 @@ class TestSemantic:
 
         assert evaluate(SemanticEvaluator(toy), toy, scores)["sem_seg"]["mIoU"] == pytest.approx(100)
 
-    def test_equals_detectron2_where_every_pixel_is_predicted(self, tmp_path):
+    def test_equals_detectron2_if_every_pixel_is_predicted(self, tmp_path):
         rng = np.random.default_rng(0)
         truth = rng.integers(0, 5, (3, *SIZE)).astype(np.uint8)
         truth[truth == 4] = 255
@@ -138,8 +138,8 @@ class TestSemantic:
 
 
 class TestInstances:
-    def test_lost_objects_lower_the_recall(self, toy, tmp_path):
-        """Without the squares, their AP is 0 and that of discs stays."""
+    def test_missing_objects_lower_the_recall(self, toy, tmp_path):
+        """Without the squares their AP is 0, and the AP of discs does not change."""
 
         def without_squares(record, outputs):
             instances = outputs["instances"]
@@ -152,7 +152,7 @@ class TestInstances:
             assert results[task]["AP"] == pytest.approx(50)
 
     def test_equals_detectron2_on_decoded_masks(self, tmp_path):
-        """With names of things alone, which is what Detectron2's own evaluator can take."""
+        """Detectron2's evaluator gets the names of things only, as it requires."""
         rng = np.random.default_rng(0)
 
         def noisy(record, outputs):
@@ -175,7 +175,7 @@ class TestInstances:
         assert 10 < ours["segm"]["AP"] < 90
 
     @pytest.mark.parametrize("content", [None, b"{half a json"])
-    def test_a_json_that_cannot_be_read(self, tmp_path, content):
+    def test_unreadable_json(self, tmp_path, content):
         with panoptic_dataset(tmp_path, "toy_instances", patches=False) as name:
             (tmp_path / "instances.json").unlink()
             if content:
@@ -183,7 +183,7 @@ class TestInstances:
             with pytest.raises(DataError, match=r"instances.json: the json of toy_instances's.*INSTANCE_ON False"):
                 build_evaluator(config(tmp_path), name)
 
-    def test_no_instance_anywhere(self, toy, tmp_path):
+    def test_no_predicted_instances(self, toy, tmp_path):
         results = evaluate(
             build_evaluator(config(tmp_path), toy),
             toy,
@@ -193,8 +193,8 @@ class TestInstances:
 
 
 class TestPanoptic:
-    def test_a_class_mistaken(self, toy, tmp_path):
-        """Sky and grass swapped: no stuff is recognised, things are untouched."""
+    def test_swapped_stuff_classes(self, toy, tmp_path):
+        """Sky and grass swapped: PQ of stuff is 0, PQ of things stays."""
 
         def swapped(record, outputs):
             ids, info = outputs["panoptic_seg"]
@@ -207,15 +207,15 @@ class TestPanoptic:
         assert results["PQ_st"] == pytest.approx(0)
         assert results["PQ"] == pytest.approx(50)
 
-    def test_a_dataset_without_stuff(self, tmp_path):
-        """panopticapi alone would end in a ZeroDivisionError."""
+    def test_dataset_without_stuff(self, tmp_path):
+        """panopticapi itself raises ZeroDivisionError here."""
         with panoptic_dataset(tmp_path / "data", "toy_things", patches=False, things_only=True) as name:
             results = evaluate(PanopticEvaluator(name, str(tmp_path)), name)["panoptic_seg"]
         assert results["PQ"] == results["PQ_th"] == pytest.approx(100)
         assert math.isnan(results["PQ_st"])
 
     def test_only_id_0_is_void(self, tmp_path):
-        """A sky predicted where the PNG has an id that the json does not list is false, as panopticapi has it."""
+        """A segment predicted on an id that the json does not list is a false positive, as in panopticapi."""
         sky = 1  # its id in the PNGs
         with panoptic_dataset(tmp_path / "data", "toy_unlisted", patches=False) as name:
             listed = tmp_path / "data" / "panoptic.json"
@@ -241,7 +241,7 @@ class TestPanoptic:
         assert results["PQ"] == 0
 
 
-def test_the_table_has_the_figures_that_were_computed():
+def test_results_table():
     results = {"panoptic_seg": {"PQ": 41.23, "PQ_st": float("nan")}, "sem_seg": {"mIoU": 50.0}}
     lines = format_results({"coco": results}).splitlines()
     assert [cell.strip() for cell in lines[0].strip("|").split("|")] == ["", "PQ", "PQ_st", "mIoU"]

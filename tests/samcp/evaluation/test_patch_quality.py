@@ -1,4 +1,4 @@
-"""The quality of patches on RLEs is that of the definitions, taken literally on decoded masks."""
+"""Patch quality on RLEs against its definitions on decoded masks."""
 
 import json
 import math
@@ -8,9 +8,9 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from proposal_cache import CacheError, CacheWriter, PatchCache, Patches
-from samcp.data import DataError
 from samcp.data.ground_truth import GroundTruth
-from samcp.evaluation.patch_quality import ObjectFits, figures, measure_dataset, measure_image
+from samcp.errors import DataError
+from samcp.evaluation.patch_quality import ObjectFits, iou_metrics, measure_dataset, measure_image
 from tests.toy_datasets import panoptic_dataset, write_patches
 
 HEIGHT, WIDTH = 40, 50
@@ -27,7 +27,7 @@ def patches_of(*masks):
 
 
 def truth_of(*masks, classes=None, is_thing=None, is_crowd=None):
-    """Segments; things of class 0 that are no crowd, unless told otherwise."""
+    """Segments; by default things of class 0 that are not crowds."""
     n = len(masks)
     return GroundTruth(
         patches_of(*masks),
@@ -43,7 +43,7 @@ def box(mask):
 
 
 def in_common(a, b):
-    """Pixels in two boxes."""
+    """Area of the intersection of two boxes."""
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     return np.prod(np.maximum(sides, 0))
 
@@ -64,17 +64,15 @@ def mask_iou(a, b):
 
 
 def belongs(patches, entity):
-    """METHOD 6 for one entity: which of the masks are its own."""
+    """The rule of METHOD 6 for one thing: whether each patch belongs to it."""
     inside = [p.any() and min((p & entity).sum() / p.sum(), box_iop(box(p), box(entity))) > 0.8 for p in patches]
     ious = [box_iou(box(p), box(entity)) for p in patches]
-    beaten = max([0.5, *(iou for iou, own in zip(ious, inside, strict=True) if own)])
-    if ious and max(ious) > beaten:
-        inside[int(np.argmax(ious))] = True
-    return inside
+    least = max([0.5, *(iou for iou, own in zip(ious, inside, strict=True) if own)])
+    return [own or iou > least for iou, own in zip(ious, inside, strict=True)]  # low-quality matches
 
 
 def literally(patches, truth):
-    """Class, area, best and merged IoU of each object, pixel by pixel."""
+    """Class, area, best IoU and merged IoU of each object, from decoded masks."""
     masks, rows = list(patches.decode()), []
     for c, crowd, entity in zip(truth.classes, truth.is_crowd, truth.masks.decode(), strict=True):
         if crowd or not entity.any():
@@ -91,7 +89,7 @@ def rows(fits):
 
 
 def random_masks(rng, count):
-    """Ellipses and rectangles, some of them without a pixel."""
+    """Ellipses and rectangles, some of them empty."""
     ys, xs = np.mgrid[:HEIGHT, :WIDTH]
     for _ in range(count):
         x, y, w, h = rng.integers(WIDTH), rng.integers(HEIGHT), *rng.integers(0, 16, 2)
@@ -100,7 +98,7 @@ def random_masks(rng, count):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_against_the_definitions(seed):
+def test_equals_the_definitions_on_decoded_masks(seed):
     rng = np.random.default_rng(seed)
     entities = list(random_masks(rng, 8))
     near = [np.roll(e, rng.integers(-3, 4, 2), axis=(0, 1)) & (rng.random() < 0.9) for e in entities for _ in range(3)]
@@ -109,27 +107,27 @@ def test_against_the_definitions(seed):
     np.testing.assert_allclose(rows(measure_image(patches, truth)), literally(patches, truth), rtol=1e-12)
 
 
-def test_an_object_in_two_patches():
+def test_object_covered_by_two_patches():
     truth = truth_of(rectangle(10, 10, 30, 20))
     halves = rectangle(10, 10, 20, 20), rectangle(20, 10, 30, 20)
     [(_, area, best, merged)] = rows(measure_image(patches_of(*halves), truth))
     assert (area, best, merged) == (200, 0.5, 1.0)
 
 
-def test_a_patch_over_two_objects_can_be_best_but_is_not_merged():
+def test_patch_over_two_objects():
     truth = truth_of(rectangle(0, 0, 20, 10), rectangle(20, 0, 30, 10))
     fits = measure_image(patches_of(rectangle(0, 0, 30, 10)), truth)
     assert fits.best.tolist() == [2 / 3, 1 / 3]
-    assert fits.merged.tolist() == [2 / 3, 0]  # its box fits the first, so that it is a low-quality match
+    assert fits.merged.tolist() == [2 / 3, 0]  # a low-quality match of the first object, by the IoU of boxes
 
 
 @pytest.mark.parametrize("patches", [Patches.empty(HEIGHT, WIDTH), patches_of(np.zeros((HEIGHT, WIDTH)))])
-def test_no_patches_or_an_empty_one(patches):
+def test_no_patches_or_an_empty_patch(patches):
     fits = measure_image(patches, truth_of(rectangle(1, 1, 9, 9), rectangle(20, 1, 29, 9)))
     assert fits.best.tolist() == fits.merged.tolist() == [0, 0]
 
 
-def test_crowds_and_segments_without_a_pixel_are_no_objects():
+def test_crowds_and_empty_segments_are_skipped():
     nothing = np.zeros((HEIGHT, WIDTH), bool)
     truth = truth_of(rectangle(1, 1, 9, 9), nothing, is_crowd=[True, False])
     for each in (truth, truth_of()):
@@ -137,13 +135,13 @@ def test_crowds_and_segments_without_a_pixel_are_no_objects():
         assert len(fits) == len(list(fits.groups())) == 0
 
 
-def test_figures_by_hand():
-    found = figures(np.array([0.2, 0.25, 0.5, 0.6, 0.8]))
+def test_iou_metrics_by_hand():
+    found = iou_metrics(np.array([0.2, 0.25, 0.5, 0.6, 0.8]))
     assert found == pytest.approx({"mIoU": 47, "mIoU>0.5": 70, "MR 0.25": 40, "MR 0.5": 60, "MR 0.75": 80})
-    nothing = figures(np.array([0.1]))
+    nothing = iou_metrics(np.array([0.1]))
     assert math.isnan(nothing["mIoU>0.5"])
     assert nothing["MR 0.25"] == 100
-    assert all(math.isnan(value) for value in figures(np.zeros(0)).values())
+    assert all(math.isnan(value) for value in iou_metrics(np.zeros(0)).values())
 
 
 def test_groups_and_classes():
@@ -159,26 +157,26 @@ def test_groups_and_classes():
         "stuff, small": [0.9],
         "all": [0.4, 0.6, 0.2, 0.9],
     }
-    assert [(c, len(part)) for c, part in fits.of_classes()] == [(2, 1), (4, 2), (7, 1)]  # the worst first
+    assert [(c, len(part)) for c, part in fits.of_classes()] == [(2, 1), (4, 2), (7, 1)]  # ascending mean IoU
     things = fits.select(fits.is_thing)
-    assert "all" not in dict(things.groups())  # it would repeat the things
+    assert "all" not in dict(things.groups())  # would repeat the things
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """The folder of four scenes, and the name of their dataset."""
+    """Folder and name of a dataset of four scenes."""
     folder = tmp_path_factory.mktemp("toy")
     with panoptic_dataset(folder, "toy_quality") as name:
         yield folder, name
 
 
 def halves(folder):
-    """The toy's patches without the last of each three, which is the segment as a whole."""
+    """The toy's patches without every third, which is the whole segment."""
     cache = PatchCache(folder / "patches")
     return {key: cache[key].select(np.arange(len(cache[key])) % 3 < 2) for key in cache}
 
 
-def test_a_dataset_whose_segments_are_patches(toy):
+def test_dataset_with_every_segment_as_a_patch(toy):
     folder, name = toy
     quality = measure_dataset(name, str(folder / "patches"))
     segments = [
@@ -187,11 +185,11 @@ def test_a_dataset_whose_segments_are_patches(toy):
     assert quality.images == 4
     assert quality.patches == 3 * len(segments)
     assert len(quality.fits) == len(segments) - 1  # one is a crowd
-    assert figures(quality.fits.best) == {"mIoU": 100, "mIoU>0.5": 100, "MR 0.25": 0, "MR 0.5": 0, "MR 0.75": 0}
+    assert iou_metrics(quality.fits.best) == {"mIoU": 100, "mIoU>0.5": 100, "MR 0.25": 0, "MR 0.5": 0, "MR 0.75": 0}
     assert {name for name, _ in quality.fits.groups()} >= {"things", "stuff", "all"}
 
 
-def test_halves_need_merging(toy, tmp_path):
+def test_half_segments_are_merged(toy, tmp_path):
     folder, name = toy
     write_patches(tmp_path / "halves", name, halves(folder))
     fits = measure_dataset(name, str(tmp_path / "halves")).fits
@@ -202,15 +200,15 @@ def test_halves_need_merging(toy, tmp_path):
     assert rows(limited.fits) == rows(fits)[: len(limited.fits)]
 
 
-@pytest.mark.slow  # processes import all of Detectron2
-def test_more_workers_change_nothing(toy):
+@pytest.mark.slow  # each process imports Detectron2
+def test_several_workers_give_the_same_result(toy):
     folder, name = toy
     alone, together = (measure_dataset(name, str(folder / "patches"), workers=workers) for workers in (1, 2))
     assert rows(alone.fits) == rows(together.fits)
     assert alone.patches == together.patches
 
 
-def test_an_image_whose_patches_failed_has_none(toy, tmp_path):
+def test_failed_image_counts_as_without_patches(toy, tmp_path):
     folder, name = toy
     with CacheWriter(tmp_path / "failed", {"name": "toy"}, name) as writer:
         writer.add_failure("001", "broken")
@@ -225,7 +223,7 @@ def test_an_image_whose_patches_failed_has_none(toy, tmp_path):
     assert (quality.fits.best[len(first.fits) :] > 0).all()
 
 
-def test_what_cannot_be_measured(toy, tmp_path):
+def test_errors_of_names_and_caches(toy, tmp_path):
     folder, name = toy
     with pytest.raises(DataError, match="there is no dataset 'toys'"):
         measure_dataset("toys", str(folder / "patches"))
@@ -240,7 +238,7 @@ def test_what_cannot_be_measured(toy, tmp_path):
         measure_dataset(name, str(tmp_path / "small"))
 
 
-def test_a_dataset_without_objects_or_without_its_files(toy, tmp_path, monkeypatch):
+def test_errors_of_missing_ground_truth(toy, tmp_path, monkeypatch):
     folder, name = toy
     records = DatasetCatalog.get(name)
     monkeypatch.setitem(DatasetCatalog.data, name, lambda: [{**record, "segments_info": []} for record in records])

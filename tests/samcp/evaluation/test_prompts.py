@@ -1,4 +1,4 @@
-"""Figures of the two prompts, counted by hand."""
+"""Accuracy of the two prompts, counted by hand."""
 
 import math
 
@@ -13,7 +13,7 @@ from samcp.modeling.inference import Predictions
 
 @pytest.fixture
 def evaluator():
-    """Two things, a disc and a square, and one kind of stuff, the sky."""
+    """Two thing classes, disc and square, and one stuff class, sky."""
     MetadataCatalog.get("prompts_toy").set(
         stuff_classes=["disc", "square", "sky"], thing_dataset_id_to_contiguous_id={0: 0, 1: 1}
     )
@@ -40,40 +40,40 @@ def predictions(scores, affinity, sky_score, sky_affinity):
     )
 
 
-# A disc of the patches 0, 1 and 2, and sky of patch 3; patch 4 belongs to nothing.
+# Patches 0, 1 and 2 form a disc, patch 3 is sky, patch 4 has no entity.
 TRUTH = {"instances": entities([0], [0, 1, 2]), "sem_segments": entities([0, 2], [0, 1, 2], [3])}
 
 
-def test_a_perfect_model(evaluator):
-    said = predictions([[1.0, 0, 0]], [[1.0, 1, 1, 0, 0]], 1.0, [0.0, 0, 0, 1, 0])
-    evaluator.process([TRUTH], [{"predictions": said}])
-    figures = evaluator.evaluate()
-    assert figures["prompt_1"]["accuracy"] == 100
-    assert figures["prompt_2"] == {"precision": 100, "recall": 100, "F1": 100}
-    assert math.isnan(figures["prompt_1"]["accuracy-square"]), "no square to count"
+def test_perfect_predictions(evaluator):
+    predicted = predictions([[1.0, 0, 0]], [[1.0, 1, 1, 0, 0]], 1.0, [0.0, 0, 0, 1, 0])
+    evaluator.process([TRUTH], [{"predictions": predicted}])
+    metrics = evaluator.evaluate()
+    assert metrics["prompt_1"]["accuracy"] == 100
+    assert metrics["prompt_2"] == {"precision": 100, "recall": 100, "F1": 100}
+    assert math.isnan(metrics["prompt_1"]["accuracy-square"]), "no square to count"
 
 
-def test_mistakes_are_counted(evaluator):
-    """One query takes patches 0, 1 and 4 for a disc, another patches 1 and 2 for a square; patch 3 is no sky."""
-    said = predictions(
+def test_errors_by_hand(evaluator):
+    """One query merges patches 0, 1 and 4 as a disc, another 1 and 2 as a square; none predicts patch 3 as sky."""
+    predicted = predictions(
         [[0.9, 0, 0], [0, 0.95, 0]], [[1.0, 0.8, 0, 0, 0.9], [0, 0.9, 0.9, 0, 0]], 0.9, [0.1, 0.1, 0.1, 0.0, 0.1]
     )
-    evaluator.process([TRUTH], [{"predictions": said}])
-    figures = evaluator.evaluate()
-    # Patch 0 is a disc; 1 and 2 are called squares; 3 has no label.
-    assert figures["prompt_1"]["accuracy-disc"] == pytest.approx(100 / 3)
-    assert figures["prompt_1"]["accuracy-sky"] == 0
-    assert figures["prompt_1"]["accuracy"] == pytest.approx(100 / 6)
-    # Discs: 0-1 right, 0-4 and 1-4 wrong; squares: 1-2 wrong. True: 0-1, 0-2, 1-2.
-    assert figures["prompt_2"]["precision"] == pytest.approx(25)
-    assert figures["prompt_2"]["recall"] == pytest.approx(100 / 3)
-    assert figures["prompt_2"]["F1"] == pytest.approx(200 / 7)
+    evaluator.process([TRUTH], [{"predictions": predicted}])
+    metrics = evaluator.evaluate()
+    # Best labels: 0 disc, 1 and 2 square, 3 none.
+    assert metrics["prompt_1"]["accuracy-disc"] == pytest.approx(100 / 3)
+    assert metrics["prompt_1"]["accuracy-sky"] == 0
+    assert metrics["prompt_1"]["accuracy"] == pytest.approx(100 / 6)
+    # Discs: 0-1 correct, 0-4 and 1-4 wrong; squares: 1-2 wrong. True pairs: 0-1, 0-2, 1-2.
+    assert metrics["prompt_2"]["precision"] == pytest.approx(25)
+    assert metrics["prompt_2"]["recall"] == pytest.approx(100 / 3)
+    assert metrics["prompt_2"]["F1"] == pytest.approx(200 / 7)
 
 
-def test_an_image_without_patches(evaluator):
+def test_image_without_patches(evaluator):
     nothing = {"instances": entities([0], [], num_patches=0), "sem_segments": entities([], num_patches=0)}
-    said = predictions([[0.5, 0, 0]], [[]], 0.9, [])
-    evaluator.process([nothing], [{"predictions": said}])
-    figures = evaluator.evaluate()
-    assert math.isnan(figures["prompt_1"]["accuracy"])
-    assert math.isnan(figures["prompt_2"]["F1"])
+    predicted = predictions([[0.5, 0, 0]], [[]], 0.9, [])
+    evaluator.process([nothing], [{"predictions": predicted}])
+    metrics = evaluator.evaluate()
+    assert math.isnan(metrics["prompt_1"]["accuracy"])
+    assert math.isnan(metrics["prompt_2"]["F1"])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
-from samcp.checkpoint import CheckpointError
+from samcp.errors import CheckpointError
 from samcp.modeling.backbone.clip import DENSE, CLIPBackbone
 from samcp.modeling.clip import load_clip
 from tests.tiny_clip import make_tiny_clip
@@ -88,7 +88,7 @@ def test_the_last_map_is_clips(tiny_clip: tuple[str, str]) -> None:
 
 
 def test_a_tower_without_maps_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"MODEL.CLIP.NAME has a VisionTransformer .*take a ConvNeXt or a ResNet"):
+    with pytest.raises(CheckpointError, match=r"the model has a VisionTransformer .*use a ConvNeXt or a ResNet"):
         CLIPBackbone(load_clip(*make_tiny_clip(tmp_path, "transformer")))
 
 

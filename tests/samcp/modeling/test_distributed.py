@@ -9,8 +9,8 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from samcp import SAMCP
-from samcp.data import Vocabulary
-from samcp.engine import _distributed
+from samcp.trainer import _distributed
+from samcp.vocabulary import Vocabulary
 
 
 def build(cfg: CfgNode) -> SAMCP:

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torchvision.ops import generalized_box_iou
 
 from samcp.modeling.classifier import Classifier
 from samcp.modeling.losses import affinity_focal_loss, dice_loss, pairwise_affinity_costs
-from samcp.modeling.matcher import HungarianMatcher, focal_class_cost, pairwise_giou
+from samcp.modeling.matcher import HungarianMatcher, focal_class_cost
 
 
 def literal_focal(logit: float, target: float) -> float:
@@ -74,15 +75,6 @@ def test_class_cost_is_the_change_of_the_focal_loss() -> None:
             assert cost[m, c].item() == pytest.approx(change)
 
 
-def test_giou_by_hand() -> None:
-    boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0]])
-    others = torch.tensor([[1.0, 1.0, 3.0, 3.0], [2.0, 0.0, 3.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
-    giou = pairwise_giou(boxes, others)
-    assert giou[0, 0].item() == pytest.approx(1 / 7 - (9 - 7) / 9)
-    assert giou[1, 1].item() == pytest.approx(0 - (3 - 2) / 3)
-    assert giou[1, 2].item() == pytest.approx(1.0)
-
-
 def test_matching_cost_by_hand() -> None:
     """Every term of the cost with its weight, one pair at a time, and the cheapest assignment."""
     torch.manual_seed(1)
@@ -109,7 +101,7 @@ def test_matching_cost_by_hand() -> None:
             by_hand += sum(literal_focal(affinity[m, n], gt[k, n]) for n in range(6)) / max(gt[k].sum().item(), 1)
             by_hand += dice_loss(affinity[m], gt[k], weights[k]).item()
             by_hand += (boxes[m] - gt_boxes[k]).abs().sum().item()
-            by_hand -= pairwise_giou(boxes[m : m + 1], gt_boxes[k : k + 1]).item()
+            by_hand -= generalized_box_iou(boxes[m : m + 1], gt_boxes[k : k + 1]).item()
             assert cost[m, k].item() == pytest.approx(by_hand)
     pairs = {(m, n): cost[m, 0] + cost[n, 1] for m in range(3) for n in range(3) if m != n}
     query, entity = matcher(

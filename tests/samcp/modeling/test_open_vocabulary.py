@@ -9,10 +9,10 @@ from detectron2.config import CfgNode
 
 from proposal_cache import Patches
 from samcp import SAMCP
-from samcp.data import Vocabulary
 from samcp.modeling.backbone.clip import DENSE
 from samcp.modeling.inference import Predictions
 from samcp.modeling.open_vocabulary import ClipScores, ScoreFusion, mask_weights
+from samcp.vocabulary import Vocabulary
 from tests.tiny_clip import make_tiny_clip
 
 
@@ -28,7 +28,7 @@ def predictions(num_classes: int = 3) -> tuple[Predictions, ClipScores]:
 def test_fusion_number_by_number(rule: str) -> None:
     said, clip = predictions()
     seen = torch.tensor([True, False, True])
-    fused = ScoreFusion(kappa=0.4, kappa_unseen=0.7, rule=rule)(said, clip, seen)
+    fused = ScoreFusion(clip_weight=0.4, clip_weight_unseen=0.7, rule=rule)(said, clip, seen)
 
     def expected(learned: float, other: float, c: int) -> float:
         k = 0.4 if seen[c] else 0.7
@@ -45,20 +45,20 @@ def test_fusion_number_by_number(rule: str) -> None:
     assert torch.equal(fused.instance_affinity, said.instance_affinity)
 
 
-def test_either_classifier_alone_is_a_kappa() -> None:
+def test_clip_weight_of_0_and_1_select_one_classifier() -> None:
     """Table 6: learnable, CLIP, both."""
     said, clip = predictions()
     seen = torch.ones(3, dtype=torch.bool)
-    learned = ScoreFusion(kappa=0, kappa_unseen=0, rule="product")(said, clip, seen)
-    clips = ScoreFusion(kappa=1, kappa_unseen=1, rule="product")(said, clip, seen)
+    learned = ScoreFusion(clip_weight=0, clip_weight_unseen=0, rule="product")(said, clip, seen)
+    clips = ScoreFusion(clip_weight=1, clip_weight_unseen=1, rule="product")(said, clip, seen)
     assert torch.allclose(learned.instance_scores, said.instance_scores)
     assert torch.allclose(clips.instance_scores, clip.instance)
 
 
-@pytest.mark.parametrize("keys", [{"kappa": 1.5}, {"kappa_unseen": -0.1}, {"rule": "mean"}])
+@pytest.mark.parametrize("keys", [{"clip_weight": 1.5}, {"clip_weight_unseen": -0.1}, {"rule": "mean"}])
 def test_wrong_options_are_named(keys: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"MODEL.SAMCP.OPEN_VOCABULARY.(KAPPA|KAPPA_UNSEEN|FUSION) is"):
-        ScoreFusion(**{"kappa": 0.4, "kappa_unseen": 0.4, "rule": "product", **keys})
+    with pytest.raises(ValueError, match=f"{next(iter(keys))} is"):
+        ScoreFusion(**{"clip_weight": 0.4, "clip_weight_unseen": 0.4, "rule": "product", **keys})
 
 
 @pytest.mark.parametrize("size", [(20, 30), (40, 60), (33, 50)])

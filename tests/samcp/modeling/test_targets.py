@@ -16,7 +16,13 @@ NUM_CLASSES, SEMANTIC, THINGS = 5, torch.tensor([3, 4]), torch.tensor([0, 1, 2])
 MATCHER = HungarianMatcher(cls=2, mask_focal=1, dice=1, l1=1, giou=1)
 
 
-def build(image: dict, *, self_affinity: bool = True, favourite: dict[int, int] | None = None) -> QueryTargets:
+def build(
+    image: dict,
+    *,
+    self_affinity: bool = True,
+    thing_loss_only: bool = True,
+    favourite: dict[int, int] | None = None,
+) -> QueryTargets:
     """Targets of one image where query ``q`` already predicts entity k's patches, for ``favourite[k] = q``."""
     patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
     num = patches.valid.shape[1]
@@ -29,7 +35,7 @@ def build(image: dict, *, self_affinity: bool = True, favourite: dict[int, int] 
     queries = QuerySet(torch.zeros(1, total, 8), boxes, torch.ones(1, num, total).bool(), len(SEMANTIC), num, 0)
     in_crowd = torch.zeros_like(patches.valid)
     in_crowd[0, : len(image["patches"])] = image["patches"].in_crowd
-    return TargetBuilder(matcher=MATCHER, self_affinity=self_affinity).matching(
+    return TargetBuilder(matcher=MATCHER, self_affinity=self_affinity, thing_loss_only=thing_loss_only).matching(
         output=DecoderOutput(queries.content, affinity, boxes),
         class_logits=torch.zeros(1, total, NUM_CLASSES),
         queries=queries,
@@ -140,3 +146,35 @@ def test_denoising_positives_learn_their_entity_and_negatives_background(toy: An
         assert torch.equal(targets.affinity[0, slot], instances.affinity[entity] * positive)
         assert targets.class_weights[0, slot].sum() == len(THINGS)
         assert bool(targets.affinity_weights[0, slot].any()) == positive
+
+
+def test_denoising_queries_of_unbuildable_entities_keep_their_class_loss(toy: Any) -> None:
+    image = toy.input(5, {0: [1], 2: [3, 4]})
+    image["instances"].gt_affinity[0] = False  # no patch belongs to the first entity
+    patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
+    instances = gather_entities(image["instances"], patches, 0, least_box_iou=0.5)
+    noised = make_denoising_queries(
+        classes=[instances.classes],
+        boxes=[instances.boxes],
+        label_pool=THINGS,
+        max_queries=4,
+        label_noise=0.5,
+        box_noise=1.0,
+    )
+    targets = TargetBuilder(matcher=MATCHER).denoising(
+        denoising=noised, patches=patches, instances=[instances], num_classes=NUM_CLASSES, thing_classes=THINGS
+    )
+    [slot] = (noised.positive & (noised.entity == 0)).nonzero()[:, 0].tolist()
+    assert targets.class_weights[0, slot].tolist() == [1, 1, 1, 0, 0]
+    assert targets.classes[0, slot].tolist() == [1, 0, 0, 0, 0]
+    assert not targets.affinity_weights[0, slot].any()
+    assert not targets.positive[0, slot]
+
+
+def test_stuff_can_be_a_negative_of_instance_queries_by_choice(toy: Any) -> None:
+    image = toy.input(6, {1: [0, 2]})
+    unmatched = len(SEMANTIC) + 5
+    assert build(image, favourite={0: 2}).class_weights[0, unmatched].tolist() == [1, 1, 1, 0, 0]
+    all_classes = build(image, favourite={0: 2}, thing_loss_only=False)
+    assert all_classes.class_weights[0, unmatched].tolist() == [1, 1, 1, 1, 1]
+    assert all_classes.class_weights[0, 0].tolist() == [0, 0, 0, 1, 0], "a semantic query keeps its own class"

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from proposal_cache.generation.sources import from_folder
 from proposal_cache.generators.base import Generator
 from proposal_cache.generators.regions import RegionGenerator
-from samcp.engine import USER_ERRORS, UsageError
-from samcp.prompts import Prompts
+from samcp.errors import USER_ERRORS, UsageError
+from samcp.predictor import Predictor
 
 _PERCENTILES = (50, 90, 99)
 _STAGES = ("patches", "image and patch encoder", "decoder and scores", "segmentations", "all but patches", "whole")
@@ -34,23 +34,23 @@ def main(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Time all images and print the table."""
-    prompts = Prompts.load(arguments.weights, device=arguments.device, clip=arguments.clip)
+    predictor = Predictor.load(arguments.weights, device=arguments.device, clip=arguments.clip)
     generator = build_generator(arguments)
     files = [str(image.path) for image in from_folder(arguments.images)][: arguments.limit]
-    time_image(prompts, generator, files[0], arguments.device)  # warm-up
+    time_image(predictor, generator, files[0], arguments.device)  # warm-up
     if arguments.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    rows = [time_image(prompts, generator, file, arguments.device) for file in tqdm(files, unit="image")]
+    rows = [time_image(predictor, generator, file, arguments.device) for file in tqdm(files, unit="image")]
     print(format_table(np.array([seconds for seconds, _ in rows])))
     print(f"{len(files)} images, {np.mean([count for _, count in rows]):.0f} patches per image; {describe(arguments)}")
     print(_PAPER)
 
 
-def time_image(prompts: Prompts, generator: Generator, file: str, device: str) -> tuple[list[float], int]:
+def time_image(predictor: Predictor, generator: Generator, file: str, device: str) -> tuple[list[float], int]:
     """Segment one image; returns the seconds of each of _STAGES, and how many patches it has."""
     image = read_image(file, format="RGB")
     patches, cut = _timed(lambda: generator(image), device)
-    scene, encode = _timed(lambda: prompts.encode(image, patches), device)
+    scene, encode = _timed(lambda: predictor.encode(image, patches), device)
     answer, decode = _timed(scene.ask, device)
     _, merge = _timed(lambda: answer.inference(answer.predictions, patches), device)
     return [cut, encode, decode, merge, encode + decode + merge, cut + encode + decode + merge], len(patches)

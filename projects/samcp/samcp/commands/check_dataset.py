@@ -10,12 +10,13 @@ from detectron2.data.detection_utils import read_image
 from tabulate import tabulate
 
 from proposal_cache import CacheError, PatchCache, image_key
-from samcp.analysis.page import Row, Section, write_page
-from samcp.analysis.panels import enlarge, paint_ground_truth, paint_patches
-from samcp.data import DataError
-from samcp.data.dataset_check import Report, check_dataset
-from samcp.data.datasets.own import register_files
+from proposal_cache.visualize import draw_patches
+from samcp.data.datasets.custom.register import register_files
 from samcp.data.patch_caches import image_root
+from samcp.data.validation.dataset import Report, check_dataset
+from samcp.errors import DataError
+from samcp.visualization.drawing import draw_ground_truth, enlarge
+from samcp.visualization.pages import Row, Section, write_page
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -71,10 +72,10 @@ def _write_samples(name: str, report: Report, cache: PatchCache | None, folder: 
         record = records[i]
         try:
             image = read_image(record["file_name"], format="RGB")
-            pictures = {"image": enlarge(image), "annotations": paint_ground_truth(image, record, metadata)}
+            pictures = {"image": enlarge(image), "annotations": draw_ground_truth(image, record, metadata)}
             key = image_key(record["file_name"], root)
             if cache is not None and key in cache:
-                pictures["patches"] = enlarge(paint_patches(image, cache[key]), smooth=False)
+                pictures["patches"] = enlarge(draw_patches(cache[key], image), smooth=False)
         except Exception as error:  # it is among the problems, and the other samples are worth having
             rows.append(Row(record["file_name"], {}, f"cannot be painted: {error}"))
         else:

@@ -18,20 +18,16 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from samcp.data import DataError, Vocabulary, check_test_data
-from samcp.data.datasets.own import register_files
-from samcp.data.preparation.files import write_json
-from samcp.engine import (
-    USER_ERRORS,
-    Trainer,
-    UsageError,
-    asked_for_classes_of,
-    launch,
-    load_config,
-    load_trained_model,
-    of_one_dataset,
-)
-from samcp.evaluation.kappa import KappaEvaluator, KappaSweep
+from samcp.checkpoint import load_trained_model
+from samcp.config import load_config, of_one_dataset
+from samcp.data import check_test_data
+from samcp.data.datasets.custom.register import register_files
+from samcp.data.files import write_json
+from samcp.errors import USER_ERRORS, DataError, UsageError
+from samcp.evaluation.clip_weight import ClipWeightEvaluator, ClipWeightSweep
+from samcp.launch import launch
+from samcp.trainer import Trainer, asked_for_classes_of
+from samcp.vocabulary import Vocabulary
 
 # Column -> (task, figure) of Detectron2's results.
 _COLUMNS = {
@@ -133,8 +129,8 @@ def evaluate(cfg: CfgNode, name: str, kappas: Sequence[float]) -> Results:
     if model.fusion is None:
         raise UsageError("--kappa needs a model that joins its scores with CLIP's: MODEL.SAMCP.OPEN_VOCABULARY.ENABLED")
     [dataset] = cfg.DATASETS.TEST
-    sweep = KappaSweep(model, kappas, cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION)
-    evaluator = KappaEvaluator({kappa: Trainer.build_evaluator(cfg, dataset) for kappa in kappas})
+    sweep = ClipWeightSweep(model, kappas, cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION)
+    evaluator = ClipWeightEvaluator({kappa: Trainer.build_evaluator(cfg, dataset) for kappa in kappas})
     with asked_for_classes_of(dataset, model):
         results = inference_on_dataset(sweep, Trainer.build_test_loader(cfg, dataset), evaluator)
     return {f"{name}, kappa {kappa}": _without_nan(tasks) for kappa, tasks in results.items()}

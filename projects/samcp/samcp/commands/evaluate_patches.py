@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from samcp.config import UsageError
-from samcp.data import Vocabulary
-from samcp.data.datasets.own import register_files
-from samcp.data.preparation.files import write_json
-from samcp.engine import USER_ERRORS
-from samcp.evaluation.patch_quality import ObjectFits, PatchQuality, figures, measure_dataset
+from samcp.data.datasets.custom.register import register_files
+from samcp.data.files import write_json
+from samcp.errors import USER_ERRORS, UsageError
+from samcp.evaluation.patch_quality import ObjectFits, PatchQuality, iou_metrics, measure_dataset
+from samcp.vocabulary import Vocabulary
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -52,7 +51,7 @@ def make_table(fits: ObjectFits) -> str:
     for name, part in fits.groups():
         rows.append([name, len(part), *_figures(part.best).values()])
         rows.append([f"{name}, merged", None, *_figures(part.merged).values()])
-    return tabulate(rows, ["", "objects", *figures(fits.best)], tablefmt="pipe", floatfmt=".1f", missingval="-")
+    return tabulate(rows, ["", "objects", *iou_metrics(fits.best)], tablefmt="pipe", floatfmt=".1f", missingval="-")
 
 
 def describe(dataset: str, quality: PatchQuality) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def _describe(fits: ObjectFits) -> dict[str, Any]:
 
 
 def _figures(iou: np.ndarray) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in figures(iou).items()}
+    return {name: None if math.isnan(value) else value for name, value in iou_metrics(iou).items()}
 
 
 def _check_output(path: Path | None) -> None:

@@ -13,9 +13,11 @@ from proposal_cache import image_key
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_list
 from proposal_cache.generators.regions import RegionGenerator
+from samcp.config import load_config
 from samcp.data.datasets.subset import register_subset
 from samcp.data.patch_caches import image_root
-from samcp.engine import USER_ERRORS, Trainer, load_config
+from samcp.errors import USER_ERRORS
+from samcp.trainer import Trainer
 
 _DATASETS = {"coco": "coco_2017_train_panoptic", "camvid": "camvid_train"}
 _FIGURES = [("panoptic_seg", "PQ"), ("segm", "AP"), ("sem_seg", "mIoU")]

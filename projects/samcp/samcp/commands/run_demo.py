@@ -24,11 +24,14 @@ from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
 from proposal_cache import PatchCache
-from samcp.analysis.demo import compare, photograph_rows, prediction_rows, write_demo_page, write_photographs
 from samcp.checkpoint import Checkpointer
+from samcp.config import load_config
 from samcp.data.build import load_records
-from samcp.data.datasets.synthetic import make_synthetic_dataset, register_synthetic
-from samcp.engine import USER_ERRORS, Trainer, load_config
+from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
+from samcp.data.datasets.synthetic.register import register_synthetic
+from samcp.errors import USER_ERRORS
+from samcp.trainer import Trainer
+from samcp.visualization.demo_page import compare, photograph_rows, prediction_rows, write_demo_page, write_photographs
 
 _CONFIG = "configs/miniature/demo.yaml"
 _GENERATE = "scripts/generate_sam_patches.py"

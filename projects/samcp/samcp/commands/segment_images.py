@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from proposal_cache import PatchCache
 from proposal_cache.generation.sources import ImageFile, from_folder, image_size, read_image
-from samcp.analysis.panels import paint_prediction
-from samcp.data import Vocabulary
-from samcp.data.preparation.files import replacing, write_json, write_label_map, write_panoptic_ids
-from samcp.engine import USER_ERRORS
-from samcp.prompts import Answer, Prompts
+from samcp.data.files import replacing, write_json, write_label_map, write_panoptic_ids
+from samcp.errors import USER_ERRORS
+from samcp.predictor import Answer, Predictor
+from samcp.visualization.drawing import draw_prediction
+from samcp.vocabulary import Vocabulary
 
 _PICTURE_QUALITY = 92
 _MAX_8_BITS = 255  # classes in a map of 8 bits, whose highest value is for none
@@ -49,11 +49,11 @@ def segment(arguments: argparse.Namespace) -> None:
             f"{arguments.patches}` tells its dataset and generator)"
         )
     sizes = _check_sizes(images, cache)
-    prompts = Prompts.load(arguments.weights, device=arguments.device, clip=arguments.clip)
-    vocabulary = Vocabulary.read(arguments.vocabulary) if arguments.vocabulary is not None else prompts.vocabulary
+    predictor = Predictor.load(arguments.weights, device=arguments.device, clip=arguments.clip)
+    vocabulary = Vocabulary.read(arguments.vocabulary) if arguments.vocabulary is not None else predictor.vocabulary
     annotations = []
     for image in tqdm(images, unit="image", mininterval=1):
-        answer = prompts.encode(image.path, cache[image.key]).ask(vocabulary)
+        answer = predictor.encode(image.path, cache[image.key]).ask(vocabulary)
         annotations += write_answer(answer, image, arguments.output)
     if annotations:
         write_json(
@@ -95,7 +95,7 @@ def write_answer(answer: Answer, image: ImageFile, output: Path) -> list[dict[st
         prediction = {"sem_seg": labels}
         depth = np.uint8 if len(answer.vocabulary.names) <= _MAX_8_BITS else np.uint16
         write_label_map(output / "semantic" / f"{image.key}.png", labels.numpy().astype(depth))
-    picture = paint_prediction(read_image(image.path), prediction, _metadata(answer))
+    picture = draw_prediction(read_image(image.path), prediction, _metadata(answer))
     with replacing(output / f"{image.key}.jpg") as temporary:
         Image.fromarray(picture).save(temporary, "jpeg", quality=_PICTURE_QUALITY)
     return annotations

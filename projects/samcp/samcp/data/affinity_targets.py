@@ -12,10 +12,9 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from proposal_cache import Patches
-
-from ..config import UsageError
-from .ground_truth import GroundTruth
-from .patch_transforms import AxisAlignedMap
+from samcp.data.ground_truth import GroundTruth
+from samcp.data.patch_transforms import AxisAlignedMap
+from samcp.errors import UsageError
 
 _CROWD_SHARE = 0.5
 

@@ -9,12 +9,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader, build_detection_train_loader
 
 from proposal_cache import PatchCache, image_key
-
-from . import datasets as _datasets  # noqa: F401  (registers them)
-from .dataset_mapper import SAMCPDatasetMapper
-from .errors import DataError
-from .patch_caches import cache_paths, check_keys, image_root, open_cache
-from .vocabulary import Vocabulary
+from samcp.data import datasets as _datasets  # noqa: F401  (registers them)
+from samcp.data.dataset_mapper import SAMCPDatasetMapper
+from samcp.data.patch_caches import cache_paths, check_keys, image_root, open_cache
+from samcp.errors import DataError
+from samcp.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 

@@ -11,17 +11,15 @@ from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import Instances
-from PIL import Image
 
 from proposal_cache import PatchCache, Patches
-from proposal_cache.generation.sources import check_depth
-
-from .affinity_targets import TargetRules, build_targets
-from .errors import DataError
-from .ground_truth import read_ground_truth
-from .patch_caches import read_patches
-from .patch_transforms import AxisAlignedMap, crop_patches, patch_instances
-from .vocabulary import Vocabulary
+from samcp.data.affinity_targets import TargetRules, build_targets
+from samcp.data.ground_truth import read_ground_truth
+from samcp.data.image_io import read_image
+from samcp.data.patch_caches import read_patches
+from samcp.data.patch_transforms import AxisAlignedMap, crop_patches, patch_instances
+from samcp.errors import DataError
+from samcp.vocabulary import Vocabulary
 
 # DETR's augmentation shrinks an image to one of these shorter sides before it crops.
 _SIZES_BEFORE_CROP = (400, 500, 600)
@@ -177,24 +175,6 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 def _size(image: np.ndarray) -> tuple[int, int]:
     """(height, width)."""
     return image.shape[0], image.shape[1]
-
-
-def read_image(path: str, image_format: str) -> np.ndarray:
-    """(H, W, 3) uint8.
-
-    Raises:
-        DataError: missing or unreadable.
-    """
-    try:
-        with Image.open(path) as image:
-            check_depth(image)
-        return detection_utils.read_image(path, format=image_format)
-    except FileNotFoundError as error:
-        raise DataError.missing(path, "image") from error
-    except (OSError, SyntaxError, ValueError) as error:  # all of them are raised by PIL for damaged files
-        raise DataError(
-            f"{path}: the image cannot be read ({error}); replace it, or take it out of the dataset"
-        ) from error
 
 
 def _check_size(record: Mapping[str, Any], size: tuple[int, int]) -> None:

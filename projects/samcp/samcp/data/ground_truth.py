@@ -10,8 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from proposal_cache import Patches
 from proposal_cache.rle import encode_labels
-
-from .errors import DataError
+from samcp.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
-"""Evaluators: Detectron2's, and what Detectron2 has not."""
+"""Evaluators: Detectron2's, adapted to RLE masks and label maps, and those that Detectron2 lacks."""
 
-from .build import build_evaluator
-from .report import format_results
+from samcp.evaluation.build import build_evaluator
+from samcp.evaluation.results_table import format_results
 
 __all__ = ["build_evaluator", "format_results"]

@@ -1,4 +1,4 @@
-"""Which evaluators judge a dataset."""
+"""Build the evaluators of a dataset."""
 
 import os
 
@@ -6,28 +6,28 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from ..config import UsageError
-from .cityscapes import CityscapesAPEvaluator
-from .instances import InstanceEvaluator
-from .panoptic import PanopticEvaluator
-from .prompts import PromptEvaluator
-from .semantic import SemanticEvaluator
+from samcp.errors import UsageError
+from samcp.evaluation.cityscapes import CityscapesAPEvaluator
+from samcp.evaluation.instances import InstanceEvaluator
+from samcp.evaluation.panoptic import PanopticEvaluator
+from samcp.evaluation.prompts import PromptEvaluator
+from samcp.evaluation.semantic import SemanticEvaluator
 
 _PANOPTIC = ("coco_panoptic_seg", "cityscapes_panoptic_seg")
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-    """The evaluators of a dataset's evaluator_type, for the tasks that are switched on.
+    """Build the evaluators for a dataset's evaluator_type and the tasks that are switched on.
 
     Args:
-        cfg: MODEL.SAMCP.TEST.{SEMANTIC,INSTANCE,PANOPTIC}_ON choose the tasks.
-        dataset_name: registered, with an evaluator_type that Detectron2 has for COCO, ADE20K or Cityscapes.
-        output_folder: for results in COCO's formats; default OUTPUT_DIR/inference, and where DATASETS.TEST names
-            several datasets a folder of this one's name in it.
+        cfg: MODEL.SAMCP.TEST.{SEMANTIC,INSTANCE,PANOPTIC,PROMPTS}_ON select the tasks.
+        dataset_name: a registered dataset with an evaluator_type of COCO, ADE20K or Cityscapes.
+        output_folder: for results in COCO's formats; default OUTPUT_DIR/inference, or its subfolder ``dataset_name`` if
+            DATASETS.TEST names several datasets.
 
     Raises:
-        ValueError: an unknown evaluator_type, or none of its tasks is on.
-        DataError: something that evaluates the dataset is not installed, or its json_file cannot be read.
+        UsageError: the evaluator_type is unknown, or none of its tasks is on.
+        DataError: a required package is not installed, or the dataset's json_file cannot be read.
     """
     output_folder = output_folder or _default_folder(cfg, dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
@@ -45,9 +45,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
         evaluators.append(PromptEvaluator(dataset_name, threshold=tasks.PAIR_THRESHOLD))
     if not evaluators:
         raise UsageError(
-            f"nothing to evaluate on {dataset_name!r}, which has evaluator_type {kind!r}: known are coco_panoptic_seg, "
-            "cityscapes_panoptic_seg, sem_seg, cityscapes_sem_seg and coco, and MODEL.SAMCP.TEST must have one of "
-            "their tasks on"
+            f"nothing to evaluate on {dataset_name!r}, which has evaluator_type {kind!r}: supported are "
+            "coco_panoptic_seg, cityscapes_panoptic_seg, sem_seg, cityscapes_sem_seg and coco, and MODEL.SAMCP.TEST "
+            "must switch on one of their tasks"
         )
     return DatasetEvaluators(evaluators)
 

@@ -1,4 +1,4 @@
-"""Cityscapes' own AP of instances."""
+"""Instance AP on Cityscapes."""
 
 import importlib.util
 import os
@@ -7,37 +7,42 @@ from typing import Any
 
 from detectron2.evaluation import CityscapesInstanceEvaluator
 
-from samcp.data.errors import DataError
+from samcp.errors import DataError
 
 
 class CityscapesAPEvaluator(CityscapesInstanceEvaluator):
-    """Detectron2's CityscapesInstanceEvaluator for masks that are RLEs; it judges against the release's own files."""
+    """Detectron2's CityscapesInstanceEvaluator for RLE masks; its ground truth are the files of the release."""
 
     def __init__(self, dataset_name: str) -> None:
         """
         Raises:
-            DataError: cityscapesscripts, which computes the AP, is not installed.
+            DataError: cityscapesscripts is not installed.
         """
         if importlib.util.find_spec("cityscapesscripts") is None:
             raise DataError(
-                f"the AP of {dataset_name} is computed by cityscapesscripts, which is not installed: pip install "
-                "cityscapesscripts, or go without it by MODEL.SAMCP.TEST.INSTANCE_ON False"
+                f"the AP of {dataset_name} needs the package cityscapesscripts, which is not installed: pip install "
+                "cityscapesscripts, or skip the AP by MODEL.SAMCP.TEST.INSTANCE_ON False"
             )
         super().__init__(dataset_name)
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Take images, each with "instances": scores, pred_classes and pred_masks (RLEMasks)."""
+        """Add the predictions of a batch.
+
+        Args:
+            inputs: one dict per image, with "file_name".
+            outputs: one dict per image, with "instances": scores, pred_classes and pred_masks (RLEMasks).
+        """
         for sample, output in zip(inputs, outputs, strict=True):
             instances = output["instances"][:]
-            instances.pred_masks = list(instances.pred_masks)  # decoded, an image at a time
+            instances.pred_masks = list(instances.pred_masks)  # decoded for one image at a time
             super().process([sample], [{"instances": instances}])
 
     def evaluate(self) -> Any:
-        """AP and AP50 of things, in percent; nothing from workers other than the first."""
+        """Return AP and AP50 of things in percent; None on ranks other than 0."""
         import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as official
 
         write, folder = official.writeDict2JSON, self._temp_dir
-        # It would leave its list of matches in the folder that the user is in.
+        # The official script writes its list of matches into the current folder; redirect it to the temporary one.
         official.writeDict2JSON = lambda content, path: write(content, os.path.join(folder, os.path.basename(path)))
         try:
             return super().evaluate()

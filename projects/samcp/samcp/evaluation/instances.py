@@ -1,4 +1,4 @@
-"""Box and mask AP of instances whose masks are RLEs already."""
+"""Box and mask AP of instances with RLE masks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from samcp.data.errors import DataError
+from samcp.errors import DataError
 
 
 class InstanceEvaluator(COCOEvaluator):
-    """Detectron2's COCOEvaluator without decoding masks, and for panoptic datasets too.
+    """Detectron2's COCOEvaluator for RLE masks, which it does not decode, on instance and panoptic datasets.
 
-    Those list the names of things and stuff together as thing_classes; only things take part here. COCOEvaluator wants
-    things to have the first contiguous ids, which they have not on ADE20K, so it is told their ranks.
+    The thing_classes of a panoptic dataset list things and stuff; only things are evaluated. COCOEvaluator expects the
+    ids of things to be 0..K-1, which is not so on ADE20K, so each thing is passed by its rank among the things.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
@@ -28,8 +28,8 @@ class InstanceEvaluator(COCOEvaluator):
             super().__init__(dataset_name, tasks=("bbox", "segm"), output_dir=output_dir)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{metadata.get('json_file')}: the json of {dataset_name}'s instances cannot be read ({error}); mend "
-                "it, or go without AP by MODEL.SAMCP.TEST.INSTANCE_ON False"
+                f"{metadata.get('json_file')}: the json of {dataset_name}'s instances cannot be read ({error}); fix "
+                "it, or skip the AP by MODEL.SAMCP.TEST.INSTANCE_ON False"
             ) from error
         class_of = metadata.thing_dataset_id_to_contiguous_id
         things = sorted(class_of.values())
@@ -41,7 +41,12 @@ class InstanceEvaluator(COCOEvaluator):
         )
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Take images, each with "instances": pred_boxes, scores, pred_classes and pred_masks (RLEMasks)."""
+        """Add the predictions of a batch.
+
+        Args:
+            inputs: one dict per image, with "image_id".
+            outputs: one dict per image, with "instances": pred_boxes, scores, pred_classes and pred_masks (RLEMasks).
+        """
         for sample, output in zip(inputs, outputs, strict=True):
             image_id = sample["image_id"]
             results = _to_coco_json(output["instances"].to("cpu"), image_id)
@@ -51,7 +56,7 @@ class InstanceEvaluator(COCOEvaluator):
 
 
 def _to_coco_json(instances: Instances, image_id: int) -> list[dict[str, Any]]:
-    """COCO results of one image, its masks being RLEs as they are."""
+    """Return COCO's results of one image, with its RLE masks unchanged."""
     unmasked = Instances(instances.image_size, **{k: v for k, v in instances.get_fields().items() if k != "pred_masks"})
     results = instances_to_coco_json(unmasked, image_id)
     for result, rle in zip(results, instances.pred_masks.rles, strict=True):

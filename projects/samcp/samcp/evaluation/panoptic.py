@@ -1,4 +1,4 @@
-"""Panoptic quality, for datasets of things alone or stuff alone too."""
+"""Panoptic quality."""
 
 import contextlib
 import io
@@ -17,26 +17,30 @@ from detectron2.utils import comm
 from panopticapi.evaluation import PQStat, pq_compute_single_core
 from tabulate import tabulate
 
-from samcp.data.errors import DataError
+from samcp.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_FIGURES = ("pq", "sq", "rq")
-_GROUPS = {"": None, "_th": True, "_st": False}  # suffix of the figure -> panopticapi's "isthing"
+_METRICS = ("pq", "sq", "rq")
+_GROUPS = {"": None, "_th": True, "_st": False}  # suffix of the metric -> panopticapi's "isthing"
 
 
 class PanopticEvaluator(COCOPanopticEvaluator):
-    """Detectron2's COCOPanopticEvaluator where panopticapi's average can be empty.
+    """Detectron2's COCOPanopticEvaluator, also for datasets without things or without stuff.
 
-    panopticapi divides by the number of categories seen, so a dataset without any thing, or without any stuff, ends it
-    with a ZeroDivisionError after all images are done. Here such an average is NaN.
+    panopticapi divides by the number of categories found, and fails after the last image with a ZeroDivisionError if
+    there are no things or no stuff. Here the average of such a group is NaN; all other results equal panopticapi's.
 
-    All else is panopticapi's. To it a pixel is void where the PNG has id 0, and not where the json does not list the
-    id: a segment predicted there is a false one.
+    As in panopticapi, a pixel is void if its id in the PNG is 0, but not if the json does not list its id: a segment
+    predicted there is a false positive.
     """
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """PQ, SQ and RQ in percent over all categories, things (_th) and stuff (_st)."""
+        """Return PQ, SQ and RQ in percent for all categories, things (_th) and stuff (_st); None on ranks other than 0.
+
+        Raises:
+            DataError: the dataset's json lists images that were not evaluated.
+        """
         comm.synchronize()
         gathered = comm.gather(self._predictions)
         if not comm.is_main_process():
@@ -46,12 +50,12 @@ class PanopticEvaluator(COCOPanopticEvaluator):
         predictions = {prediction["image_id"]: prediction for prediction in itertools.chain(*gathered)}
         statistics = self._compare(truth, predictions)
         categories = {category["id"]: category for category in truth["categories"]}
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for suffix, things in _GROUPS.items():
             averages = _average(statistics, categories, things)
-            figures |= {f"{name.upper()}{suffix}": 100 * averages[name] for name in _FIGURES}
-        logger.info("Panoptic quality:\n%s", _table(figures))
-        return OrderedDict(panoptic_seg=figures)
+            metrics |= {f"{name.upper()}{suffix}": 100 * averages[name] for name in _METRICS}
+        logger.info("Panoptic quality:\n%s", _table(metrics))
+        return OrderedDict(panoptic_seg=metrics)
 
     def _compare(self, truth: Mapping[str, Any], predictions: Mapping[int, dict[str, Any]]) -> PQStat:
         missing = [a["image_id"] for a in truth["annotations"] if a["image_id"] not in predictions]
@@ -63,7 +67,7 @@ class PanopticEvaluator(COCOPanopticEvaluator):
         with tempfile.TemporaryDirectory(prefix="panoptic_eval") as folder:
             pairs = []
             for i, annotation in enumerate(truth["annotations"]):
-                # By number, as images in different folders may have the same name.
+                # Named by number: images in different folders may have the same name.
                 prediction = {**predictions[annotation["image_id"]], "file_name": f"{i}.png"}
                 with open(os.path.join(folder, prediction["file_name"]), "wb") as file:
                     file.write(prediction["png_string"])
@@ -74,9 +78,9 @@ class PanopticEvaluator(COCOPanopticEvaluator):
 def _compare_all(
     pairs: Sequence[tuple[Any, Any]], truth_folder: str, folder: str, categories: Sequence[Mapping[str, Any]]
 ) -> PQStat:
-    """panopticapi's comparison in threads: numpy and Pillow work beside each other in them.
+    """Run panopticapi's comparison in threads, in which numpy and Pillow release the GIL.
 
-    Its own forks processes, which may hang where this one has threads already, as PyTorch starts them.
+    panopticapi's own version forks processes, which may deadlock if this process already has threads, as with PyTorch.
     """
     by_id = {category["id"]: category for category in categories}
     cores = os.cpu_count() or 1
@@ -91,16 +95,16 @@ def _compare_all(
 
 
 def _average(statistics: PQStat, categories: Mapping[int, Any], things: bool | None) -> dict[str, float]:
-    """panopticapi's average; NaN where no category was seen."""
+    """Return panopticapi's average of one group, NaN if it has no category."""
     try:
         return statistics.pq_average(categories, isthing=things)[0]
     except ZeroDivisionError:
-        return dict.fromkeys(_FIGURES, float("nan"))
+        return dict.fromkeys(_METRICS, float("nan"))
 
 
-def _table(figures: Mapping[str, float]) -> str:
+def _table(metrics: Mapping[str, float]) -> str:
     rows = [
-        [name, *(figures[f"{figure.upper()}{suffix}"] for figure in _FIGURES)]
+        [name, *(metrics[f"{metric.upper()}{suffix}"] for metric in _METRICS)]
         for name, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st"))
     ]
     return tabulate(rows, headers=["", "PQ", "SQ", "RQ"], tablefmt="pipe", floatfmt=".2f")

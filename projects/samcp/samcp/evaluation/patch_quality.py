@@ -1,4 +1,4 @@
-"""How well patches fit the objects of a dataset, before any model sees them (Table 9)."""
+"""Quality of patches: how well they fit the ground-truth objects of a dataset, without a model (Table 9)."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,37 +11,35 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from proposal_cache import PatchCache, Patches, rle
+from samcp.data.affinity_targets import TargetRules
+from samcp.data.build import find_patches, load_dataset
+from samcp.data.ground_truth import GroundTruth, read_ground_truth
+from samcp.data.parallel import parallel_map
+from samcp.data.patch_caches import check_keys, read_patches
+from samcp.errors import DataError
+from samcp.vocabulary import Vocabulary
 
-from ..data.affinity_targets import TargetRules
-from ..data.build import find_patches, load_dataset
-from ..data.errors import DataError
-from ..data.ground_truth import GroundTruth, read_ground_truth
-from ..data.patch_caches import check_keys, read_patches
-from ..data.preparation.files import convert_all
-from ..data.vocabulary import Vocabulary
-
-_FOUND = 0.5  # IoU above which an object counts in mIoU>0.5
-_MISSED = (0.25, 0.5, 0.75)  # IoUs that a patch must exceed, or the object is missed
-# COCO's sizes, from and below an area in pixels.
+_FOUND = 0.5  # least IoU of an object that counts in mIoU>0.5
+_MISSED = (0.25, 0.5, 0.75)  # an object is missed if no patch exceeds this IoU
+# COCO's sizes: [least, below) in pixels.
 _SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, math.inf)}
 
-_RULES = TargetRules()  # METHOD 6 as configs have it: what perfect affinities would merge
+_RULES = TargetRules()  # METHOD 6 with the defaults of the configs
 
 Record = Mapping[str, Any]
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectFits:
-    """K ground-truth objects, of one image or of many, and how well patches fit them.
+    """Ground-truth objects of one or more images, K in all, with the IoU of their patches.
 
     Attributes:
         classes: (K,) int64 contiguous class ids, over things and stuff together.
         is_thing: (K,) bool.
         areas: (K,) int64 pixels.
-        best: (K,) float64, the IoU of the patch that fits best; 0 where there is none.
-        merged: (K,) float64, the IoU of the union of all patches that belong to the object (METHOD 6); 0 where none
-            does.
+        best: (K,) float64, highest IoU of a single patch; 0 if the image has no patches.
+        merged: (K,) float64, IoU of the union of all patches that belong to the object (METHOD 6); 0 if none does.
     """
 
     classes: np.ndarray
@@ -55,16 +53,16 @@ class ObjectFits:
 
     @classmethod
     def concatenate(cls, parts: Sequence["ObjectFits"]) -> "ObjectFits":
-        """The objects of one image or more, in order."""
+        """Concatenate the objects of one or more images, in order."""
         names = cls.__dataclass_fields__
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def select(self, which: np.ndarray) -> "ObjectFits":
-        """Those of `which`, (K,) bool."""
+        """Select objects by a mask (K,) bool."""
         return ObjectFits(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
     def groups(self) -> Iterator[tuple[str, "ObjectFits"]]:
-        """Things and stuff, each as a whole and by COCO's sizes, then all; a group without an object is left out."""
+        """Yield (name, objects) of things and stuff, in total and by COCO's sizes, then of all; skip empty groups."""
         kinds = {"things": self.is_thing, "stuff": ~self.is_thing}
         for kind, members in kinds.items():
             yield from self._group(kind, members)
@@ -74,7 +72,7 @@ class ObjectFits:
             yield "all", self
 
     def of_classes(self) -> Iterator[tuple[int, "ObjectFits"]]:
-        """The objects of each class that has any, the class that patches fit worst first."""
+        """Yield (class id, objects) in ascending order of the mean best IoU; skip classes without objects."""
         parts = [(int(c), self.select(self.classes == c)) for c in np.unique(self.classes)]
         yield from sorted(parts, key=lambda part: part[1].best.mean())
 
@@ -85,14 +83,14 @@ class ObjectFits:
 
 @dataclass(frozen=True, eq=False)
 class PatchQuality:
-    """What was measured on a dataset.
+    """Patch quality on a dataset.
 
     Attributes:
-        cache: of its patches.
-        images: how many.
-        failures: key of an image whose patches could not be made -> why; it counts as one without patches.
-        patches: of all images together.
-        fits: of all objects.
+        cache: the patch cache.
+        images: number of images.
+        failures: image key -> reason, for images whose patches could not be generated; they count as without patches.
+        patches: number of patches in all images.
+        fits: all objects.
     """
 
     cache: PatchCache
@@ -103,15 +101,17 @@ class PatchQuality:
 
 
 def measure_dataset(name: str, cache_path: str, *, limit: int | None = None, workers: int = 1) -> PatchQuality:
-    """Compare the patches of a registered dataset with its ground truth, under a bar of progress.
+    """Measure the patches of a registered dataset against its ground truth, with a progress bar.
 
     Args:
-        limit: only so many images, the first ones.
-        workers: processes.
+        name: of the dataset.
+        cache_path: of its patches.
+        limit: use only the first images.
+        workers: number of processes.
 
     Raises:
-        DataError: the dataset or its ground truth cannot be read, or it has no objects.
-        CacheError: the cache is missing or damaged, lacks images, or is of images of another size.
+        DataError: the dataset or its ground truth cannot be read, or has no objects.
+        CacheError: the cache is missing or damaged, lacks images, or has images of another size.
     """
     records, cache = find_patches(load_dataset(name)[:limit], name, cache_path)
     failures = {r["key"]: cache.manifest.failures[r["key"]] for r in records if r["key"] in cache.manifest.failures}
@@ -122,20 +122,20 @@ def measure_dataset(name: str, cache_path: str, *, limit: int | None = None, wor
         num_classes=len(Vocabulary.of_dataset(name).names),
         ignore_label=MetadataCatalog.get(name).get("ignore_label", 255),
     )
-    measured = convert_all(records, measure, workers=workers, title=name)
+    measured = parallel_map(records, measure, workers=workers, title=name)
     fits = ObjectFits.concatenate([part for part, _ in measured])
     if not len(fits):
         raise DataError(
-            f"dataset {name!r}: its {len(records)} images have no ground-truth objects that patches could be compared "
-            "with; name a split that is annotated"
+            f"dataset {name!r}: its {len(records)} images have no ground-truth objects to compare patches with; name "
+            "an annotated split"
         )
     return PatchQuality(cache, len(records), failures, sum(count for _, count in measured), fits)
 
 
 def measure_image(patches: Patches, truth: GroundTruth) -> ObjectFits:
-    """Compare the patches of one image with its objects: all segments that have a pixel and are no crowd.
+    """Measure the patches of one image against its objects: the non-empty segments that are not crowds.
 
-    No mask is decoded: of N patches and K objects all follows from the (N, K) IoPs of their RLEs.
+    Decodes no mask: best IoUs follow from the IoP (N, K) of N patches and K objects, computed on RLEs.
     """
     kept = np.flatnonzero(~truth.is_crowd & (truth.masks.areas > 0))
     objects = truth.masks.select(kept)
@@ -159,12 +159,15 @@ def measure_image(patches: Patches, truth: GroundTruth) -> ObjectFits:
     )
 
 
-def figures(iou: np.ndarray) -> Figures:
-    """The columns of Table 9, in percent, of the IoUs (K,) with K objects.
+def iou_metrics(iou: np.ndarray) -> Metrics:
+    """Compute the columns of Table 9, in percent.
+
+    Args:
+        iou: (K,) IoU of K objects, such as :attr:`ObjectFits.best`.
 
     Returns:
-        "mIoU", the mean; "mIoU>0.5", the mean of those above 0.5; and "MR 0.25", "MR 0.5", "MR 0.75", the missing
-        rates: the share of objects whose IoU is not above that. NaN where there is no object to take the mean of.
+        "mIoU": the mean; "mIoU>0.5": the mean of the IoUs above 0.5; "MR 0.25", "MR 0.5", "MR 0.75": the missing
+        rates, the share of objects whose IoU does not exceed that. NaN for an empty mean.
     """
     found = iou[iou > _FOUND]
     values = {"mIoU": iou, f"mIoU>{_FOUND}": found} | {f"MR {least}": iou <= least for least in _MISSED}
@@ -174,7 +177,7 @@ def figures(iou: np.ndarray) -> Figures:
 def _measure_record(
     record: Record, *, cache: PatchCache, num_classes: int, ignore_label: int
 ) -> tuple[ObjectFits, int]:
-    """One image: its objects, and how many patches it has."""
+    """Return the objects of one image and its number of patches."""
     size = _annotated_size(record)
     truth = read_ground_truth(record, size, num_classes=num_classes, ignore_label=ignore_label)
     failed = record["key"] in cache.manifest.failures
@@ -183,10 +186,10 @@ def _measure_record(
 
 
 def _annotated_size(record: Record) -> tuple[int, int]:
-    """(height, width) of the image by what is annotated, as the image itself may be one that cannot be read.
+    """Return (height, width) from the annotations, since the image itself may be unreadable.
 
     Raises:
-        DataError: nothing tells.
+        DataError: the record has neither a size nor a PNG of labels.
     """
     if "height" in record:
         return record["height"], record["width"]

@@ -1,4 +1,4 @@
-"""Accuracy of the two prompts themselves, against the ground-truth affinity (METHOD 6)."""
+"""Accuracy of Prompt I and Prompt II against the ground-truth affinity (METHOD 6)."""
 
 import logging
 from collections import OrderedDict
@@ -12,24 +12,25 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import Tensor
 
-from samcp.data.vocabulary import Vocabulary
 from samcp.modeling.inference import Inference
+from samcp.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
 
 class PromptEvaluator(DatasetEvaluator):
-    """Evaluate Prompt I per patch and Prompt II per pair of patches.
+    """Accuracy of Prompt I per patch, and precision and recall of Prompt II per pair of patches.
 
-    Prompt I: a patch that belongs to an entity is right if its best label is the class of one of its entities. The
-    accuracy of a class is that of the patches of its entities. Patches of no entity are not counted.
+    Prompt I: a patch of an entity is correct if its best label is the class of one of its entities. The accuracy of a
+    class is the mean over the patches of its entities. Patches without an entity are not counted.
 
-    Prompt II: over all things T and all pairs of patches, a pair is positive if P(i, j | T) exceeds the threshold, and
-    true if one instance of T has both. So a pair joined under a wrong label is wrong.
+    Prompt II: for every thing class T and every pair of patches, the pair is predicted positive if P(i, j | T) exceeds
+    the threshold, and a true pair if both patches belong to one instance of T. A pair merged under a wrong label is
+    therefore a false positive.
 
     Args:
         dataset_name: a registered dataset.
-        threshold: of P(i, j | T).
+        threshold: least P(i, j | T) of a positive pair.
     """
 
     def __init__(self, dataset_name: str, *, threshold: float) -> None:
@@ -40,15 +41,15 @@ class PromptEvaluator(DatasetEvaluator):
         self._threshold = threshold
 
     def reset(self) -> None:
-        self._patches = np.zeros((2, len(self._names)), dtype=np.int64)  # right, all; per class
-        self._pairs = np.zeros(3, dtype=np.int64)  # true positives, positives, true pairs
+        self._patches = np.zeros((2, len(self._names)), dtype=np.int64)  # correct and all, per class
+        self._pairs = np.zeros(3, dtype=np.int64)  # true positives, predicted pairs, true pairs
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Count images.
+        """Add the predictions of a batch.
 
         Args:
-            inputs: with the targets ``instances`` and ``sem_segments``.
-            outputs: with ``predictions``, see TEST.PROMPTS_ON.
+            inputs: one dict per image, with the targets ``instances`` and ``sem_segments``.
+            outputs: one dict per image, with ``predictions``; the model returns them if MODEL.SAMCP.TEST.PROMPTS_ON.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             predictions, instances = output["predictions"], sample["instances"]
@@ -60,20 +61,20 @@ class PromptEvaluator(DatasetEvaluator):
                 self._pairs += [_count_pairs(joint & true), _count_pairs(joint), _count_pairs(true)]
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Compute the figures.
+        """Compute the metrics in percent; NaN for an empty mean.
 
         Returns:
-            in percent, ``prompt_1``: "accuracy", the mean over classes, and "accuracy-NAME" of each class;
-            ``prompt_2``: "precision", "recall" and "F1". NaN where there is nothing to count.
+            ``prompt_1``: "accuracy", the mean over classes, and "accuracy-NAME" for each class; ``prompt_2``:
+            "precision", "recall" and "F1". None on ranks other than 0.
         """
         gathered = comm.gather((self._patches, self._pairs))
         if not comm.is_main_process():
             return None
-        right, total = sum(patches for patches, _ in gathered)
+        correct, total = sum(patches for patches, _ in gathered)
         true_positive, positive, true = sum(pairs for _, pairs in gathered)
-        accuracy = {name: _percent(r, t) for name, r, t in zip(self._names, right, total, strict=True)}
+        accuracy = {name: _percent(c, t) for name, c, t in zip(self._names, correct, total, strict=True)}
         counted = [value for value in accuracy.values() if not np.isnan(value)]
-        figures = OrderedDict(
+        metrics = OrderedDict(
             prompt_1={"accuracy": float(np.mean(counted)) if counted else float("nan")}
             | {f"accuracy-{name}": value for name, value in accuracy.items()},
             prompt_2={
@@ -83,29 +84,29 @@ class PromptEvaluator(DatasetEvaluator):
             },
         )
         logger.info(
-            "Prompt I, mean accuracy: %.1f. Prompt II: %s", figures["prompt_1"]["accuracy"], figures["prompt_2"]
+            "Prompt I, mean accuracy: %.1f. Prompt II: %s", metrics["prompt_1"]["accuracy"], metrics["prompt_2"]
         )
-        return figures
+        return metrics
 
     def _count_patches(self, labels: Tensor, entities: Sequence[Instances]) -> np.ndarray:
-        """(2, C): right and all patches of one image, per class of their entities; from label scores (N, C)."""
+        """Count correct and all patches of one image per class of their entities, (2, C), from label scores (N, C)."""
         truth = torch.zeros_like(labels, dtype=torch.bool)
         for segments in entities:
             for c, members in zip(segments.gt_classes.tolist(), segments.gt_affinity, strict=True):
                 truth[members, c] = True
         best, label = labels.max(dim=1)
-        right = truth[torch.arange(len(truth)), label] & (best > 0)
-        return np.stack([truth[right].sum(0).numpy(), truth.sum(0).numpy()])
+        correct = truth[torch.arange(len(truth)), label] & (best > 0)
+        return np.stack([truth[correct].sum(0).numpy(), truth.sum(0).numpy()])
 
 
 def _pairs_of_one_instance(affinity: Tensor) -> Tensor:
-    """(N, N) bool: which patches belong to one of K instances together; from G (K, N)."""
+    """Return the pairs of patches that belong to one instance, (N, N) bool, from G (K, N)."""
     members = affinity.float()
     return members.T @ members > 0
 
 
 def _count_pairs(joint: Tensor) -> int:
-    """How many pairs i < j a symmetric (N, N) has."""
+    """Count the pairs i < j of a symmetric (N, N) matrix."""
     return int(joint.triu(diagonal=1).sum())
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config import UsageError
-from .layers import (
+from samcp.modeling.layers import (
     MLP,
     AttentionLayer,
     BoxEmbedding,
@@ -20,9 +19,11 @@ from .layers import (
     some_visible,
     without_autocast,
 )
-from .patch_batch import PatchBatch
-from .patch_encoder import RoIEmbedding
-from .queries import QueryAttention, QuerySet
+from samcp.modeling.patch_batch import PatchBatch
+from samcp.modeling.patch_encoder import RoIEmbedding
+from samcp.modeling.queries import QueryAttention, QuerySet
+
+DCA_SOURCES = ("patch", "image")  # features that dynamic cross-attention reads
 
 _PAIRS_AT_ONCE = 65536  # of a query and a patch
 
@@ -86,10 +87,10 @@ class AffinityDecoder(nn.Module):
         activation_checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        if dca not in ("patch", "image"):
-            raise UsageError(f"MODEL.SAMCP.DCA is {dca!r}; choose 'patch' or 'image'")
+        if dca not in DCA_SOURCES:
+            raise ValueError(f"dca is {dca!r}; choose {' or '.join(map(repr, DCA_SOURCES))}")
         if num_layers < 1:
-            raise UsageError(f"MODEL.SAMCP.DEC_LAYERS is {num_layers}; the last layer predicts, so there must be one")
+            raise ValueError(f"num_layers is {num_layers}; the last layer predicts, so at least one is needed")
         self.dim = dim
         self.dca = dca
         self.dca_mask = dca_mask

@@ -5,18 +5,18 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
-from ..config import UsageError
-from ..data.vocabulary import Vocabulary
-from .affinity_decoder import AffinityDecoder
-from .classifier import Classifier
-from .criterion import Criterion
-from .inference import Inference
-from .matcher import HungarianMatcher
-from .open_vocabulary import ScoreFusion
-from .patch_encoder import PatchEncoder, RoIEmbedding
-from .queries import QueryBuilder
-from .targets import TargetBuilder
-from .text_encoder import ClassEmbedding, CLIPClassEmbedding, LearnedClassEmbedding
+from samcp.errors import UsageError, naming_config_key
+from samcp.modeling.affinity_decoder import DCA_SOURCES, AffinityDecoder
+from samcp.modeling.class_embedding import ClassEmbedding, CLIPClassEmbedding, LearnedClassEmbedding, check_prompts
+from samcp.modeling.classifier import Classifier
+from samcp.modeling.criterion import Criterion
+from samcp.modeling.inference import MERGE_RULES, Inference
+from samcp.modeling.matcher import HungarianMatcher
+from samcp.modeling.open_vocabulary import FUSION_RULES, ScoreFusion
+from samcp.modeling.patch_encoder import PatchEncoder, RoIEmbedding
+from samcp.modeling.queries import SEMANTIC_QUERY_CLASSES, QueryBuilder
+from samcp.modeling.targets import TargetBuilder
+from samcp.vocabulary import Vocabulary
 
 
 def build_parts(cfg: CfgNode, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -27,6 +27,7 @@ def build_parts(cfg: CfgNode, vocabulary: Vocabulary) -> dict[str, Any]:
         CheckpointError: weights that the backbone or the words begin with are missing.
     """
     options = cfg.MODEL.SAMCP
+    _check_options(options)
     backbone = build_backbone(cfg)
     unknown = set(options.IN_FEATURES) - backbone.output_shape().keys()
     if unknown:
@@ -122,6 +123,32 @@ def build_parts(cfg: CfgNode, vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
+def _check_options(options: CfgNode) -> None:
+    """Raise UsageError, naming the key, for values that the parts would reject."""
+    choices = {
+        "SEMANTIC_QUERIES": (options.SEMANTIC_QUERIES, SEMANTIC_QUERY_CLASSES),
+        "DCA": (options.DCA, DCA_SOURCES),
+        "TEST.MERGE": (options.TEST.MERGE, MERGE_RULES),
+        "OPEN_VOCABULARY.FUSION": (options.OPEN_VOCABULARY.FUSION, FUSION_RULES),
+    }
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise UsageError(f"MODEL.SAMCP.{key} is {value!r}; choose {' or '.join(map(repr, allowed))}")
+    for key in ("KAPPA", "KAPPA_UNSEEN"):
+        if not 0 <= options.OPEN_VOCABULARY[key] <= 1:
+            raise UsageError(
+                f"MODEL.SAMCP.OPEN_VOCABULARY.{key} is {options.OPEN_VOCABULARY[key]}; it must be from 0 to 1"
+            )
+    if options.DEC_LAYERS < 1:
+        raise UsageError(
+            f"MODEL.SAMCP.DEC_LAYERS is {options.DEC_LAYERS}; the last layer predicts, so there must be one"
+        )
+    if options.HIDDEN_DIM % options.NHEADS:
+        raise UsageError(
+            f"MODEL.SAMCP.HIDDEN_DIM ({options.HIDDEN_DIM}) is not a multiple of MODEL.SAMCP.NHEADS ({options.NHEADS})"
+        )
+
+
 def _build_fusion(cfg: CfgNode) -> ScoreFusion | None:
     options = cfg.MODEL.SAMCP.OPEN_VOCABULARY
     if not options.ENABLED or options.KAPPA == options.KAPPA_UNSEEN == 0:
@@ -131,7 +158,7 @@ def _build_fusion(cfg: CfgNode) -> ScoreFusion | None:
             "MODEL.SAMCP.OPEN_VOCABULARY.ENABLED needs CLIP for images and for words: MODEL.BACKBONE.NAME "
             "build_clip_fpn_backbone and MODEL.SAMCP.TEXT.ENCODER clip"
         )
-    return ScoreFusion(kappa=options.KAPPA, kappa_unseen=options.KAPPA_UNSEEN, rule=options.FUSION)
+    return ScoreFusion(clip_weight=options.KAPPA, clip_weight_unseen=options.KAPPA_UNSEEN, rule=options.FUSION)
 
 
 def _denoising_options(options: CfgNode) -> dict | None:
@@ -149,5 +176,10 @@ def _build_class_embedding(cfg: CfgNode, vocabulary: Vocabulary) -> ClassEmbeddi
     if options.ENCODER == "learned":
         return LearnedClassEmbedding(vocabulary.words, options.LEARNED_DIM)
     if options.ENCODER == "clip":
-        return CLIPClassEmbedding(vocabulary.words, name=clip.NAME, pretrained=clip.PRETRAINED, prompts=options.PROMPTS)
+        with naming_config_key("MODEL.SAMCP.TEXT.PROMPTS"):
+            check_prompts(options.PROMPTS)
+        with naming_config_key("MODEL.CLIP"):
+            return CLIPClassEmbedding(
+                vocabulary.words, name=clip.NAME, pretrained=clip.PRETRAINED, prompts=options.PROMPTS
+            )
     raise UsageError(f"MODEL.SAMCP.TEXT.ENCODER is {options.ENCODER!r}; choose 'clip' or 'learned'")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import full_precision, without_autocast
+from samcp.modeling.layers import full_precision, without_autocast
 
 
 class Classifier(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoint import CheckpointError
+from samcp.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def load_clip(name: str, pretrained: str) -> Any:
         # A warning, so that it is seen where nobody has set up logging: what follows may take minutes.
         logger.warning(
             "the weights %r of %s are fetched from the network unless they were before; where there is none, give a "
-            "local checkpoint file as MODEL.CLIP.PRETRAINED, or set HF_HUB_OFFLINE=1 to have it not tried",
+            "local checkpoint file as `pretrained`, or set HF_HUB_OFFLINE=1 to have it not tried",
             pretrained,
             name,
         )
@@ -42,7 +42,7 @@ def load_clip(name: str, pretrained: str) -> Any:
     except Exception as error:  # what a failing download or a foreign file raises has no common base
         raise CheckpointError(
             f"the weights {pretrained!r} of {name} cannot be had ({error!r:.300}); give a local checkpoint file of "
-            "this model as MODEL.CLIP.PRETRAINED"
+            "this model as `pretrained`"
         ) from error
     return model.eval().requires_grad_(False)
 
@@ -65,11 +65,7 @@ def check_clip(name: str, pretrained: str) -> None:
     import open_clip
 
     if name not in open_clip.list_models():
-        raise CheckpointError(
-            f"MODEL.CLIP.NAME is {name!r}, which open_clip does not know; see open_clip.list_models()"
-        )
+        raise CheckpointError(f"name is {name!r}, which open_clip does not know; see open_clip.list_models()")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not os.path.isfile(pretrained) and pretrained not in tags:
-        raise CheckpointError(
-            f"MODEL.CLIP.PRETRAINED is {pretrained!r}: neither a file nor a tag of {name} ({', '.join(tags)})"
-        )
+        raise CheckpointError(f"pretrained is {pretrained!r}: neither a file nor a tag of {name} ({', '.join(tags)})")

@@ -6,12 +6,12 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor
 
-from .affinity_decoder import DecoderOutput
-from .denoising import DenoisingQueries
-from .losses import affinity_focal_loss, dice_loss, focal_loss
-from .patch_batch import PatchBatch
-from .queries import QuerySet
-from .targets import Entities, QueryTargets, TargetBuilder
+from samcp.modeling.affinity_decoder import DecoderOutput
+from samcp.modeling.denoising import DenoisingQueries
+from samcp.modeling.losses import affinity_focal_loss, dice_loss, focal_loss
+from samcp.modeling.patch_batch import PatchBatch
+from samcp.modeling.queries import QuerySet
+from samcp.modeling.targets import Entities, QueryTargets, TargetBuilder
 
 
 class Criterion:
@@ -24,7 +24,7 @@ class Criterion:
     """
 
     def __init__(
-        self, *, targets: TargetBuilder, cls: float, mask_focal: float, dice: float, self_affinity: float = 1.0
+        self, *, targets: TargetBuilder, cls: float, mask_focal: float, dice: float, self_affinity: float = 0.3
     ) -> None:
         self.targets = targets
         self.weights = {"loss_cls": cls, "loss_mask_focal": mask_focal, "loss_dice": dice}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .patch_batch import PatchBatch
+from samcp.modeling.patch_batch import PatchBatch
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from proposal_cache import Patches
+from samcp.modeling.affinity_decoder import normalize_affinity
+from samcp.modeling.overlaps import UNLABELED, paint_best_class, paint_entities, region_scores, vote_for_entities
+from samcp.structures import RLEMasks
 
-from ..config import UsageError
-from ..structures import RLEMasks
-from .affinity_decoder import normalize_affinity
-from .overlaps import UNLABELED, paint_best_class, paint_entities, region_scores, vote_for_entities
+MERGE_RULES = ("mean", "paper")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Inference:
         sem_seg_scores: bool = False,
         prompts_on: bool = False,
     ) -> None:
-        if merge not in ("mean", "paper"):
-            raise UsageError(f"MODEL.SAMCP.TEST.MERGE is {merge!r}; choose 'mean' or 'paper'")
+        if merge not in MERGE_RULES:
+            raise ValueError(f"merge is {merge!r}; choose {' or '.join(map(repr, MERGE_RULES))}")
         self.set_classes(thing_classes, num_classes)
         self.semantic_on = semantic_on
         self.instance_on = instance_on

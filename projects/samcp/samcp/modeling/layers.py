@@ -6,8 +6,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from ..config import UsageError
+from torchvision.ops import box_convert
 
 
 class MLP(nn.Sequential):
@@ -34,8 +33,7 @@ class BoxEmbedding(nn.Module):
 
     def forward(self, boxes: Tensor) -> Tensor:
         """``boxes``: (..., 4) XYXY, normalised by the image's size. Returns (..., D)."""
-        x0, y0, x1, y1 = full_precision(boxes).unbind(-1)
-        center_size = torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
+        center_size = box_convert(full_precision(boxes), "xyxy", "cxcywh")
         return self.mlp(sine_embedding(center_size, self.dim // 2).flatten(-2))
 
 
@@ -52,7 +50,7 @@ class AttentionLayer(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         if dim % num_heads:
-            raise UsageError(f"the width {dim} is not a multiple of the number of heads {num_heads}")
+            raise ValueError(f"dim ({dim}) is not a multiple of num_heads ({num_heads})")
         self.num_heads = num_heads
         self.q_proj = nn.Linear(dim, dim)
         self.k_proj = nn.Linear(dim, dim)

@@ -1,13 +1,13 @@
 """Which instance query stands for which ground-truth instance (METHOD 6; paper 3.2.3)."""
 
 import torch
-from detectron2.structures import Boxes, pairwise_iou
 from fvcore.nn import sigmoid_focal_loss
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torchvision.ops import generalized_box_iou
 
-from .layers import without_autocast
-from .losses import FOCAL_ALPHA, FOCAL_GAMMA, pairwise_affinity_costs
+from samcp.modeling.layers import without_autocast
+from samcp.modeling.losses import FOCAL_ALPHA, FOCAL_GAMMA, pairwise_affinity_costs
 
 _NO_COST = 1e6  # of what cannot be computed
 
@@ -88,7 +88,7 @@ class HungarianMatcher:
         if self.l1:
             total += self.l1 * torch.cdist(boxes, gt_boxes, p=1)  # XYXY, as the released code
         if self.giou:
-            total -= self.giou * pairwise_giou(boxes, gt_boxes)
+            total -= self.giou * generalized_box_iou(boxes, gt_boxes)
         return total
 
 
@@ -99,15 +99,3 @@ def focal_class_cost(logits: Tensor) -> Tensor:
         for target in (1.0, 0.0)
     )
     return positive - negative
-
-
-def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Generalised IoU of (M, 4) and (K, 4) XYXY boxes: (M, K). Rezatofighi et al., CVPR 2019."""
-    iou = pairwise_iou(Boxes(boxes), Boxes(others))
-    low = torch.minimum(boxes[:, None, :2], others[None, :, :2])
-    high = torch.maximum(boxes[:, None, 2:], others[None, :, 2:])
-    hull = (high - low).clamp(min=0).prod(-1)
-    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)
-    other_area = (others[:, 2:] - others[:, :2]).clamp(min=0).prod(-1)
-    union = (area[:, None] + other_area[None]) / (1 + iou)
-    return iou - torch.where(hull > 0, (hull - union) / hull.clamp(min=1e-12), torch.zeros_like(hull))

@@ -8,9 +8,9 @@ from scipy import sparse
 from torch import Tensor
 
 from proposal_cache import Patches
+from samcp.modeling.inference import Predictions
 
-from ..config import UsageError
-from .inference import Predictions
+FUSION_RULES = ("product", "sum")
 
 
 @dataclass(frozen=True)
@@ -30,35 +30,37 @@ class ScoreFusion:
     """Join learned and CLIP's scores: S_ov = σ(S)^(1 - κ) · softmax(S_CLIP)^κ.
 
     Args:
-        kappa: of the classes that the model was trained on; 0 takes its scores alone, 1 CLIP's alone.
-        kappa_unseen: of all others.
+        clip_weight: κ of the classes that the model was trained on; 0 takes its scores alone, 1 CLIP's alone.
+        clip_weight_unseen: κ of all others.
         rule: "product", the geometric mean that Table 8 names, or "sum", as 4.1 prints it, halved so that scores stay
             in [0, 1] and thresholds mean the same.
     """
 
-    def __init__(self, *, kappa: float, kappa_unseen: float, rule: str) -> None:
-        for key, value in (("KAPPA", kappa), ("KAPPA_UNSEEN", kappa_unseen)):
+    def __init__(self, *, clip_weight: float, clip_weight_unseen: float, rule: str) -> None:
+        for name, value in (("clip_weight", clip_weight), ("clip_weight_unseen", clip_weight_unseen)):
             if not 0 <= value <= 1:
-                raise UsageError(f"MODEL.SAMCP.OPEN_VOCABULARY.{key} is {value}; it must be from 0 to 1")
-        if rule not in ("product", "sum"):
-            raise UsageError(f"MODEL.SAMCP.OPEN_VOCABULARY.FUSION is {rule!r}; choose 'product' or 'sum'")
-        self.kappa, self.kappa_unseen, self.rule = kappa, kappa_unseen, rule
+                raise ValueError(f"{name} is {value}; it must be from 0 to 1")
+        if rule not in FUSION_RULES:
+            raise ValueError(f"rule is {rule!r}; choose {' or '.join(map(repr, FUSION_RULES))}")
+        self.clip_weight, self.clip_weight_unseen, self.rule = clip_weight, clip_weight_unseen, rule
 
     def __call__(self, predictions: Predictions, clip: ClipScores, seen: Tensor) -> Predictions:
         """
         Args:
             seen: (C,) bool, the classes that the model was trained on.
         """
-        kappa = torch.where(seen, self.kappa, self.kappa_unseen)
+        weight = torch.where(seen, self.clip_weight, self.clip_weight_unseen)
         return replace(
             predictions,
-            semantic_scores=self._fuse(predictions.semantic_scores, clip.semantic, kappa[predictions.semantic_classes]),
-            instance_scores=self._fuse(predictions.instance_scores, clip.instance, kappa),
+            semantic_scores=self._fuse(
+                predictions.semantic_scores, clip.semantic, weight[predictions.semantic_classes]
+            ),
+            instance_scores=self._fuse(predictions.instance_scores, clip.instance, weight),
         )
 
-    def _fuse(self, learned: Tensor, clip: Tensor, kappa: Tensor) -> Tensor:
+    def _fuse(self, learned: Tensor, clip: Tensor, weight: Tensor) -> Tensor:
         # In full precision: 0.01 ** 0.4 and its like would lose half their digits.
-        a, b = learned.float() ** (1 - kappa), clip.float() ** kappa
+        a, b = learned.float() ** (1 - weight), clip.float() ** weight
         return a * b if self.rule == "product" else (a + b) / 2
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .inference import Predictions
+from samcp.modeling.inference import Predictions
 
 
 def oracle_predictions(inputs: dict, semantic_classes: Tensor, num_classes: int) -> Predictions:

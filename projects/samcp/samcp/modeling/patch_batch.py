@@ -38,7 +38,7 @@ class PatchBatch:
             if p.roi_masks.shape[1:] != (roi_size, roi_size):
                 raise ValueError(
                     f"the mapper's roi_masks are {tuple(p.roi_masks.shape[1:])}, the model wants "
-                    f"{(roi_size, roi_size)}: build both from the same MODEL.SAMCP.ROI_SIZE"
+                    f"{(roi_size, roi_size)}: build both with the same roi_size"
                 )
             batch.boxes[i, : len(p)] = p.patch_boxes.tensor.to(device)
             batch.roi_masks[i, : len(p)] = p.roi_masks.to(device)

@@ -6,9 +6,9 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import MLP, AttentionLayer, BoxEmbedding, FeedForward, init_transformer, some_visible
-from .patch_batch import PatchBatch
-from .roi_align import build_pooler
+from samcp.modeling.layers import MLP, AttentionLayer, BoxEmbedding, FeedForward, init_transformer, some_visible
+from samcp.modeling.patch_batch import PatchBatch
+from samcp.modeling.roi_align import build_pooler
 
 
 class RoIEmbedding(nn.Module):

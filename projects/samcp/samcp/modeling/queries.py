@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
-from .denoising import DenoisingQueries
-from .layers import AttentionLayer, full_precision
-from .patch_batch import PatchBatch
+from samcp.modeling.denoising import DenoisingQueries
+from samcp.modeling.layers import AttentionLayer, full_precision
+from samcp.modeling.patch_batch import PatchBatch
+
+SEMANTIC_QUERY_CLASSES = ("stuff", "all")  # which classes have a semantic query
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class QueryBuilder(nn.Module):
         """
         batch = features.shape[0]
         text = self.text_content(embeddings)
-        semantic_boxes = center_size_to_corners(full_precision(self.text_box(embeddings).sigmoid()))
+        semantic_boxes = box_convert(full_precision(self.text_box(embeddings).sigmoid()), "cxcywh", "xyxy")
         content = [text[semantic_classes].expand(batch, -1, -1)]
         boxes = [semantic_boxes[semantic_classes].expand(batch, -1, -1)]
         num_instance = 0
@@ -148,9 +151,3 @@ def query_visibility(num_semantic: int, num_instance: int, valid: Tensor, denois
         visible[:, num_instance:, num_matching:] = same_group & denoising.valid.unsqueeze(1)
     itself = torch.eye(total, dtype=torch.bool, device=valid.device)[num_semantic:]
     return visible | itself
-
-
-def center_size_to_corners(boxes: Tensor) -> Tensor:
-    """(..., 4) from (cx, cy, w, h) to XYXY."""
-    center, size = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([center - size / 2, center + size / 2], dim=-1)

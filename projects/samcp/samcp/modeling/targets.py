@@ -8,11 +8,11 @@ from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
-from .affinity_decoder import DecoderOutput, merged_boxes
-from .denoising import DenoisingQueries
-from .matcher import HungarianMatcher
-from .patch_batch import PatchBatch
-from .queries import QuerySet
+from samcp.modeling.affinity_decoder import DecoderOutput, merged_boxes
+from samcp.modeling.denoising import DenoisingQueries
+from samcp.modeling.matcher import HungarianMatcher
+from samcp.modeling.patch_batch import PatchBatch
+from samcp.modeling.queries import QuerySet
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from samcp.data.datasets.ade20k import register_ade20k
-from samcp.data.errors import DataError
+from samcp.data.datasets.ade20k.prepare import prepare_ade20k
+from samcp.data.datasets.ade20k.register import register_ade20k
 from samcp.data.ground_truth import read_label_map, read_panoptic_ids
-from samcp.data.preparation.ade20k import prepare_ade20k
-from samcp.data.vocabulary import Vocabulary
+from samcp.errors import DataError
+from samcp.vocabulary import Vocabulary
 from tests.perfect_model import evaluate_truth
 
 sys.path.insert(0, str(Path(__file__).parents[4] / "scripts"))

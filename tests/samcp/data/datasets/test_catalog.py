@@ -3,7 +3,7 @@
 import pytest
 
 import samcp.data.datasets  # noqa: F401  registers them
-from samcp.data.vocabulary import Vocabulary
+from samcp.vocabulary import Vocabulary
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from detectron2.evaluation import CityscapesSemSegEvaluator
 from PIL import Image
 from torch.nn.functional import one_hot
 
-from samcp.data.datasets.cityscapes import register_cityscapes
-from samcp.data.errors import DataError
+from samcp.data.datasets.cityscapes.prepare import prepare_cityscapes
+from samcp.data.datasets.cityscapes.register import register_cityscapes
 from samcp.data.ground_truth import read_label_map
-from samcp.data.preparation.cityscapes import prepare_cityscapes
-from samcp.data.vocabulary import Vocabulary
+from samcp.errors import DataError
 from samcp.evaluation.semantic import SemanticEvaluator
+from samcp.vocabulary import Vocabulary
 from tests.perfect_model import evaluate_truth, perfect_outputs
 
 sys.path.insert(0, str(Path(__file__).parents[4] / "scripts"))

@@ -11,8 +11,8 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from panopticapi.utils import id2rgb
 from PIL import Image
 
-from samcp.data.datasets.coco import register_coco
-from samcp.data.vocabulary import Vocabulary
+from samcp.data.datasets.coco.register import register_coco
+from samcp.vocabulary import Vocabulary
 from tests.perfect_model import evaluate_truth
 
 SIZE = (60, 80)

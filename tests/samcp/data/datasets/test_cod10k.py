@@ -9,10 +9,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from samcp.data.datasets.cod10k import register_cod10k
-from samcp.data.errors import DataError
-from samcp.data.preparation.cod10k import prepare_cod10k
-from samcp.data.vocabulary import Vocabulary
+from samcp.data.datasets.cod10k.prepare import prepare_cod10k
+from samcp.data.datasets.cod10k.register import register_cod10k
+from samcp.errors import DataError
+from samcp.vocabulary import Vocabulary
 from tests.perfect_model import evaluate_truth
 
 sys.path.insert(0, str(Path(__file__).parents[4] / "scripts"))

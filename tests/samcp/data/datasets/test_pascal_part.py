@@ -12,11 +12,12 @@ from PIL import Image
 from scipy.io import savemat
 
 from proposal_cache import Patches
-from samcp.data.datasets.pascal_part import OBJECTS, register_pascal_part
-from samcp.data.errors import DataError
-from samcp.data.preparation.pascal_part import part_category, prepare_pascal_part
-from samcp.data.vocabulary import Vocabulary
-from samcp.engine import Trainer, load_config
+from samcp.config import load_config
+from samcp.data.datasets.pascal_part.prepare import part_category, prepare_pascal_part
+from samcp.data.datasets.pascal_part.register import OBJECTS, register_pascal_part
+from samcp.errors import DataError
+from samcp.trainer import Trainer
+from samcp.vocabulary import Vocabulary
 from tests.configs.test_recipes import SMALL
 from tests.perfect_model import evaluate_truth
 from tests.toy_datasets import write_patches

@@ -10,10 +10,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.utils import rgb2id
 from PIL import Image
 
-from samcp.data.datasets.synthetic import make_synthetic_dataset, register_synthetic
-from samcp.data.datasets.synthetic_scenes import STUFF, THINGS, draw_scene
-from samcp.data.errors import DataError
-from samcp.data.vocabulary import Vocabulary
+from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
+from samcp.data.datasets.synthetic.register import register_synthetic
+from samcp.data.datasets.synthetic.scenes import STUFF, THINGS, draw_scene
+from samcp.errors import DataError
+from samcp.vocabulary import Vocabulary
 
 SIZE = (64, 96)
 

@@ -1,13 +1,13 @@
 """Datasets that Detectron2 does not know, or not as needed: importing this registers them under DETECTRON2_DATASETS."""
 
-from .ade20k import register_ade20k
-from .camvid import register_camvid
-from .cityscapes import register_cityscapes
-from .coco import register_coco
-from .cod10k import register_cod10k
-from .own import register_environment
-from .pascal_part import register_pascal_part
-from .synthetic import register_synthetic
+from samcp.data.datasets.ade20k.register import register_ade20k
+from samcp.data.datasets.camvid.register import register_camvid
+from samcp.data.datasets.cityscapes.register import register_cityscapes
+from samcp.data.datasets.coco.register import register_coco
+from samcp.data.datasets.cod10k.register import register_cod10k
+from samcp.data.datasets.custom.register import register_environment
+from samcp.data.datasets.pascal_part.register import register_pascal_part
+from samcp.data.datasets.synthetic.register import register_synthetic
 
 register_ade20k()
 register_camvid()

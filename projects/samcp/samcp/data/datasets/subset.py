@@ -8,9 +8,9 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from ..build import load_dataset
-from ..errors import DataError
-from .catalog import register
+from samcp.data.build import load_dataset
+from samcp.data.datasets.catalog import register
+from samcp.errors import DataError
 
 _JSON_KEYS = ("panoptic_json", "json_file")  # what Detectron2's evaluators read themselves
 

@@ -1,8 +1,8 @@
 """Backbones that Detectron2 does not have; importing this registers them."""
 
-from .clip import CLIPBackbone, build_clip_fpn_backbone
-from .swin import build_swin_fpn_backbone
-from .timm import TimmBackbone, build_timm_fpn_backbone
+from samcp.modeling.backbone.clip import CLIPBackbone, build_clip_fpn_backbone
+from samcp.modeling.backbone.swin import build_swin_fpn_backbone
+from samcp.modeling.backbone.timm import TimmBackbone, build_timm_fpn_backbone
 
 __all__ = [
     "CLIPBackbone",

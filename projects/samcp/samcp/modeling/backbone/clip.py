@@ -12,8 +12,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
-from ...checkpoint import CheckpointError
-from ..clip import load_clip
+from samcp.errors import CheckpointError, naming_config_key
+from samcp.modeling.clip import load_clip
 
 DENSE = "res5"  # the feature map that CLIP pools
 
@@ -41,8 +41,8 @@ class CLIPBackbone(Backbone):
             channels = [_last_norm(getattr(self.tower, f"layer{i}")).num_features for i in range(1, 5)]
         else:
             raise CheckpointError(
-                f"MODEL.CLIP.NAME has a {type(trunk or self.tower).__name__} for images, which has no feature maps of "
-                "four scales; take a ConvNeXt or a ResNet, as convnext_large_d_320 or RN50"
+                f"the model has a {type(trunk or self.tower).__name__} for images, which has no feature maps of "
+                "four scales; use a ConvNeXt or a ResNet, as convnext_large_d_320 or RN50"
             )
         self._out_features = [f"res{i}" for i in range(2, 6)]
         self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
@@ -167,8 +167,10 @@ def _last_norm(layer: nn.Module) -> nn.BatchNorm2d:
 @BACKBONE_REGISTRY.register()
 def build_clip_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CLIPFPN:
     """MODEL.CLIP's image tower with Detectron2's FPN on the levels of MODEL.FPN.IN_FEATURES, and one coarser level."""
+    with naming_config_key("MODEL.CLIP"):
+        bottom_up = CLIPBackbone(load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED))
     return CLIPFPN(
-        CLIPBackbone(load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)),
+        bottom_up,
         in_features=list(cfg.MODEL.FPN.IN_FEATURES),
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,

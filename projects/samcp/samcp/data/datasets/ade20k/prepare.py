@@ -1,0 +1,192 @@
+"""ADE20K's two releases in the layout of Detectron2 (semantic) and Mask2Former (panoptic, instances).
+
+ADEChallengeData2016 has label maps with 1..150 for the classes and 0 for others. The instance release adds, for the 100
+classes that are things, PNGs with the thing's number 1..100 in red and the instance's in green.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from samcp.data.datasets.ade20k.register import CLASSES, SPLITS
+from samcp.data.datasets.conversion import check_count, describe_segments
+from samcp.data.files import write_json, write_label_map, write_panoptic_ids
+from samcp.data.ground_truth import read_label_map
+from samcp.data.parallel import parallel_map
+from samcp.errors import DataError
+
+_CLASS_OF_THING = np.flatnonzero(CLASSES.is_thing)  # the instance release numbers things alone, from 1
+_IMAGES = {"train": 20210, "val": 2000}  # in the release
+_UNKNOWN = 255
+_ID_STEP = 1000  # a segment's id is this × (class + 1) + its instance's number
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Where the files of a split lie."""
+
+    folder: Path
+    name: str
+
+    @property
+    def images(self) -> list[Path]:
+        return sorted((self.folder / "images" / SPLITS[self.name]).glob("*.jpg"))
+
+    @property
+    def has_instances(self) -> bool:
+        return (self.folder / "annotations_instance" / SPLITS[self.name]).is_dir()
+
+    def check_counts(self) -> None:
+        """Warn where images or annotations are more or fewer than the release has."""
+        found = {"images": len(self.images), "annotations": self._count("annotations")}
+        if self.has_instances:
+            found["annotations_instance"] = self._count("annotations_instance")
+        for part, count in found.items():
+            check_count(f"{self.folder / part / SPLITS[self.name]}, files", count, _IMAGES[self.name])
+
+    def _count(self, release: str) -> int:
+        return len(list((self.folder / release / SPLITS[self.name]).glob("*.png")))
+
+    def annotation(self, release: str, image: Path) -> Path:
+        return self.folder / release / SPLITS[self.name] / f"{image.stem}.png"
+
+    def panoptic(self, image: Path) -> Path:
+        return self.folder / f"ade20k_panoptic_{self.name}" / f"{image.stem}.png"
+
+
+def prepare_ade20k(folder: Path, *, workers: int = 1) -> dict[str, str]:
+    """Write what is missing beside the release's own files.
+
+    Layout of the folder, ADEChallengeData2016:
+
+        images/{training,validation}/NAME.jpg                     the release
+        annotations/{training,validation}/NAME.png                the release
+        annotations_instance/{training,validation}/NAME.png       the instance release
+        annotations_detectron2/{training,validation}/NAME.png     written: class ids 0..149, 255 where unknown
+        ade20k_panoptic_{train,val}/NAME.png, and .json           written, with the instance release
+        ade20k_instance_{train,val}.json                          written, with the instance release
+
+    Args:
+        workers: processes.
+
+    Returns:
+        split -> what it can be used for now; a split without images is left out.
+
+    Raises:
+        DataError: no split has images, or an annotation is missing, unreadable or inconsistent.
+    """
+    done = {}
+    for name in SPLITS:
+        split = _Split(folder, name)
+        images = split.images
+        if not images:
+            continue
+        split.check_counts()
+        parallel_map(images, partial(_write_labels, split), workers=workers, title=f"{name}, label maps")
+        done[name] = f"{len(images)} images, semantic"
+        if split.has_instances:
+            scenes = parallel_map(images, partial(_write_panoptic, split), workers=workers, title=f"{name}, panoptic")
+            _write_jsons(split, scenes)
+            done[name] += ", instance and panoptic"
+        else:
+            done[name] += "; for instances and panoptic unpack annotations_instance.tar there, and run this again"
+    if not done:
+        raise DataError(
+            f"{folder}: there are no images/training/*.jpg and no images/validation/*.jpg; unpack "
+            "ADEChallengeData2016.zip so that this folder holds images and annotations"
+        )
+    return done
+
+
+def _write_labels(split: _Split, image: Path) -> None:
+    target = split.annotation("annotations_detectron2", image)
+    if target.exists():
+        return
+    source = split.annotation("annotations", image)
+    labels = read_label_map(str(source))
+    if labels.max() > len(CLASSES.names):
+        raise DataError(f"{source}: holds the label {labels.max()}, but ADE20K's are 0..150; take the file anew")
+    write_label_map(target, (labels - 1).astype(np.uint8))  # 0, for other classes, becomes 255
+
+
+def _write_panoptic(split: _Split, image: Path) -> dict[str, Any]:
+    """Write the panoptic PNG of an image; returns its part of the two jsons."""
+    labels = read_label_map(str(split.annotation("annotations_detectron2", image)))
+    things = _read_things(split.annotation("annotations_instance", image), labels.shape)
+    ids = np.where(things > 0, things, _stuff_ids(labels))
+    target = split.panoptic(image)
+    if not target.exists():
+        write_panoptic_ids(target, ids)
+    height, width = labels.shape
+    return {
+        "image": {"id": image.stem, "file_name": image.name, "height": height, "width": width},
+        "segments": _segments(ids, with_masks=False),
+        "instances": _segments(things, with_masks=True),
+    }
+
+
+def _stuff_ids(labels: np.ndarray) -> np.ndarray:
+    """(H, W) segment ids, 0 where there is no stuff.
+
+    A thing without an instance, which the release has a few of, is void, as it cannot be counted.
+    """
+    is_stuff = np.zeros(_UNKNOWN + 1, bool)
+    is_stuff[: len(CLASSES.names)] = np.logical_not(CLASSES.is_thing)
+    return np.where(is_stuff[labels], _ID_STEP * (labels + 1), 0)
+
+
+def _read_things(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W) segment ids of the instances, 0 elsewhere.
+
+    They overlap the stuff of the label maps at places and go before it, as in Mask2Former's conversion.
+    """
+    try:
+        pixels = np.asarray(Image.open(path)).astype(np.int32)
+    except OSError as error:
+        raise DataError(f"{path}: the instances cannot be read ({error}); unpack the instance release anew") from error
+    if pixels.shape != (*shape, 3):
+        raise DataError(f"{path}: is {pixels.shape}, but its label map is {shape}; they do not belong together")
+    things, numbers = pixels[..., 0], pixels[..., 1]
+    pairs = [divmod(pair, 256) for pair in np.unique((256 * numbers + things)[numbers > 0]).tolist()]
+    classes = dict(pairs)
+    if len(classes) < len(pairs) or not all(1 <= thing <= len(_CLASS_OF_THING) for thing in classes.values()):
+        raise DataError(
+            f"{path}: an instance (green) must have one class 1..{len(_CLASS_OF_THING)} (red), but the pairs are "
+            f"{pairs}; take the file anew"
+        )
+    return np.where(numbers > 0, _ID_STEP * (_CLASS_OF_THING[things - 1] + 1) + numbers, 0)
+
+
+def _segments(ids: np.ndarray, *, with_masks: bool) -> list[dict[str, Any]]:
+    return [
+        {"id": i, "category_id": i // _ID_STEP - 1, "iscrowd": 0, **described}
+        for i, described in describe_segments(ids, with_masks=with_masks).items()
+    ]
+
+
+def _write_jsons(split: _Split, scenes: Sequence[dict[str, Any]]) -> None:
+    categories = [
+        {"id": i, "name": name, "isthing": int(thing)}
+        for i, (name, thing) in enumerate(zip(CLASSES.names, CLASSES.is_thing, strict=True))
+    ]
+    images = [scene["image"] for scene in scenes]
+    panoptic = [
+        {
+            "image_id": scene["image"]["id"],
+            "file_name": f"{scene['image']['id']}.png",
+            "segments_info": scene["segments"],
+        }
+        for scene in scenes
+    ]
+    instances = [{**i, "image_id": scene["image"]["id"]} for scene in scenes for i in scene["instances"]]
+    for number, instance in enumerate(instances, start=1):
+        instance["id"] = number
+    things = [category for category in categories if category["isthing"]]
+    for kind, annotations, listed in (("panoptic", panoptic, categories), ("instance", instances, things)):
+        content = {"images": images, "annotations": annotations, "categories": listed}
+        write_json(split.folder / f"ade20k_{kind}_{split.name}.json", content)

@@ -1,0 +1,74 @@
+"""CamVid: 701 street scenes in 11 classes, in the split and the size (360 x 480) of SegNet.
+
+Layout under DETECTRON2_DATASETS, as scripts/prepare_camvid.py makes it:
+
+    camvid/
+      images/{train,val}/NAME.jpg or .png
+      annotations/{train,val}/NAME.png    class ids 0..10, 255 where unlabelled
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from samcp.data.datasets.catalog import register
+
+# Names and colours of SegNet's 11 classes (Badrinarayanan et al., 2017).
+_CLASSES: dict[str, tuple[int, int, int]] = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (0, 0, 192),
+    "tree": (128, 128, 0),
+    "sign symbol": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+NUM_CLASSES = len(_CLASSES)
+IGNORE_LABEL = 255
+_IMAGE_SUFFIXES = {".jpg", ".png"}
+
+
+def register_camvid(root: str | os.PathLike[str] | None = None) -> None:
+    """Register camvid_train and camvid_val, whose files are read when they are asked for.
+
+    Args:
+        root: the folder that holds camvid/; default, the environment variable DETECTRON2_DATASETS.
+    """
+    base = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")) / "camvid"
+    for split in ("train", "val"):
+        images, annotations = base / "images" / split, base / "annotations" / split
+        register(
+            f"camvid_{split}",
+            partial(_load, images, annotations),
+            image_root=str(images),
+            sem_seg_root=str(annotations),
+            evaluator_type="sem_seg",
+            ignore_label=IGNORE_LABEL,
+            stuff_classes=list(_CLASSES),
+            stuff_colors=[list(color) for color in _CLASSES.values()],
+            thing_classes=[],
+            thing_dataset_id_to_contiguous_id={},
+        )
+
+
+def _load(images: Path, annotations: Path) -> list[dict[str, Any]]:
+    """Detectron2's records, by name. Raises FileNotFoundError if a folder is missing."""
+    for folder in (images, annotations):
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder} is not there; CamVid must lie in camvid/{{images,annotations}}/{{train,val}}"
+            )
+    return [
+        {
+            "file_name": str(image),
+            "image_id": image.stem,
+            "sem_seg_file_name": str(annotations / f"{image.stem}.png"),
+        }
+        for image in sorted(images.iterdir())
+        if image.suffix in _IMAGE_SUFFIXES
+    ]

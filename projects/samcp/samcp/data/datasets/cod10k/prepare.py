@@ -1,0 +1,106 @@
+"""COD10K's masks as COCO instance jsons of 69 kinds of camouflaged animals."""
+
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from samcp.data.datasets.conversion import check_count, convert_and_keep, describe_segments, lists_images
+from samcp.data.files import write_json
+from samcp.errors import DataError
+from samcp.vocabulary import Vocabulary
+
+_CLASSES = Vocabulary.load("cod10k").names
+_IMAGES = {"train": 3040, "test": 2026}  # with camouflage
+# COD10K-CAM-1-Aquatic-13-Pipefish-4: the sort and the kind, each with its number, and which image of the kind.
+_NAME = re.compile(r"COD10K-CAM-\d+-[^-]+-(\d+)-[^-]+-\d+")
+_FOREGROUND = 127  # above which a pixel of the object mask, which was smoothed, is the object
+_TRACE = 0.01  # of the object: a colour of fewer pixels is where two instances' colours were mixed, and no instance
+
+
+def prepare_cod10k(folder: Path, *, workers: int = 1) -> dict[str, str]:
+    """Write the jsons beside the release; a json that lists the images which are there is left as it is.
+
+    Layout of the folder:
+
+        {Train,Test}/{Image,GT_Object,GT_Instance}/COD10K-CAM-*.{jpg,png}     the release
+        {train,test}.json                                                     written
+        {train,test}_converted/NAME.json                                      written, and gone once the json is there
+
+    Args:
+        workers: processes.
+
+    Returns:
+        split -> what was found in it.
+
+    Raises:
+        DataError: no images, one whose name names no kind, or a mask that is missing, unreadable, or of another size.
+    """
+    return {split: _prepare_split(folder, split, workers) for split in _IMAGES}
+
+
+def _prepare_split(folder: Path, split: str, workers: int) -> str:
+    target, kept = folder / f"{split}.json", folder / f"{split}_converted"
+    release = folder / split.title()
+    names = sorted(path.stem for path in (release / "Image").glob("COD10K-CAM-*.jpg"))
+    if not names:
+        raise DataError(
+            f"{release / 'Image'}: no COD10K-CAM-*.jpg; unpack COD10K-v3.zip so that {folder} holds Train and Test"
+        )
+    check_count(f"{release / 'Image'}, images with camouflage", len(names), _IMAGES[split])
+    if lists_images(target, names):
+        return "done before"
+    scenes = convert_and_keep(names, partial(_read_image, release), kept, workers=workers, title=split)
+    annotations = [{**a, "image_id": i} for i, scene in enumerate(scenes, start=1) for a in scene["annotations"]]
+    content = {
+        "images": [{"id": i, **scene["image"]} for i, scene in enumerate(scenes, start=1)],
+        "annotations": [{"id": i, **annotation} for i, annotation in enumerate(annotations, start=1)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(_CLASSES, start=1)],
+    }
+    write_json(target, content)
+    shutil.rmtree(kept, ignore_errors=True)
+    return f"{len(scenes)} images, {len(annotations)} instances"
+
+
+def _read_image(release: Path, name: str) -> dict[str, Any]:
+    """What COCO's json says of an image, and of its instances, all of the kind that the image's name names."""
+    path = release / "Image" / f"{name}.jpg"
+    kind = _NAME.fullmatch(name)
+    if kind is None or not 1 <= int(kind[1]) <= len(_CLASSES):
+        raise DataError(f"{path}: its name is none of COD10K's, which names the kind by a number of 1 to 69")
+    with Image.open(path) as image:
+        width, height = image.size
+    ids = _instance_ids(release, name)
+    if ids.shape != (height, width):
+        raise DataError(f"{path}: is {height} x {width} pixels (height x width), its masks are {ids.shape}")
+    segments = describe_segments(ids, with_masks=True).values()
+    return {
+        "image": {"file_name": path.name, "height": height, "width": width},
+        "annotations": [{**segment, "category_id": int(kind[1]), "iscrowd": 0} for segment in segments],
+    }
+
+
+def _instance_ids(release: Path, name: str) -> np.ndarray:
+    """(H, W) ids of instances, 0 outside: the colours of the instance mask, or one where there is no such mask."""
+    inside = _read_mask(release / "GT_Object" / f"{name}.png", "L") > _FOREGROUND
+    colours = release / "GT_Instance" / f"{name}.png"
+    if not colours.exists() or not inside.any():
+        return inside.astype(np.int32)
+    painted = _read_mask(colours, "RGB").astype(np.int32) @ [1 << 16, 1 << 8, 1]
+    if painted.shape != inside.shape:
+        raise DataError(f"{colours}: is {painted.shape} pixels (height x width), the mask in GT_Object {inside.shape}")
+    found, ids, areas = np.unique(np.where(inside, painted, 0), return_inverse=True, return_counts=True)
+    kept = (found != 0) & (areas >= _TRACE * inside.sum())
+    return np.where(kept, np.cumsum(kept), 0)[ids].reshape(inside.shape).astype(np.int32)
+
+
+def _read_mask(path: Path, mode: str) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode))
+    except OSError as error:
+        raise DataError(f"{path}: the mask cannot be read ({error}); take it anew from COD10K-v3.zip") from error

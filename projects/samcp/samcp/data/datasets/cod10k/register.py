@@ -1,0 +1,27 @@
+"""COD10K: instances of 69 kinds of camouflaged animals, on which the paper shows that prompts carry over (Figure 12).
+
+Layout under DETECTRON2_DATASETS, where scripts/prepare_cod10k.py makes the jsons of the release:
+
+    cod10k/
+      {Train,Test}/Image/COD10K-CAM-*.jpg
+      {train,test}.json                       COCO's instance format
+"""
+
+import os
+from pathlib import Path
+
+from samcp.data.datasets.catalog import register_instances
+from samcp.vocabulary import Vocabulary
+
+
+def register_cod10k(root: str | os.PathLike[str] | None = None) -> None:
+    """Register cod10k_train and cod10k_test, of the images with camouflage; files are read when they are asked for.
+
+    Args:
+        root: the folder that holds cod10k; default, the environment variable DETECTRON2_DATASETS.
+    """
+    folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")) / "cod10k"
+    classes = Vocabulary.load("cod10k").names
+    for split in ("train", "test"):
+        listed, images = folder / f"{split}.json", folder / split.title() / "Image"
+        register_instances(f"cod10k_{split}", listed, images, classes, made_by="prepare_cod10k.py", vocabulary="cod10k")

@@ -1,0 +1,1 @@
+"""A user's own datasets, described by a yaml file."""

@@ -1,0 +1,26 @@
+"""What the commands that convert datasets do after parsing their arguments."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+
+from samcp.errors import DataError
+
+
+def run(prepare: Callable[..., Mapping[str, str]], arguments: argparse.Namespace) -> None:
+    """Convert --folder with --workers processes, and print a summary of each split.
+
+    Exits with one message on an error that the user can fix.
+
+    Args:
+        prepare: (folder, workers=) -> summary of each split.
+        arguments: of :func:`samcp.command_line.conversion_parser`.
+    """
+    try:
+        found = prepare(arguments.folder, workers=max(arguments.workers, 1))
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues")
+    for split, what in found.items():
+        print(f"{split}: {what}")

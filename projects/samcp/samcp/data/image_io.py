@@ -1,0 +1,51 @@
+"""Reading of images, turned upright by their EXIF orientation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from detectron2.data import detection_utils
+from PIL import Image, ImageOps
+
+from proposal_cache.generation.sources import check_depth
+from samcp.errors import DataError
+
+
+def read_image(path: str, image_format: str) -> np.ndarray:
+    """Read an image as (H, W, 3) uint8, turned upright as Detectron2 does.
+
+    Args:
+        path: of the file.
+        image_format: a PIL mode or "BGR".
+
+    Raises:
+        DataError: the image is missing, unreadable, or has more than 8 bits per channel.
+    """
+    with _data_errors(path):
+        with Image.open(path) as image:
+            check_depth(image)
+        return detection_utils.read_image(path, format=image_format)
+
+
+def read_image_size(path: str) -> tuple[int, int]:
+    """Read the (height, width) of an image after it is turned upright, without decoding its pixels.
+
+    Raises:
+        DataError: as :func:`read_image`.
+    """
+    with _data_errors(path), Image.open(path) as image:
+        check_depth(image)
+        width, height = ImageOps.exif_transpose(image).size
+        return height, width
+
+
+@contextmanager
+def _data_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError.missing(path, "image") from error
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises all of them for damaged files
+        raise DataError(
+            f"{path}: the image cannot be read ({error}); replace it, or take it out of the dataset"
+        ) from error

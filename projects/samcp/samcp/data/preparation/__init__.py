@@ -1,1 +1,0 @@
-"""Public releases converted into the layout in which the datasets are registered."""

@@ -1,0 +1,299 @@
+"""What is wrong with a dataset, found before a training finds it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from proposal_cache import CacheError, PatchCache, image_key
+from samcp.data.ground_truth import GroundTruth, read_ground_truth, read_panoptic_ids
+from samcp.data.image_io import read_image_size
+from samcp.data.parallel import parallel_map
+from samcp.data.patch_caches import image_root, read_patches
+from samcp.data.validation.coco_json import check_jsons, shown
+from samcp.errors import DataError
+from samcp.vocabulary import Vocabulary, word_key
+
+_SAME_OBJECT = 0.9  # IoU above which two instances are taken for one that was drawn twice
+_OVERLAPPING = 0.5  # share of an instance inside another of its class above which the two are counted
+_OUTSIDE = 1.0  # pixels by which a box may leave its image
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How often a class is there: segments, images that have one, pixels."""
+
+    name: str
+    segments: int
+    images: int
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        images: how many were looked at: all, or none where a fault of a json, which is then a problem, prevents it.
+        problems: sentences, each with the file and what is wrong with it.
+        remarks: what may be meant so: classes that never occur or have other words than their category, images without
+            any segment, label maps without an image, instances that overlap.
+        classes: one a class.
+    """
+
+    images: int
+    problems: Sequence[str]
+    remarks: Sequence[str]
+    classes: Sequence[ClassCount]
+
+
+@dataclass
+class _Finding:
+    """Of one image: problems, the class and area of each segment, and how many pairs of one class overlap."""
+
+    problems: list[str] = field(default_factory=list)
+    classes: list[int] = field(default_factory=list)
+    areas: list[int] = field(default_factory=list)
+    overlaps: int = 0
+
+
+def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 1) -> Report:
+    """Read everything that a registered dataset names.
+
+    Args:
+        cache: its patches, which are then checked too.
+        workers: processes.
+
+    Raises:
+        DataError: there is no such dataset, or its list of images cannot be read and no json of it tells why.
+    """
+    if name not in DatasetCatalog:
+        raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
+    metadata = MetadataCatalog.get(name)
+    in_jsons = check_jsons(metadata.get("panoptic_json"), metadata.get("json_file"))
+    try:
+        records = _records(name)
+    except DataError as error:
+        if not in_jsons:
+            raise
+        return Report(0, [*in_jsons, f"no image or mask was looked at; mend the above first ({error})"], [], [])
+    vocabulary, ignore_label = Vocabulary.of_dataset(name), metadata.get("ignore_label", 255)
+    look = partial(_check_image, num_classes=len(vocabulary.names), ignore_label=ignore_label)
+    findings = parallel_map(records, look, workers=workers, title=name)
+    problems = in_jsons + _check_keys(name, records) + [problem for finding in findings for problem in finding.problems]
+    if cache is not None:
+        problems += _check_patches(name, records, cache)
+    empty = sum(not finding.classes and not finding.problems for finding in findings)
+    classes = _count(findings, vocabulary)
+    remarks = [f"{one.name}: never occurs" for one in classes if not one.segments]
+    remarks += _other_words(name, vocabulary) + _unused_labels(name, records) + _overlaps(records, findings)
+    if empty:
+        remarks.append(f"{empty} of {len(records)} images have no segment of any class")
+    return Report(len(records), problems, remarks, classes)
+
+
+def _records(name: str) -> list[dict[str, Any]]:
+    try:
+        records: list[dict[str, Any]] = DatasetCatalog.get(name)
+    except (OSError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"dataset {name!r} cannot be read: {error!r}") from error
+    if not records:
+        raise DataError(f"dataset {name!r} has no images")
+    return records
+
+
+def _check_keys(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Images that patches or results could not tell apart."""
+    try:
+        root = image_root(name)
+        keys = Counter(image_key(record["file_name"], root) for record in records)
+    except CacheError as error:
+        return [str(error)]
+    ids = Counter(record["image_id"] for record in records if "image_id" in record)  # semantic ones need none
+    return [f"{n} images have the key {key!r} (the path without its suffix)" for key, n in keys.items() if n > 1] + [
+        f"{n} images have the id {image_id!r}" for image_id, n in ids.items() if n > 1
+    ]
+
+
+def _other_words(name: str, vocabulary: Vocabulary) -> list[str]:
+    """Categories of a user's json that stand in the place of a class of other words: perhaps in the wrong order."""
+    metadata = MetadataCatalog.get(name)
+    listed = metadata.get("panoptic_json") or metadata.get("json_file")
+    if not metadata.get("described_in") or not metadata.get("vocabulary") or not listed:
+        return []
+    names = metadata.get("stuff_classes") or metadata.get("thing_classes")
+    pairs = [
+        f"{name!r} is asked for as {words[0]!r}"
+        for name, words in zip(names, vocabulary.words, strict=True)
+        if word_key(name) not in map(word_key, words)
+    ]
+    return [f"{listed}: {len(pairs)} categories have other words in classes: {shown(pairs)}"] if pairs else []
+
+
+def _unused_labels(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Label maps in a user's folder that belong to no image, which may be those of another split."""
+    metadata = MetadataCatalog.get(name)
+    if not metadata.get("described_in") or not metadata.get("sem_seg_root"):
+        return []
+    used = {record["sem_seg_file_name"] for record in records}
+    unused = sorted(str(path) for path in Path(metadata.sem_seg_root).rglob("*.png") if str(path) not in used)
+    return [f"{len(unused)} label maps have no image of their name: {shown(unused)}"] if unused else []
+
+
+def _overlaps(records: Sequence[Mapping[str, Any]], findings: Sequence[_Finding]) -> list[str]:
+    """Instances that lie in others of their class, over the whole dataset: in a crowd that is as it should be."""
+    found = [
+        (record["file_name"], finding.overlaps)
+        for record, finding in zip(records, findings, strict=True)
+        if finding.overlaps
+    ]
+    if not found:
+        return []
+    pairs = sum(count for _, count in found)
+    return [
+        f"{pairs} instances lie to more than {_OVERLAPPING:.0%} in another of their class, in {len(found)} images: "
+        + shown([path for path, _ in found])
+    ]
+
+
+def _check_image(record: Mapping[str, Any], *, num_classes: int, ignore_label: int) -> _Finding:
+    finding = _Finding()
+    size = _image_size(record, finding.problems)
+    if size is None:
+        return finding
+    try:
+        truth = read_ground_truth(record, size, num_classes=num_classes, ignore_label=ignore_label)
+        if "pan_seg_file_name" in record:
+            finding.problems += _check_segments(record)
+    except (DataError, CacheError) as error:
+        finding.problems.append(str(error))
+        return finding
+    except Exception as error:  # pycocotools fails in many ways on polygons that are none
+        finding.problems.append(f"{record['file_name']}: its annotations cannot be read ({error!r})")
+        return finding
+    finding.problems += _check_boxes(record, size)
+    finding.problems += _check_masks(record, truth)
+    if "annotations" in record:  # what comes from a map cannot overlap
+        problems, finding.overlaps = _check_overlaps(record["file_name"], truth)
+        finding.problems += problems
+    finding.classes, finding.areas = truth.classes.tolist(), truth.masks.areas.tolist()
+    return finding
+
+
+def _image_size(record: Mapping[str, Any], problems: list[str]) -> tuple[int, int] | None:
+    """(height, width) of the file, or None with a problem where it cannot be read."""
+    path = record["file_name"]
+    try:
+        height, width = read_image_size(path)
+    except DataError as error:
+        problems.append(str(error))
+        return None
+    listed = record.get("height", height), record.get("width", width)
+    if listed != (height, width):
+        problems.append(f"{path}: is {height} x {width} pixels (height x width), but is listed as {listed}")
+        return None
+    return height, width
+
+
+def _check_segments(record: Mapping[str, Any]) -> list[str]:
+    """The PNG and the json of a panoptic annotation."""
+    path, infos = record["pan_seg_file_name"], record["segments_info"]
+    ids, areas = np.unique(read_panoptic_ids(path), return_counts=True)
+    painted = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+    painted.pop(0, None)
+    listed = Counter(info["id"] for info in infos)
+    problems = [f"{path}: the json lists segment {i} {n} times" for i, n in listed.items() if n > 1]
+    problems += [f"{path}: segment {i} of the json has no pixel" for i in listed if i not in painted]
+    problems += [
+        f"{path}: {n} pixels have the id {i}, which the json does not list"
+        for i, n in painted.items()
+        if i not in listed
+    ]
+    problems += [
+        f"{path}: segment {info['id']} has no {key} in the json"
+        for info in infos
+        for key in ("area", "iscrowd")
+        if key not in info
+    ]
+    problems += [
+        f"{path}: segment {info['id']} has {painted[info['id']]} pixels, but the json says {info['area']}"
+        for info in infos
+        if "area" in info and info["id"] in painted and info["area"] != painted[info["id"]]
+    ]
+    return problems
+
+
+def _check_boxes(record: Mapping[str, Any], size: tuple[int, int]) -> list[str]:
+    height, width = size
+    problems = []
+    for annotation in record.get("annotations", []):
+        if len(annotation.get("bbox") or ()) != 4:
+            problems.append(f"{record['file_name']}: an annotation has no bbox of four numbers (x, y, width, height)")
+            continue
+        x, y, w, h = annotation["bbox"]
+        if w <= 0 or h <= 0 or min(x, y) < -_OUTSIDE or x + w > width + _OUTSIDE or y + h > height + _OUTSIDE:
+            problems.append(
+                f"{record['file_name']}: the box {[round(v, 1) for v in (x, y, w, h)]} (x, y, width, height) has no "
+                f"area or does not lie in the image, which is {width} x {height}"
+            )
+    return problems
+
+
+def _check_masks(record: Mapping[str, Any], truth: GroundTruth) -> list[str]:
+    """Segments without a pixel."""
+    empty = truth.classes[truth.masks.areas == 0].tolist()
+    return [f"{record['file_name']}: a segment of class {c} has no pixel" for c in empty]
+
+
+def _check_overlaps(path: str, truth: GroundTruth) -> tuple[list[str], int]:
+    """Instances that are there twice, and how many pairs of one class overlap by most of the smaller one."""
+    things, classes = truth.things()
+    iou, inside = things.iou(things), things.iop(things)
+    problems, overlaps = [], 0
+    for i, j in np.argwhere(np.triu(iou, k=1) > 0).tolist():
+        if iou[i, j] > _SAME_OBJECT:
+            which = (
+                f"two instances of class {classes[i]}"
+                if classes[i] == classes[j]
+                else f"an instance of class {classes[i]} and one of class {classes[j]}"
+            )
+            problems.append(
+                f"{path}: {which} are the same to {iou[i, j]:.0%}, around {things.boxes[i].astype(int).tolist()} "
+                "(x0, y0, x1, y1)"
+            )
+        elif classes[i] == classes[j] and max(inside[i, j], inside[j, i]) > _OVERLAPPING:
+            overlaps += 1
+    return problems, overlaps
+
+
+def _check_patches(name: str, records: Sequence[Mapping[str, Any]], cache: PatchCache) -> list[str]:
+    root, problems = image_root(name), []
+    for record in records:
+        key = image_key(record["file_name"], root)
+        try:
+            size = read_image_size(record["file_name"])
+            read_patches(cache, {**record, "key": key, "patches_path": str(cache.path), "dataset_name": name}, size)
+        except CacheError as error:
+            problems.append(str(error))
+        except DataError:
+            continue  # already reported by _check_image
+    return problems
+
+
+def _count(findings: Sequence[_Finding], vocabulary: Vocabulary) -> list[ClassCount]:
+    segments, images, pixels = (np.zeros(len(vocabulary.names), np.int64) for _ in range(3))
+    for finding in findings:
+        np.add.at(segments, finding.classes, 1)
+        np.add.at(pixels, finding.classes, finding.areas)
+        images[np.unique(np.array(finding.classes, np.int64))] += 1
+    return [
+        ClassCount(*row)
+        for row in zip(vocabulary.names, segments.tolist(), images.tolist(), pixels.tolist(), strict=True)
+    ]

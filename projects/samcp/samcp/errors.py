@@ -1,0 +1,44 @@
+"""Errors that a user can fix; commands print them as one message without a traceback."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from proposal_cache import CacheError
+
+
+class UsageError(ValueError):
+    """A config, or a combination of options, that cannot run; the message names the key."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, unreadable, or has another model or other classes; the message names the fix."""
+
+
+class DataError(ValueError):
+    """A dataset, image or annotation is missing, unreadable or inconsistent; the message names the file and the fix."""
+
+    @classmethod
+    def missing(cls, path: str, what: str) -> "DataError":
+        """Return the error for a missing file of a dataset.
+
+        Args:
+            path: the file.
+            what: what it holds, such as "image" or "ground truth".
+        """
+        return cls(
+            f"{path}: the {what} is missing; put it there, or name the right folder, by DETECTRON2_DATASETS or in the "
+            "yaml of your own data"
+        )
+
+
+# Every other exception is a bug and keeps its traceback.
+USER_ERRORS = (UsageError, CacheError, DataError, CheckpointError)
+
+
+@contextmanager
+def naming_config_key(key: str) -> Iterator[None]:
+    """Prefix the message of a UsageError or CheckpointError raised in the block with a config key."""
+    try:
+        yield
+    except (UsageError, CheckpointError) as error:
+        raise type(error)(f"{key}: {error}") from error

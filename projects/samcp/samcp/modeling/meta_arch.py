@@ -1,0 +1,320 @@
+"""SAM-CP: label patches (Prompt I) and join them (Prompt II) in one pass (paper, Figure 2)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from proposal_cache import Patches
+from samcp.modeling.affinity_decoder import AffinityDecoder, DecoderOutput
+from samcp.modeling.backbone.clip import DENSE
+from samcp.modeling.build import build_parts
+from samcp.modeling.class_embedding import ClassEmbedding
+from samcp.modeling.classifier import Classifier
+from samcp.modeling.criterion import Criterion
+from samcp.modeling.denoising import DenoisingQueries, make_denoising_queries
+from samcp.modeling.encoded_images import EncodedImages, join_maps
+from samcp.modeling.inference import Inference, Predictions
+from samcp.modeling.open_vocabulary import ClipScores, ScoreFusion, mask_weights
+from samcp.modeling.oracle import oracle_predictions
+from samcp.modeling.patch_batch import PatchBatch
+from samcp.modeling.patch_encoder import PatchEncoder
+from samcp.modeling.queries import SEMANTIC_QUERY_CLASSES, QueryBuilder, QuerySet
+from samcp.modeling.roi_align import fast_layout
+from samcp.modeling.targets import Entities, gather_entities
+from samcp.vocabulary import Vocabulary, word_key
+
+
+@META_ARCH_REGISTRY.register()
+class SAMCP(nn.Module):
+    """The meta-architecture.
+
+    Args:
+        backbone: gives feature maps, in_features of them are pooled from.
+        in_features: names of feature levels, fine to coarse.
+        class_embedding: of the words of the vocabulary's classes.
+        patch_encoder, query_builder, decoder, classifier: the network, as in Figure 2.
+        criterion: training losses.
+        inference: predictions to segmentations.
+        vocabulary: the classes; :meth:`set_vocabulary` changes them.
+        semantic_queries: "stuff" or "all": which classes have a semantic query.
+        denoising: arguments of :func:`make_denoising_queries`, or None for none.
+        buildable_iou: least box IoU of an instance and its patches for it to be taught.
+        fusion: joins the scores with CLIP's of the predicted masks; None for the learned ones alone. Needs the backbone
+            and the class embeddings of CLIP.
+        roi_size: of the mapper's roi_masks.
+        oracle: predict the ground-truth affinity instead of running the network; inputs need their targets.
+        pixel_mean, pixel_std: of the input images, one a channel.
+    """
+
+    thing_classes: Tensor
+    semantic_classes: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        in_features: Sequence[str],
+        class_embedding: ClassEmbedding,
+        patch_encoder: PatchEncoder,
+        query_builder: QueryBuilder,
+        decoder: AffinityDecoder,
+        classifier: Classifier,
+        criterion: Criterion,
+        inference: Inference,
+        vocabulary: Vocabulary,
+        semantic_queries: str,
+        denoising: dict | None,
+        buildable_iou: float,
+        fusion: ScoreFusion | None,
+        roi_size: int,
+        oracle: bool,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.in_features = list(in_features)
+        self.class_embedding = class_embedding
+        self.patch_encoder = patch_encoder
+        self.query_builder = query_builder
+        self.decoder = decoder
+        self.classifier = classifier
+        self.criterion = criterion
+        self.inference = inference
+        self.semantic_queries = semantic_queries
+        self.denoising = denoising
+        self.buildable_iou = buildable_iou
+        self.fusion = fusion
+        self.trained_words = {word_key(word) for words in vocabulary.words for word in words}
+        self.roi_size = roi_size
+        self.oracle = oracle
+        self.register_buffer("thing_classes", None, persistent=False)
+        self.register_buffer("semantic_classes", None, persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self._number_classes(vocabulary)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, vocabulary: Vocabulary | None = None) -> dict:
+        """The vocabulary is that of the config's datasets where none is given."""
+        return build_parts(cfg, vocabulary or Vocabulary.of_config(cfg))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives; inputs are moved there."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Run a batch.
+
+        Args:
+            batched_inputs: one dict an image, from :class:`samcp.data.SAMCPDatasetMapper`: ``image`` (3, H, W),
+                ``patches`` with patch_boxes and roi_masks, and
+
+                * in training, and for the oracle: ``instances`` and ``sem_segments`` with gt_classes, gt_boxes,
+                  gt_affinity, gt_ignore, and ``patches.in_crowd``;
+                * at test: ``patch_rles``, the same patches as RLEs at the image's own size.
+
+        Returns:
+            In training a dict of losses. At test, a dict an image, at the image's own size:
+
+            * ``sem_seg``: (H, W) int64 label map, -1 where no patch lies (or (C, H, W) scores, by configuration);
+            * ``instances``: Instances with pred_boxes, scores, pred_classes and pred_masks (``RLEMasks``);
+            * ``panoptic_seg``: an (H, W) int32 map of segment ids and a list of segments.
+        """
+        if self.oracle and not self.training:
+            predictions = [
+                oracle_predictions(x, self.semantic_classes, self.inference.num_classes) for x in batched_inputs
+            ]
+            return self._segment(predictions, batched_inputs)
+
+        images = self.encode(batched_inputs)
+        if not self.training:
+            return self._segment(self.predict(images, [x["patch_rles"] for x in batched_inputs]), batched_inputs)
+        words = self.class_embedding()
+        regions, instances = self._ground_truth(batched_inputs, images.patches)
+        denoising = self._denoise(instances)
+        queries, outputs = self._decode(images, words, denoising)
+        return self.criterion(
+            outputs=outputs,
+            class_logits=[self._class_logits(output, words) for output in outputs],
+            queries=queries,
+            semantic_classes=self.semantic_classes,
+            thing_classes=self.thing_classes,
+            denoising=denoising,
+            patches=images.patches,
+            in_crowd=_pad_in_crowd(batched_inputs, images.patches),
+            regions=regions,
+            instances=instances,
+        )
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Ask for other classes from now on. No weight changes (METHOD 5).
+
+        Raises:
+            ValueError: the class embeddings are learned, and of other classes.
+        """
+        self.class_embedding.set_words(vocabulary.words)
+        self._number_classes(vocabulary)
+
+    def _number_classes(self, vocabulary: Vocabulary) -> None:
+        things = torch.tensor(vocabulary.is_thing, dtype=torch.bool, device=self.device)
+        self.vocabulary = vocabulary
+        self.thing_classes = things.nonzero().squeeze(1)
+        self.semantic_classes = _semantic_classes(things, self.semantic_queries)
+        self.inference.set_classes(self.thing_classes.tolist(), len(things))
+
+    def encode(self, batched_inputs: list[dict]) -> EncodedImages:
+        """Run what no class has a part in, the backbone and the patch encoder, on ``image`` and ``patches``."""
+        patches = PatchBatch.from_instances([x["patches"] for x in batched_inputs], self.roi_size, self.device)
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        if self.training or len({image.shape for image in images}) == 1:
+            maps = self._maps(images)
+        else:  # one by one, for GroupNorm would look at the padding, so that an image would depend on its batch
+            maps = join_maps([self._maps([image]) for image in images])
+        return self.encode_patches({name: fast_layout(level) for name, level in maps.items()}, patches)
+
+    def encode_patches(self, features: Mapping[str, Tensor], patches: PatchBatch) -> EncodedImages:
+        """Encode patches of images whose ``features`` are known."""
+        return EncodedImages(features, patches, *self.patch_encoder(self._levels(features), patches))
+
+    def predict(self, images: EncodedImages, patches: Sequence[Patches]) -> list[Predictions]:
+        """What the queries of every image say of the present vocabulary, with CLIP's word where the config asks for it.
+
+        Args:
+            patches: of every image, at its own size.
+        """
+        predictions = self.predict_learned(images)
+        if self.fusion is None:
+            return predictions
+        return [
+            self.fusion(said, clip, self.seen_classes)
+            for said, clip in zip(predictions, self.predict_clip(images, predictions, patches), strict=True)
+        ]
+
+    def predict_learned(self, images: EncodedImages) -> list[Predictions]:
+        """What the network itself says."""
+        words = self.class_embedding()
+        queries, outputs = self._decode(images, words)
+        return self._predict(outputs[-1], queries, images.patches, words)
+
+    def predict_clip(
+        self, images: EncodedImages, predictions: Sequence[Predictions], patches: Sequence[Patches]
+    ) -> list[ClipScores]:
+        """What CLIP says of the masks that the network predicts (mask pooling)."""
+        clip = self.backbone.bottom_up
+        stride, words = clip.output_shape()[DENSE].stride, self.class_embedding()
+        scores = []
+        for i, (said, own) in enumerate(zip(predictions, patches, strict=True)):
+            members = self.inference.members(torch.cat([said.semantic_affinity, said.instance_affinity]))
+            height, width = images.patches.image_sizes[i].tolist()
+            weights = mask_weights(members, own, (height, width), stride).to(self.device)
+            dense = images.features[DENSE][i, :, : weights.shape[1], : weights.shape[2]]
+            logits = self.class_embedding.best(clip.logit_scale * clip.pool(dense, weights) @ words.T)
+            semantic, instance = logits.softmax(-1).split([len(said.semantic_classes), len(said.instance_affinity)])
+            scores.append(ClipScores(semantic.gather(1, said.semantic_classes[:, None])[:, 0], instance))
+        return scores
+
+    @property
+    def seen_classes(self) -> Tensor:
+        """(C,) bool: the classes of the present vocabulary that the model was trained on, under any of their words."""
+        seen = [not self.trained_words.isdisjoint(map(word_key, words)) for words in self.vocabulary.words]
+        return torch.tensor(seen, device=self.device)
+
+    def _decode(
+        self, images: EncodedImages, words: Tensor, denoising: DenoisingQueries | None = None
+    ) -> tuple[QuerySet, list[DecoderOutput]]:
+        queries = self.query_builder(
+            embeddings=words[self.class_embedding.names],
+            semantic_classes=self.semantic_classes,
+            features=images.content,
+            patches=images.patches,
+            denoising=denoising,
+        )
+        outputs = self.decoder(
+            queries=queries,
+            features=images.content,
+            position=images.position,
+            patches=images.patches,
+            levels=self._levels(images.features),
+            roi_embedding=self.patch_encoder.roi_embedding,
+        )
+        return queries, outputs
+
+    def _class_logits(self, output: DecoderOutput, words: Tensor) -> Tensor:
+        """(B, M, C)."""
+        return self.class_embedding.best(self.classifier(output.queries, words))
+
+    def _levels(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        return [features[name] for name in self.in_features]
+
+    def _maps(self, images: list[Tensor]) -> dict[str, Tensor]:
+        """The backbone's maps by name."""
+        padded = ImageList.from_tensors(
+            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
+        )
+        maps: dict[str, Tensor] = self.backbone(fast_layout(padded.tensor))
+        return maps
+
+    def _ground_truth(self, batched_inputs: list[dict], patches: PatchBatch) -> tuple[list[Entities], list[Entities]]:
+        """Semantic regions and instances of every image."""
+        regions, instances = [], []
+        for i, x in enumerate(batched_inputs):
+            regions.append(gather_entities(x["sem_segments"], patches, i, least_box_iou=None))
+            instances.append(gather_entities(x["instances"], patches, i, least_box_iou=self.buildable_iou))
+        return regions, instances
+
+    def _denoise(self, instances: list[Entities]) -> DenoisingQueries | None:
+        if self.denoising is None:
+            return None
+        return make_denoising_queries(
+            classes=[e.classes for e in instances],
+            boxes=[e.boxes for e in instances],
+            label_pool=self.thing_classes,
+            **self.denoising,
+        )
+
+    def _predict(
+        self, output: DecoderOutput, queries: QuerySet, patches: PatchBatch, words: Tensor
+    ) -> list[Predictions]:
+        scores = self._class_logits(output, words).sigmoid()
+        affinity = output.affinity_logits.sigmoid()
+        first = queries.num_semantic
+        predictions = []
+        for i, valid in enumerate(patches.valid):
+            instance = slice(first, first + int(valid.sum()) if queries.num_instance else first)
+            predictions.append(
+                Predictions(
+                    semantic_classes=self.semantic_classes,
+                    semantic_scores=scores[i, torch.arange(first, device=self.device), self.semantic_classes],
+                    semantic_affinity=affinity[i, :first, valid],
+                    instance_scores=scores[i, instance],
+                    instance_affinity=affinity[i, instance][:, valid],
+                )
+            )
+        return predictions
+
+    def _segment(self, predictions: list[Predictions], batched_inputs: list[dict]) -> list[dict]:
+        return [self.inference(p, x["patch_rles"]) for p, x in zip(predictions, batched_inputs, strict=True)]
+
+
+def _semantic_classes(is_thing: Tensor, which: str) -> Tensor:
+    if which == "all":
+        return torch.arange(len(is_thing), device=is_thing.device)
+    if which == "stuff":
+        return (~is_thing).nonzero().squeeze(1)
+    raise ValueError(f"semantic_queries is {which!r}; choose {' or '.join(map(repr, SEMANTIC_QUERY_CLASSES))}")
+
+
+def _pad_in_crowd(batched_inputs: list[dict], patches: PatchBatch) -> Tensor:
+    in_crowd = torch.zeros_like(patches.valid)
+    for i, x in enumerate(batched_inputs):
+        in_crowd[i, : len(x["patches"])] = x["patches"].in_crowd.to(in_crowd.device)
+    return in_crowd

@@ -1,0 +1,1 @@
+"""Pictures of images, patches and predictions, and the pages that show them."""

@@ -1,0 +1,184 @@
+"""Class embeddings of a small open_clip model that is made, saved and loaded here."""
+
+import logging
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from samcp.errors import CheckpointError
+from samcp.modeling import class_embedding
+from samcp.modeling.class_embedding import CLIPClassEmbedding, LearnedClassEmbedding, embed_words
+from samcp.modeling.clip import load_clip
+from samcp.vocabulary import Vocabulary
+from tests.tiny_clip import make_tiny_clip
+
+PROMPTS = ["a photo of a {}.", "there is a {} in the scene."]
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return make_tiny_clip(tmp_path_factory.mktemp("clip"), "transformer")
+
+
+def test_embeddings_are_open_clips_own(tiny_clip: tuple[str, str]) -> None:
+    name, weights = tiny_clip
+    words = [("kite",), ("sea", "ocean")]
+    embedding = CLIPClassEmbedding(words, name=name, pretrained=weights, prompts=PROMPTS)()
+    model = open_clip.create_model(name, pretrained=weights).eval()
+    tokenizer = open_clip.get_tokenizer(name)
+    assert embedding.shape == (3, 24)
+    for row, word in zip(embedding, ["kite", "sea", "ocean"], strict=True):
+        with torch.no_grad():
+            both = F.normalize(model.encode_text(tokenizer([p.format(word) for p in PROMPTS])), dim=-1)
+        assert torch.allclose(row, F.normalize(both.mean(0), dim=-1), atol=1e-6)
+    assert not torch.allclose(embedding[0], embedding[1], atol=1e-2)
+
+
+def test_a_class_is_worth_the_best_of_its_words(tiny_clip: tuple[str, str]) -> None:
+    name, weights = tiny_clip
+    words = [("person", "man", "woman"), ("kite",), ("sea", "ocean")]
+    embedding = CLIPClassEmbedding(words, name=name, pretrained=weights, prompts=PROMPTS)
+    assert embedding.names.tolist() == [0, 3, 4]
+    values = torch.randn(2, 5, 6, requires_grad=True)
+    best = embedding.best(values)
+    expected = torch.stack([values[..., :3].amax(-1), values[..., 3], values[..., 4:].amax(-1)], dim=-1)
+    assert torch.equal(best, expected)
+    best.sum().backward()
+    assert values.grad is not None
+    assert (values.grad.sum(-1) == 3).all(), "each class teaches one of its words"
+
+
+def test_embeddings_are_made_once(
+    tiny_clip: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SAMCP_CACHE", str(tmp_path))
+    name, weights = tiny_clip
+    made = []
+
+    def embed(*arguments: object) -> torch.Tensor:
+        made.append(arguments)
+        return original(*arguments)
+
+    original = class_embedding._embed
+    monkeypatch.setattr(class_embedding, "_embed", embed)
+    first = embed_words(["kite", "sea"], name, weights, PROMPTS)
+    assert torch.equal(embed_words(["kite", "sea"], name, weights, PROMPTS), first)
+    assert len(made) == 1
+
+    [file] = (tmp_path / "text_embeddings").iterdir()
+    file.write_bytes(b"half a file")
+    assert torch.equal(embed_words(["kite", "sea"], name, weights, PROMPTS), first)
+    assert f"{file} is damaged" in caplog.text
+    assert len(made) == 2
+
+    embed_words(["sea", "kite"], name, weights, PROMPTS)
+    embed_words(["kite", "sea"], name, weights, PROMPTS[:1])
+    other = tmp_path / "other.pt"
+    torch.manual_seed(1)
+    torch.save(open_clip.create_model(name).state_dict(), other)
+    assert not torch.allclose(embed_words(["kite", "sea"], name, str(other), PROMPTS), first)
+    assert len(made) == 5, "other words, templates and weights are others"
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(
+    tiny_clip: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SAMCP_CACHE", str(tmp_path / "file"))
+    assert embed_words(["kite"], tiny_clip[0], tiny_clip[1], PROMPTS).shape == (1, 24)
+    assert "text embeddings are not kept" in caplog.text
+
+
+def test_any_words_can_be_asked_of_clip_and_to_look_encodes_none(
+    tiny_clip: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedding = CLIPClassEmbedding([("kite",)], name=tiny_clip[0], pretrained=tiny_clip[1], prompts=PROMPTS)
+    monkeypatch.setattr(class_embedding, "embed_words", pytest.fail)
+    embedding.check_words([("anything", "else")])
+
+
+def test_model_with_text_keeps_no_vocabulary_in_its_state(toy_cfg: CfgNode, tiny_clip: tuple[str, str]) -> None:
+    """So a checkpoint loads whatever words are asked for, however many a class has."""
+    name, weights = tiny_clip
+    toy_cfg.MODEL.SAMCP.TEXT.ENCODER = "clip"
+    toy_cfg.MODEL.CLIP.NAME, toy_cfg.MODEL.CLIP.PRETRAINED = name, weights
+    model = build_model(toy_cfg)
+    assert model.class_embedding().shape == (5, 24)
+    assert not any("class_embedding" in key for key in model.state_dict())
+    model.set_vocabulary(Vocabulary(("kite", "sea"), (True, False), (("dragon",), ())))
+    assert model.class_embedding().shape == (3, 24)
+    assert model.vocabulary.names == ("kite", "sea")
+
+
+def test_learned_table_is_trained() -> None:
+    table = LearnedClassEmbedding([("kite", "dragon"), ("sea",)], 8)
+    assert table().shape == (2, 8)
+    assert table().requires_grad
+    both = table().detach()
+    table.set_words([("sea",)])
+    assert torch.equal(table(), both[1:])
+    for ask in (table.set_words, table.check_words):
+        with pytest.raises(ValueError, match=r"learned the classes kite, sea, and no dragon"):
+            ask([("dragon",)])
+    table.check_words([("kite",)])
+    assert torch.equal(table(), both[1:]), "to look changes nothing"
+
+
+def test_missing_weights_are_named(tiny_clip: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"pretrained is '.*absent.pt"):
+        embed_words(["kite"], tiny_clip[0], str(tmp_path / "absent.pt"), PROMPTS)
+
+
+def test_weights_of_another_model(tiny_clip: tuple[str, str], tmp_path: Path) -> None:
+    other = tmp_path / "other.pt"
+    torch.save({"weight": torch.zeros(2)}, other)
+    with pytest.raises(
+        CheckpointError, match=r"other\.pt.* of samcp_tiny_transformer cannot be had .*local checkpoint file"
+    ):
+        embed_words(["kite"], tiny_clip[0], str(other), PROMPTS)
+
+
+def test_unknown_model_is_named() -> None:
+    with pytest.raises(CheckpointError, match="name is 'no_such_clip'"):
+        embed_words(["kite"], "no_such_clip", "", PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [
+        ("a photo", "'a photo'"),
+        ("a {} and {}", "'a {} and {}'"),
+        ("a {x}", "'a {x}'"),
+        ("a {{}}", "'a {{}}'"),
+        (None, "prompts is empty"),
+    ],
+)
+def test_a_template_has_one_place_for_a_word(tiny_clip: tuple[str, str], template: str | None, named: str) -> None:
+    prompts = [] if template is None else [PROMPTS[0], template]
+    with pytest.raises(ValueError, match="prompts") as error:
+        embed_words(["kite", "sea"], *tiny_clip, prompts)
+    assert named in str(error.value)
+
+
+def test_weights_from_the_network_are_announced_in_one_line(
+    tiny_clip: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_clip(*tiny_clip)
+    assert not caplog.messages, "a file is no matter of the network"
+
+    def fail(name: str, pretrained: str) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s")
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(open_clip, "create_model", fail)
+    with pytest.raises(CheckpointError, match=r"'openai' of RN50 cannot be had .*give a local checkpoint file"):
+        load_clip("RN50", "openai")
+    [line] = caplog.messages
+    assert line.startswith("the weights 'openai' of RN50 are fetched from the network")
+    assert "give a local checkpoint file" in line
+    assert logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)

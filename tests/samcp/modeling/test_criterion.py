@@ -1,0 +1,121 @@
+"""Denominators and weights of the losses, kind of query by kind, against sums over single rows."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from samcp.modeling.affinity_decoder import DecoderOutput
+from samcp.modeling.criterion import Criterion
+from samcp.modeling.losses import affinity_focal_loss, dice_loss, focal_loss
+from samcp.modeling.queries import QuerySet
+from samcp.modeling.targets import QueryTargets
+
+SEMANTIC, INSTANCE, DENOISING, PATCHES, CLASSES = 2, 4, 3, 4, 5
+# Positive rows of one image, among its queries of each kind.
+POSITIVE = {"_sem": [1], "": [0, 3], "_dn": [0, 1]}
+ROWS = {
+    "_sem": range(SEMANTIC),
+    "": range(SEMANTIC, SEMANTIC + INSTANCE),
+    "_dn": range(SEMANTIC + INSTANCE, SEMANTIC + INSTANCE + DENOISING),
+}
+
+
+def make_targets(kinds: list[str], *, self_affinity: bool) -> QueryTargets:
+    """Positive queries with a class and two patches; unmatched instance queries with their own patch."""
+    total = sum(len(ROWS[kind]) for kind in kinds)
+    targets = QueryTargets.nothing(1, total, CLASSES, PATCHES, torch.device("cpu"))
+    first = 0
+    for kind in kinds:
+        for row in range(len(ROWS[kind])):
+            targets.class_weights[0, first + row] = 1
+            if row in POSITIVE[kind]:
+                targets.classes[0, first + row, row] = 1
+                targets.affinity[0, first + row, row : row + 2] = 1
+                targets.affinity_weights[0, first + row] = 1
+                targets.positive[0, first + row] = True
+            elif kind == "" and self_affinity:
+                targets.affinity[0, first + row, row] = 1
+                targets.affinity_weights[0, first + row] = 1
+        first += len(ROWS[kind])
+    return targets
+
+
+class Builder:
+    """Gives the targets above."""
+
+    def __init__(self, self_affinity: bool) -> None:
+        self.self_affinity = self_affinity
+
+    def matching(self, **_: Any) -> QueryTargets:
+        return make_targets(["_sem", ""], self_affinity=self.self_affinity)
+
+    def denoising(self, **_: Any) -> QueryTargets:
+        return make_targets(["_dn"], self_affinity=False)
+
+
+@pytest.fixture
+def predictions() -> tuple[Tensor, Tensor]:
+    """Class logits and affinity logits of all queries of one image."""
+    torch.manual_seed(0)
+    total = SEMANTIC + INSTANCE + DENOISING
+    return torch.randn(1, total, CLASSES), torch.randn(1, total, PATCHES)
+
+
+def compute(
+    predictions: tuple[Tensor, Tensor], *, self_affinity: bool = True, weight: float = 0.5
+) -> dict[str, Tensor]:
+    logits, affinity = predictions
+    queries = QuerySet(torch.zeros(0), torch.zeros(0), torch.zeros(0), SEMANTIC, INSTANCE, DENOISING)
+    nothing: Mapping[str, Any] = dict.fromkeys(
+        ("semantic_classes", "thing_classes", "patches", "in_crowd", "regions", "instances")
+    )
+    criterion = Criterion(
+        targets=Builder(self_affinity),  # type: ignore[arg-type]
+        cls=2,
+        mask_focal=1,
+        dice=3,
+        self_affinity=weight,
+    )
+    return criterion(
+        outputs=[DecoderOutput(torch.zeros(0), affinity, torch.zeros(0))],
+        class_logits=[logits],
+        queries=queries,
+        denoising=SimpleNamespace(),  # type: ignore[arg-type]
+        **nothing,  # type: ignore[arg-type]
+    )
+
+
+def test_each_kind_is_divided_by_its_own_positive_queries(predictions: tuple[Tensor, Tensor]) -> None:
+    losses = compute(predictions)
+    logits, affinity = (x[0] for x in predictions)
+    for kind, rows in ROWS.items():
+        targets = make_targets([kind], self_affinity=False)
+        count = len(POSITIVE[kind])
+        by_row = focal_loss(logits[list(rows)], targets.classes[0], targets.class_weights[0]).sum(-1)
+        assert losses["loss_cls" + kind] == pytest.approx(float(2 * by_row.sum() / count), rel=1e-5)
+        positive = [rows[i] for i in POSITIVE[kind]]
+        goal = targets.affinity[0, POSITIVE[kind]]
+        ones = torch.ones_like(goal)
+        focal, dice = affinity_focal_loss(affinity[positive], goal, ones), dice_loss(affinity[positive], goal, ones)
+        assert losses["loss_mask_focal" + kind] == pytest.approx(float(focal.sum() / count), rel=1e-5)
+        assert losses["loss_dice" + kind] == pytest.approx(float(3 * dice.sum() / count), rel=1e-5)
+
+
+def test_self_affinity_is_averaged_over_unmatched_queries_and_weighted(predictions: tuple[Tensor, Tensor]) -> None:
+    losses = compute(predictions, weight=0.5)
+    unmatched = [i for i in range(INSTANCE) if i not in POSITIVE[""]]
+    rows, goal = predictions[1][0][[ROWS[""][i] for i in unmatched]], torch.eye(PATCHES)[unmatched]
+    focal, dice = (term(rows, goal, torch.ones_like(goal)) for term in (affinity_focal_loss, dice_loss))
+    assert losses["loss_mask_focal_self"] == pytest.approx(float(0.5 * focal.mean()), rel=1e-5)
+    assert losses["loss_dice_self"] == pytest.approx(float(0.5 * 3 * dice.mean()), rel=1e-5)
+
+
+def test_switching_self_affinity_off_changes_nothing_else(predictions: tuple[Tensor, Tensor]) -> None:
+    """Table 4's "BG" ablation."""
+    with_it, without = compute(predictions), compute(predictions, self_affinity=False)
+    assert with_it.keys() - without.keys() == {"loss_mask_focal_self", "loss_dice_self"}
+    assert all(with_it[name] == value for name, value in without.items())

@@ -1,0 +1,47 @@
+"""How several processes end."""
+
+import os
+import signal
+import sys
+
+import pytest
+import torch.multiprocessing as mp
+
+from samcp import launch as launch_module
+from samcp.launch import launch
+
+
+@pytest.fixture(autouse=True)
+def _quick_start(monkeypatch):
+    """Processes that need not import everything first, nor find each other."""
+
+    def start(main, count, *, args):
+        mp.start_processes(lambda rank: main(rank, *args), nprocs=count, start_method="fork")
+
+    monkeypatch.setattr(launch_module, "detectron2_launch", start)
+
+
+def end_by_signal(rank, number):
+    if rank == 1:
+        os.kill(os.getpid(), number)
+
+
+def end_with_message(rank, message):
+    if rank == 1:
+        sys.exit(message)
+
+
+def test_a_process_that_could_say_nothing_is_spoken_for():
+    """As where the system kills one because memory runs out."""
+    message = r"error: process 1 terminated with signal SIGKILL.* memory ran out.*DATALOADER.NUM_WORKERS"
+    with pytest.raises(SystemExit, match=message):
+        launch(end_by_signal, 2, args=(signal.SIGKILL,))
+
+
+def test_a_message_of_a_process_is_all_there_is(capfd):
+    with pytest.raises(SystemExit) as stop:
+        launch(end_with_message, 2, args=("error: no such dataset",))
+    assert stop.value.code == 1
+    said = capfd.readouterr().err.strip().splitlines()
+    # torch says so where the other process had not ended by itself yet
+    assert [line for line in said if "Terminating process" not in line] == ["error: no such dataset"]

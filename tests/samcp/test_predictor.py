@@ -1,0 +1,264 @@
+"""Prompts asked of a small model with random weights, and the README's example."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+from proposal_cache import PatchCache, Patches
+from proposal_cache.generators.regions import RegionGenerator
+from samcp import SAMCP, add_samcp_config
+from samcp.checkpoint import Checkpointer
+from samcp.data import build_test_loader
+from samcp.errors import CheckpointError, DataError
+from samcp.export import ModelFile
+from samcp.predictor import Predictor
+from samcp.vocabulary import Vocabulary
+
+ROOT = Path(__file__).parents[2]
+NAMES = Vocabulary.of_dataset("synthetic_train").names
+
+
+def config(**overrides):
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.merge_from_file(str(ROOT / "configs" / "miniature" / "panoptic.yaml"))
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("synthetic_train",), ("synthetic_val",)
+    cfg.merge_from_list([part for key, value in overrides.items() for part in (key.replace("__", "."), value)])
+    return cfg
+
+
+def model_of(cfg):
+    """Random weights whose scores and affinities differ widely enough that segments come of them."""
+    torch.manual_seed(0)
+    model = SAMCP(cfg).eval()
+    with torch.no_grad():
+        model.classifier.bias.zero_()
+        model.classifier.log_scale.fill_(-2)
+        for layer in model.decoder.layers:
+            layer.affinity.patch_bias.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    cfg = config(OUTPUT_DIR=str(tmp_path_factory.mktemp("run")))
+    Checkpointer(model_of(cfg), cfg).save("model_final")
+    return Path(cfg.OUTPUT_DIR) / "model_final.pth"
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint):
+    return Predictor.load(checkpoint)
+
+
+@pytest.fixture
+def images(synthetic):
+    """Paths and patches of two images."""
+    cache = PatchCache(synthetic.val_patches)
+    paths = [Path(record["file_name"]) for record in DatasetCatalog.get("synthetic_val")[:2]]
+    return [(path, cache[path.stem]) for path in paths]
+
+
+@pytest.fixture
+def scene(predictor, images):
+    return predictor.encode(*images[0])
+
+
+def test_compositions_are_what_evaluation_gives(predictor, synthetic, images, monkeypatch):
+    for threshold in ("score_threshold", "affinity_threshold", "overlap_threshold"):
+        monkeypatch.setattr(predictor.model.inference, threshold, 0.0)  # random weights are sure of little
+    cfg = config(DATASETS__PATCHES_TEST=(str(synthetic.val_patches),))
+    [[inputs], *_] = build_test_loader(cfg, "synthetic_val")
+    with torch.no_grad():
+        [expected] = predictor.model([inputs])
+    answer = predictor.encode(*images[0]).ask()
+    assert torch.equal(answer.semantic(), expected["sem_seg"])
+    ids, segments = answer.panoptic()
+    assert torch.equal(ids, expected["panoptic_seg"][0])
+    assert segments == expected["panoptic_seg"][1]
+    assert segments, "or the test would prove little"
+    instances = answer.instances()
+    assert torch.equal(instances.scores, expected["instances"].scores)
+    assert torch.equal(instances.pred_classes, expected["instances"].pred_classes)
+    assert instances.pred_masks.rles == expected["instances"].pred_masks.rles
+
+
+def test_the_prompts_by_their_definition(predictor, scene):
+    model = predictor.model
+    with torch.no_grad():
+        embeddings = model.class_embedding()
+        queries, outputs = model._decode(scene.encoded, embeddings)
+        score = model.classifier(outputs[-1].queries, embeddings)[0].sigmoid()
+        affinity = outputs[-1].affinity_logits[0].sigmoid()
+    answer, first = scene.ask(), queries.num_semantic
+    stuff = [c for c, is_thing in enumerate(answer.vocabulary.is_thing) if not is_thing]
+    labels = answer.label_scores()
+    assert labels.shape == (len(scene.patches), len(NAMES))
+    for c in range(len(NAMES)):
+        rows = slice(stuff.index(c), stuff.index(c) + 1) if c in stuff else slice(first, None)
+        expected = (score[rows, c, None] * affinity[rows]).amax(0)
+        assert torch.allclose(labels[:, c], expected, atol=1e-6)
+    disc = NAMES.index("disc")
+    best = score[first:, disc].topk(min(100, len(affinity) - first)).indices + first
+    low, high = affinity[best].amin(1, keepdim=True), affinity[best].amax(1, keepdim=True)
+    claims = ((affinity[best] - low) / (high - low)).sqrt()
+    joint = (score[best, disc, None, None] * claims[:, :, None] * claims[:, None, :]).amax(0)
+    assert torch.allclose(answer.affinities("disc"), joint, atol=1e-6)
+    assert (answer.affinities() >= answer.affinities("disc")).all(), "of any thing"
+
+
+def test_a_picture_is_the_same_from_a_path_and_from_an_array(predictor, images):
+    path, patches = images[0]
+    pixels = np.asarray(Image.open(path))
+    assert torch.equal(
+        predictor.encode(path, patches).ask().label_scores(), predictor.encode(pixels, patches).ask().label_scores()
+    )
+    bgr = Predictor(predictor.model, augmentations=predictor.augmentations.augs, image_format="BGR")
+    mirrored = np.ascontiguousarray(pixels[:, :, ::-1])
+    assert torch.equal(
+        bgr.encode(pixels, patches).ask().label_scores(), predictor.encode(mirrored, patches).ask().label_scores()
+    )
+
+
+def test_a_batch_gives_what_single_images_give(predictor, images):
+    paths, patches = [path for path, _ in images], [images[0][1], images[1][1].select(slice(5))]
+    scenes = predictor.encode_batch(paths, patches)
+    for path, own, together in zip(paths, patches, scenes, strict=True):
+        answer, alone = together.ask(), predictor.encode(path, own).ask()
+        assert len(together.patches) == len(own)
+        assert torch.allclose(answer.label_scores(), alone.label_scores(), atol=1e-5)
+        assert torch.allclose(answer.affinities(), alone.affinities(), atol=1e-5)
+
+
+def test_a_region_is_asked_about_without_reading_the_image_again(predictor, images):
+    path, patches = images[0]
+    runs = []
+    handle = predictor.model.backbone.register_forward_hook(lambda *_: runs.append(1))
+    scene = predictor.encode(path, patches)
+    region = np.zeros((patches.height, patches.width), dtype=bool)
+    region[:, : patches.width // 2] = True
+    inside = scene.inside(region)
+    answer = inside.ask()
+    handle.remove()
+    assert len(runs) == 1
+    share = [(mask & region).sum() / mask.sum() for mask in patches.decode()]
+    expected = patches.select(np.flatnonzero(np.array(share) >= 0.8))
+    assert 1 < len(expected) < len(patches)
+    assert inside.patches.rles == expected.rles
+    alone = predictor.encode(path, expected).ask()
+    assert torch.allclose(answer.label_scores(), alone.label_scores(), atol=1e-6)
+    assert (answer.panoptic()[0].numpy()[~np.logical_or.reduce(expected.decode())] == 0).all()
+
+
+def test_finer_patches_of_the_same_image(predictor, images):
+    path, patches = images[0]
+    finer = RegionGenerator(parts=70)(np.asarray(Image.open(path)))
+    answer = predictor.encode(path, patches).with_patches(finer).ask()
+    assert torch.allclose(answer.label_scores(), predictor.encode(path, finer).ask().label_scores(), atol=1e-6)
+
+
+def test_other_words_and_the_first_ones_again(predictor, scene):
+    """Queries of different classes see nothing of each other: a class has the same answer in every vocabulary."""
+    first = scene.ask()
+    before = first.panoptic()[1]
+    chosen = [len(NAMES) - 1, 1, 0]
+    things = first.vocabulary.is_thing
+    few = scene.ask(Vocabulary(tuple(NAMES[c] for c in chosen), tuple(things[c] for c in chosen)))
+    assert torch.allclose(few.label_scores(), first.label_scores()[:, chosen], atol=1e-6)
+    assert set(few.semantic().unique().tolist()) <= {-1, 0, 1, 2}
+    assert first.panoptic()[1] == before, "an answer stays what it was"
+    assert torch.equal(scene.ask().label_scores(), first.label_scores())
+
+
+def test_words_that_were_never_learned(scene):
+    with pytest.raises(ValueError, match=r"has learned the classes .*, and no kite; .*CLIP's text encoder"):
+        scene.ask(Vocabulary(("kite", NAMES[0]), (True, True)))
+    assert scene.ask().vocabulary.names == NAMES
+
+
+def test_an_image_without_patches(predictor, images):
+    path, patches = images[0]
+    empty = Patches.empty(patches.height, patches.width)
+    everything = predictor.encode(path, patches)
+    nowhere = np.zeros((patches.height, patches.width), dtype=bool)
+    for scene in (predictor.encode(path, empty), everything.inside(nowhere)):
+        answer = scene.ask()
+        assert answer.label_scores().shape == (0, len(NAMES))
+        assert answer.affinities().shape == answer.affinities(NAMES[0]).shape == (0, 0)
+        assert (answer.semantic() == -1).all()
+        assert len(answer.instances()) == 0
+        assert answer.panoptic()[1] == []
+
+
+def test_a_model_file_brings_its_own_vocabulary(checkpoint, images, tmp_path):
+    """It needs no dataset to be registered."""
+    file = ModelFile.of_checkpoint(checkpoint)
+    text = file.config.replace("synthetic_train", "never_registered")
+    ModelFile(file.tensors, text, file.vocabulary).save(tmp_path / "model.safetensors")
+    loaded = Predictor.load(tmp_path / "model.safetensors", device="cpu")
+    assert loaded.vocabulary == file.vocabulary
+    expected = Predictor.load(checkpoint).encode(*images[0]).ask().label_scores()
+    assert torch.equal(loaded.encode(*images[0]).ask().label_scores(), expected)
+
+
+def test_a_model_without_instance_queries(images):
+    cfg = config(MODEL__SAMCP__INSTANCE_QUERIES=False, MODEL__SAMCP__SEMANTIC_QUERIES="all")
+    answer = Predictor(model_of(cfg), augmentations=[], image_format="RGB").encode(*images[0]).ask()
+    assert (answer.label_scores() > 0).all(), "things, too, have semantic queries"
+    with pytest.raises(ValueError, match="INSTANCE_QUERIES"):
+        answer.affinities()
+
+
+class TestBadInput:
+    def test_no_weights(self):
+        with pytest.raises(CheckpointError, match=r"MODEL.WEIGHTS is empty"):
+            Predictor.from_config(config())
+
+    def test_no_checkpoint(self, tmp_path):
+        with pytest.raises(CheckpointError, match=r"gone.pth: there is no such"):
+            Predictor.load(tmp_path / "gone.pth")
+
+    def test_patches_of_another_image(self, predictor, scene, images):
+        with pytest.raises(DataError, match=r"96 x 128 pixels .* 50 x 60"):
+            predictor.encode(images[0][0], Patches.empty(50, 60))
+        with pytest.raises(DataError, match=r"96 x 128 pixels .* 50 x 60"):
+            scene.with_patches(Patches.empty(50, 60))
+
+    @pytest.mark.parametrize("image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8)])
+    def test_no_picture(self, predictor, image):
+        with pytest.raises(DataError, match=r"\(H, W, 3\) uint8 RGB"):
+            predictor.encode(image, Patches.empty(9, 9))
+
+    def test_missing_picture(self, predictor, tmp_path):
+        with pytest.raises(DataError, match=r"gone.jpg"):
+            predictor.encode(tmp_path / "gone.jpg", Patches.empty(9, 9))
+
+    def test_labels_that_have_no_instances(self, scene):
+        answer = scene.ask()
+        stuff = NAMES[answer.vocabulary.is_thing.index(False)]
+        with pytest.raises(ValueError, match=rf"'{stuff}' is stuff"):
+            answer.affinities(stuff)
+        with pytest.raises(ValueError, match=r"'kite' was not asked for; the classes are"):
+            answer.affinities("kite")
+
+
+def test_the_readmes_example_runs(checkpoint, synthetic, tmp_path, monkeypatch):
+    section = (ROOT / "README.md").read_text().split("\n## Prompts\n")[1].split("\n## ")[0]
+    code = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+    lines = [line for line in code.splitlines() if line]
+    assert 5 < len(lines) < 15
+    # The files it names, where it looks for them.
+    for name, target in (("output/tour/model_final.pth", checkpoint), ("datasets/synthetic", synthetic.folder)):
+        assert name in code
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    variables = {}
+    exec(re.sub(r"^print\(", "shown = (", code, flags=re.MULTILINE), variables)
+    assert variables["finer"].vocabulary.names == NAMES
