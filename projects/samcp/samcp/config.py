@@ -168,7 +168,7 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False
     # Evaluate Prompt I and Prompt II themselves, against the ground-truth affinity.
     cfg.MODEL.SAMCP.TEST.PROMPTS_ON = False
-    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.4  # of Prompt II, above which two patches are one instance
+    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.5  # of Prompt II, above which two patches are one instance
     # Feed the ground-truth affinity through the same inference: the bound that the patches allow.
     cfg.TEST.ORACLE = False
 
