@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from proposal_cache import Patches
-from proposal_cache.generation.processes import process_pool
+from proposal_cache.generation.engines.local import process_pool
 from proposal_cache.rle import encode_labels
 from samcp.data.errors import DataError
 
