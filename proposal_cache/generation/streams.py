@@ -88,6 +88,9 @@ class TarShard:
                     suffix = f".{extension.lower()}"
                     if stem and suffix in suffixes and (content := tar.extractfile(member)):
                         yield str(path.with_name(stem)), suffix, content.read()
+                # tarfile stops without an error if the rest of a member or of a header is missing.
+                if tar.fileobj.tell() - tar.offset not in (0, tarfile.BLOCKSIZE):
+                    raise EOFError("the file is truncated")
         except Exception as error:  # tarfile's, the decompressor's or the file system's
             raise SourceError(f"{self.url} cannot be read: {str(error) or type(error).__name__}") from error
 

@@ -39,10 +39,9 @@ def import_sa1b(
     Raises:
         SourceError: if there are no json files, or a tar file cannot be read to its end.
     """
-    count = 0
+    files = _find_json_files(str(location))
     with CacheWriter(output, _DESCRIPTION, dataset) as writer:
-        for key, content in tqdm(_json_files(str(location)), "importing", unit="image", disable=not progress):
-            count += 1
+        for key, content in tqdm(files, "importing", unit="image", disable=not progress):
             if key in writer.done:
                 continue
             try:
@@ -50,8 +49,6 @@ def import_sa1b(
             except InterchangeError as error:
                 tqdm.write(f"warning: skipped: {key}: {error}", file=sys.stderr)
                 writer.add_failure(key, str(error))
-        if not count:
-            raise SourceError(f"no json files in {location}")
 
 
 def read_sa1b(content: bytes) -> Patches:
@@ -92,15 +89,15 @@ def _score(mask: Mapping[str, Any], name: str) -> float:
     return float(value)
 
 
-def _json_files(location: str) -> Iterator[tuple[str, bytes]]:
-    """Yield key and content of each json file of a folder or of tar files."""
+def _find_json_files(location: str) -> Iterator[tuple[str, bytes]]:
+    """Return an iterator over key and content of each json file of a folder or of tar files."""
     if os.path.isdir(location):
         root = Path(location)
-        for path in sorted(root.rglob("*.json")):
-            yield str(PurePosixPath(path.relative_to(root)).with_suffix("")), path.read_bytes()
-        return
-    for shard in find_sources(location):
-        if not isinstance(shard, TarShard):
-            raise SourceError(f"{location} is neither a folder nor tar files")
-        for key, _, content in shard.members({".json"}):
-            yield key, content
+        paths = sorted(root.rglob("*.json"))
+        if not paths:
+            raise SourceError(f"no json files in {location}")
+        return ((str(PurePosixPath(path.relative_to(root)).with_suffix("")), path.read_bytes()) for path in paths)
+    shards = [shard for shard in find_sources(location) if isinstance(shard, TarShard)]
+    if not shards:
+        raise SourceError(f"{location} is neither a folder nor tar files")
+    return ((key, content) for shard in shards for key, _, content in shard.members({".json"}))

@@ -155,8 +155,12 @@ def process_pool(
         yield pool
         pool.shutdown()
     except BaseException:
+        # In this order: the pool's thread must cancel its futures before it finds out that workers have exited.
         pool.shutdown(wait=False, cancel_futures=True)
-        # The pool's thread would wait for the rest of a result that a worker was sending.
+        sender.close()
+        for process in context.processes:
+            process.join()
+        # Otherwise that thread waits for the rest of a result that a worker was sending.
         context.results._writer.close()  # type: ignore[attr-defined]
         raise
     finally:
@@ -175,9 +179,15 @@ class _Process(SpawnProcess):
 
 
 class _Context(SpawnContext):
-    """Spawn context that remembers the pool's queue of results."""
+    """Spawn context that remembers the pool's processes and its queue of results."""
 
-    Process = _Process
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes: list[_Process] = []
+
+    def Process(self, *args: Any, **options: Any) -> _Process:  # type: ignore[override]
+        self.processes.append(_Process(*args, **options))
+        return self.processes[-1]
 
     def SimpleQueue(self) -> "SimpleQueue[Any]":
         self.results = super().SimpleQueue()
