@@ -35,12 +35,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
 class Observed(Fails):
     """Generator that records the node of each call, and waits for the file `go` before all but the first images."""
 
-    calls: Path = Path()
+    record: Path = Path()
 
     def __call__(self, image: np.ndarray) -> Patches:
-        (self.calls / ray.get_runtime_context().get_node_id()).touch()
+        (self.record / ray.get_runtime_context().get_node_id()).touch()
         if image[0, 0, 0] >= UNGUARDED:
-            wait_until((self.calls / "go").exists)
+            wait_until((self.record / "go").exists)
         return super().__call__(image)
 
 
@@ -69,7 +69,7 @@ def test_one_node_is_killed_and_another_joins(cluster: Any, tmp_path: Path) -> N
     run = partial(generate, images, dataset="set", shard_size=4, progress=False)
     engine = RayEngine(actors=(1, 3), gpus=1, shard_size=4)
     with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(run, generator=Observed(on=broken, calls=calls), output=tmp_path / "ray", engine=engine)
+        result = pool.submit(run, generator=Observed(on=broken, record=calls), output=tmp_path / "ray", engine=engine)
         workers = {node.node_id: node for node in cluster.worker_nodes}
         wait_until(lambda: result.done() or any((calls / name).exists() for name in workers))
         cluster.remove_node(next(workers[path.name] for path in calls.iterdir()), allow_graceful=False)
