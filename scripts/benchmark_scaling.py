@@ -47,14 +47,17 @@ _STEPS: dict[str, Callable[[int, Path], object]] = {
 
 @dataclass(frozen=True)
 class Sleeps:
-    """Generator that sleeps, and returns 100 patches."""
+    """Generator that sleeps, returns 100 patches, and records when it was called in a file of a folder."""
 
     seconds: float
+    record: Path
 
     def describe(self) -> dict[str, Any]:
         return {"name": "sleeps", "seconds": self.seconds}
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
+        with tempfile.NamedTemporaryFile("w", dir=self.record, delete=False) as file:
+            file.write(f"{time.time()}")
         time.sleep(self.seconds)
         masks = np.zeros((100, *image.shape[:2]), bool)
         for i, mask in enumerate(masks):
@@ -68,8 +71,10 @@ def main() -> None:
     scaling = commands.add_parser("workers", help="images per second of 1, 2, ... workers")
     scaling.add_argument("--engine", nargs="+", choices=("local", "ray"), default=["local", "ray"])
     scaling.add_argument("--workers", nargs="+", type=int, default=[1, 2, 3])
-    scaling.add_argument("--images", type=int, default=60)
-    scaling.add_argument("--seconds", type=float, default=1.0, help="that the generator sleeps per image")
+    scaling.add_argument("--images", type=int, default=96)
+    scaling.add_argument(
+        "--seconds", type=float, default=1.61, help="that the generator sleeps per image (default 1.61)"
+    )
     index = commands.add_parser("index", help="memory and file sizes of a large cache")
     index.add_argument("--images", type=int, default=1_000_000)
     index.add_argument("--step", choices=_STEPS, help=argparse.SUPPRESS)
@@ -84,23 +89,21 @@ def main() -> None:
 
 
 def _measure_workers(arguments: argparse.Namespace) -> None:
-    print("engine  workers  seconds  images/s  share of workers x 1 / seconds per image")
+    print("engine  workers  images/s  share of the ideal, workers / seconds per image")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for i in range(arguments.images):
             Image.new("RGB", (80, 80), (i % 256, 0, 0)).save(folder / f"{i:05}.png")
         for engine in arguments.engine:
             for workers in arguments.workers:
-                seconds = _measure(engine, workers, from_folder(folder), arguments.seconds)
-                rate = arguments.images / seconds
-                share = rate * arguments.seconds / workers
-                print(f"{engine:<6}  {workers:>7}  {seconds:>7.1f}  {rate:>8.2f}  {share:.2f}", flush=True)
+                rate = _measure(engine, workers, from_folder(folder), arguments.seconds)
+                print(f"{engine:<6}  {workers:>7}  {rate:>8.3f}  {rate * arguments.seconds / workers:.3f}", flush=True)
 
 
 def _measure(name: str, workers: int, images: list[ImageFile], seconds: float) -> float:
-    """Return the seconds from the first finished image to the last one, which excludes the start of the workers."""
+    """Return the images per second, without the start of the engine."""
     if name == "local":
-        return _time(LocalEngine(workers=workers), images, seconds)
+        return _rate(LocalEngine(workers=workers), images, seconds)
     import ray
     from ray.cluster_utils import Cluster
 
@@ -112,28 +115,18 @@ def _measure(name: str, workers: int, images: list[ImageFile], seconds: float) -
         for _ in range(workers):
             cluster.add_node(num_cpus=2, num_gpus=1)
         ray.init(address=cluster.address, log_to_driver=False)
-        return _time(RayEngine(actors=(workers, workers), gpus=1, shard_size=1), images, seconds)
+        return _rate(RayEngine(actors=(workers, workers), gpus=1, shard_size=8), images, seconds)
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-def _time(engine: Engine, images: list[ImageFile], seconds: float) -> float:
-    times: list[float] = []
-
-    class Timed:
-        """Engine that records when each image is finished."""
-
-        start = engine.start
-
-        def run(self, *arguments: Any) -> Any:
-            for outcome in engine.run(*arguments):
-                times.append(time.monotonic())
-                yield outcome
-
-    with tempfile.TemporaryDirectory() as output:
-        generate(images, Sleeps(seconds), output, "scaling", engine=Timed(), progress=False)
-    return (times[-1] - times[0]) * len(times) / (len(times) - 1)
+def _rate(engine: Engine, images: list[ImageFile], seconds: float) -> float:
+    """Return images per second from the first call of the generator to the end of the last one."""
+    with tempfile.TemporaryDirectory() as output, tempfile.TemporaryDirectory() as record:
+        generate(images, Sleeps(seconds, Path(record)), output, "scaling", engine=engine, progress=False)
+        times = [float(path.read_text()) for path in Path(record).iterdir()]
+    return len(times) / (max(times) + seconds - min(times))
 
 
 def _measure_index(images: int) -> None:
