@@ -1,11 +1,38 @@
-"""Patches of images: made once by a generator, kept in a sharded cache, served fast, worked on without decoding.
+"""Segment-everything patches: generated once, stored in a sharded cache, processed without decoding.
 
-Needs numpy, h5py, pycocotools, zstandard and pillow; knows nothing of the model that reads the patches.
+Usable alone: depends on numpy, h5py, pycocotools, zstandard, pillow and tqdm. Generators need their own libraries,
+which are imported on first use.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generation.sources import image_key
 from proposal_cache.patches import Patches
-from proposal_cache.store import CacheWriter, PatchCache, finalize, verify
+from proposal_cache.store import CacheWriter, PatchCache, finalize, merge, verify
 
-__all__ = ["CacheError", "CacheWriter", "PatchCache", "Patches", "finalize", "image_key", "verify"]
+if TYPE_CHECKING:
+    from proposal_cache.generators.regions import RegionGenerator
+    from proposal_cache.generators.sam import SamAutomaticMaskGenerator, SamGenerator
+
+__all__ = [
+    "CacheError",
+    "CacheWriter",
+    "PatchCache",
+    "Patches",
+    "RegionGenerator",
+    "SamAutomaticMaskGenerator",
+    "SamGenerator",
+    "finalize",
+    "image_key",
+    "merge",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "regions" if name == "RegionGenerator" else "sam"
+    return getattr(importlib.import_module(f"{__name__}.generators.{module}"), name)

@@ -8,11 +8,11 @@ class CacheError(ValueError):
 
 
 class MaskError(CacheError):
-    """Run-length encoded mask is corrupt or does not match the image size."""
+    """Run-length encoded mask is damaged or does not match the image size."""
 
 
 class FormatError(CacheError):
-    """Cache file is corrupt, truncated or of an unsupported version."""
+    """Cache file is damaged, truncated or of an unsupported version."""
 
 
 class MismatchError(CacheError):

@@ -28,8 +28,6 @@ class Patches:
 
     Create one with `from_masks` or `from_rles`, which compute boxes and areas.
 
-    >>> import numpy as np
-    >>> from proposal_cache import Patches
     >>> masks = np.zeros((2, 4, 6), dtype=bool)
     >>> masks[0, :, :3] = True
     >>> masks[1, :2, 2:4] = True

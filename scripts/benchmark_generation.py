@@ -185,7 +185,7 @@ def ours(sam: Sam, regions: RegionLogits, points_per_side: int, decoded: int) ->
             with watch.stage("decoder"):
                 prompts = real_decode(tables, points)
         else:
-            prompts = DecodedPrompts(torch.zeros(0), torch.zeros(0), tables.untouched)
+            prompts = DecodedPrompts(torch.zeros(0), torch.zeros(0), tables.initial)
         done += len(points)
         with watch.stage("paused"):
             replaced = DecodedPrompts(regions.predicted_iou(points), prompts.mask_weights, prompts.image)

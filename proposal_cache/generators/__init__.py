@@ -1,1 +1,1 @@
-"""Makers of patches: `regions` needs no weights; `sam` needs torch and a checkpoint."""
+"""Patch generators: `regions` needs no weights; `sam` and `sam2` need PyTorch and a checkpoint."""

@@ -1,6 +1,8 @@
-"""What every maker of patches has in common."""
+"""Interface of patch generators."""
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,42 +15,48 @@ Description = dict[str, Any] | list[dict[str, Any]]
 
 
 class Generator(Protocol):
-    """Cuts one image into patches.
+    """Callable that returns the patches of an image.
 
-    A generator that runs in several processes is pickled; one that holds a model on a device is not, and runs in the
-    process that made it.
+    A generator that runs in several processes must be picklable.
     """
 
     def describe(self) -> Description:
-        """What the manifest keeps: `name`, every parameter, and the SHA-256 of the weights if there are any.
+        """Return the generator's name, every parameter, and the SHA-256 of its weights, as JSON values.
 
-        JSON values only. Two generators with equal descriptions make equal patches. One whose patches come from several
-        sources describes each, in the order that `Patches.source` counts.
+        Generators with equal descriptions must return equal patches. A generator with several sources returns a list
+        of descriptions, into which `Patches.source` is an index.
         """
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
-        """The patches of an image (H, W, 3), RGB."""
+        """Return the patches of an image (H, W, 3) RGB."""
 
 
 @runtime_checkable
 class BoxGenerator(Generator, Protocol):
-    """One that takes boxes given with an image."""
+    """Generator that accepts boxes with an image."""
 
-    def look_into(self, image: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> Patches:
-        """The patches of an image (H, W, 3), RGB, and what a closer look into boxes (x0, y0, x1, y1) finds."""
+    def generate_with_boxes(self, image: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> Patches:
+        """Return the patches of an image (H, W, 3) RGB, searched again inside boxes (x0, y0, x1, y1) in pixels."""
 
 
 def descriptions(generator: Generator) -> list[dict[str, Any]]:
-    """The description of each source of a generator."""
+    """Return the description of each source of a generator."""
     description = generator.describe()
     return description if isinstance(description, list) else [description]
 
 
 def require_rgb(image: NDArray[Any]) -> None:
-    """Refuses what is no RGB image.
-
-    Raises:
-        CacheError: unless `image` is (H, W, 3) uint8 with at least one pixel.
-    """
+    """Raise CacheError unless `image` is (H, W, 3) uint8 with at least one pixel."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise CacheError(f"an image is (H, W, 3) uint8 RGB with at least one pixel, not {image.shape} {image.dtype}")
+        raise CacheError(
+            f"an image must be (H, W, 3) uint8 RGB with at least one pixel, not {image.shape} {image.dtype}"
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file of weights, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Patches of wide images, such as street scenes, crop by crop (METHOD 1; the paper's B.3)."""
+"""Generation on equal crops of wide images, such as street scenes."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -6,17 +6,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import Generator, descriptions, require_rgb
-from proposal_cache.generators.windows import Box, in_window, suppress_across, with_source
+from proposal_cache.generators.windows import Box, generate_in_window, with_source
 from proposal_cache.patches import Patches
 
 
 def crop_boxes(height: int, width: int, count: int) -> list[Box]:
-    """The boxes (x0, y0, x1, y1) that cut an image along its long side into `count` equal parts, in order.
+    """Divide an image along its long side into `count` equal boxes (x0, y0, x1, y1).
 
-    2048 × 1024 pixels in two parts are two squares. Parts are fewer where the long side has fewer pixels.
+    The result has fewer boxes if the long side has fewer pixels.
+
+    >>> crop_boxes(height=1024, width=2048, count=2)
+    [(0, 0, 1024, 1024), (1024, 0, 2048, 1024)]
     """
     long_side = max(height, width)
     cuts = np.unique(np.linspace(0, long_side, count + 1).round().astype(int)).tolist()
@@ -25,15 +29,15 @@ def crop_boxes(height: int, width: int, count: int) -> list[Box]:
 
 @dataclass(frozen=True)
 class CropGenerator:
-    """Runs a generator on each crop of an image, and joins what it finds.
+    """Generator that runs another one on each of the `crop_boxes` of an image, and merges the patches.
 
-    Each crop is a source of its own, so that the cache tells from which crop a patch is: `crop_boxes` gives its box.
+    Each crop is a separate source in the cache.
 
     Args:
         generator: to run on the crops.
-        crops: into how many equal parts the long side is cut.
-        box_nms_thresh: of two patches of different crops whose boxes' IoU is above this, the one of lower predicted
-            IoU is dropped.
+        crops: number of crops along the long side.
+        box_nms_thresh: box IoU above which, of two patches of different crops, the one with the lower predicted IoU is
+            dropped.
     """
 
     generator: Generator
@@ -46,7 +50,7 @@ class CropGenerator:
             raise CacheError(f"crops must be from 1 to {256 // sources}, not {self.crops}")
 
     def describe(self) -> list[dict[str, Any]]:
-        """A source for each crop and each source of the generator."""
+        """Return one description per crop and source of the generator."""
         common = {"name": "crops", "of": self.crops, "box_nms_thresh": self.box_nms_thresh}
         return [
             {**common, "crop": crop, "generator": description}
@@ -55,12 +59,32 @@ class CropGenerator:
         ]
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
-        """The patches of an image (H, W, 3), RGB, crop by crop."""
+        """Return the patches of an image (H, W, 3) RGB, ordered by crop."""
         require_rgb(image)
         sources = len(descriptions(self.generator))
         parts = []
         for crop, box in enumerate(crop_boxes(image.shape[0], image.shape[1], self.crops)):
-            part = in_window(self.generator, image, box)
+            part = generate_in_window(self.generator, image, box)
             parts.append(with_source(part, part.source.astype(np.int64) + crop * sources))
         patches = Patches.concatenate(parts)
         return patches.select(suppress_across(patches, patches.source // sources, self.box_nms_thresh))
+
+
+def suppress_across(patches: Patches, group: NDArray[np.int64], threshold: float) -> NDArray[np.int64]:
+    """Return the indices, ascending, of the patches that box NMS between groups keeps.
+
+    Args:
+        patches: ranked by predicted IoU, then by area.
+        group: (N,) patches of one group do not suppress each other.
+        threshold: box IoU above which the lower-ranked patch is dropped.
+    """
+    if not len(patches):
+        return np.zeros(0, np.int64)
+    boxes = patches.boxes.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    overlap = coco.iou(boxes, boxes, [0] * len(boxes)) > threshold
+    overlap &= group[:, None] != group[None]
+    kept = np.zeros(len(patches), bool)
+    for i in np.lexsort((-patches.areas, -np.nan_to_num(patches.predicted_iou, nan=-np.inf))):
+        kept[i] = not (overlap[i] & kept).any()
+    return np.flatnonzero(kept)

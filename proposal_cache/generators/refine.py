@@ -1,4 +1,4 @@
-"""A second, closer look at the regions of an image that need it (the paper's Figures 6 and 7, A.3)."""
+"""Second generation pass on enlarged windows of an image, for small or missed objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,33 +10,33 @@ from numpy.typing import NDArray
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import Generator, descriptions, require_rgb
-from proposal_cache.generators.windows import Box, in_window, with_source
+from proposal_cache.generators.windows import Box, generate_in_window, with_source
 from proposal_cache.patches import Patches
 
-_VISIBLE = 1  # pixels between a patch and the border of its window, from which on it is taken to be whole
+_MIN_DISTANCE = 1  # pixels from the border of its window; a patch closer to it is considered truncated
 
 
 @dataclass(frozen=True)
 class RefineGenerator:
-    """Runs a generator on the image, then again on enlarged crops where it found small patches or little at all.
+    """Generator that runs another one on an image, then again on enlarged windows with small patches or low coverage.
 
-    The image is divided into `grid` × `grid` cells. A cell needs a second look where at least `small_patches` patches
-    are small, or at most `coverage` of its pixels lie in any patch. Its window is the cell with `margin` on all sides.
-    As SAM sees every crop at its own full resolution, the same grid of points is `grid` times denser there. A new patch
-    is added unless it is cut off by its window or nearly the same as one that is there.
+    The image is divided into `grid` x `grid` cells. A cell is searched again if it contains at least `small_patches`
+    small patches, or if patches cover at most `coverage` of its pixels. Its window is the cell plus `margin` on all
+    sides. SAM resizes each window to its input size, so its grid of points is `grid` times denser there. New patches
+    are added unless the window truncates them or they duplicate an existing patch.
 
     Args:
         generator: for the image.
-        detail: for the windows; default: `generator`. For a `CropGenerator`, give the one that it runs: a window is a
-            crop already.
+        detail: for the windows; None for `generator`. If `generator` is a `CropGenerator`, pass the generator that it
+            runs.
         grid: cells per side.
-        small_area: share of the image's pixels below which a patch is small.
-        small_patches: see above; 0 looks at every cell.
+        small_area: area, relative to the image, below which a patch is small.
+        small_patches: see above; 0 searches every cell.
         coverage: see above.
-        margin: share of the cell's size that is added on each side of its window.
-        max_windows: the cells in greatest need come first.
+        margin: relative to the cell's size.
+        max_windows: maximum number of windows per image; cells with most small patches and least coverage come first.
         duplicate_iou: mask IoU above which a new patch is a duplicate.
-        boxes_sha256: digest in `describe` of the file of boxes that come with the images, if one does.
+        boxes_sha256: digest, for `describe`, of the file with the boxes of `generate_with_boxes`.
     """
 
     generator: Generator
@@ -57,41 +57,43 @@ class RefineGenerator:
                 "grid and max_windows must be 1 or more, margin 0 or more"
             )
         if len(self.describe()) > 256:
-            raise CacheError(f"the generators have {len(self.describe())} sources together; a cache can name 256")
+            raise CacheError(
+                f"the generators have {len(self.describe())} sources in total; a cache supports at most 256"
+            )
 
     def describe(self) -> list[dict[str, Any]]:
-        """The generator's sources, and behind them those of the second look."""
+        """Return the descriptions of the generator's sources, then those of the second pass."""
         names = ("grid", "small_area", "small_patches", "coverage", "margin", "max_windows", "duplicate_iou")
         common = {"name": "refine", **{name: getattr(self, name) for name in (*names, "boxes_sha256")}}
         first = descriptions(self.generator)
         return [*first, *({**common, "generator": detail} for detail in descriptions(self._detail))]
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
-        """The patches of an image (H, W, 3), RGB: those of the whole image first."""
-        return self.look_into(image, ())
+        """Return the patches of an image (H, W, 3) RGB; those of the first pass come first."""
+        return self.generate_with_boxes(image, ())
 
-    def look_into(self, image: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> Patches:
-        """As a call, with a closer look into boxes (x0, y0, x1, y1) besides, before the windows that need one."""
+    def generate_with_boxes(self, image: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> Patches:
+        """Return the patches of an image (H, W, 3) RGB, searching also inside boxes (x0, y0, x1, y1) in pixels."""
         require_rgb(image)
         patches = self.generator(image)
         return self.refine(image, patches, [*boxes, *self.windows(patches)])
 
     def refine(self, image: NDArray[np.uint8], patches: Patches, boxes: Sequence[Sequence[float]]) -> Patches:
-        """Adds what a closer look into given boxes finds.
+        """Return `patches` and those found inside boxes.
 
         Args:
             image: (H, W, 3) RGB.
-            patches: of it so far.
-            boxes: (x0, y0, x1, y1) in pixels: `windows`, or those of things of interest.
+            patches: of the first pass.
+            boxes: (x0, y0, x1, y1) in pixels.
 
         Raises:
-            CacheError: for a box that does not overlap the image.
+            CacheError: if a box does not overlap the image.
         """
         height, width = image.shape[:2]
         offset = len(descriptions(self.generator))
         for box in boxes:
             window = _clipped(box, height, width)
-            found = in_window(self._detail, image, window)
+            found = generate_in_window(self._detail, image, window)
             whole = _is_whole(found, window, height, width)
             found = found.select(whole & (found.areas > 0))
             if len(patches) and len(found):
@@ -100,7 +102,7 @@ class RefineGenerator:
         return patches
 
     def windows(self, patches: Patches) -> list[Box]:
-        """The windows of the cells that need a closer look, in greatest need first."""
+        """Return the windows to search again, highest priority first."""
         height, width = patches.height, patches.width
         rows, columns = _cuts(height, self.grid), _cuts(width, self.grid)
         covered = np.zeros((height, width), bool)
@@ -109,7 +111,7 @@ class RefineGenerator:
             covered = union.decode()[0]
         centres = (patches.boxes[:, :2] + patches.boxes[:, 2:]) / 2
         centres = centres[patches.areas < self.small_area * height * width]
-        needs: list[tuple[float, Box]] = []
+        ranked: list[tuple[float, Box]] = []
         for y0, y1 in pairwise(rows):
             for x0, x1 in pairwise(columns):
                 inside = (centres >= (x0, y0)).all(1) & (centres < (x1, y1)).all(1)
@@ -117,9 +119,9 @@ class RefineGenerator:
                 if inside.sum() >= self.small_patches or share <= self.coverage:
                     dx, dy = self.margin * (x1 - x0), self.margin * (y1 - y0)
                     window = _clipped((x0 - dx, y0 - dy, x1 + dx, y1 + dy), height, width)
-                    needs.append((inside.sum() / max(self.small_patches, 1) + 1 - share, window))
-        needs.sort(key=lambda need: -need[0])
-        return [window for _, window in needs[: self.max_windows]]
+                    ranked.append((inside.sum() / max(self.small_patches, 1) + 1 - share, window))
+        ranked.sort(key=lambda item: -item[0])
+        return [window for _, window in ranked[: self.max_windows]]
 
     @property
     def _detail(self) -> Generator:
@@ -139,8 +141,8 @@ def _clipped(box: Sequence[float], height: int, width: int) -> Box:
 
 
 def _is_whole(patches: Patches, window: Box, height: int, width: int) -> NDArray[np.bool_]:
-    """(N,) whether patches stay clear of those borders of their window that are not the image's."""
+    """Return which patches keep a distance from those borders of their window that are not the image's, (N,)."""
     x0, y0, x1, y1 = window
-    low = np.array([x0 + _VISIBLE if x0 > 0 else 0, y0 + _VISIBLE if y0 > 0 else 0])
-    high = np.array([x1 - _VISIBLE if x1 < width else width, y1 - _VISIBLE if y1 < height else height])
+    low = np.array([x0 + _MIN_DISTANCE if x0 > 0 else 0, y0 + _MIN_DISTANCE if y0 > 0 else 0])
+    high = np.array([x1 - _MIN_DISTANCE if x1 < width else width, y1 - _MIN_DISTANCE if y1 < height else height])
     return (patches.boxes[:, :2] >= low).all(1) & (patches.boxes[:, 2:] <= high).all(1)

@@ -1,6 +1,5 @@
-"""Patches by SAM2 (the paper's Table 11), through the package `sam2`, an optional extra."""
+"""Patches by SAM 2, with the optional package `sam2`."""
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from proposal_cache import rle
 from proposal_cache.errors import CacheError
-from proposal_cache.generators.base import require_rgb
+from proposal_cache.generators.base import require_rgb, sha256_of
 from proposal_cache.patches import Patches
 
 try:
@@ -33,7 +32,7 @@ WEIGHTS_PAGE = "https://github.com/facebookresearch/sam2#model-description"
 
 @dataclass(frozen=True)
 class Sam2Parameters:
-    """What to search for: names and meaning of `sam2`'s own generator, values as for SAM (the paper's B.1)."""
+    """Parameters of `sam2`'s SAM2AutomaticMaskGenerator, with the defaults of `SamParameters`."""
 
     points_per_side: int = 48
     pred_iou_thresh: float = 0.8
@@ -42,13 +41,13 @@ class Sam2Parameters:
 
 
 class Sam2Generator:
-    """Patches of an image by SAM2, prompted with a regular grid of points.
+    """Generator of SAM 2's automatic masks, prompted with a regular grid of points.
 
     Args:
-        model: a `SAM2Base`, on the device to work on.
-        parameters: what to search for.
-        model_type: what to call the model in `describe`.
-        weights_sha256: digest of its weights' file in `describe`.
+        model: a `SAM2Base`, on its device.
+        parameters: of the search.
+        model_type: name of the model in `describe`.
+        weights_sha256: SHA-256 of the weights' file in `describe`.
     """
 
     def __init__(
@@ -67,12 +66,12 @@ class Sam2Generator:
     def from_checkpoint(
         cls, model_type: str, checkpoint: str | Path, *, device: str | torch.device = "cpu", **parameters: Any
     ) -> "Sam2Generator":
-        """A generator with the weights of a file; `parameters` are those of `Sam2Parameters`.
+        """Create a generator with the weights of a file; `parameters` are those of `Sam2Parameters`.
 
         >>> Sam2Generator.from_checkpoint("sam2.1_hiera_large", "sam2.1_hiera_large.pt")  # doctest: +SKIP
 
         Raises:
-            CacheError: if there is no such model type, no such file, or none of this model type.
+            CacheError: if the model type is unknown, or the file is missing, damaged or of another model type.
         """
         if model_type not in CONFIGS:
             raise CacheError(f"SAM2 has no model type {model_type!r}; choose one of {', '.join(CONFIGS)}")
@@ -82,16 +81,12 @@ class Sam2Generator:
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise CacheError(f"{path} does not fit SAM2's {model_type}: {str(error)[:300]}") from error
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            raise CacheError(f"{path} does not match SAM2's {model_type}: {str(error)[:300]}") from error
         search = Sam2Parameters(**parameters)
-        return cls(model.to(device), search, model_type=model_type, weights_sha256=digest.hexdigest())
+        return cls(model.to(device), search, model_type=model_type, weights_sha256=sha256_of(path))
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides which patches come out."""
+        """Return everything that determines the patches."""
         return {
             "name": "sam2",
             "model_type": self.model_type,
@@ -101,7 +96,7 @@ class Sam2Generator:
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
-        """The patches of an image (H, W, 3), RGB."""
+        """Return the patches of an image (H, W, 3) RGB."""
         require_rgb(image)
         found = self._search.generate(image)
         return Patches.from_rles(
@@ -120,7 +115,7 @@ def _read(path: Path, model_type: str) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         weights = content["model"]
     except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{path} is no SAM2 checkpoint, or a damaged one; download it from {WEIGHTS_PAGE}") from error
+        raise CacheError(f"{path} is not a SAM2 checkpoint, or damaged; download it from {WEIGHTS_PAGE}") from error
     if not isinstance(weights, dict):
-        raise CacheError(f"{path} holds a {type(weights).__name__} for weights; download it from {WEIGHTS_PAGE}")
+        raise CacheError(f"{path} has a {type(weights).__name__} as weights; download it from {WEIGHTS_PAGE}")
     return weights

@@ -2,7 +2,7 @@
 
 A mask is its compressed counts (`bytes`, as pycocotools returns them). All functions take many masks of one image at
 once and raise `MaskError` for counts that do not describe a mask of that image size: pycocotools does not check them
-and may crash.
+and may crash. The examples assume `import numpy as np` and `from proposal_cache import rle`.
 """
 
 from proposal_cache.rle.coco import from_json, to_json

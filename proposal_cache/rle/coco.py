@@ -20,7 +20,6 @@ _MAX_OUTLINE = 1 << 21  # pixels along one polygon
 def to_json(counts: bytes, height: int, width: int) -> dict[str, Any]:
     """Return a mask as a COCO json file stores it.
 
-    >>> from proposal_cache import rle
     >>> rle.to_json(b"522", height=3, width=3)
     {'size': [3, 3], 'counts': '522'}
     """
@@ -30,7 +29,6 @@ def to_json(counts: bytes, height: int, width: int) -> dict[str, Any]:
 def from_json(segmentation: Any, height: int, width: int) -> bytes:
     """Return the compressed counts of a COCO segmentation.
 
-    >>> from proposal_cache import rle
     >>> rle.from_json({"size": [3, 3], "counts": "522"}, height=3, width=3)
     b'522'
     >>> rle.from_json({"size": [3, 3], "counts": [5, 2, 2]}, height=3, width=3)

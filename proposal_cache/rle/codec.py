@@ -46,7 +46,6 @@ class Intervals(NamedTuple):
 def decode_runs(rles: Sequence[bytes], height: int, width: int) -> Runs:
     """Decode N masks to run boundaries.
 
-    >>> from proposal_cache import rle
     >>> rle.decode_runs([b"522"], height=3, width=3).ends
     array([5, 7, 9])
 
@@ -78,7 +77,6 @@ def decode_runs(rles: Sequence[bytes], height: int, width: int) -> Runs:
 def check(rles: Sequence[bytes], height: int, width: int) -> None:
     """Raise MaskError if counts do not describe a mask of this image size.
 
-    >>> from proposal_cache import rle
     >>> rle.check([b"522"], height=3, width=2)
     Traceback (most recent call last):
     proposal_cache.errors.MaskError: mask 0 does not match the image size: its runs cover 7 pixels, ...
@@ -89,8 +87,6 @@ def check(rles: Sequence[bytes], height: int, width: int) -> None:
 def encode(masks: NDArray[Any]) -> list[bytes]:
     """Encode binary masks (N, H, W), of any type; nonzero is foreground.
 
-    >>> import numpy as np
-    >>> from proposal_cache import rle
     >>> rle.encode(np.eye(3, dtype=bool)[None])
     [b'013000']
     """
@@ -100,7 +96,6 @@ def encode(masks: NDArray[Any]) -> list[bytes]:
 def decode(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.bool_]:
     """Decode masks to (N, height, width) bool.
 
-    >>> from proposal_cache import rle
     >>> rle.decode([b"522"], height=3, width=3)[0].astype(int)
     array([[0, 0, 1],
            [0, 0, 0],
@@ -118,7 +113,6 @@ def decode(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.bool_]:
 def to_coco(rles: Sequence[bytes], height: int, width: int) -> list[dict[str, Any]]:
     """Return masks as pycocotools represents them.
 
-    >>> from proposal_cache import rle
     >>> rle.to_coco([b"522"], height=3, width=3)
     [{'size': [3, 3], 'counts': b'522'}]
     """
@@ -259,4 +253,4 @@ def _raise_for_first(bad: NDArray[np.bool_], first: IntArray, rles: Sequence[byt
     """Raise MaskError for the mask of the first bad number, if any."""
     if bad.any():
         i = int(np.searchsorted(first, np.argmax(bad), side="right")) - 1
-        raise MaskError(f"the counts of mask {i} are corrupt: {reason}: {abbreviate(rles[i])}")
+        raise MaskError(f"the counts of mask {i} are damaged: {reason}: {abbreviate(rles[i])}")

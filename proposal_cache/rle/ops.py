@@ -24,7 +24,6 @@ from proposal_cache.rle.codec import (
 def area(rles: Sequence[bytes], height: int, width: int) -> IntArray:
     """Return the number of pixels in each mask, (N,).
 
-    >>> from proposal_cache import rle
     >>> rle.area([b"522"], height=3, width=3)
     array([2])
     """
@@ -34,7 +33,6 @@ def area(rles: Sequence[bytes], height: int, width: int) -> IntArray:
 def box(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.float32]:
     """Return tight boxes (x0, y0, x1, y1) in pixels, (N, 4), maximum exclusive; zeros for an empty mask.
 
-    >>> from proposal_cache import rle
     >>> rle.box([b"522"], height=3, width=3)
     array([[1., 0., 3., 3.]], dtype=float32)
     """
@@ -50,7 +48,6 @@ def area_and_box(rles: Sequence[bytes], height: int, width: int) -> tuple[IntArr
 def iop(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> NDArray[np.float64]:
     """Return intersection over the area of the first mask, (N, M); 0 if that mask is empty.
 
-    >>> from proposal_cache import rle
     >>> rle.iop([b"123"], [b"231"], height=3, width=2)
     array([[0.5]])
     """
@@ -60,7 +57,6 @@ def iop(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int)
 def iou(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> NDArray[np.float64]:
     """Return intersection over union, (N, M); 0 if both masks are empty.
 
-    >>> from proposal_cache import rle
     >>> rle.iou([b"123"], [b"231"], height=3, width=2)
     array([[0.25]])
     """
@@ -70,7 +66,6 @@ def iou(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int)
 def union(rles: Sequence[bytes], groups: Sequence[Sequence[int]], height: int, width: int) -> list[bytes]:
     """Return the union of each group of masks; an empty group gives an empty mask.
 
-    >>> from proposal_cache import rle
     >>> rle.area(rle.union([b"123", b"231"], [[0, 1], [1], []], height=3, width=2), height=3, width=2)
     array([4, 3, 0])
 
@@ -89,7 +84,6 @@ def union(rles: Sequence[bytes], groups: Sequence[Sequence[int]], height: int, w
 def crop(rles: Sequence[bytes], rectangle: Sequence[float], height: int, width: int) -> list[bytes]:
     """Set pixels outside a rectangle to background; the image size does not change.
 
-    >>> from proposal_cache import rle
     >>> rle.area(rle.crop([b"123"], (0, 0, 1, 2), height=3, width=2), height=3, width=2)
     array([1])
 
@@ -112,7 +106,6 @@ def paste(
 ) -> list[bytes]:
     """Place the masks of a window (height, width) in the image (new_height, new_width) that contains the window.
 
-    >>> from proposal_cache import rle
     >>> rle.box(rle.paste([b"04"], 2, 2, left=3, top=1, new_height=4, new_width=6), height=4, width=6)
     array([[3., 1., 5., 3.]], dtype=float32)
 
@@ -138,7 +131,6 @@ def paste(
 def flip(rles: Sequence[bytes], height: int, width: int) -> list[bytes]:
     """Mirror masks left to right.
 
-    >>> from proposal_cache import rle
     >>> rle.flip([b"014"], height=1, width=5)
     [b'41']
     """
@@ -152,8 +144,6 @@ def flip(rles: Sequence[bytes], height: int, width: int) -> list[bytes]:
 def contains(runs: Runs, points: IntArray, pixels: int) -> NDArray[np.bool_]:
     """Return whether points lie inside masks, by binary search in the run boundaries.
 
-    >>> import numpy as np
-    >>> from proposal_cache import rle
     >>> rle.contains(rle.decode_runs([b"522"], height=3, width=3), np.array([[4, 5, 6, 7]]), pixels=9)
     array([[False,  True,  True, False]])
 
@@ -175,8 +165,6 @@ def contains(runs: Runs, points: IntArray, pixels: int) -> NDArray[np.bool_]:
 def encode_labels(labels: NDArray[Any]) -> tuple[NDArray[Any], list[bytes]]:
     """Encode each value of a label map as one mask, without building the masks in pixels.
 
-    >>> import numpy as np
-    >>> from proposal_cache import rle
     >>> values, rles = rle.encode_labels(np.array([[7, 7, 0], [7, 0, 0]]))
     >>> values, rle.area(rles, 2, 3)
     (array([0, 7]), array([3, 3]))

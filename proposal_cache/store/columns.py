@@ -1,7 +1,7 @@
-"""Array files: named one-dimensional arrays in one HDF5 file, each lying in one piece, with its SHA-256.
+"""HDF5 files of named columns: one-dimensional, contiguous arrays, each with its SHA-256.
 
-Both kinds of files of a cache, shards and the key index, are such files. They are written at one stroke, so that a file
-with its final name is complete, and read by offset, so that an image costs a few system calls and no HDF5 traffic.
+Shards and the key index are such files. Columns are read by file offset with `pread`, not through HDF5, so that loading
+an image takes two system calls.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from proposal_cache.errors import FormatError, StorageError
 
 FORMAT_VERSION = 2
 
-Schema = Mapping[str, tuple[np.dtype[Any], ...]]  # the types that each array may have
+Schema = Mapping[str, tuple[np.dtype[Any], ...]]  # allowed types of each column
 
-_BLOCK = 1 << 20  # bytes read at a time where a whole array passes by
+_BLOCK = 1 << 20  # bytes read at a time when a whole column is checked
 _MAX_ATTRIBUTE = 1024  # bytes
 
 
-class Array(NamedTuple):
-    """Where an array lies in its file."""
+class Column(NamedTuple):
+    """Position of a column in its file, in bytes, its element type, length and SHA-256."""
 
     offset: int
     dtype: np.dtype[Any]
@@ -37,61 +37,70 @@ class Array(NamedTuple):
         return self.length * self.dtype.itemsize
 
 
-class ArrayFile:
-    """An array file whose layout has been checked: every array lies inside the file and has an allowed type.
+class ColumnFile:
+    """Open column file with a validated layout: every column has an allowed type and lies inside the file.
 
     Attributes:
         path: of the file.
-        arrays: where each lies.
-        size: of the file, in bytes.
+        columns: by name.
+        size: of the file in bytes.
     """
 
-    def __init__(self, path: Path, arrays: Mapping[str, Array], descriptor: "Descriptor") -> None:
+    def __init__(self, path: Path, columns: Mapping[str, Column], descriptor: "Descriptor") -> None:
         self.path = path
-        self.arrays = arrays
+        self.columns = columns
         self.size = descriptor.size
         self._descriptor: Descriptor | None = descriptor
 
     @property
     def checksum(self) -> str:
-        """One SHA-256 over those of all arrays."""
-        return combined_checksum({name: array.checksum for name, array in self.arrays.items()})
+        """SHA-256 over the checksums of all columns."""
+        return combined_checksum({name: column.checksum for name, column in self.columns.items()})
 
-    def release(self) -> None:
-        """Gives the file's descriptor back; the next read takes a new one."""
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
         self._descriptor = None
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Elements [start, stop) of an array, read at one stroke."""
-        array = self.arrays[name]
-        stop = array.length if stop is None else stop
-        size = array.dtype.itemsize
-        return np.frombuffer(self.read_bytes(array.offset + start * size, (stop - start) * size), array.dtype)
+        """Read elements [start, stop) of a column with one system call."""
+        column = self.columns[name]
+        stop = column.length if stop is None else stop
+        size = column.dtype.itemsize
+        return np.frombuffer(self.read_bytes(column.offset + start * size, (stop - start) * size), column.dtype)
 
     def read_checked(self, name: str) -> NDArray[Any]:
-        """A whole array, whose checksum must be right; what is wrong costs no memory.
+        """Read a whole column and verify its checksum.
 
-        To be asked only for arrays of a length that is known to be sensible: a sparse file may claim any.
+        The checksum is verified blockwise before memory is allocated. Check the column's length before: a sparse file
+        may claim any.
+
+        Raises:
+            FormatError: if the checksum is wrong.
         """
         self._check(name)
         return self.read(name)
 
     def verify(self) -> None:
-        """Reads every array, block by block.
+        """Verify the checksums of all columns.
 
         Raises:
-            FormatError: naming the first array whose checksum is wrong.
+            FormatError: naming the first column whose checksum is wrong.
         """
-        for name in self.arrays:
+        for name in self.columns:
             self._check(name)
 
     def read_bytes(self, offset: int, count: int) -> bytes:
-        """Bytes [offset, offset + count) of the file."""
+        """Read bytes [offset, offset + count) of the file.
+
+        Raises:
+            FormatError: if the file ends before.
+            StorageError: if it cannot be read.
+        """
         try:
-            # Kept in a local, for another thread may release the file meanwhile.
+            # A local reference, because another thread may call `close` in the meantime.
             descriptor = self._descriptor = self._descriptor or Descriptor(self.path)
             data = os.pread(descriptor.number, count, offset)
-            while len(data) < count:  # cut short after it was opened, or a file system that gives little at a time
+            while len(data) < count:  # truncated after it was opened, or a file system with short reads
                 more = os.pread(descriptor.number, count - len(data), offset + len(data))
                 if not more:
                     raise FormatError(f"{self.path} is truncated: it ends before byte {offset + count}")
@@ -101,15 +110,15 @@ class ArrayFile:
         return data
 
     def _check(self, name: str) -> None:
-        array, digest = self.arrays[name], hashlib.sha256()
-        for start in range(0, array.nbytes, _BLOCK):
-            digest.update(self.read_bytes(array.offset + start, min(_BLOCK, array.nbytes - start)))
-        if digest.hexdigest() != array.checksum:
-            raise FormatError(f"{self.path} is damaged: wrong checksum of its array '{name}'")
+        column, digest = self.columns[name], hashlib.sha256()
+        for start in range(0, column.nbytes, _BLOCK):
+            digest.update(self.read_bytes(column.offset + start, min(_BLOCK, column.nbytes - start)))
+        if digest.hexdigest() != column.checksum:
+            raise FormatError(f"{self.path} is damaged: wrong checksum of column '{name}'")
 
 
 class Descriptor:
-    """A file descriptor for reading, closed with its last reference: other threads may still be reading through it."""
+    """File descriptor for reading, closed with its last reference, because other threads may still be using it."""
 
     def __init__(self, path: Path) -> None:
         self.number = -1
@@ -117,7 +126,7 @@ class Descriptor:
 
     @property
     def size(self) -> int:
-        """Bytes in the file."""
+        """Size of the file in bytes."""
         return os.fstat(self.number).st_size
 
     def __del__(self) -> None:
@@ -125,14 +134,19 @@ class Descriptor:
             os.close(self.number)
 
 
-def pack(kind: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[bytes, str]:
-    """The bytes of an array file, and its checksum. Built in memory: HDF5 on a full disk does not fail cleanly."""
-    checksums = {name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest() for name, values in arrays.items()}
-    # From version 1.10 on, HDF5 puts checksums on its own structures.
+def pack(kind: str, columns: Mapping[str, NDArray[Any]]) -> tuple[bytes, str]:
+    """Return the bytes of a column file and its checksum.
+
+    The file is built in memory, because HDF5 does not fail cleanly on a full disk.
+    """
+    checksums = {
+        name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest() for name, values in columns.items()
+    }
+    # Since file format 1.10, HDF5 writes checksums of its own metadata.
     with h5py.File(f"{kind}.h5", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         file.attrs["format"] = np.bytes_(f"proposal_cache.{kind}")
         file.attrs["version"] = FORMAT_VERSION
-        for name, values in arrays.items():
+        for name, values in columns.items():
             dataset = file.create_dataset(name, data=np.ascontiguousarray(values))
             dataset.attrs["sha256"] = np.bytes_(checksums[name])
         file.flush()
@@ -140,73 +154,73 @@ def pack(kind: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[bytes, str]:
 
 
 def combined_checksum(checksums: Mapping[str, str]) -> str:
-    """One SHA-256 over those of all arrays."""
+    """Return one SHA-256 over the checksums of all columns."""
     return hashlib.sha256("".join(f"{name}:{checksums[name]}\n" for name in sorted(checksums)).encode()).hexdigest()
 
 
-def open_arrays(path: Path, kind: str, schema: Schema) -> ArrayFile:
-    """Opens an array file and reads its layout, nothing else.
+def open_columns(path: Path, kind: str, schema: Schema) -> ColumnFile:
+    """Open a column file and read its layout.
 
     Raises:
-        StorageError: where the file is missing or may not be read.
-        FormatError: where it is not a complete file of this kind, version and schema, laid out as `pack` does.
+        StorageError: if the file is missing or cannot be read.
+        FormatError: if it is not a complete file of this kind, version and schema, as written by `pack`.
     """
     try:
         descriptor = Descriptor(path)
         with h5py.File(path, "r", locking=False) as file:
             root = h5py.h5g.open(file.id, b"/")
             _check_head(path, root, kind)
-            arrays = {name: _layout(path, root, name, schema[name]) for name in schema}
+            columns = {name: _layout(path, root, name, schema[name]) for name in schema}
     except (StorageError, FormatError):
         raise
     except (FileNotFoundError, PermissionError) as error:
         raise StorageError(f"{path} cannot be opened: {error.strerror}") from error
-    except Exception as error:  # HDF5 meets damage in many ways: OSError, RuntimeError, KeyError, ValueError, ...
-        raise FormatError(f"{path} is truncated, damaged, or no HDF5 file: {error}") from error
-    for name, array in arrays.items():
-        if array.offset + array.nbytes > descriptor.size:
-            raise FormatError(f"{path} is truncated or damaged: its array '{name}' reaches beyond its end")
-    return ArrayFile(path, arrays, descriptor)
+    except Exception as error:  # HDF5 reports damage as OSError, RuntimeError, KeyError, ValueError, ...
+        raise FormatError(f"{path} is truncated, damaged, or not an HDF5 file: {error}") from error
+    for name, column in columns.items():
+        if column.offset + column.nbytes > descriptor.size:
+            raise FormatError(f"{path} is truncated or damaged: column '{name}' extends beyond its end")
+    return ColumnFile(path, columns, descriptor)
 
 
 def _check_head(path: Path, file: h5py.h5g.GroupID, kind: str) -> None:
     found = _attribute(path, file, "format")
     if found != f"proposal_cache.{kind}".encode():
-        raise FormatError(f"{path} is no {kind} of a patch cache: its format is {found!r}")
+        raise FormatError(f"{path} is not a {kind} of a patch cache: its format is {found!r}")
     version = _attribute(path, file, "version")
     if version != FORMAT_VERSION:
         raise FormatError(
             f"{path} has format version {version}, this program reads version {FORMAT_VERSION}: "
-            "make the cache again with the command that made it, in another directory"
+            "generate the cache again in another directory"
         )
 
 
-def _layout(path: Path, file: h5py.h5g.GroupID, name: str, dtypes: tuple[np.dtype[Any], ...]) -> Array:
-    """Where an array lies. By HDF5's own interface, for h5py's takes five times as long."""
+def _layout(path: Path, file: h5py.h5g.GroupID, name: str, dtypes: tuple[np.dtype[Any], ...]) -> Column:
+    """Return the position of a column. HDF5's low-level interface is five times as fast as h5py's."""
     if not file.links.exists(name.encode()) or file.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        raise FormatError(f"{path} is damaged: it has no array '{name}'")  # other links might lead into other files
+        raise FormatError(f"{path} is damaged: it has no column '{name}'")  # other links may point to other files
     dataset = h5py.h5d.open(file, name.encode())
     storage = dataset.get_create_plist()
     if storage.get_layout() != h5py.h5d.CONTIGUOUS or storage.get_external_count() or storage.get_nfilters():
-        raise FormatError(f"{path} is damaged: its array '{name}' does not lie in one piece")
+        raise FormatError(f"{path} is damaged: column '{name}' is not contiguous")
     dtype, shape = dataset.dtype, dataset.shape
     if dtype not in dtypes or len(shape) != 1:
-        raise FormatError(f"{path} is damaged: its array '{name}' is {dtype} of shape {shape}")
-    dtype = dtypes[dtypes.index(dtype)]  # the same object for all files, which stays in the processor's cache
+        raise FormatError(f"{path} is damaged: column '{name}' is {dtype} of shape {shape}")
+    dtype = dtypes[dtypes.index(dtype)]  # one object for all files, which stays in the CPU cache
     offset = dataset.get_offset()
-    array = Array(offset or 0, dtype, shape[0], _attribute(path, dataset, "sha256").decode("ascii"))
-    if offset is None and array.nbytes:
-        raise FormatError(f"{path} is damaged: its array '{name}' was never written")
-    return array
+    column = Column(offset or 0, dtype, shape[0], _attribute(path, dataset, "sha256").decode("ascii"))
+    if offset is None and column.nbytes:
+        raise FormatError(f"{path} is damaged: column '{name}' was never written")
+    return column
 
 
 def _attribute(path: Path, item: h5py.h5g.GroupID, name: str) -> Any:
-    """A small attribute: one number or string of fixed length."""
+    """Read an attribute, which must be a number or a short string of fixed length."""
     if not h5py.h5a.exists(item, name.encode()):
-        raise FormatError(f"{path} is no file of a patch cache: it has no attribute '{name}' where it should")
+        raise FormatError(f"{path} is not a file of a patch cache: attribute '{name}' is missing")
     attribute = h5py.h5a.open(item, name.encode())
     if attribute.shape != () or attribute.dtype.kind not in "iuS" or attribute.get_storage_size() > _MAX_ATTRIBUTE:
-        raise FormatError(f"{path} is damaged: its attribute '{name}' is neither a number nor a short string")
+        raise FormatError(f"{path} is damaged: attribute '{name}' is neither a number nor a short string")
     value = np.empty((), attribute.dtype)
     attribute.read(value)
     return value[()]

@@ -1,4 +1,4 @@
-"""Images that could not be done: each rank's journal, until `finalize` puts them into the manifest."""
+"""Journals of images that failed, one per rank, until `finalize` copies them to the manifest."""
 
 import json
 import re
@@ -11,15 +11,15 @@ JOURNAL_NAME = re.compile(r"failures-r(\d{3,6})\.jsonl")
 
 
 def record_failure(cache: Path, rank: int, key: str, reason: str) -> None:
-    """Appends to the rank's journal, durably."""
+    """Append a failed image to the rank's journal."""
     path = cache / f"failures-r{rank:03d}.jsonl"
-    # The newline in front ends a line that a crash may have left half written.
+    # The leading newline ends a line that a crash may have left incomplete.
     line = "\n" + json.dumps({"key": key, "reason": reason}) + "\n"
     append_durably(path, line.encode())
 
 
 def read_failures(cache: Path) -> dict[str, str]:
-    """The last reason for each key in all journals; half-written lines are passed over."""
+    """Return the last reason per key from all journals; incomplete lines are skipped."""
     failures = {}
     for path in list_directory(cache):
         if not JOURNAL_NAME.fullmatch(path.name):

@@ -1,4 +1,4 @@
-"""Joining: from the complete shards of all ranks to one manifest and one key index."""
+"""Finalization of a cache: one manifest and one key index over the complete shards of all ranks."""
 
 import contextlib
 import os
@@ -19,15 +19,15 @@ _OTHER_TEMPORARY = re.compile(r"(manifest\.json|index-[0-9a-f]{16}\.h5)\.[0-9a-f
 
 
 def finalize(path: str | os.PathLike[str]) -> Manifest:
-    """Makes what all ranks have written readable as one cache.
+    """Make the shards of all ranks readable as one cache.
 
-    To be called once every rank has closed its writer; a writer that is alone does it when it closes. Calling it again,
-    or after a crash, does no harm: the old manifest holds until the new one is complete.
+    Call it after every rank has closed its writer; a writer that is the only rank calls it itself. It may be repeated,
+    also after a crash: the old manifest stays valid until the new one is complete.
 
     Raises:
-        LockedError: while rank 0 is still writing.
-        FormatError: where a shard is damaged.
-        StorageError: where the disk is full or gone.
+        LockedError: if rank 0 is still writing.
+        FormatError: if a shard is damaged.
+        StorageError: if the directory cannot be read or written.
     """
     cache = Path(path)
     manifest = Manifest.load(cache)
@@ -40,14 +40,14 @@ def finalize(path: str | os.PathLike[str]) -> Manifest:
 
 
 def finalize_locked(cache: Path, manifest: Manifest) -> Manifest:
-    """`finalize`, for the one who holds the lock of rank 0."""
+    """Finalize a cache whose rank-0 lock the caller holds."""
     shards: list[ShardInfo] = []
     keys: list[list[bytes]] = []
     for path in shard_files(cache):
         info, shard_keys = read_shard_keys(path)
         shards.append(info)
         keys.append(shard_keys)
-    done = {key for some in keys for key in some}
+    done = {key for shard_keys in keys for key in shard_keys}
     failures = {**manifest.failures, **read_failures(cache)}
     failures = {key: reason for key, reason in sorted(failures.items()) if key.encode() not in done}
     manifest = manifest.with_content(shards, write_index(cache, keys), failures)
@@ -57,25 +57,27 @@ def finalize_locked(cache: Path, manifest: Manifest) -> Manifest:
 
 
 def shard_files(cache: Path) -> list[Path]:
-    """The complete shards in a directory, by name."""
+    """Return the complete shards in a directory, sorted by name."""
     return [path for path in list_directory(cache) if SHARD_NAME.fullmatch(path.name)]
 
 
 def read_shard_keys(path: Path) -> tuple[ShardInfo, list[bytes]]:
-    """The manifest's entry for a shard, and its keys.
+    """Return a shard's manifest entry and its keys.
 
     Raises:
-        FormatError: where it is damaged, with the way out.
+        FormatError: if it is damaged; the message names the remedy.
     """
     try:
         shard = Shard.open(path)
         return shard.info, shard.read_keys()
     except FormatError as error:
-        raise FormatError(f"{error}; delete it and repeat the command, which makes just its images anew") from error
+        raise FormatError(
+            f"{error}; delete it and repeat the command, which generates only its images again"
+        ) from error
 
 
 def remove_temporaries(cache: Path, rank: int) -> None:
-    """Removes what a killed writer of this rank has left half written; for the one who holds the rank's lock."""
+    """Remove temporary files that a killed writer left; the caller holds the lock of this rank."""
     for path in list_directory(cache):
         match = _SHARD_TEMPORARY.fullmatch(path.name)
         if match and int(match[1]) == rank:
@@ -83,7 +85,7 @@ def remove_temporaries(cache: Path, rank: int) -> None:
 
 
 def _clean(cache: Path, manifest: Manifest) -> None:
-    """Removes what the new manifest makes superfluous, except what belongs to a rank that is still writing."""
+    """Remove files that the new manifest replaces, except those of ranks that are still writing."""
     assert manifest.index is not None
     ranks = set()
     for path in list_directory(cache):

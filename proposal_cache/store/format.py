@@ -1,29 +1,28 @@
-"""What the files of a cache hold: shards with the patches of many images, and the index of their keys.
+"""File format of a cache: shards with the patches of many images, and an index of their keys.
 
 A cache is a directory:
 
-    manifest.json               what it holds, who made it and how; see manifest.py
+    manifest.json               dataset, generators, list of shards; see manifest.py
     shard-r000-00000.h5 ...     images and their patches, written by rank 0, 1, ...
-    index-<checksum>.h5         which shard and row each key is in
-    failures-r000.jsonl         images that could not be done, until the manifest has them
-    .lock-r000                  held by the process that writes as rank 0
+    index-<checksum>.h5         shard and row of each key
+    failures-r000.jsonl         failed images that are not yet in the manifest
+    .lock-r000                  locked by the process that writes as rank 0
 
-Arrays of a shard, the patches of an image lying together:
+Columns of a shard; the patches of an image are adjacent:
 
-    keys        the keys as UTF-8, each followed by a newline
-    images      a table of IMAGE, one row for each key: its size in pixels, where its rows of `patches` begin, where its
-                bytes of `rles` do, and the CRC-32 of its rows of `patches`
-    patches     a table of PATCH: box (x0, y0, x1, y1 in whole pixels, maximum exclusive), area, scores (NaN where the
-                generator gives none), which of the manifest's generators made it, characters of its compressed counts
-    rles        for each image one zstd frame, with checksum, of its patches' compressed counts
+    keys        keys in UTF-8, each followed by a newline
+    images      IMAGE, one row per key: size in pixels, first row in `patches`, first byte in `rles`, and the CRC-32 of
+                its rows of `patches`
+    patches     PATCH, one row per patch: box (x0, y0, x1, y1 in whole pixels, maximum exclusive), area, scores (NaN if
+                missing), index of its generator in the manifest, length of its compressed counts
+    rles        one zstd frame per image, with checksum: the compressed counts of its patches, concatenated
 
-An image is thus two reads, each in one piece: its rows of `patches` and its bytes of `rles`. Were each column of the
-table an array of its own, as HDF5 would allow, it would be seven, and a load a tenth slower from memory, worse from a
-disk. Frames for each image, and not HDF5's chunks with a filter: a chunk is of fixed size, so that an image would need
-parts of several unpacked. zstd: as small as zlib, unpacked five times as fast; lz4 is twice as fast and half as good.
+Loading an image takes two contiguous reads: its rows of `patches` and its bytes of `rles`. With one column per field
+of PATCH it would take seven, and 10 % more time from memory, more from a disk. One zstd frame per image instead of
+HDF5's compressed chunks: chunks have a fixed size, so that an image would need several of them decompressed. zstd
+compresses as well as zlib and decompresses five times as fast; lz4 is twice as fast again, with files twice as large.
 
-Each array has its SHA-256, which `verify` reads. A load checks the CRC-32 of the rows and zstd's checksum of the frame,
-so that damage is never served.
+Each column has a SHA-256, which `verify` checks. A load checks the CRC-32 of the rows and zstd's checksum.
 """
 
 import io
@@ -36,7 +35,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from proposal_cache.errors import CacheError
+from proposal_cache.errors import CacheError, abbreviate
 from proposal_cache.store.columns import Schema
 
 IMAGE = np.dtype(
@@ -49,7 +48,7 @@ def _patch(number: str) -> np.dtype[Any]:
     return np.dtype([("box", number, (4,)), ("area", "<u4"), *scores, ("source", "u1"), ("rle_length", number)])
 
 
-PATCH, WIDE_PATCH = _patch("<u2"), _patch("<u4")  # wide where an image or the counts of a mask are longer than 65535
+PATCH, WIDE_PATCH = _patch("<u2"), _patch("<u4")  # WIDE_PATCH if an image side or the counts of a mask exceed 65535
 
 _BYTES = np.dtype("u1")
 _NUMBER = np.dtype("<u4")
@@ -59,23 +58,23 @@ INDEX_SCHEMA: Schema = {"keys": (_BYTES,), "shard": (_NUMBER,), "row": (_NUMBER,
 SHARD_NAME = re.compile(r"shard-r(\d{3,6})-(\d{5,9})\.h5")
 INDEX_NAME = re.compile(r"index-[0-9a-f]{16}\.h5")
 
-# What a file may claim before it is refused unread.
-MAX_KEY = 4096  # bytes: the longest path there is
-MAX_IMAGES = 1 << 17  # of a shard
-MAX_PATCHES = 1 << 20  # of one image
-MAX_TEXT = 256 << 20  # bytes of counts of one image: thousands of patches of noise
-MAX_FRAME = MAX_TEXT + (MAX_TEXT >> 8)  # what zstd makes of them at worst
+# Limits of a valid file, checked before memory is allocated.
+MAX_KEY = 4096  # bytes: the longest path on Linux
+MAX_IMAGES = 1 << 17  # per shard
+MAX_PATCHES = 1 << 20  # per image
+MAX_TEXT = 256 << 20  # bytes of counts per image: thousands of patches of noise
+MAX_FRAME = MAX_TEXT + (MAX_TEXT >> 8)  # worst case of zstd
 
 _thread = threading.local()
 
-# Repetitions of six characters and more alone: a tenth faster to unpack than the level's own choice, at 1 % more.
+# Matches of at least six characters: decompresses 10 % faster than the level's default, with 1 % more bytes.
 _ZSTD = zstandard.ZstdCompressionParameters.from_level(6, min_match=6, write_checksum=True)
 _UNSAFE_KEY = re.compile(r"(^|/)(\.{1,2})?(/|$)|[\x00-\x1f\x7f\\]")
 _CONTROL = bytes({*range(32), 127, ord("\\")} - {ord("\n")})
 
 
 def check_key(key: str) -> None:
-    """Raises `CacheError` unless the key is a relative path with `/` that stays under its root."""
+    """Raise CacheError unless the key is a relative path with `/` that stays under its root."""
     if _UNSAFE_KEY.search(key):
         raise CacheError(
             f"{key!r} cannot be a key: it must be a relative path with '/', without empty parts, '.', '..', "
@@ -84,9 +83,9 @@ def check_key(key: str) -> None:
     try:
         encoded = key.encode()
     except UnicodeEncodeError as error:
-        raise CacheError(f"{key!r} cannot be a key: its file name is no valid text; rename the file") from error
+        raise CacheError(f"{key!r} cannot be a key: its file name is not valid text; rename the file") from error
     if len(encoded) > MAX_KEY:
-        raise CacheError(f"a key of {len(encoded)} bytes is too long ({MAX_KEY} at most): {key[:60]!r}...")
+        raise CacheError(f"a key of {len(encoded)} bytes is too long (at most {MAX_KEY}): {abbreviate(key)}")
 
 
 def shard_name(rank: int, number: int) -> str:
@@ -98,57 +97,57 @@ def pack_keys(keys: Iterable[bytes]) -> NDArray[np.uint8]:
 
 
 def key_text(array: NDArray[np.uint8]) -> bytes:
-    """The text of an array of keys that may come from anywhere: each key followed by a newline.
+    """Return the text of a `keys` column after validation: each key followed by a newline.
 
     Raises:
-        CacheError: if a key could lead out of a folder.
+        CacheError: if the text is truncated or a key fails `check_key`.
     """
     text = array.tobytes()
     if text and not text.endswith(b"\n"):
-        raise CacheError("its keys break off")
-    # As `check_key`, for all at once: a hundred thousand keys in milliseconds.
+        raise CacheError("its keys are truncated")
+    # Equivalent to `check_key` for each, but takes milliseconds for 100,000 keys.
     parts = b"/" + text.replace(b"\n", b"/")
     if any(part in parts for part in (b"//", b"/./", b"/../")) or text.translate(None, _CONTROL) != text:
         unsafe = next(key for key in text.split(b"\n") if _UNSAFE_KEY.search(key.decode(errors="replace")))
-        raise CacheError(f"it holds an unsafe key: {unsafe[:60]!r}")
+        raise CacheError(f"it contains an unsafe key: {abbreviate(unsafe)}")
     return text
 
 
 def unpack_keys(array: NDArray[np.uint8]) -> list[bytes]:
-    """The keys in such an array."""
+    """Return the keys of a `keys` column; see `key_text`."""
     return key_text(array).split(b"\n")[:-1]
 
 
 def pack_masks(rles: Sequence[bytes]) -> bytes:
-    """One frame of all the masks of an image; no bytes for no masks."""
+    """Compress the masks of an image to one frame; zero masks give zero bytes."""
     if not rles:
         return b""
     text = b"".join(rles)
     if len(text) > MAX_TEXT or len(rles) > MAX_PATCHES:
         raise CacheError(
-            f"{len(rles)} masks of {len(text)} bytes for one image are too many: "
-            f"{MAX_PATCHES} of {MAX_TEXT} bytes are possible"
+            f"{len(rles)} masks of {len(text)} bytes in one image are too many: "
+            f"at most {MAX_PATCHES} masks and {MAX_TEXT} bytes are supported"
         )
     return zstandard.ZstdCompressor(compression_params=_ZSTD).compress(text)
 
 
 def unpack_masks(frame: bytes, lengths: Sequence[int]) -> tuple[bytes, ...]:
-    """The masks in a frame that may come from anywhere.
+    """Decompress the masks of an image; the frame is not trusted.
 
     Args:
-        frame: as made by `pack_masks`.
-        lengths: characters of each mask.
+        frame: as returned by `pack_masks`.
+        lengths: bytes of each mask.
 
     Raises:
-        CacheError: if it is damaged, or does not hold masks of these lengths.
+        CacheError: if the frame is damaged or its size is not the sum of `lengths`.
     """
     if not lengths and not frame:
         return ()
-    promised = sum(lengths)
+    expected = sum(lengths)
     try:
-        size = zstandard.frame_content_size(frame)  # -1 where the frame does not say
-        if size != promised or size > MAX_TEXT:
-            raise CacheError(f"its masks claim {size} bytes where {promised} are promised ({MAX_TEXT} at most)")
+        size = zstandard.frame_content_size(frame)  # -1 if unknown
+        if size != expected or size > MAX_TEXT:
+            raise CacheError(f"its masks have {size} bytes instead of {expected} (at most {MAX_TEXT})")
         text = _decompressor().decompress(frame)
     except zstandard.ZstdError as error:
         raise CacheError(f"its masks are damaged ({error})") from error
@@ -156,7 +155,7 @@ def unpack_masks(frame: bytes, lengths: Sequence[int]) -> tuple[bytes, ...]:
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:
-    """One for each thread, which may not share it."""
+    """Return the decompressor of this thread; it is not thread-safe."""
     try:
         return _thread.decompressor
     except AttributeError:

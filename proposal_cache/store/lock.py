@@ -1,5 +1,6 @@
-"""The lock that lets one process write as one rank."""
+"""File lock that restricts each rank of a cache to one writing process."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -8,14 +9,14 @@ from pathlib import Path
 
 from proposal_cache.errors import LockedError, StorageError
 
-_held: set[tuple[int, str]] = set()  # a process does not lock itself out, so it keeps account
+_held: set[tuple[int, str]] = set()  # POSIX locks do not exclude the process that holds them
 
 
 class RankLock:
-    """Held from `acquire` to `release`, or until the process dies, by whatever means.
+    """Lock of one rank, held from `acquire` until `release` or until the process ends.
 
-    A POSIX record lock: unlike flock, it is not inherited by loader workers that outlive a killed parent, and it works
-    over NFS.
+    A POSIX record lock: unlike flock, it is not inherited by worker processes that outlive a killed parent, and it
+    works over NFS.
     """
 
     def __init__(self, cache: Path, rank: int) -> None:
@@ -23,12 +24,13 @@ class RankLock:
         self._file = -1
 
     def acquire(self) -> None:
-        """Takes the lock.
+        """Acquire the lock.
 
         Raises:
-            LockedError: where another process, or another writer of this one, holds it.
+            LockedError: if another process, or another writer in this process, holds it.
+            StorageError: if the lock file cannot be created or locked.
         """
-        if self._account in _held:
+        if self._id in _held:
             raise LockedError(self._message("this process"))
         try:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -42,27 +44,25 @@ class RankLock:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise LockedError(self._message(holder)) from error
             raise StorageError(f"{self._path} cannot be locked: {error.strerror}") from error
-        _held.add(self._account)
+        _held.add(self._id)
         self._file = file
-        self._sign()
+        self._write_holder()
 
     def release(self) -> None:
-        """Gives the lock back; the file stays, for removing it would let two hold it."""
+        """Release the lock. The file stays: removing it would allow two processes to hold the lock."""
         if self._file >= 0:
-            _held.discard(self._account)
+            _held.discard(self._id)
             os.close(self._file)
             self._file = -1
 
-    def _sign(self) -> None:
-        """Tells others who holds it; a full disk does not matter here."""
-        try:
+    def _write_holder(self) -> None:
+        """Write the holder's name for error messages; failures are ignored."""
+        with contextlib.suppress(OSError):
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        except OSError:
-            pass
 
     @property
-    def _account(self) -> tuple[int, str]:
+    def _id(self) -> tuple[int, str]:
         return os.getpid(), os.path.realpath(self._path)
 
     def _message(self, holder: str) -> str:

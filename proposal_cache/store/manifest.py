@@ -1,4 +1,4 @@
-"""The manifest of a cache: what it holds, of which dataset, and by which generators with which parameters."""
+"""Manifest of a cache: its dataset, its generators with all parameters, and its files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from proposal_cache.errors import CacheError, FormatError, MismatchError, StorageError
+from proposal_cache.errors import CacheError, FormatError, MismatchError, StorageError, abbreviate
 from proposal_cache.store.columns import FORMAT_VERSION
 from proposal_cache.store.durable import write_durably
 from proposal_cache.store.format import INDEX_NAME, SHARD_NAME, check_key
@@ -14,14 +14,14 @@ from proposal_cache.store.format import INDEX_NAME, SHARD_NAME, check_key
 MANIFEST = "manifest.json"
 
 _FORMAT = "proposal_cache"
-_MAX_BYTES = 256 << 20  # a manifest is kilobytes; millions of failures may make it longer
+_MAX_BYTES = 256 << 20  # usually kilobytes; longer with millions of failures
 
 Generator = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """A complete shard: its file name, what it holds, its size in bytes, and one checksum over all its arrays."""
+    """Complete shard: file name, number of images and patches, size in bytes, checksum over all columns."""
 
     file: str
     images: int
@@ -32,7 +32,7 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """The key index: its file name and checksum, and the number of keys."""
+    """Key index: file name, number of keys, checksum."""
 
     file: str
     images: int
@@ -41,16 +41,16 @@ class IndexInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a cache says of itself.
+    """Content and origin of a cache.
 
     Attributes:
-        dataset: name of the dataset whose images these are.
+        dataset: name of the dataset.
         generators: description of each generator (name, every parameter, SHA-256 of its weights); `Patches.source`
-            counts in this list.
-        shards: the complete shards, by name.
-        index: the key index, None until the first `finalize`.
-        failures: the reason for each image that could not be done, by key.
-        inputs: fingerprints of the caches that it was merged from; none where it was not.
+            is an index into it.
+        shards: complete shards, sorted by name.
+        index: key index; None before the first `finalize`.
+        failures: reason per key of each image that failed.
+        inputs: fingerprints of the caches it was merged from; empty if it is not a merged cache.
     """
 
     dataset: str
@@ -70,27 +70,28 @@ class Manifest:
 
     @property
     def bytes(self) -> int:
-        """Size of all shards."""
+        """Size of all shards in bytes."""
         return sum(shard.bytes for shard in self.shards)
 
     @classmethod
     def load(cls, cache: Path) -> "Manifest":
-        """The manifest of the cache in this directory.
+        """Load the manifest of the cache in a directory.
 
         Raises:
-            CacheError: where there is no cache.
-            FormatError: where its manifest is damaged, of another version, or names files outside the cache.
+            CacheError: if there is no cache.
+            FormatError: if the manifest is damaged, of another version, or names files outside the cache.
+            StorageError: if it cannot be read.
         """
         path = cache / MANIFEST
         try:
             if path.stat().st_size > _MAX_BYTES:
-                raise FormatError(f"{path} is {path.stat().st_size} bytes long: that is no manifest")
+                raise FormatError(f"{path} is not a manifest: it has {path.stat().st_size} bytes")
             content = json.loads(path.read_bytes())
         except FileNotFoundError as error:
-            what = f"holds no {MANIFEST}" if cache.is_dir() else "does not exist"
+            problem = f"has no {MANIFEST}" if cache.is_dir() else "does not exist"
             raise CacheError(
-                f"{cache} is no patch cache: it {what}. "
-                f"Make one with scripts/generate_sam_patches.py --output {cache}, or correct the path"
+                f"{cache} is not a patch cache: it {problem}. "
+                f"Generate one with `proposal-cache generate --output {cache}`, or correct the path"
             ) from error
         except OSError as error:
             raise StorageError(f"{path} cannot be read: {error.strerror}") from error
@@ -99,15 +100,15 @@ class Manifest:
         return cls._from_json(path, content)
 
     def save(self, cache: Path) -> None:
-        """Replaces the manifest of the cache in this directory."""
+        """Write the manifest to the directory of its cache, replacing the old one."""
         write_durably(cache / MANIFEST, _to_json(self))
 
     def create(self, cache: Path) -> None:
-        """Writes the first manifest in this directory; one that another process has written meanwhile stays."""
+        """Write the first manifest; if another process has written one in the meantime, that one stays."""
         write_durably(cache / MANIFEST, _to_json(self), replace=False)
 
     def with_content(self, shards: Sequence[ShardInfo], index: IndexInfo, failures: Mapping[str, str]) -> "Manifest":
-        """The same cache holding something else."""
+        """Return a copy with other content."""
         return replace(self, shards=tuple(shards), index=index, failures=dict(failures))
 
     def require(
@@ -118,31 +119,34 @@ class Manifest:
         dataset: str | None = None,
         inputs: Sequence[str] = (),
     ) -> None:
-        """Raises `MismatchError`, naming each difference, unless the cache is of this dataset and these generators.
+        """Raise MismatchError, naming each difference, if dataset or generators differ from those of the cache.
 
-        And of these inputs, where both name some.
+        Args:
+            cache: directory of the cache, for the message.
+            generators, dataset: expected values; None to accept any.
+            inputs: expected fingerprints, compared if both sides have some.
         """
         found: list[str] = []
         if dataset is not None and dataset != self.dataset:
-            found.append(f"it is of dataset {self.dataset!r}, not {dataset!r}")
+            found.append(f"its dataset is {self.dataset!r}, not {dataset!r}")
         if generators is not None:
             found += _differences(list(self.generators), as_generators(generators))
         if inputs and self.inputs and tuple(inputs) != self.inputs:
-            found.append("the caches that it was merged from hold other images or patches now")
+            found.append("the caches it was merged from have changed since")
         if found:
             raise MismatchError(
-                f"{cache} is another cache than asked for: {'; '.join(found)}. "
-                "Ask for what it holds, or write to another directory"
+                f"{cache} does not match the request: {'; '.join(found)}. "
+                "Change the request, or write to another directory"
             )
 
     @classmethod
     def _from_json(cls, path: Path, content: Any) -> "Manifest":
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise FormatError(f"{path} is no manifest of a patch cache")
+            raise FormatError(f"{path} is not a manifest of a patch cache")
         if content.get("version") != FORMAT_VERSION:
             raise FormatError(
                 f"{path} has format version {content.get('version')!r}, this program reads version {FORMAT_VERSION}: "
-                "make the cache again with the command that made it, in another directory"
+                "generate the cache again in another directory"
             )
         try:
             manifest = cls(
@@ -151,22 +155,22 @@ class Manifest:
                 shards=tuple(_shard_info(shard) for shard in _expect(content["shards"], list)),
                 index=None if content["index"] is None else _index_info(content["index"]),
                 failures={key: _expect(reason, str) for key, reason in _expect(content["failures"], dict).items()},
-                inputs=tuple(_expect(one, str) for one in _expect(content.get("inputs", []), list)),
+                inputs=tuple(_expect(digest, str) for digest in _expect(content.get("inputs", []), list)),
             )
             for key in manifest.failures:
                 check_key(key)
             return manifest
         except KeyError as error:
-            raise FormatError(f"{path} is damaged: it has no {error}") from error
+            raise FormatError(f"{path} is damaged: {error} is missing") from error
         except (TypeError, CacheError) as error:
             raise FormatError(f"{path} is damaged: {error}") from error
 
 
 def as_generators(generators: Generator | Sequence[Generator]) -> list[dict[str, Any]]:
-    """A list of descriptions as they read after a trip through JSON.
+    """Return a list of generator descriptions, converted to JSON types.
 
     Raises:
-        CacheError: where one is not made of JSON values; NaN and infinity are none.
+        CacheError: if a description contains values that JSON cannot represent, such as NaN and infinity.
     """
     several = [generators] if isinstance(generators, Mapping) else list(generators)
     try:
@@ -192,11 +196,11 @@ def _to_json(manifest: Manifest) -> bytes:
 
 
 def _differences(cached: Any, asked: Any, name: str = "") -> list[str]:
-    """Each parameter in which two descriptions differ, in words."""
+    """Return a message per parameter in which two descriptions differ."""
     if isinstance(cached, list) and isinstance(asked, list) and not name:
         if len(cached) != len(asked):
             names = [[generator.get("name") for generator in side] for side in (cached, asked)]
-            return [f"its patches are by the generators {names[0]}, not {names[1]}"]
+            return [f"its generators are {names[0]}, not {names[1]}"]
         return [text for a, b in zip(cached, asked, strict=True) for text in _differences(a, b, "generator")]
     if isinstance(cached, dict) and isinstance(asked, dict):
         found = []
@@ -212,7 +216,7 @@ def _shard_info(content: Any) -> ShardInfo:
     content = _expect(content, dict)
     file = _expect(content["file"], str)
     if not SHARD_NAME.fullmatch(file):
-        raise CacheError(f"{file!r} is no name of a shard")
+        raise CacheError(f"{file!r} is not the name of a shard")
     images, patches, size = (_count(content[name]) for name in ("images", "patches", "bytes"))
     return ShardInfo(file, images, patches, size, _expect(content["checksum"], str))
 
@@ -221,17 +225,17 @@ def _index_info(content: Any) -> IndexInfo:
     content = _expect(content, dict)
     file = _expect(content["file"], str)
     if not INDEX_NAME.fullmatch(file):
-        raise CacheError(f"{file!r} is no name of an index")
+        raise CacheError(f"{file!r} is not the name of an index")
     return IndexInfo(file, _count(content["images"]), _expect(content["checksum"], str))
 
 
 def _count(value: Any) -> int:
     if _expect(value, int) < 0 or isinstance(value, bool):
-        raise CacheError(f"{value!r} is no count")
+        raise CacheError(f"{value!r} is not a count")
     return value
 
 
 def _expect(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f"{str(value)[:60]!r} is no {kind.__name__}")
+        raise TypeError(f"{abbreviate(value)} is not of type {kind.__name__}")
     return value

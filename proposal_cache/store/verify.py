@@ -1,4 +1,4 @@
-"""Checking a cache: every checksum of every file."""
+"""Verification of all checksums of a cache."""
 
 import os
 from collections.abc import Iterator
@@ -14,36 +14,42 @@ from proposal_cache.store.shard import Shard
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found of one file: its name, and what is wrong with it and what to do; None where it is sound."""
+    """Result for one file: its name, and the problem with its remedy; None if the file is valid."""
 
     file: str
     problem: str | None
 
 
 def verify(path: str | os.PathLike[str]) -> Iterator[Verdict]:
-    """Reads everything in a cache and gives a verdict on each file as it goes: manifest, index, then each shard.
+    """Read all files of a cache and yield a verdict for each: manifest, index, then shards.
 
-    Deleting a bad shard and running the generator again makes its images anew, and nothing else.
+    To repair a cache, delete its damaged shards and run the generator again, which generates only their images.
+
+    >>> with CacheWriter("patches", {"name": "example"}, dataset="photos") as writer:
+    ...     writer.add("0001", Patches.from_masks(np.ones((1, 4, 6), dtype=bool)))
+    >>> [verdict.file for verdict in verify("patches") if verdict.problem is None]
+    ['manifest.json', 'index-...h5', 'shard-r000-00000.h5']
 
     Raises:
-        CacheError: where there is no cache, or its manifest cannot be read.
+        CacheError: if there is no cache, or its manifest is damaged.
+        StorageError: if the directory cannot be read.
     """
     cache = Path(path)
     manifest = Manifest.load(cache)
-    yield Verdict(MANIFEST, None if manifest.index else "names no index yet: the cache was never finished")
+    yield Verdict(MANIFEST, None if manifest.index else "has no index: the cache was never finished")
     index: KeyIndex | None = None
     if manifest.index:
         try:
             index = KeyIndex.open(cache, manifest.index)
             yield Verdict(manifest.index.file, None)
         except CacheError as error:
-            yield Verdict(manifest.index.file, f"{error}; run the generator again, it makes a new index")
+            yield Verdict(manifest.index.file, f"{error}; run the generator again, which writes a new index")
     listed = {shard.file for shard in manifest.shards}
     for number, info in enumerate(manifest.shards):
         yield Verdict(info.file, _problem(cache / info.file, manifest, index, number))
     for file in shard_files(cache):
         if file.name not in listed:
-            yield Verdict(file.name, "is not in the manifest; run the generator again, it takes complete shards up")
+            yield Verdict(file.name, "is not in the manifest; run the generator again, which adds complete shards")
 
 
 def _problem(path: Path, manifest: Manifest, index: KeyIndex | None, number: int) -> str | None:
@@ -52,9 +58,9 @@ def _problem(path: Path, manifest: Manifest, index: KeyIndex | None, number: int
         shard.file.verify()
         for row, key in enumerate(shard.read_keys()):
             shard.read(row)
-            place = index.find(key) if index else (number, row)
-            if place is None or place > (number, row):  # a key in two shards counts in the first
-                raise FormatError(f"{path} has the image {key.decode(errors='replace')!r}, which the index misses")
+            position = index.find(key) if index else (number, row)
+            if position is None or position > (number, row):  # for a key in two shards, the index has the first
+                raise FormatError(f"{path} contains {key.decode(errors='replace')!r}, which is missing in the index")
     except CacheError as error:
-        return f"{error}; delete it and run the generator again, which makes just its images anew"
+        return f"{error}; delete it and run the generator again, which generates only its images"
     return None

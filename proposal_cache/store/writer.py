@@ -1,4 +1,4 @@
-"""Writing a cache: durable, resumable, one writer per rank."""
+"""Writer of a cache: durable, resumable, one per rank."""
 
 import os
 import secrets
@@ -23,37 +23,42 @@ from proposal_cache.store.shard import Shard, ShardBuffer
 
 STAGED = "staged"  # folder of shards that are not part of the cache yet
 
-_MAX_SHARD_BYTES = 64 << 20  # compressed: what a writer may hold in memory
+_MAX_SHARD_BYTES = 64 << 20  # compressed, in memory
 
 
 class CacheWriter:
-    """Adds images to a cache, made if it is not there; images already in it are in `done`.
+    """Context manager that adds images to a cache, which is created if it does not exist.
 
-        with CacheWriter("patches", generator.describe(), "coco_2017_val") as writer:
-            for key, image in images:
-                if key not in writer.done:
-                    writer.add(key, generator(image))
+    Shards are written atomically: after a crash at most the images of the open shard are lost, and the same program
+    run again adds only those. Closing writes the open shard, also after an exception, and finalizes the cache if this
+    is the only rank. Several ranks may write concurrently, on any number of machines; after all have closed, one
+    process calls `finalize`.
 
-    Images are gathered into a shard, which appears complete or not at all: whatever happens, at most the images of the
-    open shard are lost, and the same program run again does just those. Closing writes the open shard, after an error
-    too, and, where this is the only rank, joins all shards into a readable cache. Several ranks write at the same time,
-    in any number of processes and machines; when all have closed, one of them calls `finalize`.
+    >>> images = {"a": np.zeros((4, 6, 3), np.uint8), "b": np.ones((4, 6, 3), np.uint8)}
+    >>> def generate(image):
+    ...     return Patches.from_masks(image[None, ..., 0] > 0)
+    >>> with CacheWriter("patches", {"name": "nonzero"}, dataset="photos") as writer:
+    ...     for key, image in images.items():
+    ...         if key not in writer.done:
+    ...             writer.add(key, generate(image))
+    >>> sorted(writer.done)
+    ['a', 'b']
 
     Args:
         path: directory of the cache.
-        generator: what makes the patches: name, every parameter, SHA-256 of weights; or several, in the order that
-            `Patches.source` counts.
+        generator: description of the generator: name, every parameter, SHA-256 of weights; or a list of descriptions,
+            into which `Patches.source` is an index.
         dataset: name of the dataset.
-        shard_size: images in a shard.
-        shard_seconds: age at which a shard is written though it is not full, so that slow generators lose little.
-        rank, ranks: of this process, and how many there are.
-        inputs: fingerprints of what the patches are taken from, where that is other caches.
+        shard_size: maximum number of images per shard.
+        shard_seconds: age at which a shard is written even if it is not full, to limit what a crash loses.
+        rank, ranks: number of this writer, and number of all writers.
+        inputs: fingerprints of the caches that the patches are copied from, if any.
 
     Raises:
-        MismatchError: if the directory holds a cache of another dataset or generator, or of other inputs.
+        MismatchError: if the directory contains a cache of another dataset, generator or inputs.
         LockedError: if another process writes to it as the same rank.
-        FormatError: if it holds a damaged shard; deleted, its images are made anew.
-        StorageError: if the disk is full or gone.
+        FormatError: if it contains a damaged shard; delete the shard to generate its images again.
+        StorageError: if the directory cannot be read or written.
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class CacheWriter:
         if not 1 <= shard_size <= MAX_IMAGES or not 0 <= rank < ranks:
             raise CacheError(
                 f"shard_size {shard_size}, rank {rank} of {ranks}: "
-                f"a shard holds 1 to {MAX_IMAGES} images, ranks count from 0"
+                f"shard_size must be 1 to {MAX_IMAGES}, and rank 0 to ranks - 1"
             )
         self.path = Path(path)
         self.shard_size, self.shard_seconds = shard_size, shard_seconds
@@ -82,8 +87,8 @@ class CacheWriter:
         make_directory(self.path)
         self._lock.acquire()
         try:
-            asked = Manifest(dataset, tuple(as_generators(generator)), inputs=tuple(inputs))
-            self._manifest = _agree(self.path, asked)
+            requested = Manifest(dataset, tuple(as_generators(generator)), inputs=tuple(inputs))
+            self._manifest = _open_manifest(self.path, requested)
             remove_temporaries(self.path, rank)
             self._done = {key.decode() for file in shard_files(self.path) for key in read_shard_keys(file)[1]}
             self._next = _next_number(self.path, rank)
@@ -93,20 +98,24 @@ class CacheWriter:
 
     @property
     def done(self) -> set[str]:
-        """Keys of the images in complete shards of all ranks when this writer was opened, and of those added since."""
+        """Keys in complete shards of all ranks when this writer was opened, and keys added since."""
         return self._done
 
     def add(self, key: str, patches: Patches) -> None:
-        """Adds the patches of one image.
+        """Add the patches of one image.
+
+        Args:
+            key: relative path of the image with `/`, without suffix.
+            patches: of the image.
 
         Raises:
-            CacheError: for a key that is there already or that could lead out of a folder, and for patches whose boxes
-                or areas are not those of their masks, or whose `source` is none of the generators.
-            StorageError: if the shard is full and cannot be written; it is kept, and `flush` tries again.
+            CacheError: if the key is a duplicate or unsafe, if boxes or areas do not match the masks, or if a source
+                is not the index of a generator.
+            StorageError: if the shard is full and cannot be written; it stays in memory, and `flush` tries again.
         """
         check_key(key)
         if key in self._done:
-            raise CacheError(f"{self.path} has patches of {key!r} already")
+            raise CacheError(f"{self.path} already has patches of {key!r}")
         _check_patches(key, patches, len(self._manifest.generators))
         if not self._buffer.keys:
             self._opened_at = time.monotonic()
@@ -117,7 +126,7 @@ class CacheWriter:
             self.flush()
 
     def add_failure(self, key: str, reason: str) -> None:
-        """Notes that an image could not be done. It goes into the manifest, and is tried again by the next run."""
+        """Record a failed image for the manifest. It is not added to `done`, so that the next run retries it."""
         check_key(key)
         record_failure(self.path, self.rank, key, reason)
 
@@ -150,14 +159,14 @@ class CacheWriter:
                 self.adopt(path)
 
     def flush(self) -> None:
-        """Writes the open shard now."""
+        """Write the open shard now."""
         if len(self._buffer):
             self._buffer.write(self.path / shard_name(self.rank, self._next))
             self._next += 1
             self._buffer = ShardBuffer()
 
     def close(self) -> None:
-        """Writes the open shard; where this is the only rank, joins all shards into a readable cache."""
+        """Write the open shard, and finalize the cache if this is the only rank."""
         try:
             self.flush()
             if self.ranks == 1:
@@ -174,7 +183,7 @@ class CacheWriter:
         try:
             self.close()
         except CacheError:
-            if error is None:  # otherwise the first error is the one to tell
+            if error is None:  # otherwise the first error is raised
                 raise
 
 
@@ -204,15 +213,15 @@ def stage_shard(cache: Path, images: Iterable[tuple[str, Patches]], generators: 
     return path
 
 
-def _agree(cache: Path, asked: Manifest) -> Manifest:
-    """The manifest in the directory, which must be of the same dataset and generators; `asked`, where there is none."""
+def _open_manifest(cache: Path, requested: Manifest) -> Manifest:
+    """Return the manifest in the directory, which must match `requested`; create it if it does not exist."""
     if not (cache / MANIFEST).exists():
         stray = shard_files(cache)
         if stray:
-            raise CacheError(f"{cache} holds shards ({stray[0].name}, ...) but no {MANIFEST}: it is no cache to add to")
-        asked.create(cache)
+            raise CacheError(f"{cache} has shards ({stray[0].name}, ...) but no {MANIFEST}: it is not a cache")
+        requested.create(cache)
     manifest = Manifest.load(cache)
-    manifest.require(cache, generators=asked.generators, dataset=asked.dataset, inputs=asked.inputs)
+    manifest.require(cache, generators=requested.generators, dataset=requested.dataset, inputs=requested.inputs)
     return manifest
 
 
@@ -224,9 +233,9 @@ def _next_number(cache: Path, rank: int) -> int:
 def _check_patches(key: str, patches: Patches, generators: int) -> None:
     areas, boxes = rle.area_and_box(patches.rles, patches.height, patches.width)
     if not (np.array_equal(areas, patches.areas) and np.array_equal(boxes, patches.boxes)):
-        raise CacheError(f"the patches of {key!r} have boxes or areas that are not those of their masks")
+        raise CacheError(f"the boxes or areas of the patches of {key!r} do not match their masks")
     if patches.source.max(initial=0) >= generators:
         raise CacheError(
-            f"the patches of {key!r} name generator {patches.source.max()}, but the cache has {generators}, "
-            "counted from 0: describe each generator to the writer"
+            f"a patch of {key!r} has source {patches.source.max()}, but the cache has {generators} generators, "
+            "counted from 0: pass the description of every generator to the writer"
         )

@@ -16,7 +16,7 @@ def _original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cache_path(tmp_path: Path, _original: Path) -> Path:
-    """A cache of 25 images in 3 shards, to do with as one likes."""
+    """Copy of a cache of 25 images in 3 shards."""
     return shutil.copytree(_original, tmp_path / "cache")
 
 
@@ -31,7 +31,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def annotations(tmp_path: Path) -> Path:
-    """COCO json of the cache's images."""
+    """COCO json of the images of `cache`."""
     names = {7: "a.jpg", 9: "sub/b.jpg"}
     images = [{"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in names.items()]
     return write_json(
@@ -40,9 +40,9 @@ def annotations(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a run without any trouble makes."""
-    path = tmp_path_factory.mktemp("undisturbed") / "cache"
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Content of a cache that was written without interruption."""
+    path = tmp_path_factory.mktemp("uninterrupted") / "cache"
     filling.write(path)
     found = filling.content(path)
     assert len(found) == filling.IMAGES + 1

@@ -1,4 +1,4 @@
-"""A program that fills a cache with 40 images, and what becomes of it when it is killed."""
+"""A program that fills a cache with 40 images and may be killed."""
 
 import functools
 import multiprocessing
@@ -30,7 +30,7 @@ def make_key(i: int) -> str:
 
 
 def write(path: Path, *, images: int = IMAGES, rank: int = 0, ranks: int = 1, pause: float = 0.0) -> None:
-    """Makes, or goes on making, this rank's share of the images."""
+    """Add the missing images of this rank."""
     with CacheWriter(path, GENERATOR, "toys", shard_size=4, rank=rank, ranks=ranks) as writer:
         if rank == 0:
             writer.add_failure(FAILING, "broken")
@@ -41,25 +41,18 @@ def write(path: Path, *, images: int = IMAGES, rank: int = 0, ranks: int = 1, pa
 
 
 def content(path: Path) -> dict[str, Any]:
-    """Everything a reader can learn from a sound cache, but how it is cut into shards."""
+    """Return the content of a valid cache, independent of its division into shards."""
     cache = PatchCache(path)
     assert [verdict for verdict in verify(path) if verdict.problem] == []
     found: dict[str, Any] = {"failures": cache.manifest.failures}
     for key, patches in cache.items():
-        scores = patches.predicted_iou.tolist()
-        found[key] = (
-            patches.height,
-            patches.width,
-            patches.rles,
-            patches.boxes.tolist(),
-            patches.areas.tolist(),
-            scores,
-        )
+        columns = (patches.boxes, patches.areas, patches.predicted_iou)
+        found[key] = (patches.height, patches.width, patches.rles, *(column.tolist() for column in columns))
     return found
 
 
 def run(work: Callable[[], object], kill: Callable[[], object] | None = None) -> int:
-    """Runs it in a child and gives the exit code; kills the child, as kill -9 does, as soon as `kill` returns."""
+    """Run `work` in a child process and return its exit code; SIGKILL it when `kill` returns."""
     child = fork.Process(target=work)
     child.start()
     if kill is not None:
@@ -79,7 +72,7 @@ def once(condition: Callable[[], object]) -> Callable[[], None]:
     def wait() -> None:
         deadline = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < deadline, "it never happened"
+            assert time.monotonic() < deadline, "timed out"
             time.sleep(0.001)
 
     return wait

@@ -1,4 +1,4 @@
-"""A small SAM whose random weights give masks like SAM's: smooth blobs, stable and unstable, good and bad."""
+"""A small SAM with random weights whose masks are smooth blobs with a range of predicted IoU and stability."""
 
 from functools import lru_cache
 from typing import Any
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 @lru_cache
 def small_sam(*, image_size: int = 256, width: int = 32, heads: int = 2, seed: int = 0) -> Sam:
-    """SAM's own modules, its prompt encoder and mask decoder at full width, its ViT small. Do not change what you get.
+    """Return a cached model of segment_anything's modules: a small ViT, a full-size prompt encoder and mask decoder.
 
-    Nothing is done to the code, and to the random weights: biases and positions are made non-zero, so that a wrong one
-    shows; image tokens vary smoothly over the image; the point has more to say; all pixels of a token get the same
-    kernel; and the heads' last layers are shifted and scaled, to logits with a spread of 30 that are positive in a
-    small part of the image, and predicted IoUs of 0.8 ± 0.15.
+    Its random weights are adjusted: biases and positional embeddings are nonzero; image tokens vary smoothly over the
+    image; the influence of the prompt is increased; all pixels of a token have the same kernel; and the last layers of
+    the heads are scaled to logits with a standard deviation of 30 that are positive in a small part of the image, and
+    to predicted IoUs of 0.8 ± 0.15. Do not modify the model.
     """
     torch.manual_seed(seed)
     sam = build_small_sam(image_size=image_size, width=width, heads=heads)
@@ -30,7 +30,7 @@ def small_sam(*, image_size: int = 256, width: int = 32, heads: int = 2, seed: i
 
 
 def build_small_sam(*, image_size: int = 256, width: int = 32, heads: int = 2) -> Sam:
-    """As `segment_anything.sam_model_registry` builds the large ones, with weights as they are initialised."""
+    """Build a model like `segment_anything.sam_model_registry` does, with its default initialization."""
     grid = image_size // 16
     return Sam(
         image_encoder=ImageEncoderViT(
@@ -59,7 +59,7 @@ def build_small_sam(*, image_size: int = 256, width: int = 32, heads: int = 2) -
 
 
 def smooth_image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8: blobs of colour."""
+    """Return an image (H, W, 3) uint8 of coloured blobs."""
     noise = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
     image = F.interpolate(noise, (height, width), mode="bicubic")[0].clamp(0, 1)
     return (image.permute(1, 2, 0) * 255).byte().numpy()
@@ -82,14 +82,14 @@ def _vary(sam: Sam) -> None:
         layer.self_attn.v_proj.weight.mul_(4)
         layer.self_attn.out_proj.weight.mul_(4)
         attentions += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
-    for attention in attentions:  # queries meet keys of the same place
+    for attention in attentions:  # queries match keys at the same position
         attention.k_proj.weight.copy_(attention.q_proj.weight)
     for convolution in (decoder.output_upscaling[0], decoder.output_upscaling[3]):
         convolution.weight.copy_(2 * convolution.weight.mean((2, 3), keepdim=True).expand_as(convolution.weight))
 
 
 def _calibrate(sam: Sam, spread: float = 30.0, depth: float = 1.5) -> None:
-    """Shift and scale what 32 points of some image give: logits to (-depth ± 1)·spread, predicted IoU to 0.8 ± 0.15."""
+    """Scale the heads on 32 points of an image: logits to (-depth ± 1)·spread, predicted IoU to 0.8 ± 0.15."""
     decoder = sam.mask_decoder
     upscaled, _, _ = _predict(sam, decoder.output_upscaling)
     mean = upscaled.mean((0, 2, 3))
@@ -111,7 +111,7 @@ def _calibrate(sam: Sam, spread: float = 30.0, depth: float = 1.5) -> None:
 
 
 def _predict(sam: Sam, module: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-    """What a module of the decoder gives for 32 points, the low-resolution logits, and the predicted IoUs."""
+    """Return the output of a module of the decoder for 32 points, low-resolution logits and predicted IoUs."""
     outputs: list[Any] = []
     hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     predictor = SamPredictor(sam)

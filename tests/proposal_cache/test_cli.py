@@ -157,7 +157,7 @@ def test_merge_again_after_an_input_has_grown_is_refused(cache: Path, tmp_path: 
     assert run(*command) == run(*command) == 0
     with CacheWriter(**other) as writer:
         writer.add("sub/b", halves(8))
-    assert "the caches that it was merged from hold other images or patches now" in error_of(*command)
+    assert "the caches it was merged from have changed since" in error_of(*command)
     assert PatchCache(tmp_path / "both")["sub/b"].source.tolist() == [0, 0]
 
 

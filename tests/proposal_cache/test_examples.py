@@ -17,9 +17,10 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(proposal_cache.__path__, 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name not in OPTIONAL and not name.endswith("__main__")])
 def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`sam` and `image` are defined; examples may write to the current directory."""
+    """Examples may use `np`, the public names of the package, `sam` and `image`, and write to the current directory."""
     monkeypatch.chdir(tmp_path)
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
-    names = {"sam": small_sam(), "image": image} if "sam" in name else {"image": image}
+    names = {"np": np, "rle": proposal_cache.rle, "image": image, "sam": small_sam()}
+    names |= {public: getattr(proposal_cache, public) for public in proposal_cache.__all__}
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
     assert doctest.testmod(importlib.import_module(name), extraglobs=names, optionflags=options).failed == 0

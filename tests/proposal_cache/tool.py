@@ -1,4 +1,4 @@
-"""The tool as a test runs it, and what it works on."""
+"""Run the command line in a test, and small inputs for it."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def run(*arguments: object) -> int:
-    """Exit status of a command that ends without an error message."""
+    """Return the exit status of a command that ends without an error message."""
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
     assert ended.value.code is None or isinstance(ended.value.code, int), ended.value.code

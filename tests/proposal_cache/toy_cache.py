@@ -1,4 +1,4 @@
-"""A cache of 25 images in 3 shards, and what is in it."""
+"""A cache of 25 images in 3 shards, and its expected content."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ GENERATOR = {"name": "test", "threshold": 0.8, "weights": {"sha256": "ab"}}
 
 
 def make_patches(seed: int) -> Patches:
-    """Up to nine rectangles in an image of a size of its own."""
+    """Return up to nine rectangles in an image of random size."""
     rng = np.random.default_rng(seed)
     count = seed % 10
     height, width = int(rng.integers(5, 60)), int(rng.integers(5, 60))

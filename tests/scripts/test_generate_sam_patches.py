@@ -268,7 +268,7 @@ def test_moved_folder_with_its_old_name(folder: Path, tmp_path: Path) -> None:
     command = ("--generator", "regions", "--output", tmp_path / "cache")
     assert run_here("--images", folder, *command) is None
     shutil.copy(next(moved.rglob("*.png")), moved / "new.png")
-    assert f"of dataset '{folder.name}', not 'moved'" in error_here("--images", moved, *command)
+    assert f"its dataset is '{folder.name}', not 'moved'" in error_here("--images", moved, *command)
     assert run_here("--images", moved, "--name", folder.name, *command) is None
     assert "new" in PatchCache(tmp_path / "cache")
     assert run_here("--dataset", "x", "--name", "y", *command) == 2
@@ -284,4 +284,4 @@ def test_sam_with_a_wrong_checkpoint(folder: Path, tmp_path: Path) -> None:
     command = ("--images", folder, "--output", tmp_path / "cache", "--checkpoint")
     assert "absent.pth" in error_here(*command, tmp_path / "absent.pth")
     torch.save({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, tmp_path / "b.pth")
-    assert "holds SAM's vit_b, not vit_h" in error_here(*command, tmp_path / "b.pth")
+    assert "is a checkpoint of vit_b, not vit_h" in error_here(*command, tmp_path / "b.pth")

@@ -244,7 +244,7 @@ def _generate(generator: PatchGenerator, image: Input, pixels: NDArray[np.uint8]
         return pixels
     try:
         if image.boxes and isinstance(generator, BoxGenerator):
-            return generator.look_into(pixels, image.boxes)
+            return generator.generate_with_boxes(pixels, image.boxes)
         return generator(pixels)
     except Exception as error:  # a model may raise anything
         return GeneratorError(f"{image.url} failed in the generator: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Patches without any weights: regions of similar colour and texture, joined step by step into larger ones."""
+"""Patches from a hierarchy of regions of similar colour and texture; needs no weights."""
 
 import heapq
 from collections.abc import Sequence
@@ -16,27 +16,31 @@ from proposal_cache.generators.base import require_rgb
 from proposal_cache.generators.regions.graph import IntArray, RegionGraph, dissimilarity, region_graph
 from proposal_cache.patches import Patches
 
-_VERSION = 1  # raised when the same parameters make other patches
+_VERSION = 1  # increased when the same parameters give other patches
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionGenerator:
-    """Cuts an image into a fine partition and everything that it grows into; a stand-in where no checkpoint is.
+    """Generator of hierarchical regions, for use without a SAM checkpoint.
 
-    Felzenszwalb and Huttenlocher's segmentation gives some thousand seeds. The two neighbours that look most alike are
-    joined, again and again, until one region is left: a tree. Patches are the regions left when `parts` remain, which
-    cover every pixel once, and every later one: parts, things, and whole stretches of road or sky. One that is nearly
-    the same as the largest it was made from is left out. Deterministic; no two patches cross, they only contain.
+    Starting from Felzenszwalb and Huttenlocher's segmentation, the two most similar neighbouring regions are merged
+    until one is left. Patches are the regions at the level of `parts` regions, which cover every pixel once, and all
+    later ones, except near-duplicates of a region they contain. Any two patches are nested or disjoint. Deterministic.
+
+    >>> generator = RegionGenerator(parts=20)
+    >>> patches = generator(image)  # (H, W, 3) uint8 RGB
+    >>> patches.decode().any(axis=0).all()
+    True
 
     Args:
-        seed_scale, seed_sigma, seed_min_size: of the seeds; see `skimage.segmentation.felzenszwalb`.
-        parts: regions in the finest level.
-        duplicate_iou: a larger region is left out if its IoU with one it contains is above this.
-        colour, texture, contour: weights of what makes two regions different: mean Lab, histograms of Lab and of
-            gradient direction, and the gradient along their common border.
-        size_exponent: the difference is multiplied by the smaller one's pixels to this power. The larger it is, the
-            sooner small regions vanish in their surroundings, and the more equal in size all are.
-        max_pixels: a larger image is worked on reduced to this number; its patches have the full size all the same.
+        seed_scale, seed_sigma, seed_min_size: of the initial segmentation; see `skimage.segmentation.felzenszwalb`.
+        parts: regions at the finest level.
+        duplicate_iou: IoU with a contained region above which a merged region is dropped.
+        colour, texture, contour: weights of the dissimilarity: mean Lab colour, histograms of Lab and of gradient
+            direction, and the gradient along the common border.
+        size_exponent: the dissimilarity is multiplied by the area of the smaller region to this power; larger values
+            merge small regions earlier.
+        max_pixels: larger images are downsampled to this size; patches have full size.
     """
 
     seed_scale: float = 15.0
@@ -53,23 +57,23 @@ class RegionGenerator:
     def __post_init__(self) -> None:
         for name in ("seed_min_size", "parts", "max_pixels"):
             if getattr(self, name) < 1:
-                raise CacheError(f"RegionGenerator's {name} must be 1 or more, not {getattr(self, name)}")
+                raise CacheError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 < self.duplicate_iou <= 1:
-            raise CacheError(f"RegionGenerator's duplicate_iou must lie in (0, 1], not {self.duplicate_iou}")
+            raise CacheError(f"duplicate_iou must be in (0, 1], not {self.duplicate_iou}")
 
     def describe(self) -> dict[str, Any]:
-        """Name and every parameter."""
+        """Return name and parameters."""
         return {"name": "regions", "version": _VERSION, **asdict(self)}
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
-        """The patches of an image (H, W, 3), RGB: the finest first, those that contain them later. At least one."""
+        """Return the patches of an image (H, W, 3) RGB, at least one; the finest level comes first."""
         require_rgb(image)
         height, width = image.shape[:2]
         small = self._reduce(image)
         seeds = self._seeds(small)
         tree = self._merge(region_graph(small, seeds))
         parts, groups = tree.patches(self.parts, self.duplicate_iou)
-        _, rles = rle.encode_labels(_enlarge(parts[seeds], height, width))
+        _, rles = rle.encode_labels(_resize_nearest(parts[seeds], height, width))
         finest = Patches.from_rles(height, width, rles)
         return Patches.from_rles(height, width, [*rles, *finest.union(groups)])
 
@@ -86,7 +90,7 @@ class RegionGenerator:
         return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int64)
 
     def _merge(self, graph: RegionGraph) -> "RegionTree":
-        """Joins neighbours, the most alike first, until none are left."""
+        """Merge neighbouring regions, most similar first, until none are left."""
         leaves = len(graph.regions)
         regions = np.zeros((2 * leaves, graph.regions.shape[1]))
         regions[:leaves] = graph.regions
@@ -107,7 +111,7 @@ class RegionGenerator:
             alive[a] = alive[b] = False
             alive.append(True)
             regions[new] = regions[a] + regions[b]
-            around = _join_neighbours(neighbours, a, b)
+            around = _merge_neighbours(neighbours, a, b)
             if around:
                 names = list(around)
                 borders = np.array(list(around.values()))
@@ -126,26 +130,29 @@ class RegionGenerator:
 
 @dataclass(frozen=True)
 class RegionTree:
-    """Which regions were joined, in order. Leaves are 0..L-1; the t-th join made region L + t.
+    """Merge history of the region hierarchy: leaves are 0..L-1, merge t creates region L + t.
 
     Attributes:
         areas: (L + T,) pixels of each region.
-        children: T pairs.
+        children: the two regions of each of T merges.
     """
 
     areas: NDArray[np.float64]
     children: Sequence[tuple[int, int]]
 
     def patches(self, parts: int, duplicate_iou: float) -> tuple[IntArray, list[list[int]]]:
-        """The finest level, and what grows out of it.
+        """Return the parts of the finest level, and the merged regions as groups of parts.
+
+        Args:
+            parts: regions at the finest level; fewer if there are fewer leaves.
+            duplicate_iou: IoU with a contained region above which a merged region is dropped.
 
         Returns:
-            The part that each leaf belongs to, (L,) in 0..P-1, and the parts in each larger region that differs from
-            all that lie in it, by an IoU of at most `duplicate_iou`. Parts are `parts` in number, or fewer.
+            The part of each leaf, (L,), and the parts in each merged region.
         """
         leaves = len(self.areas) - len(self.children)
         first_late = max(leaves, 2 * leaves - parts)
-        top = np.arange(first_late)  # the part that a region made so far ends up in
+        top = np.arange(first_late)  # ancestor of each region at the finest level
         for region in range(first_late - 1, leaves - 1, -1):
             for child in self.children[region - leaves]:
                 top[child] = top[region]
@@ -163,10 +170,10 @@ class RegionTree:
         return part_of_leaf.astype(np.int64), groups
 
 
-def _join_neighbours(
+def _merge_neighbours(
     neighbours: list[dict[int, NDArray[np.float64]]], a: int, b: int
 ) -> dict[int, NDArray[np.float64]]:
-    """Moves the borders of a and b to a new region, the last of the list, and returns them by neighbour."""
+    """Append a region with the borders of a and b to the list, and return these borders by neighbour."""
     around, fewer = neighbours[a], neighbours[b]
     if len(fewer) > len(around):
         around, fewer = fewer, around
@@ -181,8 +188,8 @@ def _join_neighbours(
     return around
 
 
-def _enlarge(labels: IntArray, height: int, width: int) -> IntArray:
-    """A label map at another size, each pixel taking its nearest."""
+def _resize_nearest(labels: IntArray, height: int, width: int) -> IntArray:
+    """Resize a label map by nearest neighbour."""
     if labels.shape == (height, width):
         return labels
     rows = (np.arange(height) + 0.5) * labels.shape[0] / height

@@ -1,4 +1,4 @@
-"""An over-segmentation as a graph: what is known of each region, and of each border between two."""
+"""Region adjacency graph of an over-segmentation, with features of regions and borders."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,21 +11,21 @@ from skimage.color import rgb2lab
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-_BINS = 9  # of every histogram
-_HISTOGRAMS = 4  # L, a, b, direction of the gradient
-_AB_LIMIT = 32.0  # a and b beyond are rare and share the outer bins
-_WEAK, _STRONG = 1.0, 4.0  # gradients of L between which a texture is faint
-_SCALES = (0.8, 2.5)  # of the contours, in pixels: the sharper one sees thin things, the other ignores texture
+_BINS = 9  # per histogram
+_HISTOGRAMS = 4  # L, a, b, gradient direction
+_AB_LIMIT = 32.0  # larger values of a and b share the outer bins
+_WEAK, _STRONG = 1.0, 4.0  # thresholds of the gradient of L between no, weak and strong texture
+_SCALES = (0.8, 2.5)  # of contours, in pixels: the fine scale detects thin objects, the coarse one ignores texture
 
 
 @dataclass(frozen=True)
 class RegionGraph:
-    """R regions and E borders, all values additive: a merged region, or border, has the sum of its parts' rows.
+    """R regions and E borders. All features are sums, so merging regions or borders adds their rows.
 
     Attributes:
-        regions: (R, 40) pixels; sums of L, a, b; four histograms of `_BINS` counts each.
+        regions: (R, 40) area in pixels; sums of L, a, b; four histograms of 9 counts each.
         first, second: (E,) the two regions of each border, first < second.
-        borders: (E, 3) length in pixel sides; sums along it of the gradient of Lab, at a fine and at a coarse scale.
+        borders: (E, 3) length in pixel sides; sums of the Lab gradient along it at a fine and at a coarse scale.
     """
 
     regions: FloatArray
@@ -35,11 +35,11 @@ class RegionGraph:
 
 
 def region_graph(image: NDArray[np.uint8], labels: IntArray) -> RegionGraph:
-    """Describes an over-segmentation.
+    """Compute the graph of an over-segmentation.
 
     Args:
         image: (H, W, 3) RGB.
-        labels: (H, W) region of each pixel, 0..R-1, none of them empty.
+        labels: (H, W) region of each pixel, 0..R-1, each with at least one pixel.
     """
     lab = np.ascontiguousarray(rgb2lab(image).astype(np.float32).transpose(2, 0, 1))
     contours, direction = _contours(lab)
@@ -50,13 +50,13 @@ def region_graph(image: NDArray[np.uint8], labels: IntArray) -> RegionGraph:
 def dissimilarity(
     one: FloatArray, others: FloatArray, borders: FloatArray, colour: float, texture: float, contour: float
 ) -> FloatArray:
-    """(M,) how different pairs of regions look: colour, texture and the contour between them, weighted.
+    """Return the dissimilarity of M pairs of regions, (M,): a weighted sum of colour, texture and contour terms.
 
     Args:
-        one: (40,) or (M, 40) rows as in `RegionGraph.regions`.
-        others: (M, 40) the region beside each.
-        borders: (M, 3) the border between them.
-        colour, texture, contour: weights; the terms have about the same size.
+        one: (40,) or (M, 40) rows of `RegionGraph.regions`.
+        others: (M, 40) their neighbours.
+        borders: (M, 3) the borders between them.
+        colour, texture, contour: weights; the terms have similar magnitudes.
     """
     gap = np.abs(one[..., 1:] / one[..., :1] - others[:, 1:] / others[:, :1])
     steps = borders[:, 1:] / borders[:, :1]
@@ -68,7 +68,7 @@ def dissimilarity(
 
 
 def _contours(lab: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Gradient magnitudes at both scales (2, H, W), and the bin of the direction in L (H, W), 0 where it is flat."""
+    """Return gradient magnitudes at both scales (2, H, W), and the direction bin of L (H, W), 0 without gradient."""
     magnitudes = []
     for scale in _SCALES:
         smooth = np.stack([ndimage.gaussian_filter(channel, scale) for channel in lab])
@@ -95,7 +95,7 @@ def _regions(labels: IntArray, lab: NDArray[np.float32], direction: NDArray[np.i
 
 
 def _borders(labels: IntArray, contours: NDArray[np.float32]) -> tuple[IntArray, IntArray, FloatArray]:
-    """Pairs of touching regions, and length and summed contours of what they share."""
+    """Return the pairs of adjacent regions, and the features of their borders."""
     sides: list[tuple[Any, Any]] = [
         (np.s_[..., :, :-1], np.s_[..., :, 1:]),
         (np.s_[..., :-1, :], np.s_[..., 1:, :]),

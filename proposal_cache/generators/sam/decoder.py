@@ -1,11 +1,11 @@
 """SAM's mask decoder for thousands of single-point prompts on one image.
 
-The same function of the same weights as `segment_anything`'s `MaskDecoder`. There, every prompt carries its own copy of
-the N = 4096 image tokens through every projection of the two-way transformer. Here the image tokens are kept as what
-all prompts share and the little that each has added (`tokens`). And masks are made only for prompts that the
-caller keeps: the predicted IoU depends on a prompt's own tokens alone.
+Computes the same as `MaskDecoder` of `segment_anything`. There, each prompt has its own copy of the N = 4096 image
+tokens in every projection of the two-way transformer. Here the image tokens are represented by a shared part and the
+updates of each prompt (`tokens`). Masks are computed only for prompts that the caller selects: the predicted IoU
+depends on a prompt's own tokens alone.
 
-Shapes: B prompts, T tokens a prompt, N image tokens on a grid of H x W, C channels, h heads of c channels.
+Shapes: B prompts, T tokens per prompt, N image tokens on a grid of H x W, C channels, h heads of c channels.
 """
 
 from dataclasses import dataclass
@@ -31,36 +31,36 @@ class _LayerTables:
 
 @dataclass(frozen=True)
 class ImageTables:
-    """What is computed once per image, whatever the prompts."""
+    """Everything that depends on the image alone."""
 
-    untouched: ImageTokens
+    initial: ImageTokens
     layers: list[_LayerTables]
     final_keys: ScoreTable
     final_values: ValueTable
     window: tuple[int, int]
-    """(rows, columns) of the image tokens of which masks are made."""
+    """(rows, columns) of the image tokens for which masks are computed."""
     pixels: Tensor
-    """(rows·columns, C): the shared part of these tokens through the first convolution of the upscaling."""
+    """(rows·columns, C): shared part of these tokens after the first convolution of the upscaling."""
     pixel_constant: Tensor
     """(C,)."""
 
 
 @dataclass(frozen=True)
 class DecodedPrompts:
-    """A batch of prompts after the transformer, before any mask is made."""
+    """Prompts after the transformer, before upscaling to masks."""
 
     predicted_iou: Tensor
-    """(B, 3): the quality that SAM predicts for the three masks of each prompt."""
+    """(B, 3): predicted IoU of each prompt's three masks."""
     mask_weights: Tensor
-    """(B, 3, C/8): the weights that turn a pixel's upscaled embedding into the three masks' logits."""
+    """(B, 3, C/8): weights that map a pixel's upscaled embedding to the logits of the three masks."""
     image: ImageTokens
 
 
 class PromptDecoder:
-    """Predicted IoU and mask logits of point prompts, given an image embedding. In float32.
+    """Decoder of point prompts to predicted IoUs and mask logits, in float32.
 
     Args:
-        sam: the model; its prompt encoder and mask decoder are used with their own weights.
+        sam: model whose prompt encoder and mask decoder are used.
     """
 
     def __init__(self, sam: Sam) -> None:
@@ -70,7 +70,7 @@ class PromptDecoder:
 
     @property
     def masks_per_prompt(self) -> int:
-        """Masks that SAM proposes for a point: whole, part and subpart."""
+        """Number of masks per point: whole, part and subpart."""
         return int(self.decoder.num_multimask_outputs)
 
     @property
@@ -80,28 +80,30 @@ class PromptDecoder:
 
     @property
     def bytes_per_prompt(self) -> int:
-        """Roughly what one prompt of a batch takes.
+        """Approximate memory per prompt of a batch.
 
-        That is the attention weights of two layers and three arrays like them; and, unless prompts are upscaled one by
-        one, the prompt's embedding in 16 times as many pixels, before and after an activation.
+        The attention weights of two layers and three temporary arrays of their size; unless prompts are upscaled one
+        by one, also the embedding of 16 pixels per token, before and after an activation.
         """
         image_tokens = self.grid_size[0] * self.grid_size[1]
-        tokens = self.decoder.num_mask_tokens + 3  # one for the IoU, one for the point, one for its padding
+        tokens = self.decoder.num_mask_tokens + 3  # IoU token, point, padding point
         numbers = 5 * image_tokens * tokens * self.decoder.transformer.num_heads
         if self._upscales_at_once:
             numbers += 6 * image_tokens * self.decoder.transformer_dim
         return FLOAT_BYTES * numbers
 
     def compile(self) -> None:
-        """Run from now on through `torch.compile`."""
+        """Compile the decoder with `torch.compile`."""
         self.decode = torch.compile(self.decode)  # type: ignore[method-assign]
         self._upscale = torch.compile(self._upscale)  # type: ignore[method-assign]
 
     def tables(self, image_embedding: Tensor, mask_size: tuple[int, int] | None = None) -> ImageTables:
-        """Compute what depends on the image alone, from the image encoder's output (1, C, H, W).
+        """Compute everything that depends on the image alone.
 
-        Masks will be made as far as `mask_size` (height, width) of their logits, multiples of 4; by default all of it.
-        What an image leaves of the encoder's square input is padding, where nobody needs a mask.
+        Args:
+            image_embedding: (1, C, H, W) output of the image encoder.
+            mask_size: (height, width), multiples of 4, to which mask logits are computed, because the rest is padding;
+                None for all.
         """
         transformer = self.decoder.transformer
         heads = transformer.num_heads
@@ -124,7 +126,7 @@ class PromptDecoder:
         window = (height // 4, width // 4)
         shared = tokens.shared.unflatten(0, self.grid_size)[: window[0], : window[1]].flatten(0, 1)
         return ImageTables(
-            untouched=ImageTokens.untouched(image),
+            initial=ImageTokens.initial(image),
             layers=layers,
             final_keys=ScoreTable.of(tokens, position, attention.k_proj, heads),
             final_values=ValueTable.of(tokens, attention.v_proj, heads),
@@ -137,10 +139,10 @@ class PromptDecoder:
         """Run the two-way transformer for foreground points (B, 2), XY in pixels of the encoder's input."""
         transformer = self.decoder.transformer
         prompt = self._prompt_tokens(points)
-        tokens, image = prompt, tables.untouched
+        tokens, image = prompt, tables.initial
         for layer, layer_tables in zip(transformer.layers, tables.layers, strict=True):
             tokens, image = _two_way_layer(layer, layer_tables, prompt, tokens, image)
-        # The first token predicts the IoU, the next ones the masks, of which SAM's first is for single-mask output.
+        # Token 0 predicts the IoU, token 1 the mask of single-mask output, which is not used.
         used = [0, *range(2, self.decoder.num_mask_tokens + 1)]
         tokens, prompt = tokens[:, used], prompt[:, used]
         attention = transformer.final_attn_token_to_image
@@ -154,44 +156,41 @@ class PromptDecoder:
         )
 
     def mask_logits(self, tables: ImageTables, prompts: DecodedPrompts, keep: Tensor) -> Tensor:
-        """Low-resolution logits (n, h, w) of the n masks where `keep` (B, 3) is true, prompt by prompt.
-
-        Their size is that of `tables`.
-        """
-        wanted = keep.any(dim=1).nonzero()[:, 0]
-        if len(wanted) == 0:
+        """Compute the low-resolution logits (n, h, w) of the n masks where `keep` (B, 3) is true, ordered by prompt."""
+        selected = keep.any(dim=1).nonzero()[:, 0]
+        if len(selected) == 0:
             return torch.zeros((0, 4 * tables.window[0], 4 * tables.window[1]), device=keep.device)
         if self._upscales_at_once:
-            return self._all_masks(tables, prompts, wanted)[keep[wanted]]
-        ones = [slice(i, i + 1) for i in wanted.tolist()]
-        return torch.cat([self._all_masks(tables, prompts, one)[keep[one]] for one in ones])
+            return self._all_masks(tables, prompts, selected)[keep[selected]]
+        singles = [slice(i, i + 1) for i in selected.tolist()]
+        return torch.cat([self._all_masks(tables, prompts, single)[keep[single]] for single in singles])
 
     @property
     def _upscales_at_once(self) -> bool:
-        """On a CPU prompts are upscaled one by one: what that takes then stays in the cache."""
+        """Whether all prompts are upscaled together. On a CPU, one by one is faster, because it fits in the cache."""
         return self.decoder.iou_token.weight.device.type != "cpu"
 
     def _prompt_tokens(self, points: Tensor) -> Tensor:
-        """(B, T, C): SAM's learned output tokens, then the embedding of the point and of the padding."""
+        """Return SAM's learned output tokens, then the embeddings of the point and of the padding, (B, T, C)."""
         labels = torch.ones((len(points), 1), dtype=torch.int, device=points.device)
         sparse, _ = self.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
         output = torch.cat([self.decoder.iou_token.weight, self.decoder.mask_tokens.weight])
         return torch.cat([output.expand(len(points), -1, -1), sparse], dim=1)
 
     def _all_masks(self, tables: ImageTables, prompts: DecodedPrompts, index: Tensor | slice) -> Tensor:
-        """Mask logits (b, 3, h, w) of some prompts."""
+        """Compute the mask logits (b, 3, h, w) of some prompts."""
         height, width = tables.window
-        image = prompts.image.select(index).cut(self.grid_size, tables.window)
+        image = prompts.image.select(index).crop(self.grid_size, tables.window)
         logits = self._upscale(image, prompts.mask_weights[index], tables.pixels, tables.pixel_constant)
-        # (row, column) of the token, then of the pixel in its 2x2 block, then of the pixel in that one's.
+        # Axes: (row, column) of the token, of the pixel in its 2x2 block, and of the pixel in that pixel's block.
         logits = logits.unflatten(-1, (height, width, 2, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5, 7)
         return logits.reshape(len(logits), -1, 4 * height, 4 * width)
 
     def _upscale(self, image: ImageTokens, mask_weights: Tensor, pixels: Tensor, constant: Tensor) -> Tensor:
-        """Mask logits (b, 3, 16·n) of b prompts in the 16 pixels of each of n image tokens.
+        """Compute the mask logits (b, 3, 16·n) of b prompts in the 16 pixels of each of n image tokens.
 
-        A transposed convolution whose stride is its kernel size gives every token a block of pixels of its own: it is
-        a matrix product over channels. Only tensors come in, of which a compiled version serves all sizes.
+        A transposed convolution with stride equal to kernel size maps each token to its own block of pixels, as a
+        matrix product over channels. All arguments are tensors, so that one compiled version works for all sizes.
         """
         first, norm, first_activation, second, second_activation = self.decoder.output_upscaling
         x = image.project(pixels, _pixel_matrix(first), constant)
@@ -204,7 +203,7 @@ class PromptDecoder:
 def _two_way_layer(
     layer: TwoWayAttentionBlock, tables: _LayerTables, prompt: Tensor, tokens: Tensor, image: ImageTokens
 ) -> tuple[Tensor, ImageTokens]:
-    """One layer for the prompts' tokens (B, T, C), whose own embedding is `prompt`, and their image tokens."""
+    """Apply one layer to the prompts' tokens (B, T, C), whose positional embedding is `prompt`, and image tokens."""
     if layer.skip_first_layer_pe:
         tokens = layer.self_attn(q=tokens, k=tokens, v=tokens)
     else:
@@ -225,17 +224,17 @@ def _two_way_layer(
 def _attend_to_image(
     attention: Attention, tokens: Tensor, image: ImageTokens, keys: ScoreTable, values: ValueTable
 ) -> Tensor:
-    """Token-to-image attention of (B, T, C)."""
+    """Compute token-to-image attention of (B, T, C)."""
     queries = _split_heads(attention.q_proj(tokens), attention)
     weights = image.scores(queries, keys).softmax(dim=-1)
     return attention.out_proj(image.sums(weights, values))
 
 
 def _split_heads(x: Tensor, attention: Attention) -> Tensor:
-    """(B, T, h·c) -> (B, h, T, c)."""
+    """Reshape (B, T, h·c) -> (B, h, T, c)."""
     return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def _pixel_matrix(convolution: nn.ConvTranspose2d) -> Tensor:
-    """(in, 4·out): a 2x2 transposed convolution of stride 2 as a linear map from a token to its four pixels."""
+    """Return the 2x2 transposed convolution of stride 2 as a matrix from a token to its four pixels, (in, 4·out)."""
     return convolution.weight.permute(0, 2, 3, 1).flatten(1)

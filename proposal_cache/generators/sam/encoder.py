@@ -1,7 +1,8 @@
-"""SAM's image encoder in a fraction of its memory.
+"""SAM's image encoder with bounded memory.
 
-`segment_anything`'s ViT keeps, for every global attention, three arrays of heads × 4096 × 4096 scores at a time: 2.5 GB
-for ViT-B, 3.3 GB for ViT-H. Here the same blocks with the same weights attend for a few rows of queries at a time.
+The ViT of `segment_anything` allocates three arrays of heads x 4096 x 4096 scores in every global attention: 2.5 GB for
+ViT-B, 3.3 GB for ViT-H. Here the same blocks, with the same weights, compute attention for a few rows of queries at a
+time.
 """
 
 import torch
@@ -14,15 +15,15 @@ FLOAT_BYTES = 4
 
 
 def encode_image(encoder: ImageEncoderViT, image: Tensor, memory_budget: int) -> Tensor:
-    """Embed a normalised, padded image.
+    """Compute the embedding of a normalized, padded image.
 
     Args:
         encoder: SAM's ViT.
         image: (1, 3, S, S) with S the encoder's image size.
-        memory_budget: bytes that the scores of one attention step may take.
+        memory_budget: bytes for the scores of one attention step.
 
     Returns:
-        (1, C, S/16, S/16), as `encoder(image)`.
+        (1, C, S/16, S/16), equal to `encoder(image)`.
     """
     x = encoder.patch_embed(image)
     if encoder.pos_embed is not None:
@@ -38,7 +39,7 @@ def _global_block(block: Block, x: Tensor, memory_budget: int) -> Tensor:
 
 
 def _global_attention(attention: Attention, x: Tensor, memory_budget: int) -> Tensor:
-    """Attention with decomposed relative positions over x (1, H, W, C), some rows of the grid at a time."""
+    """Compute attention with decomposed relative positions over x (1, H, W, C), some rows at a time."""
     _, height, width, channels = x.shape
     heads = attention.num_heads
     qkv = attention.qkv(x).reshape(height * width, 3, heads, -1).permute(1, 2, 0, 3)
@@ -55,12 +56,12 @@ def _global_attention(attention: Attention, x: Tensor, memory_budget: int) -> Te
 
 
 def _position_bias(attention: Attention, query: Tensor, start: int, span: slice, size: tuple[int, int]) -> Tensor:
-    """(1, heads, queries, H·W): how far each query of some rows is from every key, along rows plus along columns."""
+    """Return the relative position bias of the queries of some rows, (1, heads, queries, H·W)."""
     height, width = size
     query = query[:, span].unflatten(1, (-1, width))
     along_rows = get_rel_pos(height, height, attention.rel_pos_h)[start : start + query.shape[1]]
     along_columns = get_rel_pos(width, width, attention.rel_pos_w)
-    # Contiguous, or their sum, thousands of times as large, would lie in memory as they do, and be copied.
+    # Contiguous: otherwise their much larger sum would inherit the strides and be copied.
     by_row = torch.einsum("nhwc,hkc->nhwk", query, along_rows).contiguous()
     by_column = torch.einsum("nhwc,wkc->nhwk", query, along_columns).contiguous()
     return (by_row[..., :, None] + by_column[..., None, :]).flatten(3).flatten(1, 2)[None]

@@ -1,23 +1,22 @@
-"""Segment-everything with SAM: a grid of points over the image, three masks a point, the good and different ones kept.
+"""SAM's automatic mask generation, with the masks of `segment_anything.SamAutomaticMaskGenerator`.
 
-The same masks as `segment_anything.SamAutomaticMaskGenerator` with the same weights and parameters, many times faster
-and in a fraction of the memory, because work is done only where its result is needed:
+Many times faster and with a fraction of its memory, because results that are not needed are not computed:
 
-- image encoder: global attention some rows at a time (`encoder`);
-- mask decoder: what prompts share is computed once, and masks are made only for prompts whose predicted IoU passes,
-  and only where the image is (`decoder`);
-- stability and boxes: computed on the parts of the image where a mask's boundary may be (`masks`);
-- run-length encoding: for winners of the non-maximum suppression (`search`).
+- image encoder: global attention is computed for some rows at a time (`encoder`);
+- mask decoder: everything that prompts share is computed once; masks are computed only for prompts whose predicted IoU
+  passes the threshold, and not for padding (`decoder`);
+- stability and boxes: only tiles that can contain a boundary are upsampled (`masks`);
+- run-length encoding: only masks that non-maximum suppression keeps are encoded (`search`).
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import (
     batched_mask_to_box,
@@ -29,36 +28,36 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 from torchvision.ops import box_area
 
+from proposal_cache import rle
 from proposal_cache.generators.base import require_rgb
 from proposal_cache.generators.sam.checkpoint import load_sam
 from proposal_cache.generators.sam.decoder import PromptDecoder
 from proposal_cache.generators.sam.encoder import encode_image
-from proposal_cache.generators.sam.masks import MaskEnlarger
+from proposal_cache.generators.sam.masks import MaskUpsampler
 from proposal_cache.generators.sam.search import Candidates, CropSearch, Thresholds, suppress
 from proposal_cache.patches import Patches
 
-CPU_MEMORY_BUDGET = 32 << 20  # about a processor's cache: larger batches would only be slower
+CPU_MEMORY_BUDGET = 32 << 20  # about the size of a CPU cache; larger batches are slower
 GPU_MEMORY_BUDGET = 1 << 30
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class SamParameters:
-    """What to search for: names and meaning of `segment_anything.SamAutomaticMaskGenerator`, the paper's values (B.1).
+    """Parameters of `segment_anything.SamAutomaticMaskGenerator`; some defaults differ.
 
     Attributes:
-        points_per_side: prompts are points_per_side² points.
-        pred_iou_thresh: masks whose quality SAM predicts to be no higher are dropped; 0 keeps all.
-        stability_score_thresh: masks that change more than this when the cut through their logits moves are dropped;
-            0 keeps all.
-        stability_score_offset: by how much that cut moves, up and down.
-        box_nms_thresh: of two masks whose boxes' IoU is above this, the one of lower predicted IoU is dropped.
-        crop_n_layers: layers of crops to search beside the whole image; layer i has (2^i)² crops.
-        crop_nms_thresh: as box_nms_thresh, between crops; masks of smaller crops win.
-        crop_overlap_ratio: overlap of the first layer's crops, as a share of the image's short side.
-        crop_n_points_downscale_factor: in layer i, points_per_side is divided by this to the power of i.
-        min_mask_region_area: holes and islands of fewer pixels are removed from the masks, and of masks that become
-            alike in this way one is kept; 0 leaves them as they are.
+        points_per_side: the image is prompted with points_per_side² points.
+        pred_iou_thresh: minimum predicted IoU; 0 keeps all masks.
+        stability_score_thresh: minimum stability score; 0 keeps all masks.
+        stability_score_offset: added to and subtracted from the logit threshold to compute the stability score.
+        box_nms_thresh: box IoU above which the mask with the lower predicted IoU is dropped.
+        crop_n_layers: number of layers of crops that are searched in addition to the image; layer i has (2^i)² crops.
+        crop_nms_thresh: as `box_nms_thresh`, between crops; masks of smaller crops are kept.
+        crop_overlap_ratio: overlap of the crops of the first layer, relative to the image's short side.
+        crop_n_points_downscale_factor: in layer i, `points_per_side` is divided by this to the power of i.
+        min_mask_region_area: holes and islands with fewer pixels are removed from the masks, then duplicates are
+            removed; 0 to disable.
     """
 
     points_per_side: int = 48
@@ -84,25 +83,47 @@ class SamParameters:
             )
         if self.points_per_side < factor**layers:
             raise ValueError(
-                f"no point is left for the smallest crops: points_per_side {self.points_per_side} / {factor}^{layers}; "
-                "take more points, fewer layers, or a smaller crop_n_points_downscale_factor"
+                f"no points for the smallest crops: points_per_side {self.points_per_side} / {factor}^{layers}; "
+                "use more points, fewer layers, or a smaller crop_n_points_downscale_factor"
             )
 
 
+@dataclass(frozen=True)
+class FoundMasks:
+    """n masks of one image, in the order of `segment_anything`."""
+
+    counts: list[bytes]
+    """COCO's compressed counts, at the size of the image."""
+    scores: Candidates
+    """Scores, and boxes in the image."""
+    points: Tensor
+    """(n, 2) float64: the prompt of each mask, XY in the image."""
+    crop_boxes: Tensor
+    """(n, 4) int64: the crop of each mask, XYXY in the image."""
+
+    def select(self, index: Tensor) -> "FoundMasks":
+        counts = [self.counts[i] for i in index.tolist()]
+        return FoundMasks(counts, self.scores.select(index), self.points[index], self.crop_boxes[index])
+
+
 class SamGenerator:
-    """Patches of an image by SAM, prompted with a regular grid of points.
+    """Generator of SAM's automatic masks, prompted with a regular grid of points.
+
+    >>> generator = SamGenerator(sam, SamParameters(points_per_side=4, pred_iou_thresh=0.5))
+    >>> patches = generator(image)  # (H, W, 3) uint8 RGB
+    >>> patches.predicted_iou.min() > 0.5
+    True
 
     Args:
-        sam: a model of `segment_anything`, on the device to work on.
-        parameters: what to search for.
-        dtype: float32; or bfloat16 or float16, meant for a GPU, for the matrix products of the image encoder, the
-            largest part of the work. All else stays in float32. The mask decoder's predicted IoU and logits decide
-            which patches there are, and its layer norms, computed from sums of products (`tokens`), need the
-            digits; its upscaling alone in bfloat16 costs the tests' models as much agreement as all of the encoder.
-        compile: run encoder and decoder through `torch.compile`.
-        memory_budget: bytes that one step of work may take beside the model; by default what suits the device.
-        model_type: what to call the model in `describe`.
-        weights_sha256: digest of its weights' file in `describe`.
+        sam: a model of `segment_anything`, on its device.
+        parameters: of the search.
+        dtype: float32; or bfloat16 or float16, meant for GPUs, for the matrix products of the image encoder, which take
+            most of the time. The mask decoder always runs in float32, because its layer norms are computed from sums
+            of products (`tokens`), which need the precision.
+        compile: run encoder and decoder with `torch.compile`.
+        memory_budget: bytes per step of computation, in addition to the model; None for a default by device.
+        model_type: name of the model in `describe`.
+        weights_sha256: SHA-256 of the weights' file in `describe`.
     """
 
     def __init__(
@@ -142,12 +163,12 @@ class SamGenerator:
         memory_budget: int | None = None,
         **parameters: Any,
     ) -> "SamGenerator":
-        """A generator with the weights of a file; `parameters` are those of `SamParameters`.
+        """Create a generator with the weights of a file; `parameters` are those of `SamParameters`.
 
         >>> SamGenerator.from_checkpoint("vit_h", "sam_vit_h_4b8939.pth", points_per_side=32)  # doctest: +SKIP
 
         Raises:
-            CheckpointError: if there is no such file, or none of this model type.
+            CheckpointError: if the file is missing, damaged or of another model type.
         """
         search = SamParameters(**parameters)
         sam, digest = load_sam(model_type, checkpoint)
@@ -162,7 +183,7 @@ class SamGenerator:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides which patches come out, for the cache's manifest."""
+        """Return everything that determines the patches, for the cache's manifest."""
         return {
             "name": "sam",
             "model_type": self.model_type,
@@ -171,49 +192,53 @@ class SamGenerator:
             **asdict(self.parameters),
         }
 
-    @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
-        """Patches of an RGB image (H, W, 3) uint8, in the order of the original: best predicted IoU first in a crop."""
-        require_rgb(image)
+        """Return the patches of an image (H, W, 3) uint8 RGB, by crop, then by descending predicted IoU."""
+        masks = self.search(image)
         height, width = image.shape[:2]
-        crop_boxes, layers = generate_crop_boxes(
-            (height, width), self.parameters.crop_n_layers, self.parameters.crop_overlap_ratio
-        )
-        crops = [self._search(image, box, layer) for box, layer in zip(crop_boxes, layers, strict=True)]
-        masks = Candidates.concatenate([masks for masks, _ in crops])
-        counts = [one for _, crop_counts in crops for one in crop_counts]
-        if len(crops) > 1:
-            prefer_small = 1 / box_area(torch.tensor(crop_boxes))
-            crop_of = torch.repeat_interleave(torch.tensor([len(crop_masks) for crop_masks, _ in crops]))
-            keep = suppress(masks.boxes, prefer_small[crop_of], self.parameters.crop_nms_thresh)
-            masks, counts = masks.select(keep), [counts[i] for i in keep.tolist()]
-        if self.parameters.min_mask_region_area > 0:
-            counts, boxes, changed = _tidy(counts, (height, width), self.parameters.min_mask_region_area)
-            threshold = max(self.parameters.box_nms_thresh, self.parameters.crop_nms_thresh)
-            keep = suppress(boxes, (~changed).float(), threshold)  # of masks alike, rather one that needed no change
-            masks, counts = masks.select(keep), [counts[i] for i in keep.tolist()]
         return Patches.from_rles(
             height,
             width,
-            counts,
-            predicted_iou=masks.predicted_iou.numpy(),
-            stability_score=masks.stability.numpy(),
+            masks.counts,
+            predicted_iou=masks.scores.predicted_iou.numpy(),
+            stability_score=masks.scores.stability.numpy(),
         )
 
-    def _search(self, image: NDArray[np.uint8], crop_box: list[int], layer: int) -> tuple[Candidates, list[bytes]]:
-        """Masks of one crop, boxes in the image's frame, with their encoded counts."""
-        left, top, right, bottom = crop_box
-        crop = image[top:bottom, left:right]
-        size = (bottom - top, right - left)
-        resize = ResizeLongestSide(self.sam.image_encoder.img_size)
-        resized = resize.apply_image(crop)
-        grids = build_all_layer_point_grids(
-            self.parameters.points_per_side,
-            self.parameters.crop_n_layers,
-            self.parameters.crop_n_points_downscale_factor,
+    @torch.inference_mode()
+    def search(self, image: NDArray[np.uint8], point_grids: Sequence[NDArray[np.float64]] | None = None) -> FoundMasks:
+        """Return the masks of an image (H, W, 3) uint8 RGB with their prompts and crops.
+
+        Args:
+            image: RGB.
+            point_grids: prompts per layer of crops, (P, 2) XY relative to the crop; None for regular grids.
+        """
+        require_rgb(image)
+        parameters, (height, width) = self.parameters, image.shape[:2]
+        grids = point_grids or build_all_layer_point_grids(
+            parameters.points_per_side, parameters.crop_n_layers, parameters.crop_n_points_downscale_factor
         )
-        points = resize.apply_coords(grids[layer] * np.array(size)[::-1], size)
-        enlarger = MaskEnlarger(
+        boxes, layers = generate_crop_boxes((height, width), parameters.crop_n_layers, parameters.crop_overlap_ratio)
+        crops = [self._search_crop(image, box, grids[layer]) for box, layer in zip(boxes, layers, strict=True)]
+        masks = FoundMasks(
+            [counts for crop in crops for counts in crop.counts],
+            Candidates.concatenate([crop.scores for crop in crops]),
+            torch.cat([crop.points for crop in crops]),
+            torch.cat([crop.crop_boxes for crop in crops]),
+        )
+        if len(crops) > 1:
+            prefer_small = 1 / box_area(masks.crop_boxes)
+            masks = masks.select(suppress(masks.scores.boxes, prefer_small, parameters.crop_nms_thresh))
+        if parameters.min_mask_region_area > 0:
+            masks = self._remove_small_regions(masks, (height, width))
+        return masks
+
+    def _search_crop(self, image: NDArray[np.uint8], crop_box: list[int], grid: NDArray[np.float64]) -> FoundMasks:
+        left, top, right, bottom = crop_box
+        size = (bottom - top, right - left)
+        points = grid * np.array(size)[::-1]
+        resize = ResizeLongestSide(self.sam.image_encoder.img_size)
+        resized = resize.apply_image(image[top:bottom, left:right])
+        upsampler = MaskUpsampler(
             self.decoder.mask_size,
             self.sam.image_encoder.img_size,
             (resized.shape[0], resized.shape[1]),
@@ -224,9 +249,9 @@ class SamGenerator:
         )
         search = CropSearch(
             self.decoder,
-            self.decoder.tables(self._embed(resized), enlarger.logits_size),
-            torch.as_tensor(points, device=self.sam.device),
-            enlarger,
+            self.decoder.tables(self._embed(resized), upsampler.logits_size),
+            torch.as_tensor(resize.apply_coords(points, size), device=self.sam.device),
+            upsampler,
             crop_box=crop_box,
             image_size=(image.shape[0], image.shape[1]),
             thresholds=Thresholds(
@@ -237,29 +262,33 @@ class SamGenerator:
             ),
             batch=max(1, self.memory_budget // self.decoder.bytes_per_prompt),
         )
-        masks, counts = search.run()
-        return masks.moved(left, top), counts
+        scores, counts = search.run()
+        prompts = torch.as_tensor(points)[scores.index // self.decoder.masks_per_prompt]
+        return FoundMasks(
+            counts,
+            scores.shift(left, top),
+            prompts + torch.tensor([left, top]),
+            torch.tensor(crop_box).expand(len(counts), 4),
+        )
 
     def _embed(self, resized: NDArray[np.uint8]) -> Tensor:
-        """Image embedding (1, C, H/16, W/16) float32 of an image whose long side is the encoder's image size."""
+        """Compute the embedding (1, C, H/16, W/16) float32 of an image whose long side is the encoder's image size."""
         pixels = torch.as_tensor(resized, device=self.sam.device).permute(2, 0, 1)[None]
         with torch.autocast(self.sam.device.type, DTYPES[self.dtype], enabled=self.dtype != "float32"):
             embedding = self._encode_image(self.sam.image_encoder, self.sam.preprocess(pixels), self.memory_budget)
         return embedding.float()
 
-
-def _tidy(counts: list[bytes], size: tuple[int, int], min_area: int) -> tuple[list[bytes], Tensor, Tensor]:
-    """Encoded masks of an image (height, width) without holes and islands of less than min_area pixels.
-
-    Returns:
-        their counts; boxes (n, 4) int64 XYXY, last pixel included; and (n,) bool, which ones are changed.
-    """
-    tidied, boxes, changed = [], torch.zeros((len(counts), 4), dtype=torch.int64), []
-    for i, one in enumerate(counts):
-        mask = coco.decode({"size": list(size), "counts": one}).astype(bool)
-        mask, filled = remove_small_regions(mask, min_area, mode="holes")
-        mask, cleared = remove_small_regions(mask, min_area, mode="islands")
-        boxes[i] = batched_mask_to_box(torch.from_numpy(mask))
-        changed.append(filled or cleared)
-        tidied.append(coco.encode(np.asfortranarray(mask, np.uint8))["counts"] if changed[-1] else one)
-    return tidied, boxes, torch.tensor(changed, dtype=torch.bool)
+    def _remove_small_regions(self, masks: FoundMasks, size: tuple[int, int]) -> FoundMasks:
+        """Remove small holes and islands from masks, then duplicates, preferring unchanged masks."""
+        counts, boxes, changed = list(masks.counts), masks.scores.boxes.clone(), torch.zeros(len(masks.counts))
+        for i, original in enumerate(masks.counts):
+            mask = rle.decode([original], *size)[0]
+            mask, filled = remove_small_regions(mask, self.parameters.min_mask_region_area, mode="holes")
+            mask, cleared = remove_small_regions(mask, self.parameters.min_mask_region_area, mode="islands")
+            if filled or cleared:
+                changed[i] = 1
+                boxes[i] = batched_mask_to_box(torch.from_numpy(mask))
+                (counts[i],) = rle.encode(mask[None])
+        threshold = max(self.parameters.box_nms_thresh, self.parameters.crop_nms_thresh)
+        scores = replace(masks.scores, boxes=boxes)
+        return replace(masks, counts=counts, scores=scores).select(suppress(boxes, 1 - changed, threshold))

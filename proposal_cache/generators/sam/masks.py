@@ -1,10 +1,10 @@
-"""Full-size masks from SAM's low-resolution logits, enlarged only where a mask's boundary may be.
+"""Upsampling of SAM's low-resolution mask logits, evaluating only tiles that can contain a boundary.
 
-SAM enlarges its logits (256 x 256) twice, bilinearly: to the encoder's input size, then, without the padding, to the
-image's size. Both are linear along rows and along columns, so one matrix for the rows and one for the columns do the
-two at once. A pixel needs 3 or 4 low-resolution ones side by side: the image is cut into tiles of pixels that need the
-same few. And an enlarged value lies between those that it is made of: a tile all of whose logits are above the highest
-threshold is full, one all of whose logits are below the lowest is empty, and only the others are enlarged.
+SAM upsamples its logits (256 x 256) twice, bilinearly: to the encoder's input size and then, after removing the
+padding, to the image size. Both steps are separable and linear, so one matrix for rows and one for columns apply both.
+A pixel depends on 3 or 4 adjacent low-resolution values per axis; the image is divided into tiles of pixels that depend
+on the same few. An interpolated value lies between the values it depends on. A tile is therefore full if all of these
+exceed the highest threshold, and empty if all are below the lowest; only the other tiles are evaluated.
 
 Shapes: n masks, h x w low-resolution logits, H x W image, R x C tiles of r x c pixels, k tiles of any masks.
 """
@@ -18,27 +18,27 @@ import torch.nn.functional as F
 from pycocotools import mask as coco
 from torch import Tensor
 
-TILE = 8  # low-resolution pixels along the side of a tile
-BLOCK = 4  # low-resolution pixels along the side of a block, whose extremes are taken first; a token of SAM has as many
+TILE = 8  # low-resolution pixels per side of a tile
+BLOCK = 4  # low-resolution pixels per side of a block, whose extremes are computed first; one image token of SAM
 FLOAT_BYTES = 4
 
-_FEWEST_TILES = 64  # at once, however little memory there may be
+_MIN_TILES = 64  # at once, independent of the memory budget
 
 
 @dataclass(frozen=True)
 class MaskScores:
-    """What the filters and the non-maximum suppression need to know of n masks."""
+    """Stability and boxes of n masks."""
 
     stability: Tensor
-    """(n,) float32: IoU of the masks at the threshold plus and minus the offset; NaN where both are empty."""
+    """(n,) float32: IoU of the masks at the threshold plus and minus the offset; NaN if both are empty."""
     boxes: Tensor
-    """(n, 4) int64 XYXY, first and last pixel, both inclusive; zeros where the mask is empty."""
+    """(n, 4) int64 XYXY, last pixel inclusive; zeros if the mask is empty."""
 
 
-class MaskEnlarger:
-    """Scores and encodes the masks of one image (or crop of one), given their low-resolution logits.
+class MaskUpsampler:
+    """Scores and encodes masks of one image, or crop of one, given their low-resolution logits.
 
-    The padding of the encoder's input has no pixel: `logits_size` (h, w) is as far as logits are needed.
+    `logits_size` is the (h, w) of the logits that are needed; the rest is padding of the encoder's input.
 
     Args:
         low_size: (height, width) of all logits; multiples of BLOCK.
@@ -46,8 +46,8 @@ class MaskEnlarger:
         input_size: (height, width) of the image inside that input, without padding.
         image_size: (H, W) of the image.
         threshold: logit above which a pixel belongs to the mask.
-        memory_budget: bytes for the tiles enlarged at once.
-        device: where the logits will be.
+        memory_budget: bytes for the tiles evaluated at once.
+        device: of the logits.
     """
 
     def __init__(
@@ -65,40 +65,43 @@ class MaskEnlarger:
         self.rows = _Axis.of(low_size[0], encoder_size, input_size[0], image_size[0], device)
         self.columns = _Axis.of(low_size[1], encoder_size, input_size[1], image_size[1], device)
         self.logits_size = (self.rows.needed, self.columns.needed)
-        # An enlarged tile and what is compared in it; the logits that it is made of, and their places.
+        # Values of a tile and their comparison; its logits and their indices.
         numbers = 2 * self.rows.tile * self.columns.tile + 4 * self.rows.span * self.columns.span
         numbers += 2 * (self.rows.tile * self.rows.span + self.columns.tile * self.columns.span)
-        self.tiles_at_once = max(_FEWEST_TILES, memory_budget // (FLOAT_BYTES * numbers))
+        self.tiles_at_once = max(_MIN_TILES, memory_budget // (FLOAT_BYTES * numbers))
 
     def score(self, logits: Tensor, stability_offset: float) -> MaskScores:
-        """Stability and boxes of masks given by logits (n, h, w) float32."""
+        """Compute stability and boxes of masks with logits (n, h, w) float32."""
         low, high = self.threshold - stability_offset, self.threshold + stability_offset
         full, mixed = self._tiles(logits, low, high)
         larger = (full * (self.rows.sizes[:, None] * self.columns.sizes)).sum((1, 2))
         smaller = larger.clone()
         top_bottom, left_right = _Extent.of(full.any(2), self.rows), _Extent.of(full.any(1), self.columns)
-        for mask, row, column, values in self._enlarged(logits, mixed):
+        for mask, row, column, values in self._upsampled(logits, mixed):
             larger.index_add_(0, mask, _count(values > low))
             smaller.index_add_(0, mask, _count(values > high))
             inside = values > self.threshold
-            top_bottom.widen(mask, row, _any(inside, 2))
-            left_right.widen(mask, column, _any(inside, 1))
+            top_bottom.include(mask, row, _any(inside, 2))
+            left_right.include(mask, column, _any(inside, 1))
         boxes = torch.stack([left_right.first, top_bottom.first, left_right.last, top_bottom.last], 1)
         return MaskScores(smaller / larger, boxes * (top_bottom.last >= 0)[:, None])
 
     def encode(self, logits: Tensor, offset: tuple[int, int], canvas: tuple[int, int]) -> list[bytes]:
-        """COCO-compressed counts of the masks of logits (n, h, w), the image being a part of a canvas (height, width).
+        """Encode masks with logits (n, h, w) as COCO's compressed counts.
 
-        `offset` is the (x, y) of the image in the canvas.
+        Args:
+            logits: of the masks.
+            offset: (x, y) of the crop in the whole image.
+            canvas: (height, width) of the whole image.
         """
         (x, y), (height, width) = offset, (self.rows.size, self.columns.size)
         counts = []
-        for one in logits.split(1) if len(logits) else ():
-            full, mixed = self._tiles(one, self.threshold, self.threshold)
-            # Columns first, the order of COCO's run lengths.
+        for single in logits.split(1) if len(logits) else ():
+            full, mixed = self._tiles(single, self.threshold, self.threshold)
+            # Transposed, because COCO's runs are column-major.
             pixels = full[0].T.cpu().numpy().repeat(self.columns.tile, 0).repeat(self.rows.tile, 1)
             tiles = pixels.reshape(full.shape[2], self.columns.tile, full.shape[1], self.rows.tile).swapaxes(1, 2)
-            for _, row, column, values in self._enlarged(one, mixed):
+            for _, row, column, values in self._upsampled(single, mixed):
                 tiles[column.cpu(), row.cpu()] = (values > self.threshold).mT.cpu().numpy()
             picture = np.zeros(canvas[::-1], np.uint8)
             picture[x : x + width, y : y + height] = pixels[:width, :height]
@@ -106,24 +109,24 @@ class MaskEnlarger:
         return counts
 
     def _tiles(self, logits: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-        """(n, R, C) bool each: the tiles all above `high`, and those that may have values on both sides of a threshold.
+        """Return tiles entirely above `high`, and tiles that may contain a boundary, (n, R, C) bool each.
 
-        The others have none above `low`.
+        All other tiles are entirely below `low`.
         """
         full = self._extremes(logits, torch.amin) > high
         return full, (self._extremes(logits, torch.amax) > low) & ~full
 
     def _extremes(self, logits: Tensor, extreme: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """(n, R, C): bounds of what each tile's pixels are made of, by blocks."""
+        """Return a bound of the values that each tile depends on, computed from blocks, (n, R, C)."""
         blocks = extreme(extreme(logits.unflatten(1, (-1, BLOCK)), 2).unflatten(2, (-1, BLOCK)), 3)
         return extreme(extreme(blocks[:, self.rows.blocks], 2)[:, :, self.columns.blocks], 3)
 
-    def _enlarged(self, logits: Tensor, tiles: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """The flagged ones of (n, R, C) tiles, so many at a time: mask, row, column (k,), and values (k, r, c).
+    def _upsampled(self, logits: Tensor, tiles: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Evaluate the tiles flagged in (n, R, C); yield mask, row, column (k,) and values (k, r, c) of k at a time.
 
-        Pixels beyond the image are NaN, which is above no threshold.
+        Pixels outside the image are NaN, which does not exceed any threshold.
         """
-        sources = logits.unfold(1, self.rows.span, 1).unfold(2, self.columns.span, 1)  # a view: from each pixel on
+        sources = logits.unfold(1, self.rows.span, 1).unfold(2, self.columns.span, 1)  # a view of all windows
         for index in tiles.nonzero().split(self.tiles_at_once):
             mask, row, column = index.unbind(1)
             values = self.rows.matrices[row] @ sources[mask, self.rows.starts[row], self.columns.starts[column]]
@@ -132,22 +135,22 @@ class MaskEnlarger:
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of the image in tiles of pixels, each with the matrix that makes it of a few low-resolution pixels."""
+    """Tiles along one axis of the image, with the interpolation matrix of each."""
 
     size: int
-    """Pixels."""
+    """Pixels along the axis."""
     needed: int
-    """Low-resolution pixels that they are made of, from the first on, up to a whole block."""
+    """Number of low-resolution pixels that these depend on, rounded up to whole blocks."""
     tile: int
-    """Pixels of a tile; the last one may reach beyond the image."""
+    """Pixels per tile; the last tile may extend beyond the image."""
     sizes: Tensor
-    """(P,) int64: pixels of each of P tiles in the image."""
+    """(P,) int64: pixels of each tile inside the image."""
     starts: Tensor
-    """(P,) int64: the first of the `span` low-resolution pixels that each is made of."""
+    """(P,) int64: first of the `span` low-resolution pixels that each tile depends on."""
     blocks: Tensor
-    """(P, any) int64: the blocks in which these lie."""
+    """(P, any) int64: blocks that contain these pixels."""
     matrices: Tensor
-    """(P, tile, span) float32; NaN for pixels beyond the image."""
+    """(P, tile, span) float32; NaN for pixels outside the image."""
 
     @staticmethod
     def of(low: int, encoder: int, used: int, size: int, device: torch.device) -> "_Axis":
@@ -176,43 +179,43 @@ class _Axis:
 
 @dataclass(frozen=True)
 class _Extent:
-    """The first and the last pixel of n masks along an axis."""
+    """First and last pixel of n masks along an axis, updated in place."""
 
     axis: _Axis
     first: Tensor
-    """(n,) int64; beyond the axis where there is none."""
+    """(n,) int64; the size of the axis if there is none."""
     last: Tensor
-    """(n,) int64; -1 where there is none."""
+    """(n,) int64; -1 if there is none."""
 
     @staticmethod
     def of(full: Tensor, axis: _Axis) -> "_Extent":
-        """Of masks that fill some tiles (n, P)."""
+        """Return the extent of the full tiles (n, P) of masks."""
         starts = torch.arange(full.shape[1], device=full.device) * axis.tile
         first = torch.where(full, starts, axis.size).amin(1)
         return _Extent(axis, first, torch.where(full, starts + axis.sizes - 1, -1).amax(1))
 
-    def widen(self, mask: Tensor, tile: Tensor, inside: Tensor) -> None:
-        """By those of the pixels (k, tile) of tiles (k,) of masks (k,) that are not 0."""
-        places = torch.arange(inside.shape[1], device=inside.device)
-        first = torch.where(inside, places, self.axis.size).amin(1)
-        last = torch.where(inside, places, -1).amax(1)
+    def include(self, mask: Tensor, tile: Tensor, inside: Tensor) -> None:
+        """Include the true pixels `inside` (k, tile) of tiles (k,) of masks (k,)."""
+        pixels = torch.arange(inside.shape[1], device=inside.device)
+        first = torch.where(inside, pixels, self.axis.size).amin(1)
+        last = torch.where(inside, pixels, -1).amax(1)
         found, start = last >= 0, tile * self.axis.tile
         self.first.scatter_reduce_(0, mask, torch.where(found, start + first, self.axis.size), "amin")
         self.last.scatter_reduce_(0, mask, torch.where(found, start + last, -1), "amax")
 
 
 def _count(flags: Tensor) -> Tensor:
-    """(k,) int64: the true ones of each (k, r, c)."""
+    """Count true values per tile: (k, r, c) -> (k,) int64."""
     return flags.flatten(1).sum(1)
 
 
 def _any(flags: Tensor, dim: int) -> Tensor:
-    """Whether any is true along an axis. As numbers, for `Tensor.any` takes three times as long on a CPU."""
+    """Reduce along an axis by logical or; three times as fast as `Tensor.any` on a CPU."""
     return flags.view(torch.uint8).amax(dim).bool()
 
 
 def _interpolation(low: int, encoder: int, used: int, size: int) -> Tensor:
-    """(size, low): one axis of the enlargement low -> encoder -> the first `used` of these -> size."""
+    """Return the matrix of one axis of the upsampling low -> encoder -> crop to `used` -> size, (size, low)."""
     identity = torch.eye(low)[None]
     enlarged = F.interpolate(identity, encoder, mode="linear", align_corners=False)[..., :used]
     return F.interpolate(enlarged, size, mode="linear", align_corners=False)[0].T

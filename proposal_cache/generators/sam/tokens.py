@@ -1,16 +1,16 @@
-"""The image tokens of SAM's two-way transformer for many prompts on one image, without ever making them.
+"""Implicit image tokens of SAM's two-way transformer for many prompts on one image.
 
-All prompts start from the same N image tokens, and a prompt changes them only through the few tokens of its own (T = 7,
-seen by h = 8 heads). After any layer the image tokens of a prompt are therefore
+All prompts start from the same N image tokens, and a prompt updates them only through its own T = 7 tokens and h = 8
+heads. After any layer the image tokens of a prompt are therefore
 
     image token i  =  scale_i · shared_i  +  Σ_k weights_ki · values_k  +  constant
 
-where `shared` belongs to the image alone, k runs over the h·T values of each layer so far, `weights` are their
-attention weights, and the layer norms have become a scale per image token and maps of the values. The sum is never
-carried out: whatever a projection does to `shared` is computed once per image (the tables below), and the rest meets
-it as h·T values instead of N tokens.
+where `shared` depends on the image alone, k runs over the h·T values of each previous layer, `weights` are attention
+weights, and layer norms are represented by a scale per image token and by linear maps of the values. The sum is never
+evaluated: projections of `shared` are computed once per image (the tables below), and projections of the rest are
+computed on h·T values instead of N tokens.
 
-Shapes: B prompts, T tokens a prompt, N image tokens, C channels, h heads of c channels.
+Shapes: B prompts, T tokens per prompt, N image tokens, C channels, h heads of c channels.
 """
 
 from dataclasses import dataclass
@@ -22,41 +22,41 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class SharedTokens:
-    """The part of the image tokens that all prompts share, before the first or after some layer."""
+    """Part of the image tokens that is shared by all prompts, before the first layer or after a layer."""
 
     shared: Tensor
     """(N, C)."""
     constant: Tensor
     """(C,)."""
     value_maps: list[Tensor]
-    """A layer's (h, c + 1, C) each: from the c channels of a value, and a one, to the value."""
+    """Per layer (h, c + 1, C): linear map from the c channels of a value, and a constant one, to the value."""
 
     @staticmethod
     def of(image: Tensor) -> "SharedTokens":
-        """Image tokens (N, C) before the first layer."""
+        """Return the image tokens (N, C) before the first layer."""
         return SharedTokens(image, torch.zeros_like(image[0]), [])
 
     def add(self, attention: Attention) -> "SharedTokens":
-        """After attention to a prompt's tokens, before the norm. It does not see means over channels: none is left.
+        """Return the tokens after attention to a prompt's tokens, before the norm, with the mean over channels removed.
 
-        What is added to every token, the bias of the attention and the constant so far, is shared out among the heads:
-        the attention weights of each head sum to one.
+        The norm removes the mean anyway. The bias of the attention and the previous constant are added to every token;
+        they are divided among the heads, because the attention weights of each head sum to one.
         """
         matrix = attention.out_proj.weight.T.unflatten(0, (attention.num_heads, -1))
         offset = ((attention.out_proj.bias + self.constant) / attention.num_heads).expand(attention.num_heads, 1, -1)
         value_maps = [*self.value_maps, torch.cat([matrix, offset], dim=1)]
         nothing = torch.zeros_like(self.constant)
-        return SharedTokens(centred(self.shared), nothing, [centred(one) for one in value_maps])
+        return SharedTokens(centred(self.shared), nothing, [centred(value_map) for value_map in value_maps])
 
     def norm(self, norm: nn.LayerNorm) -> "SharedTokens":
-        """After `add`: what a layer norm does beside scaling each token."""
-        value_maps = [one * norm.weight for one in self.value_maps]
+        """Return the tokens after `add` and a layer norm, except for its scale per token."""
+        value_maps = [value_map * norm.weight for value_map in self.value_maps]
         return SharedTokens(self.shared * norm.weight, norm.bias, value_maps)
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Image tokens as keys or queries of an attention: what their scores against a prompt's tokens are made of."""
+    """Image tokens projected to keys or queries of an attention."""
 
     weight: Tensor
     """(h, c, C): the projection."""
@@ -76,7 +76,7 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class ValueTable:
-    """Image tokens as values of an attention."""
+    """Image tokens projected to values of an attention."""
 
     weight: Tensor
     """(h, c, C): the projection."""
@@ -96,50 +96,50 @@ class ValueTable:
 
 @dataclass(frozen=True)
 class NormTable:
-    """Image tokens before a layer norm."""
+    """Inner products of the image tokens, for a layer norm."""
 
     value_map: Tensor
-    """(h, c + 1, C): of the values just added."""
+    """(h, c + 1, C): of the last layer's values."""
     energy: Tensor
     """(N,): squared norm of `shared`."""
     products: list[Tensor]
-    """A layer's (h, c + 1, N) each: of its value map with `shared`."""
+    """Per layer (h, c + 1, N): of its value map with `shared`."""
     norm: nn.LayerNorm
 
     @staticmethod
     def of(tokens: SharedTokens, norm: nn.LayerNorm) -> "NormTable":
-        products = [one @ tokens.shared.T for one in tokens.value_maps]
+        products = [value_map @ tokens.shared.T for value_map in tokens.value_maps]
         return NormTable(tokens.value_maps[-1], tokens.shared.square().sum(1), products, norm)
 
 
 @dataclass(frozen=True)
-class Added:
-    """What one layer has added to the image tokens of B prompts."""
+class Update:
+    """Residual update of the image tokens by one layer, for B prompts."""
 
     weights: Tensor
     """(B, h·T, N)."""
     values: Tensor
     """(B, h·T, C)."""
     channels: Tensor
-    """(B, h, T, c + 1): the channels of the values before their map, and a one."""
+    """(B, h, T, c + 1): the values before their map, and a constant one."""
 
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """The image tokens of B prompts."""
+    """Image tokens of B prompts."""
 
     scale: Tensor
     """(B, 1, N)."""
-    added: list[Added]
-    """By each layer so far."""
+    updates: list[Update]
+    """One per previous layer."""
 
     @staticmethod
-    def untouched(image: Tensor) -> "ImageTokens":
-        """Before the first layer, of any number of prompts, given the (N, C) that they share."""
+    def initial(image: Tensor) -> "ImageTokens":
+        """Return the tokens (N, C) before the first layer, for any number of prompts."""
         return ImageTokens(torch.ones_like(image[:, 0])[None, None], [])
 
     def scores(self, tokens: Tensor, table: ScoreTable) -> Tensor:
-        """Scaled products (B, h, T, N) of prompts' queries (B, h, T, c) with the image tokens' keys, or the reverse."""
+        """Return attention scores (B, h, T, N) of prompt tokens (B, h, T, c) with the image tokens, scaled."""
         batch, _, length, channels = tokens.shape
         tokens = tokens * channels**-0.5
         per_head = tokens.transpose(0, 1).flatten(1, 2)
@@ -148,32 +148,31 @@ class ImageTokens:
         scores.baddbmm_(per_head, table.fixed)
         scores = scores.unflatten(1, (batch, length)).transpose(0, 1).flatten(1, 2)
         folded = (tokens @ table.weight).flatten(1, 2)
-        for added in self.added:
-            scores.baddbmm_(folded @ added.values.transpose(1, 2), added.weights)
+        for update in self.updates:
+            scores.baddbmm_(folded @ update.values.transpose(1, 2), update.weights)
         return scores.unflatten(1, (-1, length))
 
     def sums(self, weights: Tensor, table: ValueTable) -> Tensor:
-        """Sums (B, T, h·c) of the image tokens' values, weighted by (B, h, T, N) that sum to one over N."""
+        """Return sums (B, T, h·c) of the image tokens' values, with weights (B, h, T, N) that sum to one over N."""
         sums = _product(weights * self.scale[:, None], table.scaled)
-        for added in self.added:
-            values = (weights.flatten(1, 2) @ added.weights.transpose(1, 2)) @ added.values
+        for update in self.updates:
+            values = (weights.flatten(1, 2) @ update.weights.transpose(1, 2)) @ update.values
             sums = sums + values.unflatten(1, weights.shape[1:3]) @ table.weight.transpose(1, 2)
         return sums.transpose(1, 2).flatten(2) + table.constant
 
     def add_and_norm(self, weights: Tensor, channels: Tensor, table: NormTable) -> "ImageTokens":
-        """Add weights (B, h, T, N), which sum to one over T, times the values of channels (B, h, T, c), and layer-norm.
+        """Add weights (B, h, T, N), which sum to one over T, times values of channels (B, h, T, c); then layer-norm.
 
-        With the mean over channels removed from every part of the sum, the norm divides by the root of
+        All terms of the sum have zero mean over channels, so the norm divides by the square root of
 
             |scale · shared + Σ_k weights_k · values_k|² / C
 
-        which takes the products of all parts with each other: those of `shared` from the table, those of the values
-        among themselves from here.
+        whose inner products with `shared` come from the table. Overwrites the weights in place, including those of
+        this object.
         """
         channels = torch.cat([channels, torch.ones_like(channels[..., :1])], dim=-1)
-        new = Added(weights.flatten(1, 2), (channels @ table.value_map).flatten(1, 2), channels)
-        # Written over: the weights just computed, and those of this object, which nobody needs any more.
-        parts = [*(Added(old.weights, centred(old.values), old.channels) for old in self.added), new]
+        new = Update(weights.flatten(1, 2), (channels @ table.value_map).flatten(1, 2), channels)
+        parts = [*(Update(old.weights, centred(old.values), old.channels) for old in self.updates), new]
         energy = self.scale.square() * table.energy
         for i, part in enumerate(parts):
             products = _product(part.channels, table.products[i]).flatten(1, 2) * self.scale
@@ -184,45 +183,48 @@ class ImageTokens:
         scale = (energy / part.values.shape[-1] + table.norm.eps).rsqrt()
         return ImageTokens(
             self.scale * scale,
-            [Added(part.weights.mul_(scale), part.values * table.norm.weight, part.channels) for part in parts],
+            [Update(part.weights.mul_(scale), part.values * table.norm.weight, part.channels) for part in parts],
         )
 
     def select(self, index: Tensor | slice) -> "ImageTokens":
-        """Those of some prompts."""
-        added = [Added(one.weights[index], one.values[index], one.channels[index]) for one in self.added]
-        return ImageTokens(self.scale[index], added)
+        """Return the tokens of some of the prompts."""
+        updates = [Update(u.weights[index], u.values[index], u.channels[index]) for u in self.updates]
+        return ImageTokens(self.scale[index], updates)
 
-    def cut(self, grid: tuple[int, int], window: tuple[int, int]) -> "ImageTokens":
-        """The first rows and columns of a grid of tokens alone."""
+    def crop(self, grid: tuple[int, int], window: tuple[int, int]) -> "ImageTokens":
+        """Return the first (rows, columns) of a grid of tokens."""
         rows, columns = window
 
-        def first(x: Tensor) -> Tensor:
+        def crop(x: Tensor) -> Tensor:
             return x.unflatten(2, grid)[:, :, :rows, :columns].flatten(2)
 
-        return ImageTokens(first(self.scale), [Added(first(a.weights), a.values, a.channels) for a in self.added])
+        return ImageTokens(crop(self.scale), [Update(crop(u.weights), u.values, u.channels) for u in self.updates])
 
     def project(self, shared: Tensor, matrix: Tensor, constant: Tensor) -> Tensor:
-        """The image tokens times matrix (C, D), plus a constant (D,), made at last: (B, N, D).
+        """Evaluate the image tokens times a matrix, (B, N, D).
 
-        `shared` is (N, D) and already multiplied.
+        Args:
+            shared: (N, D) the shared tokens times the matrix.
+            matrix: (C, D).
+            constant: (D,) added to every token.
         """
         out = torch.addcmul(constant, self.scale.transpose(1, 2), shared)
-        for added in self.added:
-            out.baddbmm_(added.weights.transpose(1, 2), added.values @ matrix)
+        for update in self.updates:
+            out.baddbmm_(update.weights.transpose(1, 2), update.values @ matrix)
         return out
 
 
 def centred(x: Tensor) -> Tensor:
-    """Without the mean over channels, the last axis."""
+    """Subtract the mean over channels, the last axis."""
     return x - x.mean(-1, keepdim=True)
 
 
 def _product(tokens: Tensor, table: Tensor) -> Tensor:
-    """(B, h, T, x) times a table (h, x, y) that all prompts share -> (B, h, T, y): a head's prompts all at once."""
+    """Multiply (B, h, T, x) by a table (h, x, y) shared by all prompts -> (B, h, T, y), one product per head."""
     batch, _, length, _ = tokens.shape
     return (tokens.transpose(0, 1).flatten(1, 2) @ table).unflatten(1, (batch, length)).transpose(0, 1)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
-    """(N, h·c) -> (h, c, N)."""
+    """Reshape (N, h·c) -> (h, c, N)."""
     return x.T.unflatten(0, (heads, -1)).contiguous()

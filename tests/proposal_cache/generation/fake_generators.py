@@ -58,7 +58,7 @@ class Dies(Halves):
 class TakesBoxes(Halves):
     """Generator whose patches are the given boxes."""
 
-    def look_into(self, image: np.ndarray, boxes: Any) -> Patches:
+    def generate_with_boxes(self, image: np.ndarray, boxes: Any) -> Patches:
         masks = np.zeros((len(boxes), *image.shape[:2]), bool)
         for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
             mask[y0:y1, x0:x1] = True

@@ -100,7 +100,7 @@ def test_invalid_file_names_are_listed(tmp_path: Path) -> None:
         from_folder(tmp_path)
     assert "cannot be a key" in str(caught.value)
     with pytest.raises(
-        SourceError, match=r"rename 1 images of the list .*cannot be a key: its file name is no valid text"
+        SourceError, match=r"rename 1 images of the list .*cannot be a key: its file name is not valid text"
     ):
         from_list([("\udcff", "x.png")])
 

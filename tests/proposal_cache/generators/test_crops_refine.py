@@ -1,4 +1,4 @@
-"""Generators that run another one on parts of an image."""
+"""CropGenerator and RefineGenerator."""
 
 import json
 from dataclasses import dataclass
@@ -10,14 +10,13 @@ from skimage.measure import label
 
 from proposal_cache import CacheError, CacheWriter, PatchCache, Patches, rle
 from proposal_cache.errors import MaskError
-from proposal_cache.generators.crops import CropGenerator, crop_boxes
+from proposal_cache.generators.crops import CropGenerator, crop_boxes, suppress_across
 from proposal_cache.generators.refine import RefineGenerator
-from proposal_cache.generators.windows import suppress_across
 
 
 @dataclass
 class Spots:
-    """Finds the connected bright spots that are at least `smallest` pixels wide in a crop blown up to 64 pixels."""
+    """Return connected bright areas that are at least `smallest` pixels wide after resizing the crop to 64 pixels."""
 
     smallest: float = 1.0
 
@@ -39,23 +38,23 @@ def picture(height: int, width: int, *spots: tuple[int, int, int, int]) -> np.nd
     return image
 
 
-def test_a_street_scene_gives_two_squares() -> None:
+def test_crop_boxes() -> None:
     assert crop_boxes(1024, 2048, 2) == [(0, 0, 1024, 1024), (1024, 0, 2048, 1024)]
     assert crop_boxes(9, 4, 2) == [(0, 0, 4, 4), (0, 4, 4, 9)]
     assert crop_boxes(1, 1, 3) == [(0, 0, 1, 1)]
 
 
-def test_crops_patches_are_where_they_belong_and_know_their_crop() -> None:
+def test_crops_position_and_source() -> None:
     image = picture(10, 20, (2, 3, 5, 6), (8, 1, 13, 4), (15, 5, 18, 9))
     patches = CropGenerator(Spots())(image)
     assert (patches.height, patches.width) == (10, 20)
-    # the one across the cut is in two pieces
+    # the second spot is divided between the crops
     assert patches.boxes.tolist() == [[8, 1, 10, 4], [2, 3, 5, 6], [10, 1, 13, 4], [15, 5, 18, 9]]
     assert patches.source.tolist() == [0, 0, 1, 1]
     assert patches.decode().any(0).tolist() == (image[..., 0] > 0).tolist()
 
 
-def test_crops_are_described_one_by_one(tmp_path: Any) -> None:
+def test_crops_description_per_source(tmp_path: Any) -> None:
     generator = CropGenerator(CropGenerator(Spots()), crops=3)
     described = generator.describe()
     assert json.loads(json.dumps(described)) == described
@@ -68,7 +67,7 @@ def test_crops_are_described_one_by_one(tmp_path: Any) -> None:
 
 @dataclass
 class Everything:
-    """Takes the whole crop for a patch, whose predicted IoU is the crop's first pixel."""
+    """Return the whole crop as one patch, with its first pixel as predicted IoU."""
 
     def describe(self) -> dict[str, Any]:
         return {"name": "everything"}
@@ -77,7 +76,7 @@ class Everything:
         return Patches.from_masks(np.ones((1, *image.shape[:2]), bool), predicted_iou=[image[0, 0, 0] / 255])
 
 
-def test_box_nms_spares_patches_of_one_crop() -> None:
+def test_box_nms_between_groups() -> None:
     twins = np.zeros((1, 8, 8), bool)
     twins[:, 2:5, 2:5] = True
     one = Patches.from_masks(np.concatenate([twins, twins]), predicted_iou=[0.5, 0.9])
@@ -86,12 +85,12 @@ def test_box_nms_spares_patches_of_one_crop() -> None:
     assert suppress_across(Patches.empty(3, 3), np.zeros(0, int), 0.7).tolist() == []
 
 
-def test_crops_refuse_more_than_a_cache_can_name() -> None:
+def test_crops_rejects_too_many_sources() -> None:
     with pytest.raises(CacheError, match="from 1 to 128, not 129"):
         CropGenerator(CropGenerator(Everything()), crops=129)
 
 
-def test_paste_moves_masks_into_the_image() -> None:
+def test_paste() -> None:
     rng = np.random.default_rng(0)
     masks = rng.random((4, 5, 7)) > 0.5
     part = Patches.from_masks(masks)
@@ -99,11 +98,11 @@ def test_paste_moves_masks_into_the_image() -> None:
     expected = np.zeros((4, 11, 9), bool)
     expected[:, 3:8, 2:9] = masks
     assert (Patches.from_rles(11, 9, pasted).decode() == expected).all()
-    with pytest.raises(MaskError, match="does not lie in an image of 11 x 9"):
+    with pytest.raises(MaskError, match="is not inside an image of 11 x 9"):
         rle.paste(part.rles, 5, 7, 3, 3, 11, 9)
 
 
-def test_refine_finds_small_things_by_a_closer_look() -> None:
+def test_refine_finds_small_objects() -> None:
     spots = [(2, 2, 20, 20), (51, 51, 52, 52), (54, 54, 55, 55)]
     image = picture(64, 64, *spots)
     generator = RefineGenerator(Spots(smallest=2), coverage=0.0, max_windows=16)
@@ -114,7 +113,7 @@ def test_refine_finds_small_things_by_a_closer_look() -> None:
     assert generator.describe()[1]["generator"] == Spots(smallest=2).describe()
 
 
-def test_refine_looks_where_there_are_small_patches_or_few() -> None:
+def test_refine_windows() -> None:
     small = [(x, 2, x + 2, 4) for x in (1, 5, 9, 13)]
     full = (16, 0, 64, 64)
     found = Spots()(picture(64, 64, *small, full))
@@ -123,16 +122,16 @@ def test_refine_looks_where_there_are_small_patches_or_few() -> None:
     assert not RefineGenerator(Spots(), coverage=0.0).windows(Spots()(picture(8, 8, (0, 0, 8, 8))))
 
 
-def test_refine_adds_neither_duplicates_nor_pieces() -> None:
+def test_refine_skips_duplicates_and_truncated_patches() -> None:
     image = picture(64, 64, (2, 2, 10, 10), (12, 30, 60, 34))
     patches = Spots()(image)
     generator = RefineGenerator(Spots(), detail=Spots(smallest=0))
-    again = generator.refine(image, patches, [(0, 0, 32, 40)])  # holds the square, cuts the bar
+    again = generator.refine(image, patches, [(0, 0, 32, 40)])  # contains the square, truncates the bar
     assert again.rles == patches.rles
     assert generator.refine(image, Patches.empty(64, 64), [(0, 0, 32, 40)]).boxes.tolist() == [[2, 2, 10, 10]]
 
 
-def test_refine_with_the_users_boxes() -> None:
+def test_refine_with_given_boxes() -> None:
     image = picture(64, 64, (51, 51, 52, 52))
     generator = RefineGenerator(Spots(smallest=2))
     assert len(generator.refine(image, Patches.empty(64, 64), [(0, 0, 20, 20)])) == 0
@@ -141,14 +140,14 @@ def test_refine_with_the_users_boxes() -> None:
         generator.refine(image, Patches.empty(64, 64), [(70, 0, 80, 10)])
 
 
-def test_boxes_that_come_with_an_image() -> None:
+def test_generate_with_boxes() -> None:
     image = picture(64, 64, (2, 2, 20, 20), (51, 51, 52, 52))
     generator = RefineGenerator(Spots(smallest=2), coverage=0.0, boxes_sha256="ab")
     assert len(generator(image)) == 1
-    assert generator.look_into(image, [(45, 45, 60, 60)]).boxes.tolist() == [[2, 2, 20, 20], [51, 51, 52, 52]]
+    assert generator.generate_with_boxes(image, [(45, 45, 60, 60)]).boxes.tolist() == [[2, 2, 20, 20], [51, 51, 52, 52]]
     assert generator.describe()[1]["boxes_sha256"] == "ab"
 
 
-def test_nothing_found_at_all() -> None:
+def test_zero_patches() -> None:
     assert len(RefineGenerator(Spots())(picture(5, 3))) == 0
     assert len(CropGenerator(Spots())(picture(5, 3))) == 0

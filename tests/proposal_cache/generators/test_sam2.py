@@ -1,4 +1,4 @@
-"""Sam2Generator on a small SAM2 with random weights. Needs the extra `sam2`, which `make` installs."""
+"""Sam2Generator with a small SAM 2 of random weights; needs the extra `sam2`, which `make` installs."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sam2.build_sam import build_sam2
 from proposal_cache import CacheError
 from proposal_cache.generators.sam2 import CONFIGS, Sam2Generator, Sam2Parameters
 
-_OPEN = Sam2Parameters(points_per_side=2, pred_iou_thresh=0.0, stability_score_thresh=0.0)  # random masks pass
+_NO_THRESHOLDS = Sam2Parameters(points_per_side=2, pred_iou_thresh=0.0, stability_score_thresh=0.0)  # random masks pass
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,14 @@ def image() -> np.ndarray:
 
 
 def test_patches_of_an_image(small_sam2: torch.nn.Module, image: np.ndarray) -> None:
-    patches = Sam2Generator(small_sam2, _OPEN)(image)
+    patches = Sam2Generator(small_sam2, _NO_THRESHOLDS)(image)
     assert (patches.height, patches.width) == (48, 80)
     assert len(patches) > 0
     assert not np.isnan(patches.predicted_iou).any()
     assert not np.isnan(patches.stability_score).any()
 
 
-def test_thresholds_may_leave_nothing(small_sam2: torch.nn.Module, image: np.ndarray) -> None:
+def test_no_mask_passes(small_sam2: torch.nn.Module, image: np.ndarray) -> None:
     none = Sam2Parameters(points_per_side=1, pred_iou_thresh=2.0)
     assert len(Sam2Generator(small_sam2, none)(image)) == 0
 
@@ -56,21 +56,21 @@ def test_description(small_sam2: torch.nn.Module) -> None:
     assert described["weights_sha256"] == "ab"
 
 
-def test_checkpoint_of_a_file(tmp_path: Path) -> None:
+def test_load_checkpoint(tmp_path: Path) -> None:
     weights = build_sam2(CONFIGS["sam2.1_hiera_tiny"], device="cpu").state_dict()
     torch.save({"model": weights}, tmp_path / "tiny.pt")
     generator = Sam2Generator.from_checkpoint("sam2.1_hiera_tiny", tmp_path / "tiny.pt", points_per_side=5)
     assert len(generator.describe()["weights_sha256"]) == 64
     assert generator.parameters.points_per_side == 5
-    with pytest.raises(CacheError, match=r"tiny\.pt does not fit SAM2's sam2\.1_hiera_small"):
+    with pytest.raises(CacheError, match=r"tiny\.pt does not match SAM2's sam2\.1_hiera_small"):
         Sam2Generator.from_checkpoint("sam2.1_hiera_small", tmp_path / "tiny.pt")
 
 
-def test_wrong_checkpoints(tmp_path: Path) -> None:
+def test_invalid_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="choose one of sam2_hiera_tiny"):
         Sam2Generator.from_checkpoint("vit_h", tmp_path / "x.pt")
     with pytest.raises(CacheError, match=r"no SAM2 checkpoint at .*x\.pt"):
         Sam2Generator.from_checkpoint("sam2_hiera_tiny", tmp_path / "x.pt")
     (tmp_path / "x.pt").write_bytes(b"no weights")
-    with pytest.raises(CacheError, match=r"x\.pt is no SAM2 checkpoint"):
+    with pytest.raises(CacheError, match=r"x\.pt is not a SAM2 checkpoint"):
         Sam2Generator.from_checkpoint("sam2_hiera_tiny", tmp_path / "x.pt")

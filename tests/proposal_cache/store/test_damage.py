@@ -1,4 +1,4 @@
-"""Damaged and hostile caches: refused, with the name of the file, before they cost anything."""
+"""Damaged and malicious caches are rejected, with the name of the file, before memory is allocated."""
 
 import contextlib
 import json
@@ -17,30 +17,30 @@ import zstandard
 from proposal_cache import CacheError, CacheWriter, PatchCache, finalize, verify
 from proposal_cache.errors import FormatError, StorageError
 from proposal_cache.store import Manifest
-from proposal_cache.store.columns import combined_checksum, open_arrays, pack
+from proposal_cache.store.columns import combined_checksum, open_columns, pack
 from proposal_cache.store.format import IMAGE, INDEX_SCHEMA, SHARD_SCHEMA, WIDE_PATCH, pack_masks
 from proposal_cache.store.index import write_index
 from tests.proposal_cache.toy_cache import GENERATOR, make_key, make_patches, same, write
 
-Arrays = dict[str, np.ndarray]
+Columns = dict[str, np.ndarray]
 
 
-def shard_arrays(path: Path, number: int = 0) -> Arrays:
+def read_columns(path: Path, number: int = 0) -> Columns:
     with h5py.File(sorted(path.glob("shard-*"))[number]) as file:
         return {name: dataset[()] for name, dataset in file.items()}
 
 
-def rewrite_shard(path: Path, change: Callable[[Arrays], object]) -> None:
-    """Makes the first shard say something else, with a manifest and checksums that agree."""
-    arrays = shard_arrays(path)
-    change(arrays)
-    if arrays["images"].ndim == 1:
-        starts = arrays["images"]["patch_offset"].tolist()
-        parts = [arrays["patches"][a:b].tobytes() for a, b in zip(starts, [*starts[1:], None], strict=True)]
-        arrays["images"]["checksum"] = [zlib.crc32(part) for part in parts]
-    data, _ = pack("shard", arrays)
+def rewrite_shard(path: Path, change: Callable[[Columns], object]) -> None:
+    """Change the first shard, and update checksums and manifest to match."""
+    columns = read_columns(path)
+    change(columns)
+    if columns["images"].ndim == 1:
+        starts = columns["images"]["patch_offset"].tolist()
+        parts = [columns["patches"][a:b].tobytes() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+        columns["images"]["checksum"] = [zlib.crc32(part) for part in parts]
+    data, _ = pack("shard", columns)
     (path / "shard-r000-00000.h5").write_bytes(data)
-    change_manifest(path, lambda manifest: adopt_shard(path, manifest))
+    change_manifest(path, lambda manifest: update_manifest_entry(path, manifest))
 
 
 def change_manifest(path: Path, change: Callable[[Any], object]) -> None:
@@ -49,8 +49,8 @@ def change_manifest(path: Path, change: Callable[[Any], object]) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
-def adopt_shard(path: Path, manifest: Any) -> None:
-    """The manifest takes what the first shard says of itself for true."""
+def update_manifest_entry(path: Path, manifest: Any) -> None:
+    """Recompute the manifest entry of the first shard."""
     info = manifest["shards"][0]
     with h5py.File(path / info["file"]) as file:
         info["checksum"] = combined_checksum({name: data.attrs["sha256"].decode() for name, data in file.items()})
@@ -64,75 +64,75 @@ def read_all(path: Path) -> None:
         cache[key].decode()
 
 
-def set_images(column: str, values: Any) -> Callable[[Arrays], None]:
-    def change(arrays: Arrays) -> None:
-        arrays["images"][column] = values
+def set_images(column: str, values: Any) -> Callable[[Columns], None]:
+    def change(columns: Columns) -> None:
+        columns["images"][column] = values
 
     return change
 
 
-def without_end(name: str) -> Callable[[Arrays], None]:
-    return lambda arrays: arrays.update({name: arrays[name][:-1]})
+def drop_last(name: str) -> Callable[[Columns], None]:
+    return lambda columns: columns.update({name: columns[name][:-1]})
 
 
-def other_rows(arrays: Arrays) -> None:
-    arrays["patches"] = np.zeros(45, [("box", "<f4", (4,)), ("rle_length", "<u4")])
+def other_row_type(columns: Columns) -> None:
+    columns["patches"] = np.zeros(45, [("box", "<f4", (4,)), ("rle_length", "<u4")])
 
 
-def long_masks(arrays: Arrays) -> None:
-    arrays["patches"] = arrays["patches"].astype(WIDE_PATCH)
-    arrays["patches"]["rle_length"] = 1 << 31
+def huge_mask_lengths(columns: Columns) -> None:
+    columns["patches"] = columns["patches"].astype(WIDE_PATCH)
+    columns["patches"]["rle_length"] = 1 << 31
 
 
-LIES = {
-    "huge images": set_images("height", 1 << 31),
+INVALID_CONTENT = {
+    "huge image size": set_images("height", 1 << 31),
     "no pixels": set_images("width", 0),
-    "fewer images": without_end("images"),
-    "patches beyond": set_images("patch_offset", [0] * 9 + [1 << 62]),
-    "patches not from the start": set_images("patch_offset", range(1, 11)),
-    "patches falling": set_images("patch_offset", [0, 9, 8, 7, 6, 5, 4, 3, 2, 1]),
-    "masks beyond": set_images("rle_offset", [0] * 9 + [(1 << 64) - 1]),
-    "fewer patches": without_end("patches"),
-    "fewer masks": without_end("rles"),
-    "other rows": other_rows,
-    "long masks": long_masks,
-    "another's patches": lambda arrays: arrays["patches"].__setitem__("source", 1),
-    "other images": lambda arrays: arrays.update(images=np.zeros((10, 2), IMAGE)),
-    "no keys": lambda arrays: arrays.update(keys=np.zeros(0, np.uint8)),
-    "keys that climb": lambda arrays: arrays.update(keys=np.frombuffer(b"../up\n" * 10, np.uint8)),
+    "fewer images": drop_last("images"),
+    "patches beyond the end": set_images("patch_offset", [0] * 9 + [1 << 62]),
+    "patches not from 0": set_images("patch_offset", range(1, 11)),
+    "descending patch offsets": set_images("patch_offset", [0, 9, 8, 7, 6, 5, 4, 3, 2, 1]),
+    "masks beyond the end": set_images("rle_offset", [0] * 9 + [(1 << 64) - 1]),
+    "fewer patches": drop_last("patches"),
+    "fewer masks": drop_last("rles"),
+    "other row type": other_row_type,
+    "huge mask lengths": huge_mask_lengths,
+    "unknown source": lambda columns: columns["patches"].__setitem__("source", 1),
+    "two-dimensional images": lambda columns: columns.update(images=np.zeros((10, 2), IMAGE)),
+    "no keys": lambda columns: columns.update(keys=np.zeros(0, np.uint8)),
+    "keys outside the root": lambda columns: columns.update(keys=np.frombuffer(b"../up\n" * 10, np.uint8)),
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_lying_shards_are_refused_by_name(cache_path: Path, lie: str) -> None:
-    rewrite_shard(cache_path, LIES[lie])
+@pytest.mark.parametrize("case", INVALID_CONTENT)
+def test_invalid_shard_content(cache_path: Path, case: str) -> None:
+    rewrite_shard(cache_path, INVALID_CONTENT[case])
     verdicts = {verdict.file: verdict.problem for verdict in verify(cache_path)}
-    if "keys" not in lie:  # reading takes them from the index
+    if "keys" not in case:  # reading takes keys from the index
         with pytest.raises(FormatError, match="shard-r000-00000.h5"):
             read_all(cache_path)
     assert "shard-r000-00000.h5" in str(verdicts["shard-r000-00000.h5"])
     assert verdicts["shard-r000-00001.h5"] is None
 
 
-def test_mask_bomb_is_refused_before_it_unfolds(cache_path: Path) -> None:
-    """A short frame that claims to unfold to 3 GB, as many as the lengths promise."""
+def test_decompression_bomb(cache_path: Path) -> None:
+    """A short frame that claims to decompress to 3 GB, consistent with the lengths."""
     size, claim = 1 << 20, 3 << 30
     bomb = zstandard.ZstdCompressor().compress(bytes(size))
     bomb = bomb.replace(size.to_bytes(4, "little"), claim.to_bytes(4, "little"), 1)
     assert zstandard.get_frame_parameters(bomb).content_size == claim
 
-    def plant(arrays: Arrays) -> None:
-        long_masks(arrays)
-        arrays["patches"]["rle_length"][0] = claim  # of the one patch of image 1
-        arrays["images"]["rle_offset"] = [0, 0] + [len(bomb)] * 8
-        arrays["rles"] = np.frombuffer(bomb, np.uint8)
+    def change(columns: Columns) -> None:
+        huge_mask_lengths(columns)
+        columns["patches"]["rle_length"][0] = claim  # the only patch of image 1
+        columns["images"]["rle_offset"] = [0, 0] + [len(bomb)] * 8
+        columns["rles"] = np.frombuffer(bomb, np.uint8)
 
-    rewrite_shard(cache_path, plant)
-    with pytest.raises(FormatError, match=r"00000.h5 is damaged: in its image 1, its masks claim 3221225472"):
+    rewrite_shard(cache_path, change)
+    with pytest.raises(FormatError, match=r"00000.h5 is damaged: image 1: its masks have 3221225472"):
         PatchCache(cache_path)[make_key(1)]
 
 
-def test_every_truncation_is_noticed(cache_path: Path) -> None:
+def test_truncated_shard(cache_path: Path) -> None:
     shard = cache_path / "shard-r000-00001.h5"
     whole = shard.read_bytes()
     for length in [0, 1, 100, len(whole) // 2, len(whole) - 1]:
@@ -145,7 +145,7 @@ def test_every_truncation_is_noticed(cache_path: Path) -> None:
                 resume()
 
 
-def test_shard_cut_while_it_is_open(cache_path: Path) -> None:
+def test_shard_truncated_while_open(cache_path: Path) -> None:
     cache = PatchCache(cache_path)
     cache[make_key(9)]
     for shard in cache_path.glob("shard-*"):
@@ -154,38 +154,38 @@ def test_shard_cut_while_it_is_open(cache_path: Path) -> None:
         list(map(cache.get, map(make_key, range(10))))
 
 
-def test_no_flipped_byte_goes_unnoticed(tmp_path: Path) -> None:
-    """Every byte of a shard that means something is under a checksum: HDF5's own, or an array's."""
+def test_flipped_bytes_of_a_shard(tmp_path: Path) -> None:
+    """Every used byte of a shard is covered by a checksum, HDF5's own or a column's."""
     path = write(tmp_path / "cache", range(5))
     (shard,) = path.glob("shard-*")
     whole = shard.read_bytes()
     rng = np.random.default_rng(0)
-    used = np.flatnonzero(np.frombuffer(whole, np.uint8))  # the rest is padding, mostly
+    used = np.flatnonzero(np.frombuffer(whole, np.uint8))  # zeros are mostly padding
     chosen = rng.choice(used, 80, replace=False)
-    noticed = 0
+    detected = 0
     for at in chosen:
         damaged = bytearray(whole)
         damaged[at] ^= 1 << rng.integers(8)
         shard.write_bytes(damaged)
-        noticed += any(verdict.problem and shard.name in verdict.problem for verdict in verify(path))
+        detected += any(verdict.problem and shard.name in verdict.problem for verdict in verify(path))
         with contextlib.suppress(CacheError):
-            cache = PatchCache(path)  # which may or may not see it, and must not serve it
+            cache = PatchCache(path)  # may not detect it, but must not return wrong patches
             assert all(same(cache[make_key(i)], make_patches(i)) for i in range(5))
-    assert noticed >= len(chosen) - 1  # some bytes HDF5 itself does not use
+    assert detected >= len(chosen) - 1  # HDF5 does not use every byte
 
 
-def test_no_flipped_bit_of_a_patch_is_served(tmp_path: Path) -> None:
-    """Boxes, areas, scores, sources: a load checks them all."""
+def test_flipped_bits_of_patches(tmp_path: Path) -> None:
+    """Reading verifies the checksum of boxes, areas, scores and sources."""
     path = write(tmp_path / "cache", range(4))
     (shard,) = path.glob("shard-*")
     whole = shard.read_bytes()
-    rows = shard_arrays(path)["patches"].tobytes()
+    rows = read_columns(path)["patches"].tobytes()
     start = whole.index(rows)
     for at in range(start, start + len(rows)):
         damaged = bytearray(whole)
         damaged[at] ^= 1 << at % 8
         shard.write_bytes(damaged)
-        with pytest.raises(FormatError, match=r"00000.h5 is damaged: wrong checksum of the patches of its image \d"):
+        with pytest.raises(FormatError, match=r"00000.h5 is damaged: wrong checksum of the patches of image \d"):
             read_all(path)
 
 
@@ -194,18 +194,18 @@ SPARSE = [("index", "keys"), ("index", "shard"), ("index", "row"), *(("shard", n
 
 @pytest.mark.parametrize(("kind", "name"), SPARSE)
 @pytest.mark.parametrize("manifest_agrees", [False, True])
-def test_sparse_files_cost_no_memory(cache_path: Path, kind: str, name: str, manifest_agrees: bool) -> None:
-    """An array may claim gigabytes that the disk does not hold, even under a checksum that was never right."""
+def test_sparse_files_do_not_exhaust_memory(cache_path: Path, kind: str, name: str, manifest_agrees: bool) -> None:
+    """A column may claim gigabytes that are not allocated on disk."""
     (file,) = cache_path.glob("index-*" if kind == "index" else "shard-r000-00000*")
     make_sparse(file, name, 1 << 31)
     if kind == "index":
-        checksum = open_arrays(file, kind, INDEX_SCHEMA).checksum
+        checksum = open_columns(file, kind, INDEX_SCHEMA).checksum
         change_manifest(cache_path, lambda manifest: manifest["index"].update(checksum=checksum))
     elif manifest_agrees:
-        change_manifest(cache_path, lambda manifest: adopt_shard(cache_path, manifest))
+        change_manifest(cache_path, lambda manifest: update_manifest_entry(cache_path, manifest))
     tracemalloc.start()
     try:
-        if (kind, name) != ("shard", "keys"):  # reading takes them from the index
+        if (kind, name) != ("shard", "keys"):  # reading takes keys from the index
             with pytest.raises(FormatError, match=file.name):
                 read_all(cache_path)
         assert any(verdict.problem and file.name in verdict.problem for verdict in verify(cache_path))
@@ -229,14 +229,14 @@ def make_sparse(path: Path, name: str, length: int) -> None:
         dataset.attrs["sha256"] = np.bytes_("0" * 64)
 
 
-def test_bad_shards_are_named_and_made_again(cache_path: Path) -> None:
+def test_repair_of_a_damaged_shard(cache_path: Path) -> None:
     bad = cache_path / "shard-r000-00001.h5"
     data = bytearray(bad.read_bytes())
-    at = data.index(shard_arrays(cache_path, 1)["rles"].tobytes())
+    at = data.index(read_columns(cache_path, 1)["rles"].tobytes())
     data[at + 5] ^= 4
     bad.write_bytes(data)
     (problem,) = [verdict.problem for verdict in verify(cache_path) if verdict.problem]
-    assert "shard-r000-00001.h5 is damaged: wrong checksum of its array 'rles'; delete it and run" in problem
+    assert "shard-r000-00001.h5 is damaged: wrong checksum of column 'rles'; delete it and run" in problem
     bad.unlink()
     with pytest.raises(StorageError, match=r"shard-r000-00001.h5 cannot be opened: No such file"):
         read_all(cache_path)
@@ -245,11 +245,11 @@ def test_bad_shards_are_named_and_made_again(cache_path: Path) -> None:
     assert all(same(cache[make_key(i)], make_patches(i)) for i in range(25))
 
 
-def test_shard_of_another_cache_is_refused(cache_path: Path, tmp_path: Path) -> None:
+def test_shard_of_another_cache(cache_path: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other", range(5, 30))
     name = "shard-r000-00000.h5"
     (cache_path / name).write_bytes((other / name).read_bytes())
-    with pytest.raises(FormatError, match=f"{name} is not the shard that the manifest lists"):
+    with pytest.raises(FormatError, match=f"{name} is not the shard in the manifest"):
         read_all(cache_path)
 
 
@@ -257,20 +257,20 @@ def test_shard_of_another_cache_is_refused(cache_path: Path, tmp_path: Path) -> 
     ("change", "message"),
     [
         (lambda m: m.update(version=99), r"manifest.json has format version 99, this program reads version 2"),
-        (lambda m: m.update(version=1), r"manifest.json has format version 1, .*: make the cache again"),
+        (lambda m: m.update(version=1), r"manifest.json has format version 1, .*: generate the cache again"),
         (lambda m: m["generators"][0].update(t=float("nan")), r"manifest.json is damaged: a generator must be"),
-        (lambda m: m.update(format="else"), r"manifest.json is no manifest"),
-        (lambda m: m.pop("shards"), r"manifest.json is damaged: it has no 'shards'"),
+        (lambda m: m.update(format="else"), r"manifest.json is not a manifest"),
+        (lambda m: m.pop("shards"), r"manifest.json is damaged: 'shards' is missing"),
         (lambda m: m.update(generators="all"), r"manifest.json is damaged"),
         (lambda m: m["shards"][0].update(file="../../else.h5"), r"manifest.json is damaged: '../../else.h5'"),
         (lambda m: m["shards"][0].update(images=-1), r"manifest.json is damaged"),
         (lambda m: m["index"].update(file="/etc/passwd"), r"manifest.json is damaged: '/etc/passwd'"),
-        (lambda m: m["index"].update(checksum="00"), r"index-\w+.h5 is not the index that the manifest names"),
+        (lambda m: m["index"].update(checksum="00"), r"index-\w+.h5 is not the index in the manifest"),
         (lambda m: m["index"].update(images=24), r"index-\w+.h5 is damaged: .* for 24 images"),
-        (lambda m: m["shards"][0].update(images=9), r"shard-r000-00000.h5 is not the shard that the manifest lists"),
-        (lambda m: m["shards"][0].update(bytes=9), r"shard-r000-00000.h5 is not the shard that the manifest lists"),
+        (lambda m: m["shards"][0].update(images=9), r"shard-r000-00000.h5 is not the shard in the manifest"),
+        (lambda m: m["shards"][0].update(bytes=9), r"shard-r000-00000.h5 is not the shard in the manifest"),
         (lambda m: m.update(failures={"../x": "y"}), r"manifest.json is damaged: '../x' cannot be a key"),
-        (lambda m: m["shards"].pop(), r"its index names shard 2, which it does not have"),
+        (lambda m: m["shards"].pop(), r"its index points to shard 2, which does not exist"),
     ],
 )
 def test_damaged_manifest(cache_path: Path, change: Callable[[Any], object], message: str) -> None:
@@ -280,22 +280,22 @@ def test_damaged_manifest(cache_path: Path, change: Callable[[Any], object], mes
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000])
-def test_manifest_that_is_none(cache_path: Path, content: bytes) -> None:
+def test_invalid_manifest_json(cache_path: Path, content: bytes) -> None:
     (cache_path / "manifest.json").write_bytes(content)
     with pytest.raises(FormatError, match=r"manifest.json is"):
         PatchCache(cache_path)
 
 
-def test_other_version_of_a_shard(cache_path: Path) -> None:
+def test_unsupported_shard_version(cache_path: Path) -> None:
     shard = cache_path / "shard-r000-00000.h5"
     with h5py.File(shard, "r+") as file:
         file.attrs["version"] = 1
-    with pytest.raises(FormatError, match=r"00000.h5 has format version 1, this program reads version 2: make the"):
+    with pytest.raises(FormatError, match=r"00000.h5 has format version 1, this program reads version 2: generate the"):
         read_all(cache_path)
 
 
-def test_arrays_that_lie_elsewhere_are_refused(cache_path: Path) -> None:
-    """HDF5 can point into other files, and can compress: neither is followed."""
+def test_columns_outside_the_file_are_rejected(cache_path: Path) -> None:
+    """HDF5 supports links, external and compressed storage; none of them is allowed."""
     shard = cache_path / "shard-r000-00000.h5"
     whole = shard.read_bytes()
 
@@ -340,24 +340,24 @@ def test_arrays_that_lie_elsewhere_are_refused(cache_path: Path) -> None:
             read_all(cache_path)
 
 
-def test_index_with_keys_that_climb(cache_path: Path) -> None:
+def test_index_with_unsafe_keys(cache_path: Path) -> None:
     manifest = Manifest.load(cache_path)
     info = write_index(cache_path, [[b"a", b"../../etc/passwd"]])
     manifest.with_content(manifest.shards, info, {}).save(cache_path)
-    with pytest.raises(FormatError, match=r"index-\w+.h5 is damaged or hostile: it holds an unsafe key.*passwd"):
+    with pytest.raises(FormatError, match=r"index-\w+.h5 is damaged or unsafe: it contains an unsafe key.*passwd"):
         PatchCache(cache_path)
 
 
-def test_masks_that_are_none_are_refused_when_used(cache_path: Path) -> None:
-    """Right checksums, right lengths, counts that overrun the image: pycocotools would crash."""
+def test_invalid_masks_are_rejected_on_use(cache_path: Path) -> None:
+    """Checksums and lengths match, but counts exceed the image: pycocotools would crash."""
 
-    def plant(arrays: Arrays) -> None:
+    def change(columns: Columns) -> None:
         frames = [pack_masks([b"o" * 6] * n) for n in range(10)]
-        arrays["patches"]["rle_length"] = 6
-        arrays["images"]["rle_offset"] = np.cumsum([0] + [len(frame) for frame in frames[:-1]])
-        arrays["rles"] = np.frombuffer(b"".join(frames), np.uint8)
+        columns["patches"]["rle_length"] = 6
+        columns["images"]["rle_offset"] = np.cumsum([0] + [len(frame) for frame in frames[:-1]])
+        columns["rles"] = np.frombuffer(b"".join(frames), np.uint8)
 
-    rewrite_shard(cache_path, plant)
+    rewrite_shard(cache_path, change)
     patches = PatchCache(cache_path)[make_key(3)]
     for work in (patches.decode, patches.roi_masks, lambda: patches.union([[0]]), lambda: patches.iou(patches)):
         with pytest.raises(CacheError, match="mask 0"):

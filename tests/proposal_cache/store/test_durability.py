@@ -1,4 +1,4 @@
-"""The cache in bad times: writers killed at every point, full disks, a mount that is cut."""
+"""Killed writers, full disks and lost mounts."""
 
 import contextlib
 import errno
@@ -31,7 +31,7 @@ def complete_shards(path: Path) -> list[str]:
     return sorted(file.name for file in path.glob("shard-*.h5"))
 
 
-def test_killed_at_random_moments_again_and_again(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_killed_at_random_times(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     path = tmp_path / "cache"
     rng = np.random.default_rng()
     before: list[str] = []
@@ -39,12 +39,12 @@ def test_killed_at_random_moments_again_and_again(tmp_path: Path, undisturbed: d
     while run(lambda: write(path, pause=0.02), after(rng.uniform(0, 0.1 * 1.1**kills))) == -signal.SIGKILL:
         kills += 1
         now = complete_shards(path)
-        assert len(list(path.glob("shard-*.tmp"))) <= 1  # what earlier kills have left is gone
-        assert set(before) <= set(now)  # nothing complete is ever lost
+        assert len(list(path.glob("shard-*.tmp"))) <= 1  # files of earlier kills are removed
+        assert set(before) <= set(now)  # complete shards are never lost
         before = now
     assert kills > 2
     write(path)
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
     assert not list(path.glob("*.tmp"))
     assert not list(path.glob("failures-*"))
 
@@ -53,10 +53,10 @@ CALLS = [(os, "fsync"), (os, "replace"), (os, "link"), (os, "open"), (os, "ftrun
 
 
 @pytest.mark.parametrize("largest_file", [resource.RLIM_INFINITY, 2000], ids=["space left", "disk full"])
-def test_killed_at_every_step_of_writing(tmp_path: Path, largest_file: int) -> None:
-    """Dies before the first, second, third ... call by which files come and go, also those of giving up."""
-    write(tmp_path / "undisturbed", images=6)
-    expected = content(tmp_path / "undisturbed")
+def test_killed_at_every_file_operation(tmp_path: Path, largest_file: int) -> None:
+    """Die before the first, second, third ... of `CALLS`, including those of error handling."""
+    write(tmp_path / "uninterrupted", images=6)
+    expected = content(tmp_path / "uninterrupted")
     for step in range(1000):
         path = tmp_path / f"cache-{step}"
 
@@ -75,7 +75,7 @@ def test_killed_at_every_step_of_writing(tmp_path: Path, largest_file: int) -> N
 
 
 def die_at(step: int) -> None:
-    """Makes this process kill itself at the given call, counted over all `CALLS`."""
+    """Make this process kill itself at the given call, counted over all `CALLS`."""
     count = 0
 
     def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,14 +92,14 @@ def die_at(step: int) -> None:
         setattr(owner, name, wrap(getattr(owner, name)))
 
 
-def test_unfinished_cache_says_so(tmp_path: Path) -> None:
+def test_unfinished_cache(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     run(lambda: write(path, pause=1), once((path / "manifest.json").exists))
-    with pytest.raises(CacheError, match="cache was never finished: run the command that was making it again"):
+    with pytest.raises(CacheError, match="cache was never finished: repeat the command"):
         PatchCache(path)
 
 
-def test_readers_keep_the_old_content_until_the_new_is_joined(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_readers_see_the_old_content_until_finalize(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     path = tmp_path / "cache"
     with CacheWriter(path, GENERATOR, "toys", shard_size=4) as writer:
         for i in range(6):
@@ -108,14 +108,11 @@ def test_readers_keep_the_old_content_until_the_new_is_joined(tmp_path: Path, un
     cache = PatchCache(path)
     assert list(cache) == [make_key(i) for i in range(6)]
     write(path)
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
 
 
-# A full disk
-
-
-def test_disk_full(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    """A limit on the size of files stands in for a disk that takes no more: small shards fit, a large one does not."""
+def test_disk_full(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
+    """Simulated by a limit on file size: small shards fit, a large one does not."""
     path = tmp_path / "cache"
 
     def write_until_full() -> None:
@@ -130,11 +127,11 @@ def test_disk_full(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     assert list(PatchCache(path)) == [make_key(i) for i in range(20)]
     assert not list(path.glob("*.tmp"))
     write(path)
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
 
 
 def error_of(work: Callable[[], None]) -> str:
-    """The message of the StorageError that it must raise, in a child."""
+    """Return the message of the StorageError that `work` raises in a child process."""
     receiver, sender = fork.Pipe(duplex=False)
 
     def caught() -> None:
@@ -151,11 +148,11 @@ def error_of(work: Callable[[], None]) -> str:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_failing_calls(
-    tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, code: int, call: str
+    tmp_path: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, code: int, call: str
 ) -> None:
-    """Each call fails once: the error tells it, nothing is left half written, and the writer can go on."""
+    """Each call fails once; the error names it, no temporary file is left, and writing can be repeated."""
     path = tmp_path / "cache"
-    honest = getattr(os, call)
+    original = getattr(os, call)
     for step in range(3):
         calls = 0
 
@@ -164,27 +161,25 @@ def test_failing_calls(
             calls += 1
             if calls == step + 1:
                 raise OSError(code, os.strerror(code))
-            return honest(*arguments, **options)
+            return original(*arguments, **options)
 
         monkeypatch.setattr(os, call, failing)
         with pytest.raises(StorageError, match=os.strerror(code)):
             write(path)
-        monkeypatch.setattr(os, call, honest)
+        monkeypatch.setattr(os, call, original)
         assert not list(path.glob("*.tmp"))
     write(path)
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
 
 
-def test_shard_that_could_not_be_written_is_kept_for_another_try(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flush_retries_a_shard_that_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = [True]
-    honest = os.fsync
+    original = os.fsync
 
     def fsync(descriptor: int) -> None:
         if full[0]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        honest(descriptor)
+        original(descriptor)
 
     path = tmp_path / "cache"
     with CacheWriter(path, GENERATOR, "toys", shard_size=2) as writer:
@@ -198,7 +193,7 @@ def test_shard_that_could_not_be_written_is_kept_for_another_try(
     assert list(PatchCache(path)) == [make_key(i) for i in range(3)]
 
 
-def test_work_done_before_an_error_is_kept(tmp_path: Path) -> None:
+def test_images_added_before_an_exception_are_written(tmp_path: Path) -> None:
     def interrupted() -> None:
         with CacheWriter(tmp_path / "cache", GENERATOR, "toys") as writer:
             writer.add(make_key(0), make_patches(0))
@@ -209,7 +204,7 @@ def test_work_done_before_an_error_is_kept(tmp_path: Path) -> None:
     assert list(PatchCache(tmp_path / "cache")) == [make_key(0)]
 
 
-def test_mount_that_is_cut_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_mount_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "cache")
     cache = PatchCache(tmp_path / "cache")
     first = cache[make_key(3)]
@@ -217,18 +212,18 @@ def test_mount_that_is_cut_while_reading(tmp_path: Path, monkeypatch: pytest.Mon
     def stale(*_: Any) -> bytes:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    with monkeypatch.context() as cut:
-        cut.setattr(os, "pread", stale)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", stale)
         with pytest.raises(StorageError, match=r"shard-r000-\d+.h5 cannot be read: Stale file handle"):
             cache[make_key(3)]
-    assert cache[make_key(3)].rles == first.rles  # the mount is back
+    assert cache[make_key(3)].rles == first.rles  # the mount works again
 
 
-def test_directory_that_goes_away_while_writing(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    """As a mount does that is cut: the error names the file, and when it is back, the same program goes on."""
+def test_lost_directory_while_writing(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
+    """The error names the file; when the directory is back, the same program continues."""
     path, away = tmp_path / "cache", tmp_path / "away"
 
-    def write_until_cut(images: int) -> None:
+    def write_until_lost(images: int) -> None:
         with CacheWriter(path, GENERATOR, "toys", shard_size=4) as writer:
             for i in range(images):
                 if make_key(i) not in writer.done:
@@ -237,7 +232,7 @@ def test_directory_that_goes_away_while_writing(tmp_path: Path, undisturbed: dic
 
     for images in (6, 8):  # with an open shard, and without one
         with pytest.raises(StorageError, match=r"cache.* cannot be (written|read): No such file"):
-            write_until_cut(images)
+            write_until_lost(images)
         away.rename(path)
     write(path)
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted

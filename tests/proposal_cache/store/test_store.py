@@ -1,11 +1,11 @@
-"""The cache: what goes in comes out, in any process; what does not belong is refused by name."""
+"""Writing and reading a cache."""
 
 import errno
 import gc
 import os
 import pickle
 import threading
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,8 @@ from proposal_cache.store.columns import Descriptor
 from proposal_cache.store.index import KeyIndex, write_index
 from tests.proposal_cache.toy_cache import GENERATOR, make_key, make_patches, same, write
 
-# What goes in comes out
 
-
-def test_content_comes_back(cache_path: Path) -> None:
+def test_round_trip(cache_path: Path) -> None:
     cache = PatchCache(cache_path)
     assert len(cache) == 25
     assert list(cache.keys()) == sorted(make_key(i) for i in range(25))
@@ -35,7 +33,7 @@ def test_content_comes_back(cache_path: Path) -> None:
     assert cache.missing([make_key(40), make_key(2), "\udcff"]) == [make_key(40), "\udcff"]
 
 
-def test_manifest_tells_what_the_cache_holds(cache_path: Path) -> None:
+def test_manifest(cache_path: Path) -> None:
     manifest = PatchCache(cache_path).manifest
     assert manifest.dataset == "toys"
     assert manifest.generators == (GENERATOR,)
@@ -56,14 +54,14 @@ def test_images_without_patches_and_huge_images(tmp_path: Path) -> None:
         assert all(verdict.problem is None for verdict in verify(tmp_path / name))
 
 
-def test_cache_of_nothing(tmp_path: Path) -> None:
+def test_empty_cache(tmp_path: Path) -> None:
     cache = PatchCache(write(tmp_path / "none", range(0)))
     assert len(cache) == 0
     assert list(cache) == []
     assert "a" not in cache
 
 
-def test_reading_needs_no_right_to_write(cache_path: Path) -> None:
+def test_read_only_directory(cache_path: Path) -> None:
     for entry in [*cache_path.iterdir(), cache_path]:
         entry.chmod(0o555 if entry.is_dir() else 0o444)
     try:
@@ -72,11 +70,8 @@ def test_reading_needs_no_right_to_write(cache_path: Path) -> None:
         cache_path.chmod(0o755)
 
 
-# Any process, any thread
-
-
 class CacheDataset(Dataset[int]):
-    """Compares what a worker reads with what it should be."""
+    """Compare what a worker reads with the expected patches; -1 if they differ."""
 
     def __init__(self, cache: PatchCache) -> None:
         self.cache = cache
@@ -98,14 +93,14 @@ def test_data_loader_workers(cache_path: Path, method: str) -> None:
     assert torch.cat(list(loader)).tolist() == list(range(25))
 
 
-def test_pickled_cache_opens_anew(cache_path: Path) -> None:
+def test_pickle(cache_path: Path) -> None:
     cache = PatchCache(cache_path)
     first = cache[make_key(7)]
     copy = pickle.loads(pickle.dumps(cache))
     assert same(copy[make_key(7)], first)
 
 
-def test_threads_share_a_cache_with_few_descriptors(cache_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_share_a_cache(cache_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "_MAX_DESCRIPTORS", 1)
     cache = PatchCache(cache_path)
     wrong: list[object] = []
@@ -126,7 +121,7 @@ def test_threads_share_a_cache_with_few_descriptors(cache_path: Path, monkeypatc
     assert wrong == []
 
 
-def test_no_shard_is_opened_twice_while_few_are_open(cache_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_shard_is_opened_once(cache_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = len(PatchCache(cache_path).manifest.shards)
     monkeypatch.setattr(reader, "_MAX_DESCRIPTORS", shards + 1)
     cache = PatchCache(cache_path)
@@ -137,9 +132,7 @@ def test_no_shard_is_opened_twice_while_few_are_open(cache_path: Path, monkeypat
     assert len(opened) == len(set(opened)) == shards > 2
 
 
-def test_descriptors_are_few_and_given_back(cache_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted are those of this cache alone: other tests' may be closed at any moment."""
-
+def test_open_files_are_limited_and_closed(cache_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened() -> int:
         links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
         return sum(os.readlink(link).startswith(str(cache_path)) for link in links if os.path.lexists(link))
@@ -155,35 +148,30 @@ def test_descriptors_are_few_and_given_back(cache_path: Path, monkeypatch: pytes
     assert opened() == 0
 
 
-def test_opening_a_large_cache_touches_no_shard_and_is_fast(tmp_path: Path) -> None:
-    """118,287 images, as COCO, in shards that are not even there: a second is far more than it takes."""
-    keys = [f"{i:012d}" for i in range(118_287)]
+def test_opening_reads_no_shard(tmp_path: Path) -> None:
+    """The shards do not exist."""
+    keys = [f"{i:012d}" for i in range(10_000)]
     parts = [[key.encode() for key in keys[start : start + 1000]] for start in range(0, len(keys), 1000)]
     shards = [ShardInfo(f"shard-r000-{i:05d}.h5", len(part), 0, 0, "") for i, part in enumerate(parts)]
     Manifest("toys", (GENERATOR,)).with_content(shards, write_index(tmp_path, parts), {}).save(tmp_path)
-    start = time.perf_counter()
     cache = PatchCache(tmp_path)
     assert cache.missing(keys[::1000]) == []
-    assert len(cache) == 118_287
-    assert time.perf_counter() - start < 1
-
-
-# Continuing, and what is refused
+    assert len(cache) == 10_000
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 128, 300])
-def test_key_index_finds_what_a_dictionary_would(tmp_path: Path, count: int) -> None:
+def test_key_index_finds_the_same_as_a_dict(tmp_path: Path, count: int) -> None:
     keys = [f"{'sub/' * (i % 3)}{i:03d}".encode() for i in range(2 * count)]
-    there, absent = keys[::2], [*keys[1::2], b"", b"\xff"]
-    halves = [there[: count // 3], there[count // 3 :]]
+    present, absent = keys[::2], [*keys[1::2], b"", b"\xff"]
+    halves = [present[: count // 3], present[count // 3 :]]
     index = KeyIndex.open(tmp_path, write_index(tmp_path, halves))
-    places = {key: (shard, row) for shard, part in enumerate(halves) for row, key in enumerate(part)}
-    assert {key: index.find(key) for key in there} == places
+    positions = {key: (shard, row) for shard, part in enumerate(halves) for row, key in enumerate(part)}
+    assert {key: index.find(key) for key in present} == positions
     assert [index.find(key) for key in absent] == [None] * len(absent)
-    assert list(index) == sorted(there)
+    assert list(index) == sorted(present)
 
 
-def test_continuing_adds_what_is_missing(cache_path: Path) -> None:
+def test_resume_adds_missing_images(cache_path: Path) -> None:
     write(cache_path, range(40))
     cache = PatchCache(cache_path)
     assert len(cache) == 40
@@ -192,7 +180,7 @@ def test_continuing_adds_what_is_missing(cache_path: Path) -> None:
     assert len(list(cache_path.glob("index-*"))) == 1
 
 
-def test_slow_images_do_not_wait_for_a_full_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_written_after_shard_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(writer.time, "monotonic", lambda: now[0])
     with CacheWriter(tmp_path / "cache", GENERATOR, "toys", shard_seconds=60) as cache:
@@ -202,15 +190,15 @@ def test_slow_images_do_not_wait_for_a_full_shard(tmp_path: Path, monkeypatch: p
         assert len(list((tmp_path / "cache").glob("shard-*.h5"))) == 1
 
 
-def test_failures_are_told_until_they_are_mended(cache_path: Path) -> None:
+def test_failures_are_listed_until_the_image_is_added(cache_path: Path) -> None:
     with CacheWriter(cache_path, GENERATOR, "toys") as cache:
-        cache.add_failure("bad/one", "it is no image")
+        cache.add_failure("bad/one", "not an image")
         cache.add_failure("bad/two", "first reason")
         cache.add_failure("bad/two", "second reason")
         assert "bad/one" not in cache.done
     found = PatchCache(cache_path)
-    assert found.manifest.failures == {"bad/one": "it is no image", "bad/two": "second reason"}
-    with pytest.raises(MissingKeyError, match="it is no image"):
+    assert found.manifest.failures == {"bad/one": "not an image", "bad/two": "second reason"}
+    with pytest.raises(MissingKeyError, match="not an image"):
         found["bad/one"]
     with CacheWriter(cache_path, GENERATOR, "toys") as cache:
         cache.add("bad/one", make_patches(1))
@@ -230,23 +218,21 @@ def test_missing_key(cache_path: Path) -> None:
         ({**GENERATOR, "threshold": 0.7}, "toys", r"its generator threshold is 0.8, not 0.7"),
         ({**GENERATOR, "more": 1}, "toys", r"its generator more is None, not 1"),
         ({**GENERATOR, "weights": {"sha256": "cd"}}, "toys", r"its generator weights.sha256 is 'ab', not 'cd'"),
-        (GENERATOR, "games", r"it is of dataset 'toys', not 'games'"),
-        ([GENERATOR, {"name": "second"}], "toys", r"by the generators \['test'\], not \['test', 'second'\]"),
+        (GENERATOR, "games", r"its dataset is 'toys', not 'games'"),
+        ([GENERATOR, {"name": "second"}], "toys", r"its generators are \['test'\], not \['test', 'second'\]"),
     ],
 )
-def test_another_cache_is_refused_naming_the_difference(
-    cache_path: Path, generator: Any, dataset: str, difference: str
-) -> None:
+def test_mismatch_names_the_difference(cache_path: Path, generator: Any, dataset: str, difference: str) -> None:
     with pytest.raises(MismatchError, match=difference):
         CacheWriter(cache_path, generator, dataset)
     with pytest.raises(MismatchError, match=difference):
-        PatchCache(cache_path).require(generators=generator, dataset=dataset)
-    PatchCache(cache_path).require(generators=GENERATOR, dataset="toys")
-    write(cache_path)  # the refused writer has left no lock behind
+        Manifest.load(cache_path).require(cache_path, generators=generator, dataset=dataset)
+    Manifest.load(cache_path).require(cache_path, generators=GENERATOR, dataset="toys")
+    write(cache_path)  # the rejected writer has released the lock
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}])
-def test_generators_are_described_by_json_values(tmp_path: Path, value: Any) -> None:
+def test_generator_description_must_be_json(tmp_path: Path, value: Any) -> None:
     with pytest.raises(CacheError, match="a generator must be described by JSON values"):
         CacheWriter(tmp_path / "cache", {"name": "test", "threshold": value}, "toys")
     assert not list(tmp_path.glob("cache/manifest*"))
@@ -255,7 +241,7 @@ def test_generators_are_described_by_json_values(tmp_path: Path, value: Any) -> 
 @pytest.mark.parametrize(
     "key", ["", "/etc/passwd", "../up", "a/../b", "a/..", "a//b", "a/", "./a", "a\nb", "a\\b", "\udcff"]
 )
-def test_keys_that_could_lead_out_of_a_folder_are_refused(cache_path: Path, key: str) -> None:
+def test_unsafe_keys_are_rejected(cache_path: Path, key: str) -> None:
     with CacheWriter(cache_path, GENERATOR, "toys") as cache:
         with pytest.raises(CacheError, match="cannot be a key"):
             cache.add(key, make_patches(1))
@@ -263,44 +249,34 @@ def test_keys_that_could_lead_out_of_a_folder_are_refused(cache_path: Path, key:
             cache.add_failure(key, "reason")
 
 
-def test_what_cannot_be_added(cache_path: Path) -> None:
+def test_add_rejects_invalid_patches(cache_path: Path) -> None:
     good = make_patches(3)
-    lying = Patches(
-        good.height,
-        good.width,
-        good.rles,
-        good.boxes + 1,
-        good.areas,
-        good.predicted_iou,
-        good.stability_score,
-        good.source,
-    )
-    foreign = Patches.from_rles(good.height, good.width, good.rles, source=1)
+    wrong_boxes = replace(good, boxes=good.boxes + 1)
+    wrong_source = replace(good, source=good.source + 1)
     with CacheWriter(cache_path, GENERATOR, "toys") as cache:
         with pytest.raises(CacheError, match="already"):
             cache.add(make_key(3), good)
-        with pytest.raises(CacheError, match="name generator 1, but the cache has 1, counted from 0"):
-            cache.add("new", foreign)
-        with pytest.raises(CacheError, match="not those of their masks"):
-            cache.add("new", lying)
+        with pytest.raises(CacheError, match="has source 1, but the cache has 1 generators, counted from 0"):
+            cache.add("new", wrong_source)
+        with pytest.raises(CacheError, match="do not match their masks"):
+            cache.add("new", wrong_boxes)
     assert "new" not in PatchCache(cache_path)
 
 
-def test_no_cache_there(tmp_path: Path) -> None:
+def test_missing_cache(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="does not exist"):
         PatchCache(tmp_path / "nowhere")
-    with pytest.raises(CacheError, match=r"holds no manifest.json"):
+    with pytest.raises(CacheError, match=r"has no manifest.json"):
         PatchCache(tmp_path)
 
 
-def test_first_manifest_is_made_once(cache_path: Path) -> None:
-    """A rank that comes late finds one there, and leaves it as it is."""
+def test_create_keeps_an_existing_manifest(cache_path: Path) -> None:
     before = (cache_path / "manifest.json").read_bytes()
     Manifest("toys", (GENERATOR,)).create(cache_path)
     assert (cache_path / "manifest.json").read_bytes() == before
 
 
-def test_file_systems_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*_: Any) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -309,7 +285,7 @@ def test_file_systems_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_files_have_the_usual_permissions(tmp_path: Path, mask: int) -> None:
+def test_files_respect_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
         path = write(tmp_path / "cache")
@@ -319,7 +295,7 @@ def test_files_have_the_usual_permissions(tmp_path: Path, mask: int) -> None:
     assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~mask}
 
 
-def test_join_is_repeatable(cache_path: Path) -> None:
+def test_finalize_is_repeatable(cache_path: Path) -> None:
     before = (cache_path / "manifest.json").read_bytes()
     finalize(cache_path)
     assert (cache_path / "manifest.json").read_bytes() == before

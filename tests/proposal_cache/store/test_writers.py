@@ -1,4 +1,4 @@
-"""Several writers of one cache: a second one by mistake, and ranks that share the work."""
+"""Concurrent writers of one cache."""
 
 import functools
 import os
@@ -25,15 +25,13 @@ from tests.proposal_cache.filling import (
     write,
 )
 
-# Two writers
 
-
-def test_second_writer_is_refused_while_the_first_lives(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_second_writer_is_rejected_while_the_first_runs(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     path = tmp_path / "cache"
     ready, go = fork.Event(), fork.Event()
 
     def hold() -> None:
-        """Writes, with a loader worker of its own that outlives it."""
+        """Write, with a worker process that outlives the writer."""
         with CacheWriter(path, GENERATOR, "toys", shard_size=4) as writer:
             writer.add(make_key(0), make_patches(0))
             if os.fork() == 0:
@@ -52,23 +50,20 @@ def test_second_writer_is_refused_while_the_first_lives(tmp_path: Path, undistur
     assert first.pid is not None
     os.kill(first.pid, signal.SIGKILL)
     first.join()
-    write(path)  # at once, though the worker still lives
+    write(path)  # the worker is still running
     go.set()
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
 
 
-def test_second_writer_in_one_process_is_refused(tmp_path: Path) -> None:
+def test_second_writer_in_one_process_is_rejected(tmp_path: Path) -> None:
     with CacheWriter(tmp_path, GENERATOR, "toys"), pytest.raises(LockedError, match="by this process"):
         CacheWriter(tmp_path, GENERATOR, "toys")
     write(tmp_path)
 
 
-# Several ranks
-
-
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_content_does_not_depend_on_the_number_of_ranks(
-    tmp_path: Path, undisturbed: dict[str, Any], ranks: int
+    tmp_path: Path, uninterrupted: dict[str, Any], ranks: int
 ) -> None:
     path = tmp_path / "cache"
     children = [fork.Process(target=write, args=(path,), kwargs={"rank": r, "ranks": ranks}) for r in range(ranks)]
@@ -77,13 +72,13 @@ def test_content_does_not_depend_on_the_number_of_ranks(
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0] * ranks
-    assert Manifest.load(path).index is None  # no rank may join before the others are done
+    assert Manifest.load(path).index is None  # a single rank does not finalize
     assert finalize(path).images == IMAGES
-    assert content(path) == undisturbed
+    assert content(path) == uninterrupted
 
 
-def test_ranks_with_equal_process_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of two containers may be: they start at the same moment, and one makes the manifest."""
+def test_ranks_with_equal_process_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in two containers; they start at the same moment, and one creates the manifest."""
     monkeypatch.setattr(os, "getpid", lambda: 67)
     for attempt in range(15):
         path, start = tmp_path / f"cache-{attempt}", fork.Barrier(2)
@@ -101,24 +96,24 @@ def test_ranks_with_equal_process_numbers(tmp_path: Path, monkeypatch: pytest.Mo
         assert finalize(path).images == 2
 
 
-def test_ranks_may_change_from_run_to_run(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_number_of_ranks_may_change_between_runs(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     path = tmp_path / "cache"
     for rank, pause in ((0, 0.0), (1, 0.02), (2, 0.02)):
         run(functools.partial(write, path, rank=rank, ranks=3, pause=pause), after(0.25))
-    half_written = path / "shard-r002-00009.h5.123abc.tmp"
-    half_written.write_bytes(b"half")
+    incomplete = path / "shard-r002-00009.h5.123abc.tmp"
+    incomplete.write_bytes(b"half")
     write(path)
-    assert content(path) == undisturbed
-    assert not half_written.exists()
+    assert content(path) == uninterrupted
+    assert not incomplete.exists()
 
 
-def test_joining_leaves_a_rank_that_still_writes_alone(tmp_path: Path) -> None:
+def test_finalize_keeps_files_of_a_rank_that_is_writing(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     write(path)
     with CacheWriter(path, GENERATOR, "toys", rank=1, ranks=2) as writer:
         writer.add_failure("im/other", "late")
         (path / "shard-r001-00000.h5.123abc.tmp").write_bytes(b"half")
-        assert run(lambda: finalize(path)) == 0  # in another process, as the lock counts for the whole of one
+        assert run(lambda: finalize(path)) == 0  # in another process, because the lock is per process
         assert (path / "shard-r001-00000.h5.123abc.tmp").exists()
         assert list(path.glob("failures-*"))
     assert finalize(path).failures == {FAILING: "broken", "im/other": "late"}
@@ -126,7 +121,6 @@ def test_joining_leaves_a_rank_that_still_writes_alone(tmp_path: Path) -> None:
 
 
 def test_image_in_two_shards_counts_once(tmp_path: Path) -> None:
-    """Two ranks that were started to do the same."""
     path = tmp_path / "cache"
     with CacheWriter(path, GENERATOR, "toys", ranks=2) as a, CacheWriter(path, GENERATOR, "toys", rank=1, ranks=2) as b:
         for writer in (a, b):

@@ -1,4 +1,4 @@
-"""RegionGenerator: what its patches promise, on a real picture and on degenerate ones."""
+"""RegionGenerator on a photo and on degenerate images."""
 
 import json
 from typing import Any
@@ -27,28 +27,28 @@ def test_finest_level_covers_every_pixel_once(patches: Patches) -> None:
     assert (masks.sum(0) == 1).all()
 
 
-def test_number_and_sizes_are_like_sams(patches: Patches, picture: np.ndarray) -> None:
+def test_number_and_sizes_of_patches(patches: Patches, picture: np.ndarray) -> None:
     assert 140 < len(patches) <= 220
     share = patches.areas / picture[..., 0].size
     assert share.min() < 0.002 < 0.1 < share.max()
 
 
-def test_patches_contain_each_other_or_do_not_touch(patches: Patches) -> None:
+def test_patches_are_nested_or_disjoint(patches: Patches) -> None:
     iop = patches.iop(patches)
     crossing = (iop > 0) & (iop < 1) & (iop.T > 0) & (iop.T < 1)
     assert not crossing.any()
 
 
-def test_no_two_are_nearly_the_same(patches: Patches) -> None:
+def test_no_duplicates(patches: Patches) -> None:
     iou = patches.iou(patches)
     assert iou[~np.eye(len(iou), dtype=bool)].max() <= RegionGenerator().duplicate_iou
 
 
-def test_same_image_same_patches(picture: np.ndarray, patches: Patches) -> None:
+def test_deterministic(picture: np.ndarray, patches: Patches) -> None:
     assert RegionGenerator()(picture).rles == patches.rles
 
 
-def test_finds_the_things_of_a_simple_scene() -> None:
+def test_finds_objects_of_a_simple_scene() -> None:
     y, x = np.mgrid[:120, :160]
     disc, pole = np.hypot(y - 70, x - 50) < 20, (abs(x - 120) < 3) & (y > 20)
     image = np.full((120, 160, 3), (120, 170, 240), np.uint8)
@@ -75,13 +75,13 @@ def test_grey_image(picture: np.ndarray) -> None:
     assert len(RegionGenerator()(grey)) > 100
 
 
-def test_large_image_is_worked_on_reduced(picture: np.ndarray) -> None:
+def test_max_pixels(picture: np.ndarray) -> None:
     patches = RegionGenerator(max_pixels=4000)(picture)
     assert (patches.height, patches.width) == picture.shape[:2]
     assert patches.decode().any(0).all()
 
 
-def test_description_holds_every_parameter() -> None:
+def test_description() -> None:
     description = RegionGenerator(parts=7, contour=2.0).describe()
     assert json.loads(json.dumps(description)) == description
     assert description["name"] == "regions"
@@ -90,7 +90,7 @@ def test_description_holds_every_parameter() -> None:
     assert RegionGenerator().describe() != description
 
 
-def test_refuses_what_is_no_rgb_image() -> None:
+def test_rejects_other_arrays_than_rgb_images() -> None:
     with pytest.raises(CacheError, match=r"\(H, W, 3\) uint8"):
         RegionGenerator()(np.zeros((4, 4), np.uint8))
     with pytest.raises(CacheError, match="at least one pixel"):
@@ -98,17 +98,17 @@ def test_refuses_what_is_no_rgb_image() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("parts", 0), ("duplicate_iou", 0.0), ("max_pixels", 0)])
-def test_refuses_impossible_parameters(name: str, value: Any) -> None:
+def test_rejects_invalid_parameters(name: str, value: Any) -> None:
     with pytest.raises(CacheError, match=name):
         RegionGenerator(**{name: value})
 
 
-def test_tree_leaves_out_what_hardly_grows() -> None:
+def test_tree_drops_near_duplicates() -> None:
     areas = np.array([10.0, 1.0, 8.0, 11.0, 19.0])  # leaves 0, 1, 2; 3 = 0 + 1; 4 = 3 + 2
     tree = RegionTree(areas, [(0, 1), (3, 2)])
     part_of_leaf, groups = tree.patches(parts=3, duplicate_iou=0.6)
     assert part_of_leaf.tolist() == [0, 1, 2]
-    assert groups == [[0, 1, 2]]  # 3 is 10/11 the same as 0
+    assert groups == [[0, 1, 2]]  # region 3 has IoU 10/11 with region 0
     part_of_leaf, groups = tree.patches(parts=2, duplicate_iou=0.6)
     assert part_of_leaf[0] == part_of_leaf[1] != part_of_leaf[2]
     assert groups == [[0, 1]]

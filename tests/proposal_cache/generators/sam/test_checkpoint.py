@@ -1,4 +1,4 @@
-"""Loading SAM's weights: a right file, and every kind of wrong one."""
+"""Loading of valid and invalid SAM checkpoints."""
 
 import hashlib
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.proposal_cache.small_sam import build_small_sam, small_sam, smooth_im
 
 @pytest.fixture(autouse=True)
 def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SAM's three model types, small: as wide as 32, 48 and 64."""
+    """Replace SAM's three model types by models of widths 32, 48 and 64."""
     widths = {"vit_b": 32, "vit_l": 48, "vit_h": 64}
     for model_type, width in widths.items():
         monkeypatch.setitem(checkpoint_module.ENCODER_WIDTHS, model_type, width)
@@ -38,7 +38,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def test_weights_and_their_digest(checkpoint: Path) -> None:
+def test_load(checkpoint: Path) -> None:
     generator = SamGenerator.from_checkpoint(
         "vit_b", checkpoint, points_per_side=4, pred_iou_thresh=0.6, stability_score_thresh=0.5
     )
@@ -52,82 +52,82 @@ def test_weights_and_their_digest(checkpoint: Path) -> None:
     assert len(patches) > 0
 
 
-def refused(model_type: str, path: Path) -> str:
+def error_of(model_type: str, path: Path) -> str:
     with pytest.raises(CacheError) as error:
         SamGenerator.from_checkpoint(model_type, path)
     return str(error.value)
 
 
-def test_no_such_file(tmp_path: Path) -> None:
-    message = refused("vit_h", tmp_path / "absent.pth")
+def test_missing_file(tmp_path: Path) -> None:
+    message = error_of("vit_h", tmp_path / "absent.pth")
     assert "absent.pth" in message
     assert "https://" in message
 
 
-def test_another_model_type(checkpoint: Path) -> None:
-    message = refused("vit_h", checkpoint)
+def test_wrong_model_type(checkpoint: Path) -> None:
+    message = error_of("vit_h", checkpoint)
     assert str(checkpoint) in message
     assert "not vit_h" in message
-    assert "ask for model type vit_b" in message
+    assert "use model type vit_b" in message
 
 
 def test_unknown_model_type(checkpoint: Path) -> None:
-    assert "no model type 'vit_x'; choose one of vit_h, vit_l, vit_b" in refused("vit_x", checkpoint)
+    assert "no model type 'vit_x'; choose one of vit_h, vit_l, vit_b" in error_of("vit_x", checkpoint)
 
 
 @pytest.mark.parametrize(
     "content", [b"<html>404</html>", b"PK\x03\x04 cut short", bytes(100)], ids=["page", "zip", "zeros"]
 )
-def test_no_weights_at_all(tmp_path: Path, content: bytes) -> None:
+def test_not_a_checkpoint(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(content)
-    message = refused("vit_b", path)
-    assert f"{path} is no file of weights, or a damaged one" in message
+    message = error_of("vit_b", path)
+    assert f"{path} is not a checkpoint, or damaged" in message
     assert "mmap" not in message
 
 
 def test_empty_file(tmp_path: Path) -> None:
     (tmp_path / "file.pth").touch()
-    assert "file.pth is empty; download it again" in refused("vit_b", tmp_path / "file.pth")
+    assert "file.pth is empty; download it again" in error_of("vit_b", tmp_path / "file.pth")
 
 
-def test_weights_in_pytorchs_older_format(tmp_path: Path) -> None:
+def test_older_pytorch_format(tmp_path: Path) -> None:
     weights = small_sam(seed=1).state_dict()
     torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     loaded = SamGenerator.from_checkpoint("vit_b", tmp_path / "old.pth").sam.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
 
 
-def test_truncated(checkpoint: Path) -> None:
+def test_truncated_file(checkpoint: Path) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
-    assert "a damaged one" in refused("vit_b", checkpoint)
+    assert "or damaged" in error_of("vit_b", checkpoint)
 
 
-class _Harmful:
+class _Malicious:
     def __reduce__(self) -> Any:
         return print, ("run",)
 
 
-def test_code_in_a_file_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "harmful.pth"
-    torch.save({"image_encoder.pos_embed": _Harmful()}, path)
-    assert "harmful.pth is no file of weights" in refused("vit_b", path)
+def test_code_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "malicious.pth"
+    torch.save({"image_encoder.pos_embed": _Malicious()}, path)
+    assert "malicious.pth is not a checkpoint" in error_of("vit_b", path)
     assert "run" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "content", [{"model": {}}, [1, 2], {"image_encoder.pos_embed": torch.zeros(1, 4, 4, 7)}], ids=str
 )
-def test_weights_of_something_else(tmp_path: Path, content: Any) -> None:
+def test_checkpoint_of_another_model(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "other.pth"
     torch.save(content, path)
-    assert f"{path} holds no weights of SAM" in refused("vit_b", path)
+    assert f"{path} is not a SAM checkpoint" in error_of("vit_b", path)
 
 
-def test_weights_that_lack_a_layer(checkpoint: Path) -> None:
+def test_missing_layer(checkpoint: Path) -> None:
     weights = torch.load(checkpoint, weights_only=True)
     del weights["mask_decoder.iou_token.weight"]
     torch.save(weights, checkpoint)
-    message = refused("vit_b", checkpoint)
+    message = error_of("vit_b", checkpoint)
     assert str(checkpoint) in message
     assert "mask_decoder.iou_token.weight" in message

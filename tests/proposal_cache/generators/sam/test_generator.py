@@ -1,6 +1,6 @@
-"""SamGenerator against segment_anything's own generator: the same masks, boxes, scores and order."""
+"""SamGenerator compared with segment_anything: the same masks, boxes, scores and order."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,7 @@ def assert_same(patches: Patches, records: list[Record]) -> None:
     np.testing.assert_allclose(patches.stability_score, [record["stability_score"] for record in records], rtol=1e-3)
 
 
-# Image size, seed of the weights, parameters. Odd sizes, portrait and landscape, smaller and larger than the encoder's
-# 256 pixels; each threshold low and high.
+# Image size, seed of the weights, parameters. Sizes are smaller and larger than the encoder's 256 pixels.
 CASES: dict[str, tuple[tuple[int, int], int, dict[str, Any]]] = {
     "landscape": ((121, 163), 0, {"points_per_side": 8, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.8}),
     "portrait": ((97, 61), 1, {"points_per_side": 9, "pred_iou_thresh": 0.8, "stability_score_thresh": 0.7}),
@@ -80,9 +79,15 @@ CASES: dict[str, tuple[tuple[int, int], int, dict[str, Any]]] = {
 }
 
 
+@cache
+def records_of(case: str) -> list[Record]:
+    size, seed, parameters = CASES[case]
+    return original(small_sam(seed=seed), smooth_image(*size, seed=seed), **parameters)
+
+
 @pytest.fixture
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Upscale all prompts of a batch at once, as is done everywhere but on a CPU."""
+    """Upscale all prompts of a batch together, the default on devices other than CPUs."""
     monkeypatch.setattr(decoder_module.PromptDecoder, "_upscales_at_once", True)
 
 
@@ -94,12 +99,12 @@ def _both_ways(request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("case", CASES)
-def test_same_masks_as_the_original(case: str) -> None:
+def test_same_masks_as_segment_anything(case: str) -> None:
     size, seed, parameters = CASES[case]
     sam, image = small_sam(seed=seed), smooth_image(*size, seed=seed)
-    records = original(sam, image, **parameters)
+    records = records_of(case)
     prompts = parameters["points_per_side"] ** 2
-    assert 3 <= len(records) < 3 * prompts, "filters and suppression must leave some and drop some"
+    assert 3 <= len(records) < 3 * prompts, "filters and suppression must keep some and drop some"
     assert_same(SamGenerator(sam, SamParameters(**parameters))(image), records)
 
 
@@ -115,7 +120,7 @@ def test_same_masks_of_other_models(model: dict[str, int]) -> None:
 
 
 @pytest.mark.usefixtures("_both_ways")
-def test_without_any_threshold_every_mask_is_kept() -> None:
+def test_all_masks_are_kept_without_thresholds() -> None:
     sam, image = small_sam(), smooth_image(60, 80)
     parameters: dict[str, Any] = {
         "points_per_side": 4,
@@ -131,15 +136,15 @@ def test_without_any_threshold_every_mask_is_kept() -> None:
 
 @pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("crop_n_layers", [0, 1])
-def test_no_patches_where_nothing_passes(crop_n_layers: int) -> None:
+def test_no_mask_passes(crop_n_layers: int) -> None:
     parameters = SamParameters(points_per_side=3, pred_iou_thresh=9.0, crop_n_layers=crop_n_layers)
     patches = SamGenerator(small_sam(), parameters)(smooth_image(60, 80))
     assert (len(patches), patches.height, patches.width) == (0, 60, 80)
 
 
 @pytest.mark.usefixtures("_both_ways")
-def test_batches_of_which_nothing_is_left() -> None:
-    """One prompt a batch, and few that pass."""
+def test_batches_without_masks() -> None:
+    """One prompt per batch, of which few pass."""
     sam, image = small_sam(), smooth_image(120, 160)
     parameters: dict[str, Any] = {"points_per_side": 6, "pred_iou_thresh": 0.9, "stability_score_thresh": 0.7}
     records = original(sam, image, **parameters)
@@ -148,7 +153,7 @@ def test_batches_of_which_nothing_is_left() -> None:
 
 
 @pytest.mark.usefixtures("_both_ways")
-def test_memory_budget_changes_the_batches_not_the_patches() -> None:
+def test_memory_budget_does_not_change_the_patches() -> None:
     image = smooth_image(120, 160)
     parameters = SamParameters(points_per_side=6, pred_iou_thresh=0.7, stability_score_thresh=0.7)
     small, large = (SamGenerator(small_sam(), parameters, memory_budget=size)(image) for size in (1, 1 << 30))
@@ -156,25 +161,25 @@ def test_memory_budget_changes_the_batches_not_the_patches() -> None:
     assert small.areas.tolist() == pytest.approx(large.areas.tolist(), abs=2)
 
 
-def test_masks_that_come_back_are_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mask may lose to one that loses to a third, later. Here all but the last of a batch do, until the very end."""
+def test_masks_are_decoded_again_if_their_suppressor_is_suppressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: all masks but the last are suppressed after each batch, except at the end."""
     sam, image = small_sam(seed=1), smooth_image(120, 160, seed=1)
     parameters: dict[str, Any] = {"points_per_side": 6, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.6}
     calls = []
 
-    def forgetful(search: search_module.CropSearch, masks: search_module.Candidates) -> torch.Tensor:
+    def suppress(search: search_module.CropSearch, masks: search_module.Candidates) -> torch.Tensor:
         calls.append(len(masks))
-        winners = search_module.suppress(masks.boxes, masks.predicted_iou, search.thresholds.box_nms)
-        return winners if len(calls) == 37 else winners[-1:]
+        kept = search_module.suppress(masks.boxes, masks.predicted_iou, search.thresholds.box_nms)
+        return kept if len(calls) == 37 else kept[-1:]
 
-    monkeypatch.setattr(search_module.CropSearch, "_suppress", forgetful)
+    monkeypatch.setattr(search_module.CropSearch, "_suppress", suppress)
     patches = SamGenerator(sam, SamParameters(**parameters), memory_budget=1)(image)
-    assert len(calls) == 37, "one for each batch of one prompt, one for all"
+    assert len(calls) == 37, "one per batch of one prompt, one for all"
     assert len(patches) > 3
     assert_same(patches, original(sam, image, **parameters))
 
 
-def test_describe_tells_all_parameters() -> None:
+def test_description() -> None:
     description = SamGenerator(small_sam(), SamParameters(points_per_side=7)).describe()
     assert description["name"] == "sam"
     assert description["points_per_side"] == 7
@@ -187,7 +192,7 @@ def test_describe_tells_all_parameters() -> None:
     [np.zeros((0, 5, 3), np.uint8), np.zeros((5, 5), np.uint8), np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 3))],
     ids=["empty", "grey", "with alpha", "float"],
 )
-def test_only_rgb_images(image: np.ndarray) -> None:
+def test_rejects_other_arrays_than_rgb_images(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8 RGB"):
         SamGenerator(small_sam())(image)
 
@@ -201,11 +206,11 @@ def test_only_rgb_images(image: np.ndarray) -> None:
         ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor 0"),
         (
             {"points_per_side": 3, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2},
-            r"no point is left .* 3 / 2\^2",
+            r"no points for .* 3 / 2\^2",
         ),
     ],
 )
-def test_impossible_parameters(parameters: dict[str, Any], message: str) -> None:
+def test_rejects_invalid_parameters(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SamParameters(**parameters)
 
@@ -228,9 +233,9 @@ def test_lower_precision_is_close(dtype: str, agreement: float) -> None:
 
 
 @pytest.mark.parametrize("min_area", [30, 400])
-def test_small_holes_and_islands_are_removed_as_in_the_original(min_area: int) -> None:
+def test_min_mask_region_area(min_area: int) -> None:
     sam = small_sam(seed=1)
-    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)  # noise: masks in pieces
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)  # noise gives fragmented masks
     parameters: dict[str, Any] = {
         "points_per_side": 6,
         "pred_iou_thresh": 0.7,
@@ -245,7 +250,7 @@ def test_small_holes_and_islands_are_removed_as_in_the_original(min_area: int) -
 
 
 @pytest.mark.slow
-def test_compiled_gives_the_same() -> None:
+def test_compiled_generator() -> None:
     image = smooth_image(120, 160)
     parameters = SamParameters(points_per_side=6, pred_iou_thresh=0.7, stability_score_thresh=0.7)
     eager, compiled = (SamGenerator(small_sam(), parameters, compile=flag)(image) for flag in (False, True))
@@ -255,8 +260,8 @@ def test_compiled_gives_the_same() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [False, True], ids=["as on a CPU", "as on a GPU"])
-def test_compiled_versions_are_few(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images of more shapes than torch.compile makes versions of one function; the last ones would run uncompiled."""
+def test_number_of_compiled_versions(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of more shapes than the recompilation limit of torch.compile."""
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     monkeypatch.setattr(PromptDecoder, "_upscales_at_once", at_once)
@@ -269,7 +274,7 @@ def test_compiled_versions_are_few(at_once: bool, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["vit_b", "vit_l", "vit_h"])
 def test_same_masks_of_the_published_models(model_type: str) -> None:
-    """The published architectures at their own size; their weights are random, but for the decoder of a small model."""
+    """The published architectures with random weights, and with the decoder of the small model."""
     torch.manual_seed(0)
     sam = sam_model_registry[model_type](checkpoint=None)
     small = small_sam()

@@ -1,4 +1,4 @@
-"""The parts of SamGenerator, each against segment_anything's own code for the same."""
+"""Encoder, decoder and upsampling compared with segment_anything."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch import Tensor
 from proposal_cache import rle
 from proposal_cache.generators.sam.decoder import PromptDecoder
 from proposal_cache.generators.sam.encoder import encode_image
-from proposal_cache.generators.sam.masks import MaskEnlarger
+from proposal_cache.generators.sam.masks import MaskUpsampler
 from tests.proposal_cache.small_sam import small_sam, smooth_image
 
 CPU = torch.device("cpu")
@@ -54,14 +54,12 @@ def test_decoder(predictor: SamPredictor) -> None:
 
 
 @torch.inference_mode()
-def test_decoder_batch_by_batch(predictor: SamPredictor) -> None:
+def test_decoder_in_batches(predictor: SamPredictor) -> None:
     decoder = PromptDecoder(predictor.model)
     tables = decoder.tables(predictor.features)
     every = torch.ones(5, 3, dtype=torch.bool)
     together = decoder.mask_logits(tables, decoder.decode(tables, points(5)), every)
-    alone = [
-        decoder.mask_logits(tables, decoder.decode(tables, one[None]), every[:1]) for one in points(5)
-    ]  # and the tables serve any number of batches
+    alone = [decoder.mask_logits(tables, decoder.decode(tables, point[None]), every[:1]) for point in points(5)]
     torch.testing.assert_close(torch.cat(alone), together, rtol=1e-4, atol=1e-3)
     assert decoder.mask_logits(tables, decoder.decode(tables, points(5)), ~every).shape == (0, 64, 64)
 
@@ -70,7 +68,7 @@ def test_decoder_batch_by_batch(predictor: SamPredictor) -> None:
 @pytest.mark.parametrize("size", [(120, 160), (163, 61), (700, 1000), (5, 9), (90, 90)], ids=str)
 @torch.inference_mode()
 def test_masks(size: tuple[int, int], noise: float) -> None:
-    """Stability, boxes and pixels as of logits that are enlarged whole."""
+    """Stability, boxes and pixels equal those of fully upsampled logits."""
     sam = small_sam()
     random = torch.Generator().manual_seed(0)
     coarse = 8 * torch.randn(7, 1, 5, 5, generator=random) - 4
@@ -81,22 +79,22 @@ def test_masks(size: tuple[int, int], noise: float) -> None:
     resized = predictor.transform.apply_image(np.zeros((*size, 3), np.uint8)).shape[:2]
     whole = sam.postprocess_masks(logits[None], resized, size)[0]
 
-    enlarger = MaskEnlarger((64, 64), 256, resized, size, threshold=0.0, memory_budget=100_000, device=CPU)
-    logits = logits[:, : enlarger.logits_size[0], : enlarger.logits_size[1]]
+    upsampler = MaskUpsampler((64, 64), 256, resized, size, threshold=0.0, memory_budget=100_000, device=CPU)
+    logits = logits[:, : upsampler.logits_size[0], : upsampler.logits_size[1]]
     assert (logits.shape[1:] == (64, 64)) == (size[0] == size[1])
     for offset in (0.0, 1.0, 3.0):
-        scores = enlarger.score(logits, offset)
+        scores = upsampler.score(logits, offset)
         expected = calculate_stability_score(whole, 0.0, offset)
         torch.testing.assert_close(scores.stability, expected, rtol=2e-3, atol=0, equal_nan=True)
         assert torch.isnan(scores.stability[-1])
         assert torch.equal(scores.boxes, batched_mask_to_box(whole > 0))
-    counts = enlarger.encode(logits, (0, 0), size)
+    counts = upsampler.encode(logits, (0, 0), size)
     assert (rle.area(counts, *size) == (whole > 0).sum((1, 2)).numpy()).all()
 
 
-def test_masks_of_a_crop_lie_in_the_image() -> None:
+def test_masks_of_a_crop_are_placed_in_the_image() -> None:
     logits = torch.full((1, 64, 64), 3.0)
-    enlarger = MaskEnlarger((64, 64), 256, (256, 128), (10, 5), threshold=0.0, memory_budget=1 << 20, device=CPU)
-    assert enlarger.logits_size == (64, 32)
-    (counts,) = enlarger.encode(logits[:, :, :32], (20, 7), (30, 40))
+    upsampler = MaskUpsampler((64, 64), 256, (256, 128), (10, 5), threshold=0.0, memory_budget=1 << 20, device=CPU)
+    assert upsampler.logits_size == (64, 32)
+    (counts,) = upsampler.encode(logits[:, :, :32], (20, 7), (30, 40))
     assert rle.box([counts], 30, 40).tolist() == [[20, 7, 25, 17]]

@@ -1,0 +1,27 @@
+"""proposal_cache is usable without the packages of samcp, and imports PyTorch only for generators that need it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.proposal_cache.test_examples import MODULES
+
+FOREIGN = {"detectron2", "samcp", "open_clip", "timm", "panopticapi"}
+NEEDS_TORCH = ("proposal_cache.generators.sam.", "proposal_cache.generators.sam2")
+
+
+def imported_by(modules: list[str]) -> set[str]:
+    """Return the top-level packages that a new interpreter has loaded after importing modules."""
+    code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize("torch", [False, True], ids=["without torch", "with torch"])
+def test_imports(torch: bool) -> None:
+    modules = [name for name in MODULES if name.startswith(NEEDS_TORCH) == torch and not name.endswith("__main__")]
+    loaded = imported_by(modules)
+    assert "proposal_cache" in loaded
+    assert not loaded & FOREIGN
+    assert ("torch" in loaded) == torch
