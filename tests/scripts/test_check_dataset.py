@@ -233,7 +233,7 @@ def test_images_are_looked_at_upright_and_must_have_8_bits(beach, tmp_path, monk
     Image.fromarray(np.zeros((40, 60), np.uint16)).save(beach / "images" / "deep.png")
     Image.new("L", (60, 40)).save(beach / "labels" / "deep.png")
     assert run(check_dataset, monkeypatch, *where) == 1
-    assert "deep.png: the image cannot be read (it has more than 8 bits a channel" in capsys.readouterr().out
+    assert "deep.png: the image cannot be read (it has more than 8 bits per channel" in capsys.readouterr().out
 
 
 def test_classes_that_never_occur_are_a_remark(beach, tmp_path, monkeypatch, capsys):
