@@ -1,4 +1,4 @@
-"""The command line that all conversions share."""
+"""Command line shared by the scripts that convert a release."""
 
 import argparse
 import os
@@ -10,14 +10,14 @@ from samcp.errors import DataError
 
 
 def run(prepare: Callable[..., Mapping[str, str]], *, folder: str, description: str | None) -> None:
-    """Convert what --folder holds with --workers processes, and print what was found in each split.
+    """Convert the release in --folder with --workers processes, and print a summary of each split.
 
-    Ends the process with one message where the user can put something right.
+    A DataError exits the process with its message.
 
     Args:
-        prepare: (folder, workers=) -> split -> what was found.
-        folder: the default, under DETECTRON2_DATASETS.
-        description: for --help.
+        prepare: the conversion: (folder, workers=) -> split -> summary.
+        folder: default of --folder, under DETECTRON2_DATASETS.
+        description: text of --help.
     """
     root = os.environ.get("DETECTRON2_DATASETS", "datasets")
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,15 +25,15 @@ def run(prepare: Callable[..., Mapping[str, str]], *, folder: str, description: 
         "--folder",
         type=Path,
         default=Path(root) / folder,
-        help="of the release; default, %(default)s, which is where the datasets' names point to",
+        help="folder of the release (default: %(default)s, where the registered datasets are read from)",
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     arguments = parser.parse_args()
     try:
         found = prepare(arguments.folder, workers=max(arguments.workers, 1))
     except DataError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues")
-    for split, what in found.items():
-        print(f"{split}: {what}")
+        sys.exit("interrupted; repeat the command to continue")
+    for split, summary in found.items():
+        print(f"{split}: {summary}")
