@@ -1,4 +1,4 @@
-"""G between patches and entities, against METHOD 6 written out pixel by pixel."""
+"""G of entities and patches against METHOD 6 on decoded masks."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def patches_of(*masks):
 
 
 def ground_truth_of(*segments):
-    """Segments as (mask, class, is_thing, is_crowd)."""
+    """Ground truth from segments (mask, class, is_thing, is_crowd)."""
     return GroundTruth(
         patches_of(*(s[0] for s in segments)),
         np.array([s[1] for s in segments], dtype=np.int64),
@@ -65,7 +65,7 @@ def literal_affinity(
     low_quality_iou=0.5,
     by_mask=False,
 ):
-    """METHOD 6 by loops over decoded masks, in float64."""
+    """METHOD 6 by loops over decoded masks in float64."""
     affinity = np.zeros((len(entities), len(patches)), dtype=bool)
     ignore = np.zeros_like(affinity)
     for k, entity in enumerate(entities):
@@ -88,7 +88,7 @@ def literal_affinity(
 
 
 def random_masks(rng, count):
-    """Blobs of several sizes: boxes with holes, some of them overlapping."""
+    """Random boxes with holes; some overlap."""
     masks = []
     for _ in range(count):
         w, h = rng.integers(3, 40), rng.integers(3, 30)
@@ -108,7 +108,7 @@ def random_masks(rng, count):
         {"ignore_from": None, "low_quality_iou": 0.1, "by_mask": True},
     ],
 )
-def test_equals_the_literal_version(switches):
+def test_equals_loops_over_decoded_masks(switches):
     rng = np.random.default_rng(0)
     names = {"tau": "iop_threshold", "ignore_from": "ignore_threshold", "box": "box_iop", "mask": "mask_iop"}
     names |= {"low_quality": "low_quality_matches", "low_quality_iou": "low_quality_iou"}
@@ -133,7 +133,7 @@ def test_positive_ignored_and_negative():
     assert ignore.tolist() == [[False, True, False]]
 
 
-def test_low_quality_match_rescues_an_object_without_patches():
+def test_low_quality_match_of_an_object_without_patches():
     entity, loose = box_mask(10, 10, 30, 30), box_mask(10, 10, 30, 40)  # IoP 2/3, IoU 2/3
     affinity, ignore = compare(AffinityRule(), patches_of(loose), patches_of(entity))
     assert affinity.tolist() == [[True]]
@@ -143,7 +143,7 @@ def test_low_quality_match_rescues_an_object_without_patches():
     assert ignore.tolist() == [[True]]
 
 
-def test_low_quality_match_does_not_join_a_better_patch():
+def test_low_quality_match_must_exceed_assigned_patches():
     entity, exact, loose = box_mask(10, 10, 30, 30), box_mask(10, 10, 30, 29), box_mask(10, 10, 30, 40)
     affinity, _ = compare(AffinityRule(), patches_of(exact, loose), patches_of(entity))
     assert affinity.tolist() == [[True, False]]
@@ -163,7 +163,7 @@ def test_patches_inside_a_crowd_are_ignored():
     assert targets.sem_segments.gt_ignore[0].tolist() == [True, False, False]
 
 
-def test_a_class_with_a_crowd_and_more_is_present_by_the_rest():
+def test_class_with_a_crowd_and_other_segments():
     crowd, one = box_mask(0, 0, 30, 30), box_mask(40, 0, 60, 30)
     truth = ground_truth_of((crowd, 0, True, True), (one, 0, True, False))
     targets = build_targets(patches_of(one), truth, rules=TargetRules(), mapping=identity())
@@ -171,14 +171,14 @@ def test_a_class_with_a_crowd_and_more_is_present_by_the_rest():
     assert targets.sem_segments.gt_affinity.tolist() == [[True]]
 
 
-def test_semantic_entities_join_the_segments_of_a_class():
+def test_semantic_entities_merge_the_segments_of_a_class():
     left, right, sky = box_mask(0, 20, 20, 40), box_mask(30, 20, 50, 40), box_mask(0, 0, 64, 10)
     truth = ground_truth_of((right, 3, True, False), (sky, 7, False, False), (left, 3, True, False))
     targets = build_targets(patches_of(left, right, sky), truth, rules=TargetRules(), mapping=identity())
     assert targets.sem_segments.gt_classes.tolist() == [3, 7]
     assert targets.sem_segments.gt_affinity.tolist() == [[True, True, False], [False, False, True]]
     assert targets.sem_segments.gt_boxes.tensor.tolist() == [[0, 20, 50, 40], [0, 0, 64, 10]]
-    assert targets.instances.gt_classes.tolist() == [3, 3]  # stuff is no instance
+    assert targets.instances.gt_classes.tolist() == [3, 3]  # stuff has no instances
     assert targets.instances.gt_affinity.tolist() == [[False, True, False], [True, False, False]]
 
 
@@ -186,8 +186,8 @@ def augmented(mask, transforms):
     return transforms.apply_segmentation(mask.astype(np.uint8)).astype(bool)
 
 
-def test_crop_and_flip_give_what_the_augmented_masks_give():
-    """At whole-pixel scales G of the RLEs is exactly G of the augmented masks."""
+def test_crop_and_flip_equal_augmented_masks():
+    """At integer scales G from RLEs equals G from augmented masks."""
     rng = np.random.default_rng(1)
     transforms = T.TransformList(
         [
@@ -212,8 +212,8 @@ def test_crop_and_flip_give_what_the_augmented_masks_give():
         np.testing.assert_allclose(targets.instances.gt_boxes.tensor.numpy(), [tight_box(m) for _, m in seen])
 
 
-def test_cropping_can_make_a_patch_positive():
-    """A patch half outside an object, but the crop shows only the half inside: measured on what is seen."""
+def test_crop_can_make_a_patch_positive():
+    """Overlaps are measured on the visible part: the crop hides the half of the patch outside the object."""
     entity, patch = box_mask(0, 0, 20, 20), box_mask(0, 0, 40, 20)
     transforms = T.TransformList([T.CropTransform(0, 0, 20, 20)])
     mapping = AxisAlignedMap.from_transforms(transforms, SIZE, (20, 20))
@@ -226,7 +226,7 @@ def test_cropping_can_make_a_patch_positive():
 
 
 @pytest.mark.parametrize(("num_patches", "num_entities"), [(0, 2), (3, 0), (0, 0)])
-def test_nothing_to_compare(num_patches, num_entities):
+def test_no_patches_or_no_entities(num_patches, num_entities):
     masks = [box_mask(i, i, i + 10, i + 10) for i in range(3)]
     truth = ground_truth_of(*((mask, 0, True, False) for mask in masks[:num_entities]))
     targets = build_targets(patches_of(*masks[:num_patches]), truth, rules=TargetRules(), mapping=identity())
@@ -236,6 +236,6 @@ def test_nothing_to_compare(num_patches, num_entities):
     assert targets.instances.gt_affinity.dtype == torch.bool
 
 
-def test_a_rule_needs_some_overlap():
+def test_rule_without_overlap_is_rejected():
     with pytest.raises(ValueError, match="BOX_IOP and MASK_IOP"):
         AffinityRule(box_iop=False, mask_iop=False)

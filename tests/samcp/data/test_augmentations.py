@@ -1,4 +1,4 @@
-"""Which augmentations a config builds, in which order."""
+"""Augmentations built from a config."""
 
 import numpy as np
 from detectron2.config import CfgNode, get_cfg
@@ -29,14 +29,14 @@ def test_resize_and_flip() -> None:
     assert kinds(config(), is_train=False) == [T.ResizeShortestEdge]
 
 
-def test_crop_before_the_resize_as_detr_or_after_it_as_mask2former() -> None:
+def test_crop_before_or_after_the_resize() -> None:
     assert kinds(config(CROP__ENABLED=True)) == [T.RandomApply, T.ResizeShortestEdge, T.RandomFlip]
     after = config(CROP__ENABLED=True, CROP__AFTER_RESIZE=True, COLOR_AUG_SSD=True)
     assert kinds(after) == [T.ResizeShortestEdge, T.RandomCrop, ColorAugSSDTransform, T.RandomFlip]
     assert kinds(after, is_train=False) == [T.ResizeShortestEdge]
 
 
-def test_colors_change_and_places_do_not() -> None:
+def test_colour_augmentation_keeps_geometry() -> None:
     cfg = config(COLOR_AUG_SSD=True, MIN_SIZE_TRAIN=(30,), RANDOM_FLIP="none")
     image = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
     augmented = [T.AugInput(image) for _ in range(5)]

@@ -1,4 +1,4 @@
-"""From a dataset's records to the model's inputs, on a small dataset written here."""
+"""Mapper and data loaders on a small dataset."""
 
 import pickle
 
@@ -21,7 +21,7 @@ from tests.toy_datasets import SIZE, panoptic_dataset, write_patches
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """A dataset of four images and its cache, not to be changed by a test."""
+    """A dataset of four images and its cache; tests must not change it."""
     root = tmp_path_factory.mktemp("toy")
     with panoptic_dataset(root, "toy_mapper"):
         yield root
@@ -47,7 +47,7 @@ def mapped(cfg, index, is_train):
     return mapper(records[index])
 
 
-def test_what_the_model_gets_in_test(toy):
+def test_inputs_at_test(toy):
     sample = mapped(config(toy), 0, is_train=False)
     assert sample["image"].shape == (3, 120, 160)
     assert sample["image"].dtype == torch.uint8
@@ -62,22 +62,22 @@ def test_what_the_model_gets_in_test(toy):
     assert "instances" not in sample
 
 
-def test_the_oracle_gets_targets_in_test(toy):
+def test_oracle_inputs_have_targets(toy):
     sample = mapped(config(toy, TEST__ORACLE=True), 0, is_train=False)
     instances, regions = sample["instances"], sample["sem_segments"]
     assert (instances.gt_classes < 2).all()
     assert regions.gt_classes.tolist() == sorted(set(regions.gt_classes.tolist()))
     assert {2, 3} <= set(regions.gt_classes.tolist())
-    # The cache has every segment and its halves, so each one is found whole, and is of its box.
+    # The cache has every segment and its halves, so each entity has a patch with its box.
     for entities in (instances, regions):
         assert entities.gt_affinity.shape == (len(entities), len(sample["patch_rles"]))
         assert (entities.gt_affinity.sum(dim=1) >= 3).all()
-    # The crowd of discs in image 1, a segment and its halves, belongs to nothing.
+    # The crowd of discs in image 1, and its halves, belong to no entity.
     assert sample["patches"].in_crowd.sum() == 3
     assert instances.gt_ignore[:, sample["patches"].in_crowd].all()
 
 
-def test_training_augments_and_gives_targets_and_no_rles(toy):
+def test_training_inputs(toy):
     np.random.seed(0)
     cfg = config(toy, INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="absolute_range", INPUT__CROP__SIZE=[100, 300])
     samples = [mapped(cfg, i % 4, is_train=True) for i in range(24)]
@@ -94,20 +94,20 @@ def test_training_augments_and_gives_targets_and_no_rles(toy):
             assert boxes.nonempty().all()
         assert instances.gt_affinity.shape == instances.gt_ignore.shape == (len(instances), len(patches))
         assert not (instances.gt_affinity & instances.gt_ignore).any()
-        # Each entity still visible has itself among the patches, and that is its box.
+        # Each visible entity is one of the patches, with the same box.
         whole = sample["sem_segments"].gt_affinity.float().argmax(dim=1)
         assert len(whole) > 0
 
 
-def test_a_crop_after_the_resize_is_always_taken(toy):
+def test_crop_after_the_resize_is_always_applied(toy):
     crop = {"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": "absolute", "INPUT__CROP__SIZE": [50, 70]}
     cfg = config(toy, INPUT__CROP__AFTER_RESIZE=True, INPUT__MIN_SIZE_TRAIN=(90,), **crop)
     shapes = {tuple(mapped(cfg, index % 4, is_train=True)["image"].shape) for index in range(12)}
     assert shapes == {(3, 50, 70)}
 
 
-def test_boxes_follow_the_picture(toy):
-    """In the middle of a disc's box the augmented image has the colour of discs."""
+def test_boxes_follow_the_augmentation(toy):
+    """The centre of a disc's box has the colour of discs in the augmented image."""
     np.random.seed(1)
     cfg = config(toy, INPUT__FORMAT="RGB", INPUT__CROP__ENABLED=True, INPUT__CROP__SIZE=[0.5, 0.5])
     disc = torch.tensor([220.0, 40, 40])
@@ -126,7 +126,7 @@ def test_boxes_follow_the_picture(toy):
     assert seen > 5
 
 
-def test_loaders_give_what_detectron2_expects(toy):
+def test_loaders(toy):
     cfg = config(toy)
     batch = next(iter(build_train_loader(cfg)))
     assert len(batch) == 2
@@ -134,7 +134,7 @@ def test_loaders_give_what_detectron2_expects(toy):
     assert [sample[0]["key"] for sample in build_test_loader(cfg, "toy_mapper")] == ["001", "002", "003", "004"]
 
 
-def test_loads_in_worker_processes(toy):
+def test_worker_processes(toy):
     plain = [sample[0] for sample in build_test_loader(config(toy), "toy_mapper")]
     loader = build_test_loader(config(toy, DATALOADER__NUM_WORKERS=2), "toy_mapper")
     for sample, [other] in zip(plain, loader, strict=True):
@@ -143,13 +143,13 @@ def test_loads_in_worker_processes(toy):
         assert sample["patch_rles"].rles == other["patch_rles"].rles
 
 
-def test_the_dataset_can_be_sent_to_a_spawned_worker(toy):
+def test_mapper_can_be_pickled(toy):
     dataset = build_test_loader(config(toy), "toy_mapper").dataset
     received = pickle.loads(pickle.dumps(dataset))
     assert received[2]["patch_rles"].rles == dataset[2]["patch_rles"].rles
 
 
-def test_an_image_without_patches(tmp_path):
+def test_image_without_patches(tmp_path):
     with panoptic_dataset(tmp_path, "toy_mapper", patches=False):
         keys = [f"{i:03d}" for i in range(1, 5)]
         write_patches(tmp_path / "patches", "toy_mapper", {key: Patches.empty(*SIZE) for key in keys})
@@ -161,18 +161,18 @@ def test_an_image_without_patches(tmp_path):
 
 
 class TestBadInput:
-    def test_no_cache(self, toy):
+    def test_missing_cache(self, toy):
         cfg = config(toy, DATASETS__PATCHES_TEST=(str(toy / "nowhere"),))
         with pytest.raises(
             CacheError, match=r"nowhere.*generate_sam_patches.py --dataset toy_mapper --output .*nowhere"
         ):
             check_test_data(cfg)
 
-    def test_a_number_of_caches_that_does_not_fit(self, toy):
+    def test_wrong_number_of_caches(self, toy):
         with pytest.raises(CacheError, match=r"PATCHES_TRAIN names 0 patch caches \(\) for the 1 datasets"):
             build_train_loader(config(toy, DATASETS__PATCHES_TRAIN=()))
 
-    def test_a_cache_that_lacks_images(self, toy, tmp_path):
+    def test_cache_lacks_images(self, toy, tmp_path):
         write_patches(tmp_path / "patches", "another_dataset", {"001": Patches.empty(*SIZE)})
         with pytest.raises(
             CacheError,
@@ -180,27 +180,27 @@ class TestBadInput:
         ):
             check_test_data(config(tmp_path))
 
-    def test_a_cache_without_the_patches_of_a_failed_image_tells_why(self, toy, tmp_path):
+    def test_cache_with_a_failed_image(self, toy, tmp_path):
         with CacheWriter(tmp_path / "patches", {"name": "toy"}, "toy_mapper") as writer:
             writer.add_failure("001", "out of memory")
-        with pytest.raises(CacheError, match=r"lacks 4 of .* \(the first could not be cut: out of memory\)"):
+        with pytest.raises(CacheError, match=r"lacks 4 of .* \(the first failed: out of memory\)"):
             check_test_data(config(tmp_path))
 
     @pytest.mark.parametrize("split", ["TRAIN", "TEST"])
-    def test_a_dataset_with_two_caches(self, toy, split):
+    def test_dataset_named_twice(self, toy, split):
         names, caches = ("toy_mapper", "toy_mapper"), (str(toy / "patches"), str(toy / "more"))
         cfg = config(toy, **{f"DATASETS__{split}": names, f"DATASETS__PATCHES_{split}": caches})
         with pytest.raises(CacheError, match=rf"DATASETS.{split} names 'toy_mapper' more than once.*a second name"):
             build_train_loader(cfg) if split == "TRAIN" else check_test_data(cfg)
 
-    def test_the_cache_of_another_dataset_with_images_of_the_same_names(self, toy, tmp_path):
+    def test_cache_of_another_dataset_with_equal_keys(self, toy, tmp_path):
         with panoptic_dataset(tmp_path, "toy_val", seed=1):
             swapped = config(tmp_path, DATASETS__TRAIN=("toy_mapper",))
             message = r"patches are of 'toy_val', with images in .*, and not of 'toy_mapper'.*--dataset toy_mapper"
             with pytest.raises(CacheError, match=message):
                 build_train_loader(swapped)
 
-    def test_a_cache_of_a_dataset_that_nobody_registered_is_warned_of_once(self, toy, tmp_path, caplog):
+    def test_cache_of_an_unregistered_dataset_warns_once(self, toy, tmp_path, caplog):
         keys = [f"{i:03d}" for i in range(1, 5)]
         write_patches(tmp_path / "patches", "photographs", {key: Patches.empty(*SIZE) for key in keys})
         with caplog.at_level("WARNING"):
@@ -208,31 +208,31 @@ class TestBadInput:
                 check_test_data(config(tmp_path))
         assert sum("made for 'photographs', which is not registered here" in m for m in caplog.messages) == 1
 
-    def test_patches_of_an_image_of_another_size(self, toy, tmp_path):
+    def test_patches_of_another_size(self, toy, tmp_path):
         keys = [f"{i:03d}" for i in range(1, 5)]
         write_patches(tmp_path / "patches", "toy_mapper", {key: Patches.empty(10, 20) for key in keys})
         with pytest.raises(CacheError, match=r"001.jpg: is 60 x 80 pixels.*of 10 x 20"):
             mapped(config(tmp_path), 0, is_train=False)
 
-    def test_a_dataset_nobody_registered(self, toy):
+    def test_unregistered_dataset(self, toy):
         with pytest.raises(DataError, match=r"no dataset 'imaginary'"):
             check_test_data(config(toy, DATASETS__TEST=("imaginary",)))
 
-    def test_a_dataset_whose_files_are_gone(self, tmp_path):
+    def test_dataset_with_missing_files(self, tmp_path):
         with panoptic_dataset(tmp_path, "toy_mapper"):
             (tmp_path / "panoptic.json").unlink()
             with pytest.raises(DataError, match=r"panoptic.json.*DETECTRON2_DATASETS"):
                 check_test_data(config(tmp_path))
 
     @pytest.mark.parametrize("content", [b"", b"this is no picture", "truncated"])
-    def test_an_unreadable_image(self, tmp_path, content):
+    def test_unreadable_image(self, tmp_path, content):
         with panoptic_dataset(tmp_path, "toy_mapper"):
             image = tmp_path / "images" / "001.jpg"
             image.write_bytes(image.read_bytes()[:900] if content == "truncated" else content)
             with pytest.raises(DataError, match=r"001.jpg: the image cannot be read"):
                 mapped(config(tmp_path), 0, is_train=True)
 
-    def test_a_missing_image(self, tmp_path):
+    def test_missing_image(self, tmp_path):
         with panoptic_dataset(tmp_path, "toy_mapper"):
             (tmp_path / "images" / "002.jpg").unlink()
             with pytest.raises(DataError, match=r"002.jpg: the image is missing"):
@@ -245,8 +245,8 @@ class TestBadInput:
                 mapped(config(tmp_path), 0, is_train=True)
 
 
-def test_datasets_over_the_same_images_share_a_cache(toy, tmp_path, caplog):
-    """As ADE20K's label maps and its panoptic form do; a link to the folder of images is that folder."""
+def test_datasets_with_the_same_images_share_a_cache(toy, tmp_path, caplog):
+    """Such as the semantic and panoptic datasets of ADE20K; a link to the image folder is the same folder."""
     images, link = str(toy / "images"), tmp_path / "link"
     link.symlink_to(images, target_is_directory=True)
     records = [{**r, "file_name": r["file_name"].replace(images, str(link))} for r in DatasetCatalog.get("toy_mapper")]
@@ -258,7 +258,7 @@ def test_datasets_over_the_same_images_share_a_cache(toy, tmp_path, caplog):
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_images_without_ground_truth_are_left_out_of_training(toy):
+def test_images_without_ground_truth_are_skipped_in_training(toy):
     records = DatasetCatalog.get("toy_mapper")
     records[0]["segments_info"] = [s for s in records[0]["segments_info"] if s["iscrowd"]]  # only a crowd
     records[1]["segments_info"] = []

@@ -1,4 +1,4 @@
-"""One ground truth, whatever form a dataset gives it in."""
+"""Ground truth from panoptic PNGs, label PNGs and annotations."""
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -15,7 +15,7 @@ OPTIONS = {"num_classes": 11, "ignore_label": 255}
 def squares():
     ids = np.zeros(SIZE, dtype=np.int32)
     ids[2:8, 3:9] = 7
-    ids[10:18, 12:25] = 70000  # needs all three channels of a panoptic PNG
+    ids[10:18, 12:25] = 70000  # uses all three channels of a panoptic PNG
     ids[0:2, :] = 3
     return ids
 
@@ -53,7 +53,7 @@ def test_label_png(tmp_path):
     assert len(truth.things()[0]) == 0
 
 
-def test_annotations_as_polygon_and_as_rle_of_either_kind():
+def test_polygons_and_rles():
     mask = squares() == 7
     compressed = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
     runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[2], mask.ravel("F"), [2]]))))
@@ -70,14 +70,14 @@ def test_annotations_as_polygon_and_as_rle_of_either_kind():
     assert len(truth.crowds()) == 1
 
 
-def test_labels_the_dataset_does_not_have(tmp_path):
+def test_unknown_labels(tmp_path):
     Image.fromarray(np.full(SIZE, 12, dtype=np.uint8)).save(tmp_path / "a.png")
     record = {"file_name": "a.jpg", "sem_seg_file_name": str(tmp_path / "a.png")}
-    with pytest.raises(DataError, match=r"a.png: holds the labels \[12\].*classes 0..10"):
+    with pytest.raises(DataError, match=r"a.png: has the labels \[12\].*classes 0..10"):
         read_ground_truth(record, SIZE, **OPTIONS)
 
 
-def test_a_label_map_in_colour(tmp_path):
+def test_label_map_with_three_channels(tmp_path):
     Image.new("RGB", SIZE[::-1]).save(tmp_path / "a.png")
     record = {"file_name": "a.jpg", "sem_seg_file_name": str(tmp_path / "a.png")}
     with pytest.raises(DataError, match=r"a.png: a label map must have one channel"):
@@ -85,12 +85,12 @@ def test_a_label_map_in_colour(tmp_path):
 
 
 @pytest.mark.parametrize("record", [{}, {"sem_seg_file_name": "a.png", "annotations": []}])
-def test_no_ground_truth_or_two(record):
-    with pytest.raises(DataError, match=r"a.jpg: the dataset must give either"):
+def test_no_form_or_two_forms_of_ground_truth(record):
+    with pytest.raises(DataError, match=r"a.jpg: the ground truth must be one of"):
         read_ground_truth({"file_name": "a.jpg", **record}, SIZE, **OPTIONS)
 
 
-def test_a_missing_and_a_broken_file(tmp_path):
+def test_missing_and_damaged_file(tmp_path):
     record = {"file_name": "a.jpg", "sem_seg_file_name": str(tmp_path / "a.png")}
     with pytest.raises(DataError, match=r"a.png: the ground truth is missing"):
         read_ground_truth(record, SIZE, **OPTIONS)

@@ -1,4 +1,4 @@
-"""Patches follow the image through its augmentation."""
+"""Patches under augmentation of the image."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SIZE = (HEIGHT, WIDTH)
 def random_patches(rng, count):
     masks = np.zeros((count, HEIGHT, WIDTH), dtype=bool)
     for mask in masks:
-        # Odd sides: no sample point of a 7 x 7 RoI mask then falls on the edge between two pixels.
+        # With odd sides no sample point of a 7 x 7 RoI mask is on the edge between two pixels.
         w, h = 2 * rng.integers(4, 15) + 1, 2 * rng.integers(4, 10) + 1
         x, y = rng.integers(0, WIDTH - w + 1), rng.integers(0, HEIGHT - h + 1)
         mask[y : y + h, x : x + w] = rng.random((h, w)) < 0.7
@@ -22,7 +22,7 @@ def random_patches(rng, count):
 
 
 def mapping_of(*transforms):
-    """The map of some transforms, and the transforms as one; the input's size as Detectron2 makes it."""
+    """Compose transforms; return their map and the TransformList."""
     transform = T.TransformList(list(transforms))
     shape = transform.apply_image(np.zeros((*SIZE, 3), dtype=np.uint8)).shape[:2]
     return AxisAlignedMap.from_transforms(transform, SIZE, shape), transform
@@ -47,7 +47,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_boxes_go_where_detectron2_puts_them(name):
+def test_boxes_equal_detectron2(name):
     mapping, transform = mapping_of(*CASES[name])
     boxes = np.array([[10, 8, 30, 28], [0, 0, 60, 40], [33.5, 2, 34, 39]], dtype=np.float32)
     expected = transform.apply_box(boxes.astype(np.float64))
@@ -58,12 +58,12 @@ def test_boxes_go_where_detectron2_puts_them(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_visible_is_what_the_input_shows(name):
-    """Number the pixels, augment, and see which numbers are left."""
+def test_visible_part_of_the_image(name):
+    """Augment an image of pixel numbers, and compare the remaining numbers."""
     mapping, transform = mapping_of(*CASES[name])
     shown = transform.apply_segmentation(np.arange(1, HEIGHT * WIDTH + 1).reshape(SIZE).astype(np.float32))
     ys, xs = np.divmod(shown[shown > 0].astype(int) - 1, WIDTH)
-    if name == "extent":  # resampled outside the plain path: Detectron2 moves it by up to half a pixel
+    if name == "extent":  # Detectron2's resampling shifts it by up to half a pixel
         assert mapping.visible == (10, 5, 40, 35)
     elif name == "pad":
         assert mapping.visible == (0, 0, WIDTH, HEIGHT)
@@ -79,14 +79,14 @@ def test_visible_is_what_the_input_shows(name):
         T.RotationTransform(HEIGHT, WIDTH, 90),
     ],
 )
-def test_refuses_what_tilts_boxes(transform):
+def test_rotations_are_rejected(transform):
     with pytest.raises(ValueError, match="RotationTransform"):
         AxisAlignedMap.from_transforms(T.TransformList([T.NoOpTransform(), transform]), SIZE, SIZE)
 
 
 @pytest.mark.parametrize("name", ["nothing", "flip", "vertical flip", "crop", "resize, crop, resize, flip"])
-def test_roi_masks_are_those_of_the_augmented_masks(name):
-    """Sampled from the original RLE, they equal the RoI masks of the masks that Detectron2 would have augmented."""
+def test_roi_masks_equal_those_of_augmented_masks(name):
+    """RoI masks sampled from the RLE equal those of masks augmented by Detectron2."""
     masks = random_patches(np.random.default_rng(0), 30)
     mapping, transform = mapping_of(*CASES[name])
     seen = np.stack([transform.apply_segmentation(mask.astype(np.uint8)).astype(bool) for mask in masks])
@@ -94,24 +94,24 @@ def test_roi_masks_are_those_of_the_augmented_masks(name):
     expected = Patches.from_masks(seen[seen.any(axis=(1, 2))])
     np.testing.assert_allclose(instances.patch_boxes.tensor.numpy(), expected.boxes, atol=1e-4)
     difference = np.abs(instances.roi_masks.numpy() - expected.roi_masks(size=7))
-    # A crop may leave even sides, and then a flip turns "right of the edge" into "left of the edge".
+    # After a crop sides may be even; a flip then moves sample points to the other side of a pixel edge.
     exact = 0.95 if "," in name else 1.0
     assert (difference < 1e-6).mean() >= exact
 
 
-def test_tiny_remains_of_cut_patches_vanish_and_the_others_keep_their_order():
+def test_crop_drops_small_remains():
     masks = np.zeros((4, HEIGHT, WIDTH), dtype=bool)
     masks[0, 0:10, 0:10] = True  # outside the crop
     masks[1, 20:30, 30:40] = True  # inside
-    masks[2, 20:30, 0:22] = True  # cut down to 10 x 2 = 20 pixels
-    masks[3, 25:27, 50:52] = True  # tiny, but not cut
+    masks[2, 20:30, 0:22] = True  # cropped to 10 x 2 = 20 pixels
+    masks[3, 25:27, 50:52] = True  # small, but not cropped
     patches = Patches.from_masks(masks)
     mapping, _ = mapping_of(T.CropTransform(20, 15, 40, 25))
     assert crop_patches(patches, mapping, min_area=16).areas.tolist() == [100, 20, 4]
     assert crop_patches(patches, mapping, min_area=21).areas.tolist() == [100, 4]
 
 
-def test_no_crop_keeps_every_patch():
+def test_uncropped_image_keeps_all_patches():
     patches = Patches.from_masks(np.eye(HEIGHT, WIDTH, dtype=bool)[None])
     mapping, _ = mapping_of(T.HFlipTransform(WIDTH), T.ResizeTransform(HEIGHT, WIDTH, 33, 47))
     assert crop_patches(patches, mapping, min_area=1000) is patches

@@ -11,7 +11,7 @@ from samcp.errors import DataError
 from tests.toy_datasets import panoptic_dataset
 
 
-def test_a_seed_draws_the_same_images_and_another_seed_others(tmp_path: Path) -> None:
+def test_seed_determines_the_subset(tmp_path: Path) -> None:
     with panoptic_dataset(tmp_path, "subset_toy", count=8) as name:
         draws = {}
         for seed in range(4):
@@ -25,5 +25,5 @@ def test_a_seed_draws_the_same_images_and_another_seed_others(tmp_path: Path) ->
             MetadataCatalog.remove(subset)
         assert all(len(set(draw)) == 3 for draw in draws.values())
         assert len({tuple(draw) for draw in draws.values()}) > 1
-        with pytest.raises(DataError, match="8 images with ground truth, 9 were asked for"):
+        with pytest.raises(DataError, match="8 images with ground truth; 9 is out of range"):
             register_subset(name, 9, tmp_path / "json")

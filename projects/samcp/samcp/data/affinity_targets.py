@@ -1,6 +1,6 @@
-"""The ground-truth affinity G between entities and patches (METHOD 6; paper 3.2.3, Table 12), on RLEs.
+"""Ground-truth affinity G of entities and patches (METHOD 6; paper 3.2.3, Table 12), computed on RLEs.
 
-Everything is measured in the original image. Flip and resize change no ratio of areas; what a crop hides is cut from
+Overlaps are measured in the original image: flip and resize do not change ratios of areas, and a crop is applied to
 patches and entities before they are compared.
 """
 
@@ -21,16 +21,19 @@ _CROWD_SHARE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class AffinityRule:
-    """Which patches belong to an entity.
+    """Rule that assigns patches to an entity.
 
     Attributes:
-        iop_threshold: tau; a patch is positive where its intersection over patch (IoP) exceeds it.
-        ignore_threshold: from here to tau a pair is ignored in the affinity losses; None ignores no pair.
-        box_iop, mask_iop: which IoPs count; of two the smaller one.
-        low_quality_matches: also add every patch whose IoU with the entity exceeds `low_quality_iou` and the IoU of all
-            patches that the entity already has.
-        low_quality_iou: see there.
-        low_quality_by: "box" or "mask", which IoU that is.
+        iop_threshold: τ; a patch is positive if its intersection over patch (IoP) exceeds it.
+        ignore_threshold: pairs with an IoP from here to τ are excluded from the affinity losses; None excludes none.
+        box_iop, mask_iop: whether the IoP of boxes, and of masks, is used; of both the smaller.
+        low_quality_matches: also assign every patch whose IoU with the entity exceeds ``low_quality_iou`` and the IoU
+            of all patches assigned by the IoP.
+        low_quality_iou: least IoU of a low-quality match.
+        low_quality_by: "box" or "mask": the IoU that low-quality matches use.
+
+    Raises:
+        UsageError: box_iop and mask_iop are both off.
     """
 
     iop_threshold: float = 0.8
@@ -43,16 +46,18 @@ class AffinityRule:
 
     def __post_init__(self) -> None:
         if not (self.box_iop or self.mask_iop):
-            raise UsageError("MODEL.SAMCP.TARGETS: BOX_IOP and MASK_IOP are both off; one of them must measure overlap")
+            raise UsageError("MODEL.SAMCP.TARGETS: BOX_IOP and MASK_IOP are both off; switch on at least one")
 
     def compare(self, patches: Patches, entities: Patches, mask_iop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compare N patches with K entities.
+        """Assign N patches to K entities.
 
         Args:
-            mask_iop: (K, N) IoP of their masks.
+            patches: N patches.
+            entities: K masks of the same image.
+            mask_iop: (K, N) IoP of the masks.
 
         Returns:
-            affinity, ignore: (K, N) bool each, never both true.
+            affinity, ignore: (K, N) bool each, never both True.
         """
         intersection = _box_intersection(entities.boxes, patches.boxes)
         iop = np.ones(mask_iop.shape)
@@ -67,16 +72,19 @@ class AffinityRule:
         return self.assign(iop, iou)
 
     def assign(self, iop: np.ndarray, iou: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same for known overlaps.
+        """Assign patches to entities by their overlaps.
 
         Args:
-            iop: (K, N), what tau applies to.
+            iop: (K, N), compared with τ.
             iou: (K, N), for low-quality matches.
+
+        Returns:
+            affinity, ignore: (K, N) bool each, never both True.
         """
         affinity = iop > self.iop_threshold
         if self.low_quality_matches and affinity.size:
-            to_beat = np.where(affinity, iou, 0.0).max(axis=1, keepdims=True)
-            affinity |= iou > np.maximum(to_beat, self.low_quality_iou)
+            assigned = np.where(affinity, iou, 0.0).max(axis=1, keepdims=True)
+            affinity |= iou > np.maximum(assigned, self.low_quality_iou)
         if self.ignore_threshold is None:
             return affinity, np.zeros_like(affinity)
         return affinity, (iop >= self.ignore_threshold) & ~affinity
@@ -84,14 +92,14 @@ class AffinityRule:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the model learns from one image with N patches.
+    """Training targets of one image with N patches.
 
     Attributes:
         instances: the K thing instances; Instances of the input's size with gt_classes (K,) int64, gt_boxes (K, 4) in
             input pixels, gt_affinity (K, N) bool (G) and gt_ignore (K, N) bool.
-        sem_segments: the same fields, one row per class in the image; no patch belongs to a class of which there is
-            but a crowd, so that it is taught neither present nor absent.
-        in_crowd: (N,) bool, patches that lie mostly inside a crowd region and belong to nothing.
+        sem_segments: the same fields with one row per class in the image. A class of which the image has only crowds
+            has no patches, and is excluded from the losses as neither present nor absent.
+        in_crowd: (N,) bool, patches that lie mostly inside a crowd region and belong to no entity.
     """
 
     instances: Instances
@@ -101,7 +109,10 @@ class Targets:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRules:
-    """The rules for both kinds of entities. By default those of the released code; the paper has instances' alone."""
+    """Rules for instances and for semantic entities; the defaults are those of the released code.
+
+    The paper gives only the rule for instances.
+    """
 
     instances: AffinityRule = AffinityRule()
     semantic: AffinityRule = AffinityRule(ignore_threshold=None, low_quality_iou=0.1, low_quality_by="mask")
@@ -129,12 +140,12 @@ class TargetRules:
 def build_targets(
     patches: Patches, ground_truth: GroundTruth, *, rules: TargetRules, mapping: AxisAlignedMap
 ) -> Targets:
-    """The targets of the patches that the input shows.
+    """Compute the targets of the patches of one network input.
 
     Args:
-        patches: N patches, already cut to what the input shows.
-        ground_truth: that of the whole image.
-        rules: when a patch belongs to an entity.
+        patches: N patches, already cropped to the input.
+        ground_truth: of the whole image.
+        rules: assign patches to entities.
         mapping: from the original image to the network's input.
     """
     visible = replace(ground_truth, masks=mapping.crop(ground_truth.masks))
@@ -144,12 +155,12 @@ def build_targets(
     semantic = Patches.concatenate([regions, crowd_only])
     mask_iop = patches.iop(Patches.concatenate([things, semantic, visible.crowds()])).T
     thing_iop, semantic_iop, crowd_iop = np.split(mask_iop, [len(things), len(things) + len(semantic)])
-    # A patch inside a crowd may well be part of what it shows: neither yes nor no.
+    # A patch inside a crowd may be a part of one of its objects: neither positive nor negative.
     crowded = (crowd_iop > _CROWD_SHARE).any(axis=0)
 
     thing_affinity, thing_ignore = rules.instances.compare(patches, things, thing_iop)
     semantic_affinity, semantic_ignore = rules.semantic.compare(patches, semantic, semantic_iop)
-    semantic_affinity[len(regions) :] = False  # a crowd is no entity
+    semantic_affinity[len(regions) :] = False  # a crowd is not an entity
     belongs = thing_affinity.any(axis=0) | semantic_affinity.any(axis=0)
     return Targets(
         instances=_entities(mapping, things, thing_classes, thing_affinity, thing_ignore, crowded),
@@ -173,7 +184,7 @@ def _entities(
     ignore: np.ndarray,
     crowded: np.ndarray,
 ) -> Instances:
-    """The fields of :class:`Targets` for the entities that the input shows a pixel of."""
+    """Return the fields of :class:`Targets` for the entities that are visible in the input."""
     entities = Instances(
         mapping.input_size,
         gt_classes=torch.from_numpy(classes),
@@ -185,7 +196,7 @@ def _entities(
 
 
 def _box_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Areas (len(a), len(b)) that XYXY boxes share."""
+    """Return the intersection areas (len(a), len(b)) of XYXY boxes."""
     low = np.maximum(a[:, None, :2], b[None, :, :2]).astype(np.float64)
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     return np.prod(np.clip(high - low, 0, None), axis=-1)
@@ -196,11 +207,11 @@ def _box_area(boxes: np.ndarray) -> np.ndarray:
 
 
 def _iou(intersection: np.ndarray, entity_areas: np.ndarray, patch_areas: np.ndarray) -> np.ndarray:
-    """IoU (K, N) from areas of intersections (K, N), entities (K,) and patches (N,)."""
+    """Return the IoU (K, N) from areas of intersections (K, N), entities (K,) and patches (N,)."""
     return _divide(intersection, entity_areas[:, None] + patch_areas[None] - intersection)
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, 0 where whole is 0 (a patch without pixels belongs to nothing)."""
+    """Return part / whole, 0 where whole is 0: an empty patch belongs to no entity."""
     whole = np.broadcast_to(whole, part.shape)
     return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)

@@ -1,4 +1,4 @@
-"""Data loaders over a dataset's images and the patches in their cache."""
+"""Data loaders of images and their cached patches."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -21,17 +21,15 @@ Record = dict[str, Any]
 
 
 def build_train_loader(cfg: CfgNode) -> Iterable[list[Record]]:
-    """Detectron2's endless training loader over DATASETS.TRAIN with the patches of DATASETS.PATCHES_TRAIN.
+    """Build Detectron2's infinite training loader for DATASETS.TRAIN with the patches of DATASETS.PATCHES_TRAIN.
 
     Raises:
         DataError: a dataset cannot be read, or the datasets have different classes.
-        CacheError: a cache is missing, damaged, or lacks patches of some image.
+        CacheError: a cache is missing or damaged, or lacks patches of an image.
     """
     paths = cache_paths(cfg, is_train=True)
     if not paths:
-        raise DataError(
-            "DATASETS.TRAIN names no dataset; add, for one: DATASETS.TRAIN \"('coco_2017_train_panoptic',)\""
-        )
+        raise DataError("DATASETS.TRAIN is empty; add, for example: DATASETS.TRAIN \"('coco_2017_train_panoptic',)\"")
     records: list[Record] = []
     caches: dict[str, PatchCache] = {}
     for name, path in paths.items():
@@ -44,10 +42,10 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[Record]]:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
-    """Detectron2's test loader, an image a batch, over one of DATASETS.TEST with its cache of DATASETS.PATCHES_TEST.
+    """Build Detectron2's test loader, one image per batch, for one of DATASETS.TEST with its DATASETS.PATCHES_TEST.
 
     Raises:
-        DataError, CacheError: as `build_train_loader`.
+        DataError, CacheError: as :func:`build_train_loader`.
     """
     path = cache_paths(cfg, is_train=False)[dataset_name]
     records, cache = load_records(dataset_name, path)
@@ -56,28 +54,29 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataL
 
 
 def check_test_data(cfg: CfgNode) -> None:
-    """Load every test dataset and its cache, so that what is wrong with them shows before training, not after it.
+    """Load every test dataset and its patch cache, so that their errors are raised before training.
 
     Raises:
-        DataError, CacheError: as `build_train_loader`.
+        DataError, CacheError: as :func:`build_train_loader`.
     """
     for name, path in cache_paths(cfg, is_train=False).items():
         load_records(name, path)
 
 
 def load_records(dataset: str, cache_path: str, *, skip_failed: bool = False) -> tuple[list[Record], PatchCache]:
-    """Detectron2's records of a dataset with, added to each, what the mapper needs to find its patches.
+    """Load a dataset's records and its patch cache.
 
     Args:
         dataset: a registered name.
         cache_path: of its patches.
-        skip_failed: leave out, with a warning, images whose patches could not be made (broken pictures, as a rule).
+        skip_failed: skip, with a warning, images whose patches could not be generated, such as damaged files.
 
     Returns:
-        the records, each with "key", "patches_path" and "dataset_name"; and the cache, which has all of their keys.
+        The records, each with "key", "patches_path" and "dataset_name" added for the mapper; and the cache, which has
+        patches for all of them.
 
     Raises:
-        DataError, CacheError: as `build_train_loader`.
+        DataError, CacheError: as :func:`build_train_loader`.
     """
     records, cache = find_patches(load_dataset(dataset), dataset, cache_path)
     if skip_failed:
@@ -87,10 +86,10 @@ def load_records(dataset: str, cache_path: str, *, skip_failed: bool = False) ->
 
 
 def find_patches(records: list[Record], dataset: str, cache_path: str) -> tuple[list[Record], PatchCache]:
-    """The records with "key", "patches_path" and "dataset_name" added to each, and the cache, which may lack keys.
+    """Add "key", "patches_path" and "dataset_name" to records, and open the cache, which may lack some of the keys.
 
     Raises:
-        CacheError: the cache is missing, damaged, or of other images; or nothing tells the images' keys.
+        CacheError: the cache is missing, damaged, or of other images; or the dataset's metadata have no image root.
     """
     root = image_root(dataset)
     for record in records:
@@ -99,10 +98,10 @@ def find_patches(records: list[Record], dataset: str, cache_path: str) -> tuple[
 
 
 def load_dataset(name: str) -> list[Record]:
-    """Detectron2's records of a dataset.
+    """Load Detectron2's records of a registered dataset.
 
     Raises:
-        DataError: there is no such dataset, or it cannot be read, or has no images.
+        DataError: the dataset is not registered, cannot be read, or has no images.
     """
     if name not in DatasetCatalog:
         raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
@@ -122,18 +121,18 @@ def _without_failed(records: list[Record], cache: PatchCache) -> list[Record]:
     if failed:
         reason = cache.manifest.failures[failed[0]]
         logger.warning(
-            "%s: left out %d images without patches, first %s: %s", cache.path, len(failed), failed[0], reason
+            "%s: skipped %d images without patches, first %s: %s", cache.path, len(failed), failed[0], reason
         )
     return [record for record in records if record["key"] not in cache.manifest.failures]
 
 
 def _with_ground_truth(records: list[Record]) -> list[Record]:
-    """The records that can teach something: a label PNG, or a segment that is no crowd."""
+    """Select the records with ground truth: a label PNG, or a segment that is not a crowd."""
     kept = [record for record in records if _is_labelled(record)]
     if not kept:
         raise DataError("no training image has any ground truth; see DATALOADER.FILTER_EMPTY_ANNOTATIONS")
     if len(kept) < len(records):
-        logger.info("Left out %d of %d images, which have no ground truth", len(records) - len(kept), len(records))
+        logger.info("Skipped %d of %d images without ground truth", len(records) - len(kept), len(records))
     return kept
 
 
@@ -145,11 +144,11 @@ def _is_labelled(record: Record) -> bool:
 
 
 def _check_same_labels(names: Sequence[str]) -> None:
-    """Datasets trained on together must agree on what a label means."""
+    """Raise DataError if datasets that are trained on together have different classes or ignore labels."""
     labels = {name: (Vocabulary.of_dataset(name), MetadataCatalog.get(name).get("ignore_label")) for name in names}
     different = [name for name in names if labels[name] != labels[names[0]]]
     if different:
         raise DataError(
-            f"DATASETS.TRAIN: {different[0]!r} has other classes or another ignore_label than {names[0]!r}; "
+            f"DATASETS.TRAIN: classes or ignore_label of {different[0]!r} differ from those of {names[0]!r}; "
             "datasets that are trained on together must share both"
         )

@@ -1,4 +1,4 @@
-"""From a record of a dataset to what the model takes (METHOD 6 and 9)."""
+"""Dataset mapper: from a record of a dataset to the model's input (METHOD 6 and 9)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from samcp.data.patch_transforms import AxisAlignedMap, crop_patches, patch_inst
 from samcp.errors import DataError
 from samcp.vocabulary import Vocabulary
 
-# DETR's augmentation shrinks an image to one of these shorter sides before it crops.
+# DETR's augmentation resizes the shorter side of an image to one of these before cropping.
 _SIZES_BEFORE_CROP = (400, 500, 600)
 
 
@@ -31,8 +31,8 @@ class AugmentedImage:
 
     Attributes:
         image: (3, H, W) uint8.
-        patches: Instances of the N visible patches, as :func:`patch_instances` makes them.
-        visible: the same patches at the image's own size, cut to what the augmentation left of it.
+        patches: Instances of the N visible patches, from :func:`patch_instances`.
+        visible: the same patches at the size of the original image, cropped to the part that the input shows.
         mapping: from the original image to the augmented one.
     """
 
@@ -45,7 +45,13 @@ class AugmentedImage:
 def augment_image(
     image: np.ndarray, patches: Patches, *, augmentations: T.AugmentationList, roi_size: int, min_patch_area: int
 ) -> AugmentedImage:
-    """Augment an image (H, W, 3) and its patches alike; the other arguments are the mapper's."""
+    """Apply the same augmentation to an image (H, W, 3) and its patches.
+
+    Args:
+        image: (H, W, 3) uint8.
+        patches: of the image.
+        augmentations, roi_size, min_patch_area: see :class:`SAMCPDatasetMapper`.
+    """
     size = _size(image)
     augmented = T.AugInput(image)
     transforms = augmentations(augmented)
@@ -56,19 +62,19 @@ def augment_image(
 
 
 class SAMCPDatasetMapper:
-    """Reads an image and its patches, augments both, and, where asked for, computes the targets.
+    """Callable that reads the image and patches of a record, augments both, and optionally computes the targets.
 
-    Returns a dict:
-        image: (3, H, W) uint8 tensor in the format asked for.
+    It returns a dict:
+        image: (3, H, W) uint8 tensor in ``image_format``.
         height, width, file_name, key and, if the record has one, image_id: of the original image.
         patches: Instances with patch_boxes, Boxes (N, 4) in input pixels, and roi_masks (N, roi_size, roi_size); with
             targets also in_crowd (N,).
-        instances, sem_segments: with targets; see `affinity_targets.Targets`.
-        patch_rles: in test, Patches of the original size, row by row those of `patches`.
+        instances, sem_segments: with targets; see :class:`samcp.data.affinity_targets.Targets`.
+        patch_rles: at test, the same patches in the same order, as Patches at the original image's size.
 
-    Raises:
+    It raises:
         DataError: the image or its ground truth is missing, unreadable or inconsistent.
-        CacheError: its patches are missing, damaged, or of another image.
+        CacheError: the patches are missing, damaged, or of an image of another size.
     """
 
     @configurable
@@ -88,15 +94,15 @@ class SAMCPDatasetMapper:
     ) -> None:
         """
         Args:
-            is_train: whether the records are trained on, and not tested.
-            with_targets: compute targets; in test, for the oracle and for the evaluation of prompts.
-            augmentations: applied in order; all must keep rectangles upright.
+            is_train: whether the records are for training.
+            with_targets: compute targets; at test, for the oracle and the evaluation of prompts.
+            augmentations: applied in order; each must map upright rectangles to upright rectangles.
             image_format: a PIL mode or "BGR".
-            caches: the records' "patches_path" -> cache.
-            roi_size: cells along a side of a patch's RoI mask.
-            min_patch_area: patches that a crop leaves with fewer original pixels are dropped.
-            rules: when a patch belongs to an entity.
-            num_classes, ignore_label: what label PNGs hold.
+            caches: "patches_path" of a record -> cache.
+            roi_size: side of a patch's RoI mask, in cells.
+            min_patch_area: patches that a crop reduces to fewer original pixels are dropped.
+            rules: assign patches to entities.
+            num_classes, ignore_label: valid values of label PNGs.
         """
         self.is_train = is_train
         self.with_targets = with_targets
@@ -150,10 +156,10 @@ class SAMCPDatasetMapper:
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Build Detectron2's resize and flip, in training with INPUT.CROP and INPUT.COLOR_AUG_SSD between them.
+    """Build Detectron2's resize and flip, for training with INPUT.CROP and INPUT.COLOR_AUG_SSD between them.
 
-    The crop comes half the time, before the resize and with one of its own, as in DETR; or always, after it, as in
-    Mask2Former (INPUT.CROP.AFTER_RESIZE).
+    The crop is applied either with probability 0.5 before the resize, after a resize of its own, as in DETR; or always
+    and after the resize, as in Mask2Former (INPUT.CROP.AFTER_RESIZE).
     """
     augmentations = detection_utils.build_augmentation(cfg, is_train)
     if not is_train:
@@ -173,13 +179,13 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:
-    """(height, width)."""
+    """Return (height, width)."""
     return image.shape[0], image.shape[1]
 
 
 def _check_size(record: Mapping[str, Any], size: tuple[int, int]) -> None:
     if "height" in record and (record["height"], record["width"]) != size:
         raise DataError(
-            f"{record['file_name']}: is {size[0]} x {size[1]} pixels (height x width), but its dataset says "
+            f"{record['file_name']}: is {size[0]} x {size[1]} pixels (height x width), but its dataset lists "
             f"{record['height']} x {record['width']}; correct the annotations"
         )

@@ -14,7 +14,10 @@ from PIL import Image
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write under, which becomes ``path`` if the block ends well: what has its name is complete."""
+    """Yield a temporary path to write to, and rename it to ``path`` if the block succeeds.
+
+    A file with its final name is therefore complete. The parent folder is created.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -25,18 +28,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a json file whole."""
+    """Write a json file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content))
 
 
 def write_label_map(path: Path, labels: np.ndarray) -> None:
-    """Write (H, W) uint8 or uint16 class ids as a PNG of one channel."""
+    """Write (H, W) uint8 or uint16 class ids as a PNG with one channel."""
     with replacing(path) as temporary:
         Image.fromarray(labels).save(temporary, format="PNG")
 
 
 def write_panoptic_ids(path: Path, ids: np.ndarray) -> None:
-    """Write (H, W) segment ids below 2^24, 0 for void, as COCO's panoptic PNG."""
+    """Write (H, W) segment ids below 2²⁴, 0 for void, as COCO's panoptic PNG."""
     with replacing(path) as temporary:
         Image.fromarray(id2rgb(ids)).save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""The ground truth of an image as RLE segments, whatever form the dataset has it in."""
+"""Ground truth of an image as RLE segments, read from panoptic PNGs, label PNGs or instance annotations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from samcp.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """S labelled segments of one image.
+    """Ground-truth segments of one image, S in all.
 
     Attributes:
-        masks: S segments at the image's own size.
-        classes: (S,) int64 contiguous class ids, over things and stuff together.
+        masks: S masks at the image's own size.
+        classes: (S,) int64 contiguous class ids, things and stuff in one numbering.
         is_thing, is_crowd: (S,) bool.
     """
 
@@ -29,21 +29,21 @@ class GroundTruth:
     is_crowd: np.ndarray
 
     def things(self) -> tuple[Patches, np.ndarray]:
-        """The thing instances without crowds: masks and classes."""
+        """Return masks and classes of the thing instances, without crowds."""
         return self._select(self.is_thing & ~self.is_crowd)
 
     def semantic(self) -> tuple[Patches, np.ndarray]:
-        """One entity a class, the union of its segments without crowds (METHOD 6): masks and ascending classes."""
+        """Return masks and ascending classes, one union of segments without crowds per class (METHOD 6)."""
         return self._unions(~self.is_crowd, np.unique(self.classes[~self.is_crowd]))
 
     def only_crowds(self) -> tuple[Patches, np.ndarray]:
-        """One entity a class of which nothing but crowds can be seen: masks and ascending classes."""
+        """Return masks and ascending classes, one union of crowds per class of which only crowds are visible."""
         seen = self.masks.areas > 0
         classes = np.setdiff1d(self.classes[seen & self.is_crowd], self.classes[seen & ~self.is_crowd])
         return self._unions(self.is_crowd, classes)
 
     def crowds(self) -> Patches:
-        """The crowd regions."""
+        """Return the crowd regions."""
         return self.masks.select(np.flatnonzero(self.is_crowd))
 
     def _unions(self, which: np.ndarray, classes: np.ndarray) -> tuple[Patches, np.ndarray]:
@@ -58,16 +58,16 @@ class GroundTruth:
 def read_ground_truth(
     record: Mapping[str, Any], size: tuple[int, int], *, num_classes: int, ignore_label: int
 ) -> GroundTruth:
-    """Read what a Detectron2 dataset record says of its image.
+    """Read the ground truth of a Detectron2 dataset record.
 
     Args:
-        record: it has "pan_seg_file_name" and "segments_info" (COCO's panoptic PNG), or "sem_seg_file_name" (a PNG of
-            class ids), or "annotations" (instances as polygons or RLEs); a panoptic PNG goes before the others.
+        record: has "pan_seg_file_name" and "segments_info" (COCO's panoptic PNG), or "sem_seg_file_name" (a PNG of
+            class ids), or "annotations" (instances as polygons or RLEs); a panoptic PNG takes precedence.
         size: (height, width) of the image.
-        num_classes, ignore_label: a label PNG holds 0..num_classes-1, and ignore_label where nothing is known.
+        num_classes, ignore_label: valid values of a label PNG: 0..num_classes-1, and ignore_label for void pixels.
 
     Raises:
-        DataError: unreadable, of another size than the image, or without a known form; the file is named.
+        DataError: the ground truth is unreadable, differs from the image in size, or the record has none of the forms.
     """
     if "pan_seg_file_name" in record:
         return _from_panoptic(record["pan_seg_file_name"], record["segments_info"], size)
@@ -77,13 +77,17 @@ def read_ground_truth(
     if forms == ["annotations"]:
         return _from_annotations(record["annotations"], size, record["file_name"])
     raise DataError(
-        f"{record['file_name']}: the dataset must give either pan_seg_file_name, sem_seg_file_name or annotations as "
-        f"ground truth, but this record has {forms or 'none of them'}"
+        f"{record['file_name']}: the ground truth must be one of pan_seg_file_name, sem_seg_file_name and annotations, "
+        f"but this record has {forms or 'none of them'}"
     )
 
 
 def read_panoptic_ids(path: str) -> np.ndarray:
-    """Read a COCO panoptic PNG as (H, W) int32 segment ids, R + 256 G + 256^2 B."""
+    """Read a COCO panoptic PNG as (H, W) int32 segment ids, R + 256 G + 256² B.
+
+    Raises:
+        DataError: the file is missing, unreadable, or not RGB.
+    """
     image = _read_png(path)
     if image.mode not in ("RGB", "RGBA"):
         raise DataError(f"{path}: a panoptic annotation must be an RGB PNG, this one has mode {image.mode}")
@@ -91,7 +95,11 @@ def read_panoptic_ids(path: str) -> np.ndarray:
 
 
 def read_label_map(path: str) -> np.ndarray:
-    """Read a PNG of class ids as (H, W) int32."""
+    """Read a PNG of class ids as (H, W) int32.
+
+    Raises:
+        DataError: the file is missing, unreadable, or has several channels.
+    """
     labels = np.asarray(_read_png(path))
     if labels.ndim != 2:
         raise DataError(f"{path}: a label map must have one channel of class ids, this one has shape {labels.shape}")
@@ -99,20 +107,20 @@ def read_label_map(path: str) -> np.ndarray:
 
 
 def check_labels(path: str, labels: Iterable[int], num_classes: int, ignore_label: int) -> None:
-    """Raise DataError where a label map has labels that are no class."""
+    """Raise DataError if a label map has labels that are neither a class id nor ignore_label."""
     unknown = [label for label in labels if label != ignore_label and not 0 <= label < num_classes]
     if unknown:
         raise DataError(
-            f"{path}: holds the labels {unknown}, but the dataset has the classes 0..{num_classes - 1} and marks "
-            f"unknown pixels with {ignore_label}; correct the dataset's stuff_classes or ignore_label"
+            f"{path}: has the labels {unknown}, but the dataset has the classes 0..{num_classes - 1} and ignore_label "
+            f"{ignore_label}; correct the dataset's stuff_classes or ignore_label"
         )
 
 
 def _from_panoptic(path: str, segments_info: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> GroundTruth:
     ids, rles = _encode(read_panoptic_ids(path), size, path)
     info = {segment["id"]: segment for segment in segments_info}
-    # Ids that the json does not list are left out as void is. To panopticapi only id 0 is void: it counts a predicted
-    # segment there as a false one.
+    # Ids that the json does not list are skipped like void. In panopticapi only id 0 is void: a segment predicted on
+    # an unlisted id counts as a false positive.
     listed = [(info[i], rle) for i, rle in zip(ids, rles, strict=True) if i in info]
     return _ground_truth(
         size,
@@ -147,7 +155,7 @@ def _from_annotations(annotations: Sequence[Mapping[str, Any]], size: tuple[int,
 
 
 def _encode_annotation(segmentation: Any, size: tuple[int, int], image: str) -> bytes:
-    """The compressed counts of a COCO "segmentation": polygons, or a compressed or uncompressed RLE."""
+    """Return the compressed counts of a COCO "segmentation": polygons, or a compressed or uncompressed RLE."""
     height, width = size
     if isinstance(segmentation, list):
         return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))["counts"]
@@ -162,7 +170,7 @@ def _encode_annotation(segmentation: Any, size: tuple[int, int], image: str) -> 
 def _encode(labels: np.ndarray, size: tuple[int, int], path: str) -> tuple[list[int], list[bytes]]:
     if labels.shape != size:
         raise DataError(
-            f"{path}: is {labels.shape} (height, width), but its image is {size}; they do not belong together"
+            f"{path}: is {labels.shape} (height, width), but its image is {size}; use the annotation of this image"
         )
     ids, rles = encode_labels(labels)
     return [int(i) for i in ids], list(rles)

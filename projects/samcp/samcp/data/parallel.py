@@ -7,34 +7,38 @@ from tqdm import tqdm
 
 from proposal_cache.generation.engines.local import process_pool
 
-Source = TypeVar("Source")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def parallel_map(
-    sources: Sequence[Source], convert: Callable[[Source], Result], *, workers: int, title: str
+    items: Sequence[Item], function: Callable[[Item], Result], *, workers: int, title: str
 ) -> list[Result]:
-    """Apply a function to every source, in order, under a bar of progress.
+    """Apply a function to every item, with a progress bar.
 
     Args:
-        convert: with several workers, something that pickles.
-        workers: processes.
-        title: of the bar.
+        items: arguments, one per call; with several workers they are pickled.
+        function: the function; with several workers it is pickled once per worker.
+        workers: number of processes; 1 runs in this process.
+        title: of the progress bar.
+
+    Returns:
+        The results in the order of ``items``.
     """
-    progress = {"total": len(sources), "desc": title, "unit": "image", "mininterval": 1}
+    progress = {"total": len(items), "desc": title, "unit": "image", "mininterval": 1}
     if workers == 1:
-        return list(tqdm(map(convert, sources), **progress))
-    with process_pool(workers, _start_worker, (convert,)) as pool:
-        return list(tqdm(pool.map(_convert_in_worker, sources, chunksize=8), **progress))
+        return list(tqdm(map(function, items), **progress))
+    with process_pool(workers, _start_worker, (function,)) as pool:
+        return list(tqdm(pool.map(_call_in_worker, items, chunksize=8), **progress))
 
 
-_convert: Callable[[Any], Any]  # of a worker process, which gets it once: with it may come a patch cache to open
+_function: Callable[[Any], Any]  # of a worker process; sent once, since it may hold a patch cache
 
 
-def _start_worker(convert: Callable[[Any], Any]) -> None:
-    global _convert
-    _convert = convert
+def _start_worker(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
 
 
-def _convert_in_worker(source: Any) -> Any:
-    return _convert(source)
+def _call_in_worker(item: Any) -> Any:
+    return _function(item)

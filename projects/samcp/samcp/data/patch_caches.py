@@ -1,4 +1,4 @@
-"""Finds the patch caches that a config names and checks them against their datasets."""
+"""Find the patch caches of a config and check them against their datasets."""
 
 import logging
 import os
@@ -19,12 +19,12 @@ _SHOWN_KEYS = 3
 
 
 def cache_paths(cfg: CfgNode, is_train: bool) -> dict[str, str]:
-    """The cache of every dataset of DATASETS.TRAIN or TEST: dataset name -> path.
+    """Return the patch cache of every dataset of DATASETS.TRAIN or TEST: dataset name -> path.
 
-    Where the config names none, they are those that the datasets' metadata name as ``patches``, if all of them do.
+    If the config names no caches, use ``patches`` of the datasets' metadata, provided that all datasets have it.
 
     Raises:
-        CacheError: a dataset is named twice, or there are not as many caches as datasets.
+        CacheError: a dataset is named twice, or the numbers of caches and datasets differ.
     """
     split = "TRAIN" if is_train else "TEST"
     names, caches = cfg.DATASETS[split], cfg.DATASETS[f"PATCHES_{split}"]
@@ -32,7 +32,7 @@ def cache_paths(cfg: CfgNode, is_train: bool) -> dict[str, str]:
     if twice:
         raise CacheError(
             f"DATASETS.{split} names {twice[0]!r} more than once, but a dataset has one patch cache; name it once, or "
-            "register the same images under a second name, as a split of your own data (docs/datasets.md)"
+            "register the same images under a second name, as a split of a custom dataset (docs/datasets.md)"
         )
     own = [MetadataCatalog.get(name).get("patches") for name in names]
     if not caches and all(own):
@@ -40,17 +40,17 @@ def cache_paths(cfg: CfgNode, is_train: bool) -> dict[str, str]:
     if len(names) != len(caches):
         raise CacheError(
             f"DATASETS.PATCHES_{split} names {len(caches)} patch caches {tuple(caches)} for the {len(names)} datasets "
-            f"of DATASETS.{split} {tuple(names)}; give one each, in the same order. To make one: "
+            f"of DATASETS.{split} {tuple(names)}; name one per dataset, in the same order. To make one: "
             + generate_command(names[min(len(caches), len(names) - 1)] if names else "NAME", "DIR")
         )
     return {name: _absolute(cache) for name, cache in zip(names, caches, strict=True)}
 
 
 def open_cache(path: str, dataset: str) -> PatchCache:
-    """Open the cache of a dataset.
+    """Open the patch cache of a dataset.
 
     Raises:
-        CacheError: there is none, with the command that makes it; or it is damaged, or of other images.
+        CacheError: the cache is missing (the message has the command that makes it), damaged, or of other images.
     """
     if not os.path.isdir(path):
         raise CacheError(f"{path}: no patch cache; make it with: {generate_command(dataset, path)}")
@@ -62,16 +62,18 @@ def open_cache(path: str, dataset: str) -> PatchCache:
 
 
 def check_keys(cache: PatchCache, dataset: str, keys: Sequence[str]) -> None:
-    """Make sure that a cache has the patches of every image of a dataset.
+    """Raise CacheError if a cache lacks patches of some images.
 
-    Raises:
-        CacheError: it lacks images.
+    Args:
+        cache: the cache.
+        dataset: name of the dataset, for the message.
+        keys: of the dataset's images.
     """
     missing = cache.missing(keys)
     if missing:
         shown = ", ".join(missing[:_SHOWN_KEYS]) + (", ..." if len(missing) > _SHOWN_KEYS else "")
         if missing[0] in cache.manifest.failures:
-            shown += f" (the first could not be cut: {cache.manifest.failures[missing[0]]})"
+            shown += f" (the first failed: {cache.manifest.failures[missing[0]]})"
         raise CacheError(
             f"{cache.path}: this patch cache of {cache.manifest.dataset!r} lacks {len(missing)} of the {len(keys)} "
             f"images of {dataset}: {shown}. Name another cache, or {_complete(str(cache.path))}"
@@ -79,10 +81,15 @@ def check_keys(cache: PatchCache, dataset: str, keys: Sequence[str]) -> None:
 
 
 def read_patches(cache: PatchCache, record: Mapping[str, Any], size: tuple[int, int]) -> Patches:
-    """The patches of one record.
+    """Read the patches of one record.
+
+    Args:
+        cache: holds them.
+        record: with "key", "patches_path", "file_name" and "dataset_name".
+        size: (height, width) of the image.
 
     Raises:
-        CacheError: missing, damaged, or of an image of another size.
+        CacheError: the patches are missing, damaged, or of an image of another size.
     """
     key, path = record["key"], record["patches_path"]
     if key not in cache:
@@ -91,30 +98,30 @@ def read_patches(cache: PatchCache, record: Mapping[str, Any], size: tuple[int, 
     if (patches.height, patches.width) != size:
         raise CacheError(
             f"{record['file_name']}: is {size[0]} x {size[1]} pixels (height x width), but the patches of {key!r} in "
-            f"{path} are of {patches.height} x {patches.width}; name the cache of this dataset, or make it anew with: "
+            f"{path} are of {patches.height} x {patches.width}; name the cache of this dataset, or make it again with: "
             + generate_command(record["dataset_name"], path)
         )
     return patches
 
 
 def image_root(dataset: str) -> str:
-    """The folder below which the images of a registered dataset lie; keys are relative to it.
+    """Return the image root of a registered dataset; keys are paths relative to it.
 
     Raises:
-        CacheError: the metadata do not tell.
+        CacheError: the metadata have no image_root.
     """
     root = _find_root(dataset)
     if not root:
         raise CacheError(
-            f"dataset {dataset!r} has no image_root in its metadata, so its images have no keys in a patch cache; "
+            f"dataset {dataset!r} has no image_root in its metadata, which the keys of a patch cache are relative to; "
             f"set it with MetadataCatalog.get({dataset!r}).image_root = FOLDER"
         )
     return root
 
 
 def generate_command(dataset: str, path: str) -> str:
-    """The command that makes a cache of SAM's patches."""
-    described_in = MetadataCatalog.get(dataset).get("described_in")  # a user's own data
+    """Return the command that generates a dataset's patches with SAM."""
+    described_in = MetadataCatalog.get(dataset).get("described_in")  # a custom dataset
     register = f"--register {described_in} " if described_in else ""
     what = f"{register}--dataset {dataset} --output {path}"
     return f"python scripts/generate_sam_patches.py {what} --checkpoint FILE"
@@ -122,8 +129,8 @@ def generate_command(dataset: str, path: str) -> str:
 
 def _complete(path: str) -> str:
     return (
-        "repeat the command that made it, which makes what is missing "
-        f"(python -m proposal_cache info {path} tells its dataset, generator and options)"
+        "repeat the command that made it, which generates the missing patches only "
+        f"(python -m proposal_cache info {path} prints its dataset, generator and options)"
     )
 
 
@@ -133,15 +140,15 @@ def _find_root(dataset: str) -> str | None:
 
 
 def _check_images(cache: PatchCache, dataset: str) -> None:
-    """Refuse the cache of another dataset, unless their images are the same: keys may agree though images do not."""
+    """Raise CacheError for the cache of another dataset with other images: their keys may be equal by chance."""
     made_for = cache.manifest.dataset
     if made_for == dataset:
         return
     theirs = _find_root(made_for) if made_for in DatasetCatalog else None
     if not theirs:
         message = (
-            f"{cache.path}: these patches were made for {made_for!r}, which is not registered here, so that names and "
-            f"sizes alone tell whether they are of the images of {dataset!r}"
+            f"{cache.path}: these patches were made for {made_for!r}, which is not registered here, so only names and "
+            f"sizes show whether they are of the images of {dataset!r}"
         )
         log_first_n(logging.WARNING, message, key="message")
         return

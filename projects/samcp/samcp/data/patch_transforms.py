@@ -1,7 +1,7 @@
-"""Carries patches through an image's augmentation without decoding their masks.
+"""Augmentation of patches without decoding their masks.
 
-Flip, resize and crop are, together, one axis-aligned affine map. So a patch's box is mapped, and its RoI mask is
-sampled straight from its RLE at the original size; only a crop changes masks, by a rectangle of the original image.
+Flip, resize and crop compose to one axis-aligned affine map. The map is applied to a patch's box, and its RoI mask is
+sampled from the RLE at the original size; only a crop changes masks, by a rectangle of the original image.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from detectron2.structures import Boxes, Instances
 
 from proposal_cache import Patches
 
-# Detectron2's ExtentTransform computes in float32; a coordinate of some thousand pixels is then good to 1e-3.
+# Detectron2's ExtentTransform computes in float32: a coordinate of some thousand pixels has an error up to 1e-3.
 _TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
 class AxisAlignedMap:
-    """The map from the original image to the network's input: x' = x * scale + offset, for x and y apart.
+    """Axis-aligned affine map from the original image to the network's input: x' = x * scale + offset, same for y.
 
     Attributes:
         scale, offset: (x, y); a negative scale is a flip.
@@ -38,8 +38,12 @@ class AxisAlignedMap:
     ) -> "AxisAlignedMap":
         """Compose Detectron2's transforms.
 
+        Args:
+            transforms: one transform or a TransformList.
+            original_size, input_size: (height, width) before and after.
+
         Raises:
-            ValueError: a transform is no axis-aligned affine map; it is named.
+            ValueError: a transform is not an axis-aligned affine map; the message names it.
         """
         height, width = original_size
         corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], dtype=np.float64)
@@ -57,7 +61,7 @@ class AxisAlignedMap:
 
     @property
     def visible(self) -> tuple[int, int, int, int]:
-        """What the input shows of the original image: x0, y0, x1, y1 in whole original pixels, upper ends exclusive."""
+        """Part of the original image that the input shows: x0, y0, x1, y1 in whole original pixels, ends exclusive."""
         (height, width), (input_height, input_width) = self.original_size, self.input_size
         ends = (np.array([[0, 0], [input_width, input_height]]) - self.offset) / self.scale
         low, high = np.rint(ends.min(axis=0)).astype(int), np.rint(ends.max(axis=0)).astype(int)
@@ -67,12 +71,12 @@ class AxisAlignedMap:
 
     @property
     def crops(self) -> bool:
-        """Whether a part of the original image is outside the input."""
+        """Whether the input shows only a part of the original image."""
         height, width = self.original_size
         return self.visible != (0, 0, width, height)
 
     def map_boxes(self, boxes: np.ndarray) -> Boxes:
-        """Map (n, 4) XYXY boxes of the original image to the input, clipped to it."""
+        """Map boxes (n, 4) XYXY of the original image to the input, and clip them to it."""
         corners = boxes.reshape(-1, 2, 2) * np.array(self.scale) + np.array(self.offset)
         low, high = corners.min(axis=1), corners.max(axis=1)
         mapped = Boxes(torch.from_numpy(np.concatenate([low, high], axis=1).astype(np.float32)))
@@ -80,14 +84,14 @@ class AxisAlignedMap:
         return mapped
 
     def crop(self, patches: Patches) -> Patches:
-        """Cut masks to what the input shows, in original pixels; same number and order."""
+        """Crop masks to the visible part, in original pixels; number and order stay."""
         return patches.crop_to(self.visible) if self.crops else patches
 
 
 def crop_patches(patches: Patches, mapping: AxisAlignedMap, min_area: int) -> Patches:
-    """Cut patches to what the input shows and drop those of which a cut left fewer than `min_area` pixels.
+    """Crop patches to the visible part; drop those that the crop reduces to fewer than ``min_area`` original pixels.
 
-    A patch that the crop does not touch stays whatever its size, so an uncropped image keeps every patch.
+    Patches that the crop does not change are kept whatever their size, so an uncropped image keeps all patches.
     """
     if not mapping.crops:
         return patches
@@ -96,11 +100,11 @@ def crop_patches(patches: Patches, mapping: AxisAlignedMap, min_area: int) -> Pa
 
 
 def patch_instances(patches: Patches, mapping: AxisAlignedMap, roi_size: int) -> Instances:
-    """What the model sees of N (cropped) patches.
+    """Convert N cropped patches to the model's input.
 
     Returns:
-        Instances of the input's size: patch_boxes, Boxes (N, 4) in input pixels; roi_masks (N, roi_size, roi_size), the
-        share of each cell of the box that the mask covers, as the input shows it (flipped with it).
+        Instances of the input's size with patch_boxes, Boxes (N, 4) in input pixels, and roi_masks
+        (N, roi_size, roi_size) float32: the share of each cell of the box that the mask covers, flipped as the image.
     """
     masks = patches.roi_masks(size=roi_size)
     flip_x, flip_y = mapping.flips
@@ -123,11 +127,11 @@ def _leaves(transform: T.Transform) -> Iterator[T.Transform]:
 
 
 def _check_axis_aligned(corners: np.ndarray, transform: T.Transform) -> None:
-    """Corners (4, 2), in the order (0, 0), (w, 0), (0, h), (w, h), must still be those of an upright rectangle."""
+    """Raise ValueError unless corners (4, 2), mapped from (0, 0), (w, 0), (0, h), (w, h), form an upright rectangle."""
     (x00, y00), (x10, y10), (x01, y01), (x11, y11) = corners
     off_axis = np.abs([y10 - y00, x01 - x00, x11 - x10, y11 - y01]).max()
     if off_axis > _TOLERANCE or min(abs(x10 - x00), abs(y01 - y00)) < _TOLERANCE:
         raise ValueError(
-            f"patches cannot follow {transform!r}: only augmentations that keep rectangles upright "
-            "(flip, resize, crop, pad) are supported; take it out of the augmentations"
+            f"patches do not support {transform!r}: only augmentations that keep rectangles upright "
+            "(flip, resize, crop, pad) are supported; remove it from the augmentations"
         )

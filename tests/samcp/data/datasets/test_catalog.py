@@ -1,8 +1,8 @@
-"""Registration that several datasets share."""
+"""Vocabularies shared by several registered datasets."""
 
 import pytest
 
-import samcp.data.datasets  # noqa: F401  registers them
+import samcp.data.datasets  # noqa: F401  registers the datasets
 from samcp.vocabulary import Vocabulary
 
 
@@ -14,7 +14,7 @@ from samcp.vocabulary import Vocabulary
         ("pascal_part_general_train", "pascal_part", 93),
     ],
 )
-def test_a_class_has_the_words_of_its_vocabulary_under_every_name(name, whole, shared):
+def test_datasets_of_one_vocabulary_have_the_same_words(name, whole, shared):
     found = {words[0]: words for words in Vocabulary.of_dataset(name).words}
     expected = {words[0]: words for words in Vocabulary.load(whole).words if words[0] in found}
     assert len(expected) == shared

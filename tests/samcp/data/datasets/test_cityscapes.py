@@ -1,4 +1,4 @@
-"""Cityscapes from its release to figures, on two scenes laid out as the release is."""
+"""Cityscapes: conversion, registration and evaluation of two scenes in the layout of the release."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ WITHOUT_AP = ("MODEL.SAMCP.TEST.INSTANCE_ON", False)
 
 
 def write_release(folder: Path, name: str) -> None:
-    """Two cars, and bicycles that nobody told apart, on a road under the sky, behind one's own bonnet."""
+    """Two cars, a group of bicycles, road, sky and the ego vehicle."""
     ids = np.full(SIZE, SKY, np.int32)
     ids[24:] = ROAD
     ids[44:] = EGO_VEHICLE
@@ -59,14 +59,14 @@ def release(tmp_path):
 
 @pytest.fixture
 def cityscapes(release):
-    """Prepared, and registered where it lies."""
+    """The converted release, registered."""
     prepare_cityscapes(release)
     register_cityscapes(release.parent)
     yield release
     register_cityscapes()
 
 
-def test_the_script_makes_what_the_release_lacks(release, monkeypatch, capsys, caplog):
+def test_script_writes_label_maps_and_panoptic_files(release, monkeypatch, capsys, caplog):
     monkeypatch.setattr(sys, "argv", ["prepare_cityscapes.py", "--folder", str(release), "--workers", "2"])
     script.main()
     assert "val: 2 images" in capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_the_script_makes_what_the_release_lacks(release, monkeypatch, capsys, c
     assert (segments[1000 * CAR]["area"], segments[1000 * CAR]["bbox"]) == (12 * 20, [4, 26, 20, 12])
 
 
-def test_an_interrupted_run_keeps_what_is_there(release):
+def test_interrupted_run_continues(release):
     prepare_cityscapes(release)
     (kept, lost) = sorted((release / "gtFine" / "cityscapes_panoptic_val").iterdir())
     before = kept.stat().st_mtime_ns, lost.read_bytes()
@@ -98,12 +98,12 @@ def test_an_interrupted_run_keeps_what_is_there(release):
     assert (kept.stat().st_mtime_ns, lost.read_bytes()) == before
 
 
-def test_what_is_missing_is_named(release, tmp_path):
-    with pytest.raises(DataError, match=r"nothing: there is no gtFine.*unpack gtFine_trainvaltest\.zip"):
+def test_errors_name_the_missing_file(release, tmp_path):
+    with pytest.raises(DataError, match=r"nothing: no gtFine.*unpack gtFine_trainvaltest\.zip"):
         prepare_cityscapes(tmp_path / "nothing")
     register_cityscapes(release.parent)
     try:
-        with pytest.raises(FileNotFoundError, match=r"val\.json is not there; scripts/prepare_cityscapes\.py makes it"):
+        with pytest.raises(FileNotFoundError, match=r"val\.json is missing; scripts/prepare_cityscapes\.py writes it"):
             DatasetCatalog.get(PANOPTIC_VAL)
     finally:
         register_cityscapes()
@@ -112,17 +112,17 @@ def test_what_is_missing_is_named(release, tmp_path):
         prepare_cityscapes(release)
 
 
-def test_annotations_without_images_are_refused(release):
+def test_annotations_without_images(release):
     (release / "leftImg8bit/val/munster/munster_000001_000019_leftImg8bit.png").unlink()
-    with pytest.raises(DataError, match=r"munster_000001_000019_leftImg8bit\.png: is missing, one of 1 such .* of 2"):
+    with pytest.raises(DataError, match=r"1 of 2 images are missing, first \S*munster_000001_000019_leftImg8bit\.png"):
         prepare_cityscapes(release)
     shutil.rmtree(release / "leftImg8bit")
-    with pytest.raises(DataError, match=r"one of 2 such .*; unpack leftImg8bit_trainvaltest\.zip so that .*cityscapes"):
+    with pytest.raises(DataError, match=r"2 of 2 images are missing, .*; unpack leftImg8bit_trainvaltest\.zip"):
         prepare_cityscapes(release)
     assert not list(release.glob("gtFine/*.json"))
 
 
-def test_records_have_what_detectron2_leaves_out(cityscapes):
+def test_records_have_isthing_and_label_maps(cityscapes):
     vocabulary = Vocabulary.of_dataset(PANOPTIC_VAL)
     assert (len(vocabulary.names), sum(vocabulary.is_thing)) == (19, 8)
     record = DatasetCatalog.get(PANOPTIC_VAL)[1]
@@ -132,14 +132,14 @@ def test_records_have_what_detectron2_leaves_out(cityscapes):
     assert found == {("road", False), ("sky", False), ("car", True), ("bicycle", True)}
 
 
-def test_the_ground_truth_gets_100(cityscapes, tmp_path):
+def test_ground_truth_scores_100(cityscapes, tmp_path):
     results = evaluate_truth(PANOPTIC_VAL, tmp_path, lambda outputs: outputs, *WITHOUT_AP)
     for task, figure in (("panoptic_seg", "PQ_th"), ("panoptic_seg", "PQ_st"), ("sem_seg", "mIoU")):
         assert results[task][figure] == pytest.approx(100), (task, figure)
 
 
-def test_cars_called_bicycles(cityscapes, tmp_path):
-    """No car is found; as bicycles they are neither right nor, being no crowd of bicycles, forgiven."""
+def test_cars_predicted_as_bicycles(cityscapes, tmp_path):
+    """Cars are missed; as bicycles they are false positives, since they do not overlap the crowd of bicycles."""
 
     def mistake(outputs):
         ids, segments = outputs["panoptic_seg"]
@@ -150,31 +150,31 @@ def test_cars_called_bicycles(cityscapes, tmp_path):
 
     results = evaluate_truth(PANOPTIC_VAL, tmp_path, mistake, *WITHOUT_AP)
     assert results["panoptic_seg"]["PQ_th"] == pytest.approx(0)
-    assert results["panoptic_seg"]["PQ"] == pytest.approx(50)  # of road, sky, cars and bicycles
+    assert results["panoptic_seg"]["PQ"] == pytest.approx(50)  # mean of road, sky, cars and bicycles
     assert results["sem_seg"]["IoU-car"] == pytest.approx(0)
-    # 12 × 20 pixels of bicycles are right, and 2 × 12 × 20 pixels of cars are not.
+    # 12 × 20 pixels of bicycles are correct, 2 × 12 × 20 pixels of cars are not.
     assert results["sem_seg"]["IoU-bicycle"] == pytest.approx(100 / 3)
     assert results["sem_seg"]["mIoU"] == pytest.approx((100 + 100 + 0 + 100 / 3) / 4)
 
 
-def test_ap_without_cityscapesscripts_says_what_to_install(cityscapes, tmp_path, monkeypatch):
+def test_ap_without_cityscapesscripts(cityscapes, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"pip install cityscapesscripts, or .*INSTANCE_ON False"):
         evaluate_truth(PANOPTIC_VAL, tmp_path)
 
 
-def test_the_official_ap(cityscapes, tmp_path, monkeypatch):
+def test_equals_the_official_ap(cityscapes, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     results = evaluate_truth(PANOPTIC_VAL, tmp_path)
     assert results["segm"]["AP"] == pytest.approx(100, abs=1e-3)
-    # One of the second image's two cars is missing, the only ones of its only class with instances.
+    # One of the second image's two cars is missing; car is the only class with instances.
     results = evaluate_truth(PANOPTIC_VAL, tmp_path, lambda o: {**o, "instances": o["instances"][:1]})
     assert 0 < results["segm"]["AP"] < 60
     assert not list((tmp_path / "here").iterdir()), "the evaluation leaves nothing where the user is"
 
 
-def test_panoptic_files_are_the_official_scripts(cityscapes, tmp_path):
+def test_panoptic_files_equal_those_of_the_official_script(cityscapes, tmp_path):
     convert2panoptic(str(cityscapes / "gtFine"), str(tmp_path), False, ["val"])
     theirs = json.loads((tmp_path / "cityscapes_panoptic_val.json").read_text())
     ours = json.loads((cityscapes / "gtFine" / "cityscapes_panoptic_val.json").read_text())
@@ -185,7 +185,7 @@ def test_panoptic_files_are_the_official_scripts(cityscapes, tmp_path):
         assert np.array_equal(np.asarray(Image.open(written)), np.asarray(Image.open(png)))
 
 
-def test_our_miou_is_the_official_iou(cityscapes):
+def test_miou_equals_the_official_iou(cityscapes):
     rng = np.random.default_rng(0)
     ours, official = SemanticEvaluator(PANOPTIC_VAL), CityscapesSemSegEvaluator(PANOPTIC_VAL)
     ours.reset()

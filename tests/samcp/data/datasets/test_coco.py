@@ -1,4 +1,4 @@
-"""COCO under Detectron2's own names, on two images laid out as the release is."""
+"""COCO under Detectron2's names: evaluation of two images in the layout of the release."""
 
 import json
 from pathlib import Path
@@ -18,9 +18,9 @@ from tests.perfect_model import evaluate_truth
 SIZE = (60, 80)
 PANOPTIC_VAL = "coco_2017_val_panoptic"
 PERSON, DOG, SKY, GRASS = 1, 18, 187, 193  # the release's category ids
-# Segment id, category, whether it is a crowd, and box (x0, y0, x1, y1); of what overlaps, the last is seen.
+# Segment id, category, iscrowd and box (x0, y0, x1, y1); later boxes cover earlier ones.
 SEGMENTS = [
-    (6187104, SKY, 0, (0, 2, 80, 30)),  # above it is void
+    (6187104, SKY, 0, (0, 2, 80, 30)),  # void above it
     (2774815, GRASS, 0, (0, 30, 80, 60)),
     (5069153, PERSON, 0, (5, 20, 15, 30)),
     (8555433, PERSON, 0, (25, 20, 35, 30)),
@@ -38,7 +38,7 @@ def pixels(box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def segmentation(box: tuple[int, int, int, int], crowd: int) -> list | dict:
-    """As the release has it: a polygon, or for a crowd the runs of an RLE."""
+    """A polygon or, for a crowd, an uncompressed RLE, as in the release."""
     x0, y0, x1, y1 = box
     if not crowd:
         return [[x0, y0, x1, y0, x1, y1, x0, y1]]
@@ -47,7 +47,7 @@ def segmentation(box: tuple[int, int, int, int], crowd: int) -> list | dict:
 
 
 def write_release(folder: Path) -> None:
-    """Two people, a crowd of them and a dog between sky and grass, twice."""
+    """Two images, each with two people, a crowd of people, a dog, sky and grass."""
     for part in ("val2017", "panoptic_val2017", "annotations"):
         (folder / part).mkdir(parents=True)
     images, panoptic, instances = [], [], []
@@ -82,7 +82,7 @@ def write_release(folder: Path) -> None:
 
 @pytest.fixture
 def coco(tmp_path, monkeypatch):
-    """Where it lies, registered by Detectron2 in catalogs that hold nothing else."""
+    """The dataset, registered by Detectron2 in otherwise empty catalogs."""
     for catalog in (DatasetCatalog, MetadataCatalog):
         monkeypatch.setattr(catalog, "data", {})
     write_release(tmp_path / "coco")
@@ -91,7 +91,7 @@ def coco(tmp_path, monkeypatch):
     return tmp_path / "coco"
 
 
-def test_the_ground_truth_gets_100(coco, tmp_path):
+def test_ground_truth_scores_100(coco, tmp_path):
     results = evaluate_truth(PANOPTIC_VAL, tmp_path)
     figures = {"panoptic_seg": ["PQ", "PQ_th", "PQ_st"], "segm": ["AP"], "bbox": ["AP"], "sem_seg": ["mIoU"]}
     for task, names in figures.items():
@@ -99,8 +99,8 @@ def test_the_ground_truth_gets_100(coco, tmp_path):
             assert results[task][name] == pytest.approx(100), (task, name)
 
 
-def test_a_lost_person(coco, tmp_path):
-    """Of the two people of each image one is found: all figures are worked out by hand."""
+def test_missed_person(coco, tmp_path):
+    """One of two people per image is predicted: metrics by hand."""
 
     def lose_one(outputs):
         ids, segments = outputs["panoptic_seg"]
@@ -114,18 +114,18 @@ def test_a_lost_person(coco, tmp_path):
         }
 
     results = evaluate_truth(PANOPTIC_VAL, tmp_path, lose_one)
-    # A person of two: RQ = 1 / (1 + 0.5). The crowd is no miss, the dog is whole.
+    # One person of two: RQ = 1 / (1 + 0.5). The crowd is not counted; the dog is perfect.
     assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100 * (1 + 2 / 3) / 2)
     assert results["panoptic_seg"]["PQ_st"] == pytest.approx(100)
-    # COCO reads precision at recalls 0, 0.01, ..., 1: with half of the people found it is 1 up to 0.5.
+    # COCO samples precision at recalls 0, 0.01, ..., 1; with half of the people it is 1 up to recall 0.5.
     assert results["segm"]["AP-person"] == pytest.approx(100 * 51 / 101)
     assert results["segm"]["AP"] == pytest.approx(100 * (1 + 51 / 101) / 2)
-    # Of three regions of people, the crowd one of them, two are right.
+    # Two of three regions of people, one of them the crowd, are correct.
     assert results["sem_seg"]["IoU-person"] == pytest.approx(200 / 3)
     assert results["sem_seg"]["mIoU"] == pytest.approx((3 * 100 + 200 / 3) / 4)
 
 
-def test_a_thing_has_the_same_words_with_and_without_stuff(coco):
+def test_things_have_the_same_words_with_and_without_stuff(coco):
     panoptic, things = Vocabulary.of_dataset(PANOPTIC_VAL), Vocabulary.of_dataset("coco_2017_val")
     assert things.words == panoptic.words[:80]
     assert "man" in things.words[0]

@@ -1,4 +1,4 @@
-"""COD10K from its release to figures, on images laid out as the release is."""
+"""COD10K: conversion, registration and evaluation of images in the layout of the release."""
 
 import json
 import sys
@@ -24,11 +24,11 @@ LEFT, RIGHT, SEAM = np.s_[5:25, 5:20], np.s_[5:25, 21:40], np.s_[5:7, 20:21]
 
 
 def write_image(folder: Path, name: str, *instances: tuple, with_colours: bool = True) -> None:
-    """An image and its masks: instances, each where it is and its colour."""
+    """Write an image and its masks; each instance has a box and a colour."""
     colours, whole = np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, np.uint8)
     for where, colour in instances:
         colours[where], whole[where] = colour, 255
-    # What smoothing leaves beside the object; it belongs to nothing.
+    # A trace of smoothing beside the object, which belongs to no instance.
     whole[0, 0], colours[0, 0] = 40, (40, 40, 40)
     pictures = {"Image": (".jpg", np.zeros((*SIZE, 3), np.uint8)), "GT_Object": (".png", whole)}
     if with_colours:
@@ -51,14 +51,14 @@ def release(tmp_path):
 
 @pytest.fixture
 def cod10k(release):
-    """Prepared, and registered where it lies."""
+    """The converted release, registered."""
     prepare_cod10k(release)
     register_cod10k(release.parent)
     yield release
     register_cod10k()
 
 
-def test_the_script_finds_instances_by_colour_and_kinds_by_name(release, monkeypatch, capsys, caplog):
+def test_script_reads_instances_by_colour_and_classes_by_name(release, monkeypatch, capsys, caplog):
     monkeypatch.setattr(sys, "argv", ["prepare_cod10k.py", "--folder", str(release), "--workers", "2"])
     script.main()
     assert "train: 2 images, 3 instances" in capsys.readouterr().out
@@ -70,7 +70,7 @@ def test_the_script_finds_instances_by_colour_and_kinds_by_name(release, monkeyp
     ]
     names = {category["id"]: category["name"] for category in content["categories"]}
     found = [(a["image_id"], names[a["category_id"]], a["bbox"], a["area"]) for a in content["annotations"]]
-    # The two pixels of mixed colour are none, and blue, the smaller number, goes first.
+    # The two pixels of mixed colours are no instance; blue has the smaller value and comes first.
     assert found == [
         (1, "pipefish", [21, 5, 19, 20], 380),
         (1, "pipefish", [5, 5, 15, 20], 300),
@@ -78,32 +78,32 @@ def test_the_script_finds_instances_by_colour_and_kinds_by_name(release, monkeyp
     ]
 
 
-def test_a_second_run_leaves_what_is_there(release):
+def test_second_run_keeps_existing_files(release):
     prepare_cod10k(release)
     (release / "test.json").unlink()
     assert prepare_cod10k(release) == {"train": "done before", "test": "1 images, 1 instances"}
 
 
-def test_an_interrupted_run_continues(release):
+def test_interrupted_run_continues(release):
     first, second = sorted((release / "Train" / "GT_Object").glob("COD10K-CAM*"))
     whole = second.read_bytes()
     second.write_bytes(whole[:40])
     with pytest.raises(DataError, match=second.name):
         prepare_cod10k(release)
     second.write_bytes(whole)
-    first.unlink()  # so that it would be missed if it were read again
+    first.unlink()  # reading it again would fail
     assert prepare_cod10k(release)["train"] == "2 images, 3 instances"
     assert not list(release.glob("*_converted"))
 
 
-def test_other_images_than_before_are_converted(release):
+def test_changed_list_of_images_is_converted_again(release):
     prepare_cod10k(release)
     write_image(release / "Test", "COD10K-CAM-3-Flying-65-Owl-12", (RIGHT, BLUE))
     assert prepare_cod10k(release) == {"train": "done before", "test": "2 images, 2 instances"}
     assert prepare_cod10k(release)["test"] == "done before"
 
 
-def test_what_is_missing_or_damaged_is_named(release, tmp_path):
+def test_errors_name_the_file(release, tmp_path):
     with pytest.raises(DataError, match=r"nothing/Train/Image: no COD10K-CAM-\*\.jpg; unpack COD10K-v3\.zip"):
         prepare_cod10k(tmp_path / "nothing")
     mask = release / "Train" / "GT_Object" / "COD10K-CAM-3-Flying-65-Owl-11.png"
@@ -112,33 +112,33 @@ def test_what_is_missing_or_damaged_is_named(release, tmp_path):
     with pytest.raises(DataError, match=r"65-Owl-11\.png: the mask cannot be read"):
         prepare_cod10k(release)
     Image.new("L", (7, 5)).save(mask)
-    with pytest.raises(DataError, match=r"65-Owl-11\.jpg: is 40 x 60 pixels .* its masks are \(5, 7\)"):
+    with pytest.raises(DataError, match=r"65-Owl-11\.jpg: is 40 x 60 pixels .* but its masks are \(5, 7\)"):
         prepare_cod10k(release)
     mask.write_bytes(content)
     write_image(release / "Train", "COD10K-CAM-3-Flying-70-Griffin-1")
-    with pytest.raises(DataError, match=r"70-Griffin-1\.jpg: its name is none of COD10K's"):
+    with pytest.raises(DataError, match=r"70-Griffin-1\.jpg: not a name of COD10K"):
         prepare_cod10k(release)
     register_cod10k(release.parent)
     try:
-        with pytest.raises(FileNotFoundError, match=r"train\.json is not there; scripts/prepare_cod10k\.py makes it"):
+        with pytest.raises(FileNotFoundError, match=r"train\.json is missing; scripts/prepare_cod10k\.py writes it"):
             DatasetCatalog.get("cod10k_train")
     finally:
         register_cod10k()
 
 
-def test_registered_with_its_words(cod10k):
+def test_registered_classes(cod10k):
     vocabulary = Vocabulary.of_dataset("cod10k_test")
     record = DatasetCatalog.get("cod10k_test")[0]
     assert vocabulary.names[record["annotations"][0]["category_id"]] == "stick insect"
     assert Path(record["file_name"]).parent == Path(MetadataCatalog.get("cod10k_test").image_root)
 
 
-def test_the_ground_truth_gets_100(cod10k, tmp_path):
+def test_ground_truth_scores_100(cod10k, tmp_path):
     for name in ("cod10k_train", "cod10k_test"):
         assert evaluate_truth(name, tmp_path)["segm"]["AP"] == pytest.approx(100), name
 
 
-def test_lost_owls(cod10k, tmp_path):
+def test_missed_owls(cod10k, tmp_path):
     owl = Vocabulary.load("cod10k").names.index("owl")
 
     def lose_owls(outputs):

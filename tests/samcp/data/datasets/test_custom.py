@@ -1,4 +1,4 @@
-"""A user's own data: a yaml file, and no line of Python."""
+"""Custom datasets described by a yaml file."""
 
 import json
 import os
@@ -27,7 +27,7 @@ NAMES = ("own_labels", "own_instances", "own_panoptic")
 
 
 def write_data(folder: Path) -> Path:
-    """Two images of a kite over the sea, annotated in all three forms; returns the yaml."""
+    """Write two images of a kite over the sea with all three forms of annotations; return the path of the yaml."""
     for part in ("images", "labels/deep", "images/deep", "pngs"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     images, panoptic, instances = [], [], []
@@ -82,7 +82,7 @@ def beach(tmp_path, monkeypatch):
         MetadataCatalog.remove(name)
 
 
-def test_every_form_is_evaluated(beach, tmp_path):
+def test_all_forms_of_annotations_are_evaluated(beach, tmp_path):
     results = evaluate_truth("own_labels", tmp_path)
     assert results["sem_seg"]["mIoU"] == pytest.approx(100)
     results = evaluate_truth("own_instances", tmp_path)
@@ -93,7 +93,7 @@ def test_every_form_is_evaluated(beach, tmp_path):
     ] == [pytest.approx(100)] * 3
 
 
-def test_a_kite_missed_in_one_of_two_images(beach, tmp_path):
+def test_kite_missed_in_one_of_two_images(beach, tmp_path):
     seen = []
 
     def miss(outputs):
@@ -107,19 +107,19 @@ def test_a_kite_missed_in_one_of_two_images(beach, tmp_path):
         return {"panoptic_seg": (ids, sea), "instances": outputs["instances"][:0], "sem_seg": labels}
 
     results = evaluate_truth("own_panoptic", tmp_path, miss)
-    assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100 / 1.5)  # one found, one missed
+    assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100 / 1.5)  # one true positive, one false negative
     assert results["panoptic_seg"]["PQ_st"] == pytest.approx(100)
     assert results["sem_seg"]["IoU-kite"] == pytest.approx(100 * 19 / (20 + 19))
 
 
-def test_words_are_the_yamls_and_kinds_the_datas(beach):
+def test_words_from_the_yaml_and_isthing_from_the_json(beach):
     assert Vocabulary.of_dataset("own_panoptic").words == (("kite", "dragon"), ("sea", "water"))
     assert Vocabulary.of_dataset("own_panoptic").is_thing == (True, False)
     assert Vocabulary.of_dataset("own_labels").is_thing == (False, False), "label maps tell no instances apart"
     assert Vocabulary.of_dataset("own_instances").names == ("dragon",), "without classes, the json's names"
 
 
-def test_a_config_need_not_name_the_patches(beach):
+def test_default_patch_caches_from_the_yaml(beach):
     cfg = get_cfg()
     add_samcp_config(cfg)
     cfg.DATASETS.TEST = ("own_labels",)
@@ -128,18 +128,18 @@ def test_a_config_need_not_name_the_patches(beach):
     assert cache_paths(cfg, is_train=False) == {"own_labels": "/elsewhere"}
 
 
-def test_other_processes_know_it_too(beach):
-    """As workers that are spawned do."""
+def test_child_processes_register_the_datasets(beach):
+    """Spawned workers inherit SAMCP_REGISTER."""
     code = "import samcp.data, detectron2.data as d2; print(len(d2.DatasetCatalog.get('own_panoptic')))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/", env=dict(os.environ))
     assert done.stdout.strip() == "2"
 
 
-def test_the_same_file_twice_is_no_clash_and_another_one_is(beach, tmp_path):
+def test_registering_a_name_again(beach, tmp_path):
     assert register_files([beach]) == ["own_labels", "own_panoptic"]
     other = write_data(tmp_path / "other")
-    with pytest.raises(DataError, match=r"other.*beach.yaml: there is already a dataset own_labels; .*another name"):
+    with pytest.raises(DataError, match=r"other.*beach.yaml: a dataset own_labels is already registered"):
         register_files([other])
 
 
@@ -147,21 +147,21 @@ def test_the_same_file_twice_is_no_clash_and_another_one_is(beach, tmp_path):
     ("content", "message"),
     [
         ("[", "cannot be read"),
-        ("classes: kite", "needs splits"),
-        ("splits: {a: {images: images, labels: labels}}", "a: labels are numbers; classes must say"),
+        ("classes: kite", "splits is missing"),
+        ("splits: {a: {images: images, labels: labels}}", "a: labels need classes"),
         ("splits: {a: {images: images}}", "a: needs images, and labels, or instances, or panoptic"),
         ("splits: {a: {images: images, panoptic: panoptic.json}}", "a: panoptic needs panoptic_pngs"),
-        ("splits: {a: {images: gone, instances: instances.json}}", r"a: images is .*gone, which is not there"),
-        ("splits: {a: {pictures: images, instances: instances.json}}", "a: pictures is not known; known are images"),
+        ("splits: {a: {images: gone, instances: instances.json}}", r"a: images is .*gone, which does not exist"),
+        ("splits: {a: {pictures: images, instances: instances.json}}", "a: unknown keys pictures; allowed are images"),
         (
             "class: kite\nsplits: {a: {images: images, instances: instances.json}}",
-            "class is not known; known are classes",
+            "unknown keys class; allowed are classes",
         ),
         ("splits: {a: {images: images, instances: beach.yaml}}", r"beach.yaml: cannot be read as json"),
         ("classes: 'kite,,sea'\nsplits: {a: {images: images, labels: labels}}", "wrong.yaml: .*class 2: an empty name"),
         (
             "classes: [kite, sea: water]\nsplits: {a: {images: images, labels: labels}}",
-            r"classes, number 2, is no text but \{'sea': 'water'\}; put it between quotes",
+            r"classes, number 2, is \{'sea': 'water'\}, not text; put it in quotes",
         ),
         ("classes:\nsplits: {a: {images: images, labels: labels}}", "classes is None; write"),
         ("classes: []\nsplits: {a: {images: images, labels: labels}}", "the list has no classes"),
@@ -171,17 +171,17 @@ def test_the_same_file_twice_is_no_clash_and_another_one_is(beach, tmp_path):
         ),
         (
             "classes: 'sea~, kite'\nsplits: {a: {images: images, panoptic: panoptic.json, panoptic_pngs: pngs}}",
-            r"'sea~', which is stuff, in the place of category 7 'dragon' of .*panoptic\.json, which is a thing; "
-            r"write them in the order of its categories' ids \(dragon, water\)",
+            r"'sea~', which is stuff, at the place of category 7 'dragon' of .*panoptic\.json, which is a thing; "
+            r"write them in the order of its category ids \(dragon, water\)",
         ),
-        ("classes: kite~\nsplits: {a: {images: images, instances: instances.json}}", "which is stuff, in the place of"),
+        ("classes: kite~\nsplits: {a: {images: images, instances: instances.json}}", "which is stuff, at the place of"),
         (
             "classes: kite, sea\nsplits: {a: {images: images, instances: instances.json}}",
             r"classes has 2, but .*instances\.json has 1 categories; write them",
         ),
     ],
 )
-def test_what_is_wrong_with_a_file_is_named(beach, content, message):
+def test_errors_in_the_yaml(beach, content, message):
     path = beach.with_name("wrong.yaml")
     path.write_text(content)
     with pytest.raises(DataError, match=message):
@@ -194,20 +194,20 @@ def test_what_is_wrong_with_a_file_is_named(beach, content, message):
     [
         ([{"id": 3, "name": "dragon"}], r"instances\.json: has no category 7 'dragon', a thing of .*panoptic\.json"),
         ([{"id": 7, "name": "boat"}], r"instances\.json: category 7 is 'boat', but 'dragon' in .*panoptic\.json"),
-        ([{"id": 7, "name": "dragon"}, {"id": 9, "name": "water"}], "category 9 'water' is no thing of"),
-        ([{"id": 7, "name": "dragon"}, {"id": 9, "name": "Dragon "}], "a name of its own"),
-        ([{"id": 7, "name": "dragon"}, {"id": "9", "name": "boat"}], "an id and a name of its own"),
-        (["dragon"], "needs categories"),
+        ([{"id": 7, "name": "dragon"}, {"id": 9, "name": "water"}], "category 9 'water' is not a thing of"),
+        ([{"id": 7, "name": "dragon"}, {"id": 9, "name": "Dragon "}], "distinct names"),
+        ([{"id": 7, "name": "dragon"}, {"id": "9", "name": "boat"}], "distinct ids"),
+        (["dragon"], "categories need distinct ids"),
     ],
 )
-def test_a_panoptic_and_an_instance_json_have_the_same_things(beach, categories, message):
+def test_things_of_both_jsons_must_agree(beach, categories, message):
     path = beach.with_name("instances.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "categories": categories}))
     with pytest.raises(DataError, match=message):
         register_files([beach])
 
 
-def test_items_of_a_list_are_read_as_the_lines_of_a_file(beach):
+def test_classes_as_a_list(beach):
     content = yaml.safe_load(beach.read_text())
     content["classes"] = ["kite, dragon", "sea~: water, ocean"]
     beach.write_text(yaml.safe_dump(content))
@@ -216,8 +216,8 @@ def test_items_of_a_list_are_read_as_the_lines_of_a_file(beach):
         assert Vocabulary.of_dataset(name).words == (("kite", "dragon"), ("sea", "water", "ocean"))
 
 
-def test_images_of_one_name_in_two_folders(beach, tmp_path):
-    """Their predictions are told apart; and classes may be a list, and a folder's name a number."""
+def test_equal_file_names_in_two_folders(beach, tmp_path):
+    """Predictions are not confused; `classes` is a list, and the name of a folder is a number."""
     folder = beach.parent
     os.rename(folder / "images", folder / "2017")
     os.rename(folder / "2017" / "deep" / "two.jpg", folder / "2017" / "deep" / "one.jpg")
@@ -232,7 +232,7 @@ def test_images_of_one_name_in_two_folders(beach, tmp_path):
     assert evaluate_truth("own_panoptic", tmp_path)["panoptic_seg"]["PQ"] == pytest.approx(100)
 
 
-def test_a_label_that_is_no_class_ends_an_evaluation(beach, tmp_path):
+def test_evaluation_rejects_unknown_labels(beach, tmp_path):
     register_files([beach])
     path = beach.parent / "labels" / "one.png"
     labels = np.asarray(Image.open(path)).copy()
@@ -241,5 +241,5 @@ def test_a_label_that_is_no_class_ends_an_evaluation(beach, tmp_path):
     inputs = [{"file_name": str(beach.parent / "images" / "one.jpg")}]
     evaluator = SemanticEvaluator("own_labels")
     evaluator.reset()
-    with pytest.raises(DataError, match=r"one\.png: holds the labels \[3\]"):
+    with pytest.raises(DataError, match=r"one\.png: has the labels \[3\]"):
         evaluator.process(inputs, [{"sem_seg": torch.zeros(SIZE, dtype=torch.int64)}])

@@ -1,4 +1,4 @@
-"""Pascal-Part from its release to figures, on images laid out as the release is."""
+"""Pascal-Part: conversion, registration and evaluation of images in the layout of the release."""
 
 import json
 import sys
@@ -45,7 +45,7 @@ CAR += [("door_1", box_mask(0, 0, 0, 0))]  # hidden
 
 
 def struct(**columns: list) -> np.ndarray:
-    """A MATLAB struct array (1, N), as the release nests them."""
+    """A nested MATLAB struct array (1, N), as in the release."""
     array = np.empty((1, len(next(iter(columns.values())))), dtype=[(name, object) for name in columns])
     for name, values in columns.items():
         for i, value in enumerate(values):
@@ -54,7 +54,7 @@ def struct(**columns: list) -> np.ndarray:
 
 
 def write_image(folder: Path, name: str, *objects: tuple) -> None:
-    """An image of objects, each its name, its mask, and its parts' names and masks."""
+    """Write an image of objects, each with name, mask, and the names and masks of its parts."""
     annotated = struct(
         **{"class": [kind for kind, _, _ in objects]},
         class_ind=[OBJECTS.index(kind) + 1 for kind, _, _ in objects],
@@ -89,7 +89,7 @@ def release(tmp_path):
 
 @pytest.fixture
 def pascal_part(release):
-    """Prepared, and registered where it lies."""
+    """The converted release, registered."""
     prepare_pascal_part(release)
     register_pascal_part(release.parent)
     yield release
@@ -113,12 +113,12 @@ def pascal_part(release):
         ("train", "coach_1", None),
     ],
 )
-def test_the_release_s_parts_are_93_in_words(kind, part, name):
+def test_classes_of_parts_of_the_release(kind, part, name):
     category = part_category(OBJECTS.index(kind) + 1, part)
     assert (PARTS[category - 1] if category else None) == name
 
 
-def test_the_script_writes_parts_alone_and_with_objects(release, monkeypatch, capsys, caplog):
+def test_script_writes_parts_and_parts_with_objects(release, monkeypatch, capsys, caplog):
     monkeypatch.setattr(sys, "argv", ["prepare_pascal_part.py", "--folder", str(release)])
     script.main()
     assert "val: 1 images with parts, 2 in all" in capsys.readouterr().out
@@ -138,7 +138,7 @@ def test_the_script_writes_parts_alone_and_with_objects(release, monkeypatch, ca
     assert general["annotations"][-1]["category_id"] == 94 + OBJECTS.index("sofa")
 
 
-def test_a_second_run_leaves_what_is_there(release):
+def test_second_run_keeps_existing_files(release):
     prepare_pascal_part(release)
     before = (release / "val.json").stat().st_mtime_ns
     (release / "train.json").unlink()
@@ -147,19 +147,19 @@ def test_a_second_run_leaves_what_is_there(release):
     assert (release / "val.json").stat().st_mtime_ns == before
 
 
-def test_an_interrupted_run_continues(release):
+def test_interrupted_run_continues(release):
     first, second = (release / "Annotations_Part" / f"2008_00000{i}.mat" for i in (2, 3))
     whole = second.read_bytes()
     second.write_bytes(whole[:200])
     with pytest.raises(DataError, match=second.name):
         prepare_pascal_part(release)
     second.write_bytes(whole)
-    first.unlink()  # so that it would be missed if it were read again
+    first.unlink()  # reading it again would fail
     assert prepare_pascal_part(release)["train"] == "2 images with parts, 2 in all"
     assert not list(release.glob("*_converted"))
 
 
-def test_other_images_than_before_are_converted(release):
+def test_changed_list_of_images_is_converted_again(release):
     prepare_pascal_part(release)
     write_image(release, "2010_000012", ("cat", box_mask(0, 0, 0, 0), []))  # hidden, but VOC lists the image
     listed = release / "VOCdevkit" / "VOC2010" / "ImageSets" / "Main" / "val.txt"
@@ -169,12 +169,12 @@ def test_other_images_than_before_are_converted(release):
     assert prepare_pascal_part(release)["val"] == "done before"
 
 
-def test_what_is_missing_or_damaged_is_named(release, tmp_path):
+def test_errors_name_the_file(release, tmp_path):
     with pytest.raises(DataError, match=r"Main/train\.txt: cannot be read.*VOCtrainval_03-May-2010\.tar"):
         prepare_pascal_part(tmp_path / "nothing")
     image = release / "VOCdevkit" / "VOC2010" / "JPEGImages" / "2008_000002.jpg"
     image.rename(tmp_path / image.name)
-    with pytest.raises(DataError, match=r"2008_000002\.jpg: is missing, one of 1 such .* of 2; unpack VOCtrainval"):
+    with pytest.raises(DataError, match=r"1 of 2 images are missing, first \S*2008_000002\.jpg; unpack VOCtrainval"):
         prepare_pascal_part(release)
     (tmp_path / image.name).rename(image)
     path = release / "Annotations_Part" / "2008_000003.mat"
@@ -183,15 +183,13 @@ def test_what_is_missing_or_damaged_is_named(release, tmp_path):
         prepare_pascal_part(release)
     register_pascal_part(release.parent)
     try:
-        with pytest.raises(
-            FileNotFoundError, match=r"val\.json is not there; scripts/prepare_pascal_part\.py makes it"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"val\.json is missing; scripts/prepare_pascal_part\.py writes it"):
             DatasetCatalog.get("pascal_part_val")
     finally:
         register_pascal_part()
 
 
-def test_registered_with_the_same_ids_of_parts(pascal_part):
+def test_parts_have_the_same_ids_in_both_datasets(pascal_part):
     parts, general = Vocabulary.of_dataset("pascal_part_train"), Vocabulary.of_dataset("pascal_part_general_train")
     assert (len(parts.names), len(general.names)) == (93, 113)
     assert general.names[:93] == parts.names
@@ -203,13 +201,13 @@ def test_registered_with_the_same_ids_of_parts(pascal_part):
         assert classes - {"cat"} == {"cat head", "cat ear"}
 
 
-def test_the_ground_truth_gets_100(pascal_part, tmp_path):
+def test_ground_truth_scores_100(pascal_part, tmp_path):
     for name in ("pascal_part_train", "pascal_part_general_train"):
         assert evaluate_truth(name, tmp_path)["segm"]["AP"] == pytest.approx(100), name
 
 
-def test_lost_ears(pascal_part, tmp_path):
-    """Of heads, ears, a wheel and a plate the ears are not found at all."""
+def test_missed_ears(pascal_part, tmp_path):
+    """Of heads, ears, a wheel and a plate, the ears are missing."""
     ear = PARTS.index("cat ear")
 
     def lose_ears(outputs):
@@ -221,8 +219,8 @@ def test_lost_ears(pascal_part, tmp_path):
     assert results["segm"]["AP"] == pytest.approx(75)
 
 
-def test_a_model_of_parts_and_objects_is_judged_on_the_parts(pascal_part, tmp_path):
-    """Table 10's second row, by its own config: 113 classes are learned, and 93 asked for."""
+def test_model_of_parts_and_objects_is_evaluated_on_parts(pascal_part, tmp_path):
+    """Row 2 of Table 10 by its config: 113 classes in training, 93 in evaluation."""
     images = pascal_part / "VOCdevkit" / "VOC2010" / "JPEGImages"
     patches = {
         path.stem: Patches.from_masks(np.stack([box_mask(5, 5, 15, 15), box_mask(5, 5, 30, 25)]).astype(bool))

@@ -1,4 +1,4 @@
-"""The dataset that is drawn: exact, repeatable, and in COCO's layout."""
+"""The synthetic dataset: exact, reproducible, and in COCO's layout."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_the_same_seed_draws_the_same_files(dataset, tmp_path_factory):
+def test_same_seed_gives_the_same_files(dataset, tmp_path_factory):
     again, other = tmp_path_factory.mktemp("again"), tmp_path_factory.mktemp("other")
     make_synthetic_dataset(again, 3, 2, SIZE, seed=1)
     make_synthetic_dataset(other, 3, 2, SIZE, seed=2)
@@ -37,7 +37,7 @@ def test_the_same_seed_draws_the_same_files(dataset, tmp_path_factory):
     assert contents(other)["train/train_00000.jpg"] != contents(dataset)["train/train_00000.jpg"]
 
 
-def test_a_second_call_leaves_what_is_there_and_refuses_other_arguments(dataset):
+def test_second_call_keeps_files_and_rejects_other_arguments(dataset):
     (dataset / "train" / "train_00000.jpg").write_bytes(b"touched")
     make_synthetic_dataset(dataset, 3, 2, SIZE, seed=1)
     assert (dataset / "train" / "train_00000.jpg").read_bytes() == b"touched"
@@ -53,13 +53,13 @@ def test_segments_partition_the_scene():
         assert image.dtype == np.uint8
         cover = np.sum([segment.mask for segment in segments], axis=0)
         assert cover.max() == 1
-        assert (cover == 0).mean() < 0.1  # the unlabelled box
+        assert (cover == 0).mean() < 0.1  # the void box
         seen |= {segment.name for segment in segments} | {"crowd" for segment in segments if segment.crowd}
     assert seen == {*THINGS, *STUFF, "crowd"}
 
 
-def test_things_have_two_colours_of_which_none_tells_the_class():
-    """So that patches of one colour must be joined to become a thing."""
+def test_things_have_two_colours_independent_of_the_class():
+    """So patches of one colour must be merged."""
     image, segments = draw_scene(np.random.default_rng(3), 160, 224)
     things = [s for s in segments if s.name in THINGS and not s.crowd]
     for thing in things:
@@ -69,7 +69,7 @@ def test_things_have_two_colours_of_which_none_tells_the_class():
         assert 0.05 < far.mean() < 0.95
 
 
-def test_registered_like_a_coco_panoptic_dataset(dataset):
+def test_registered_as_coco_panoptic_dataset(dataset):
     register_synthetic(dataset)
     metadata = MetadataCatalog.get("synthetic_train")
     vocabulary = Vocabulary.of_dataset("synthetic_train")
@@ -90,7 +90,7 @@ def test_registered_like_a_coco_panoptic_dataset(dataset):
             assert segment["isthing"] == vocabulary.is_thing[segment["category_id"]]
 
 
-def test_instances_are_the_things_of_the_panoptic_png(dataset):
+def test_instances_equal_the_things_of_the_panoptic_png(dataset):
     register_synthetic(dataset)
     metadata = MetadataCatalog.get("synthetic_train")
     annotations = json.loads(Path(metadata.json_file).read_text())["annotations"]
@@ -105,7 +105,7 @@ def test_instances_are_the_things_of_the_panoptic_png(dataset):
             np.testing.assert_array_equal(mask_util.toBbox(instance["segmentation"]), instance["bbox"])
 
 
-def test_registering_another_folder_replaces_the_first(dataset, tmp_path_factory):
+def test_second_registration_replaces_the_first(dataset, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     make_synthetic_dataset(other, 1, 1, SIZE)
     register_synthetic(dataset)

@@ -1,4 +1,4 @@
-"""Datasets that Detectron2 does not know, or not as needed: importing this registers them under DETECTRON2_DATASETS."""
+"""Datasets that Detectron2 lacks or registers differently; importing this registers them under DETECTRON2_DATASETS."""
 
 from samcp.data.datasets.ade20k.register import register_ade20k
 from samcp.data.datasets.camvid.register import register_camvid

@@ -1,4 +1,4 @@
-"""Registration in Detectron2's catalogs that may be repeated."""
+"""Repeatable registration in Detectron2's catalogs."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -10,10 +10,12 @@ from detectron2.data.datasets import load_coco_json
 
 
 def register(name: str, load: Callable[[], list[dict[str, Any]]], **metadata: Any) -> None:
-    """Register a dataset; what an earlier call or Detectron2 registered under the name is replaced.
+    """Register a dataset; replace an earlier registration of the name.
 
     Args:
-        load: called when the records are asked for.
+        name: of the dataset.
+        load: returns the records; called when they are first used.
+        metadata: fields of Detectron2's Metadata.
     """
     unregister(name)
     DatasetCatalog.register(name, load)
@@ -21,16 +23,16 @@ def register(name: str, load: Callable[[], list[dict[str, Any]]], **metadata: An
 
 
 def unregister(name: str) -> None:
-    """Forget a dataset, if it is known."""
+    """Remove a dataset and its metadata, if registered."""
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
 
 
 def as_vocabulary(words: Iterable[Sequence[str]]) -> str:
-    """The words of classes as the text that metadata takes as a vocabulary: "kite, boat: ship | vessel".
+    """Format the words of classes as vocabulary text, "kite, boat: ship | vessel", for a dataset's metadata.
 
-    For a dataset with a part of the classes of one of our files of words, or with more classes than it.
+    Used for datasets that have some of the classes of a shipped vocabulary, or more classes than it.
     """
     return ", ".join(f"{name}: {' | '.join(others)}" if others else name for name, *others in words)
 
@@ -38,12 +40,15 @@ def as_vocabulary(words: Iterable[Sequence[str]]) -> str:
 def register_instances(
     name: str, listed: Path, images: Path, classes: Sequence[str], *, made_by: str, **metadata: Any
 ) -> None:
-    """Register instances in COCO's format, whose categories are the classes, counted from 1.
+    """Register a COCO instance json with category ids 1..C in the order of the classes.
 
     Args:
-        listed: the json.
-        images: the folder of the images.
-        made_by: the script that makes the json.
+        name: of the dataset.
+        listed: path of the json.
+        images: image folder.
+        classes: C names.
+        made_by: name of the script that writes the json, for the error message.
+        metadata: further fields of Detectron2's Metadata.
     """
     register(
         name,
@@ -64,6 +69,6 @@ def _load_instances(name: str, listed: Path, images: Path, made_by: str) -> list
 
 
 def need(path: Path, made_by: str) -> None:
-    """Raise FileNotFoundError, naming the script that makes a file or folder, unless it is there."""
+    """Raise FileNotFoundError, naming the script that writes it, if a file or folder is missing."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; scripts/{made_by} makes it (see docs/datasets.md)")
+        raise FileNotFoundError(f"{path} is missing; scripts/{made_by} writes it (see docs/datasets.md)")

@@ -1,4 +1,4 @@
-"""What every conversion of a release does: go through many images, keep what is there, write what is missing whole."""
+"""Shared parts of the conversions of public releases."""
 
 import json
 import logging
@@ -22,19 +22,24 @@ logger = logging.getLogger(__name__)
 def convert_and_keep(
     names: Sequence[str], convert: Callable[[str], Any], kept: Path, *, workers: int, title: str
 ) -> list[Any]:
-    """:func:`parallel_map` for results that go into one json: each is kept, so that an interrupted run continues.
+    """Apply a function to images and cache each result as a file, so that an interrupted run continues.
 
     Args:
         names: of the images.
-        convert: a name -> what json can hold; with several workers, something that pickles.
-        kept: the folder of the results, NAME.json; to be removed by the caller once their json is written.
+        convert: image name -> JSON-serialisable result; with several workers it is pickled.
+        kept: folder of the cached results, NAME.json; the caller removes it after writing the final json.
+        workers: number of processes.
+        title: of the progress bar.
+
+    Returns:
+        The results in the order of ``names``.
     """
     return parallel_map(names, partial(_convert_once, convert, kept), workers=workers, title=title)
 
 
 def _convert_once(convert: Callable[[str], Any], kept: Path, name: str) -> Any:
     path = kept / f"{name}.json"
-    with suppress(FileNotFoundError, ValueError):  # a damaged one is made anew
+    with suppress(FileNotFoundError, ValueError):  # a damaged file is converted again
         return json.loads(path.read_text())
     result = convert(name)
     write_json(path, result)
@@ -42,10 +47,14 @@ def _convert_once(convert: Callable[[str], Any], kept: Path, name: str) -> Any:
 
 
 def describe_segments(ids: np.ndarray, *, with_masks: bool) -> dict[int, dict[str, Any]]:
-    """What COCO's jsons say of every segment of (H, W) ids.
+    """Compute the COCO json entries of the segments of an id map.
+
+    Args:
+        ids: (H, W) segment ids; 0 is skipped.
+        with_masks: also encode the masks.
 
     Returns:
-        id, without 0 -> "area" in pixels, "bbox" as XYWH, and with masks "segmentation", a compressed RLE.
+        Segment id -> "area" in pixels, "bbox" as XYWH and, with masks, "segmentation", a compressed RLE.
     """
     height, width = ids.shape
     found, rles = encode_labels(ids)
@@ -60,7 +69,7 @@ def describe_segments(ids: np.ndarray, *, with_masks: bool) -> dict[int, dict[st
 
 
 def lists_images(path: Path, names: Collection[str]) -> bool:
-    """Whether a json in COCO's format is there, and lists the images NAME.jpg and no others."""
+    """Return whether a COCO json exists and lists exactly the images NAME.jpg."""
     try:
         images = json.loads(path.read_text())["images"]
     except (FileNotFoundError, ValueError):
@@ -69,13 +78,13 @@ def lists_images(path: Path, names: Collection[str]) -> bool:
 
 
 def need_images(paths: Sequence[Path], way_out: str) -> None:
-    """Raise DataError, naming the first that is missing, unless all images are there."""
+    """Raise DataError if images are missing; ``way_out`` is the remedy in its message."""
     missing = [path for path in paths if not path.exists()]
     if missing:
-        raise DataError(f"{missing[0]}: is missing, one of {len(missing)} such images of {len(paths)}; {way_out}")
+        raise DataError(f"{len(missing)} of {len(paths)} images are missing, first {missing[0]}; {way_out}")
 
 
 def check_count(what: str, found: int, expected: int) -> None:
-    """Warn where a release is not there as a whole."""
+    """Log a warning if the number of files differs from that of the complete release."""
     if found != expected:
         logger.warning("%s: found %d, the whole release has %d", what, found, expected)

@@ -1,4 +1,4 @@
-"""What the commands that convert datasets do after parsing their arguments."""
+"""Conversion of a dataset's release by a command, after its arguments are parsed."""
 
 import argparse
 import sys
@@ -21,6 +21,6 @@ def run(prepare: Callable[..., Mapping[str, str]], arguments: argparse.Namespace
     except DataError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues")
-    for split, what in found.items():
-        print(f"{split}: {what}")
+        sys.exit("interrupted; repeat the command to continue")
+    for split, summary in found.items():
+        print(f"{split}: {summary}")

@@ -1,4 +1,4 @@
-"""A few images of a dataset, drawn at random, as a dataset of their own."""
+"""Random subsets of a dataset, registered as datasets."""
 
 import json
 import os
@@ -12,28 +12,29 @@ from samcp.data.build import load_dataset
 from samcp.data.datasets.catalog import register
 from samcp.errors import DataError
 
-_JSON_KEYS = ("panoptic_json", "json_file")  # what Detectron2's evaluators read themselves
+_JSON_KEYS = ("panoptic_json", "json_file")  # read by Detectron2's evaluators
 
 
 def register_subset(dataset: str, count: int, folder: str | os.PathLike[str], *, seed: int = 0) -> str:
-    """Register ``count`` images of a dataset, drawn from those that have ground truth.
+    """Register a random subset of the images with ground truth.
 
-    COCO's evaluators read their json files whole, so the subset's part of each is written into a folder.
+    COCO's evaluators evaluate all images of their json files, so the subset's part of each json is written.
 
     Args:
         dataset: registered in Detectron2.
+        count: number of images.
         folder: for the json files.
-        seed: of the draw.
+        seed: of the random selection.
 
     Returns:
-        The subset's name.
+        The name of the subset.
 
     Raises:
-        DataError: there is no such dataset, or it cannot be read, or it has fewer images.
+        DataError: the dataset is not registered, cannot be read, or has fewer images.
     """
     annotated = [r for r in load_dataset(dataset) if r.get("segments_info", True)]
     if not 0 < count <= len(annotated):
-        raise DataError(f"dataset {dataset!r} has {len(annotated)} images with ground truth, {count} were asked for")
+        raise DataError(f"dataset {dataset!r} has {len(annotated)} images with ground truth; {count} is out of range")
     records = [annotated[i] for i in sorted(random.Random(seed).sample(range(len(annotated)), count))]
     name = f"{dataset}_{count}_seed_{seed}"
     metadata = {k: v for k, v in MetadataCatalog.get(dataset).as_dict().items() if k != "name"}
@@ -46,7 +47,7 @@ def register_subset(dataset: str, count: int, folder: str | os.PathLike[str], *,
 
 
 def _write_part(file: str, image_ids: set[Any], part: Path) -> str:
-    """Write the part of a COCO json that is about some images; returns its path."""
+    """Write the part of a COCO json for the given images; return its path."""
     content = json.loads(Path(file).read_text())
     content["images"] = [image for image in content["images"] if image["id"] in image_ids]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in image_ids]

@@ -1,4 +1,4 @@
-"""What is wrong with COCO's jsons, seen in the files themselves: their loaders stop at a fault, or pass over it."""
+"""Validation of COCO jsons, read directly, since loaders stop at the first error or skip invalid entries."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from typing import Any
 
 from samcp.vocabulary import word_key
 
-_IDS = ("id", "image_id", "category_id")  # of an instance
-_MEASURES = ("area", "bbox", "iscrowd")  # what it needs besides these and its mask
+_IDS = ("id", "image_id", "category_id")  # required keys of an instance
+_MEASURES = ("area", "bbox", "iscrowd")  # its other required keys, besides the mask
 _IMAGE = ("id", "file_name", "height", "width")
 _SHOWN = 5
 
@@ -19,7 +19,7 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Json:
-    """The lists of a json, as far as they are lists of objects; `problems` say where they are not."""
+    """The lists of a json, without entries that are not objects; these are reported in `problems`."""
 
     path: str
     images: Sequence[Entry]
@@ -29,9 +29,13 @@ class _Json:
 
 
 def check_jsons(panoptic: str | None, instances: str | None) -> list[str]:
-    """The problems of a dataset's two jsons, each for itself and against each other.
+    """Check a dataset's panoptic and instance jsons, each alone and against each other.
 
-    A json that is None or not there is left out: not all datasets have both, and a loader names what it lacks.
+    Args:
+        panoptic, instances: paths. A json that is None or missing is skipped: the loader reports those it needs.
+
+    Returns:
+        The problems found.
     """
     found = [_read(path) if path and os.path.isfile(path) else None for path in (panoptic, instances)]
     problems: list[str] = []
@@ -47,13 +51,14 @@ def check_jsons(panoptic: str | None, instances: str | None) -> list[str]:
 def compare_things(
     panoptic: str, panoptic_categories: Sequence[Entry], instances: str, categories: Sequence[Entry]
 ) -> list[str]:
-    """Where an instance json has other categories than the things of the panoptic json beside it.
+    """Compare the categories of an instance json with the things of a panoptic json.
 
     Args:
-        panoptic, instances: the jsons' paths.
+        panoptic, instances: paths of the jsons.
+        panoptic_categories, categories: their categories.
 
     Returns:
-        Sentences; none where a panoptic category has no isthing, so that its things are not known.
+        The problems found; none if a panoptic category has no isthing, so that the things are unknown.
     """
     if not all("isthing" in category for category in panoptic_categories):
         return []
@@ -67,14 +72,14 @@ def compare_things(
     ]
     for i, name in listed.items():
         if i not in things:
-            problems.append(f"{instances}: category {i!r} {name!r} is no thing of {panoptic}; {way_out}")
+            problems.append(f"{instances}: category {i!r} {name!r} is not a thing of {panoptic}; {way_out}")
         elif word_key(name) != word_key(things[i]):
             problems.append(f"{instances}: category {i!r} is {name!r}, but {things[i]!r} in {panoptic}; {way_out}")
     return problems
 
 
 def shown(values: Sequence[Any]) -> str:
-    """The first of many values, for a message."""
+    """Format the first values for a message."""
     return ", ".join(map(str, values[:_SHOWN])) + (", ..." if len(values) > _SHOWN else "")
 
 
@@ -92,14 +97,14 @@ def _read(path: str) -> _Json:
 
 
 def _objects(path: str, content: Any, key: str, problems: list[str]) -> Sequence[Entry]:
-    """One of the lists, as far as it is one of objects; what it is not is added to the problems."""
+    """Return the objects of one of the lists; report other entries in ``problems``."""
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list):
-        problems.append(f"{path}: has no {key}, a list of objects")
+        problems.append(f"{path}: has no {key}, which is a list of objects")
         return []
     objects = [entry for entry in entries if isinstance(entry, dict)]
     if len(objects) < len(entries):
-        problems.append(f"{path}: {len(entries) - len(objects)} of its {key} are no objects")
+        problems.append(f"{path}: {len(entries) - len(objects)} of its {key} are not objects")
     return objects
 
 
@@ -114,7 +119,7 @@ def _check_images(content: _Json) -> list[str]:
 
 
 def _check_instances(content: _Json) -> list[str]:
-    """What Detectron2 leaves out without a word, or with a word but not which, and what COCO's evaluation needs."""
+    """Report annotations that Detectron2 would skip, and missing keys that COCO's evaluation needs."""
     images, categories = _values(content.images), _values(content.categories)
     problems = []
     for i, annotation in enumerate(content.annotations, start=1):
@@ -135,15 +140,15 @@ def _check_instances(content: _Json) -> list[str]:
 
 
 def _mask_fault(segmentation: Any) -> str:
-    """What is wrong with a "segmentation", as far as its image's size need not be known; "" if nothing is."""
+    """Return the error of a "segmentation" that can be found without the image's size; "" if there is none."""
     if not segmentation:
         return "no segmentation"
     if isinstance(segmentation, dict):
         return "" if {"size", "counts"} <= segmentation.keys() else "an RLE without size or without counts"
     if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
-        return "a segmentation that is no list of polygons; write [[x, y, x, y, ...], ...], or an RLE"
+        return "a segmentation that is not a list of polygons; write [[x, y, x, y, ...], ...], or an RLE"
     if not all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
-        return "a polygon of less than three points, or of half a point"
+        return "a polygon of less than three points, or with an odd number of coordinates"
     return ""
 
 
@@ -172,15 +177,15 @@ def _check_panoptic(content: _Json) -> list[str]:
             problems += _unknown(which, segment, "category_id", categories, "categories")
     annotated = {_value(annotation, "image_id") for annotation in content.annotations}
     return problems + [
-        f"{content.path}: image {image.get('file_name')} has no annotation, so that it would be left out; add one with "
-        "the PNG of its segments, or take the image out"
+        f"{content.path}: image {image.get('file_name')} has no annotation, so it would be skipped; add one with "
+        "the PNG of its segments, or remove the image"
         for image in content.images
         if _value(image, "id") not in annotated
     ]
 
 
 def _compare_images(panoptic: _Json, instances: _Json) -> list[str]:
-    """Images that only one of two jsons has, or each under another name."""
+    """Report images that only one of two jsons has, or that have different names."""
     ours, theirs = (
         {i: image.get("file_name") for image in content.images if (i := _value(image, "id")) is not None}
         for content in (panoptic, instances)
@@ -194,7 +199,7 @@ def _compare_images(panoptic: _Json, instances: _Json) -> list[str]:
 
 
 def _lacking(content: _Json, other: _Json) -> list[str]:
-    """The images of another json that one has not."""
+    """Report the images of another json that a json lacks."""
     known = _values(content.images)
     missing = [repr(i) for i, _ in _counts(other.images) if i not in known]
     if not missing:
@@ -206,27 +211,27 @@ def _lacking(content: _Json, other: _Json) -> list[str]:
 
 
 def _unknown(where: str, entry: Entry, key: str, known: set[Any], what: str) -> list[str]:
-    """The problem of an entry that refers to what the json does not list."""
+    """Report a reference of an entry to an id that the json does not list."""
     value = _value(entry, key)
     return [] if value is None or value in known else [f"{where} has the {key} {value!r}, which is not in its {what}"]
 
 
 def _names(categories: Sequence[Entry]) -> dict[Any, str]:
-    """Id -> name."""
+    """Return id -> name."""
     return {i: str(category.get("name")) for category in categories if (i := _value(category, "id")) is not None}
 
 
 def _counts(entries: Sequence[Entry]) -> list[tuple[Any, int]]:
-    """How often each id occurs."""
+    """Count each id."""
     return list(Counter(i for entry in entries if (i := _value(entry, "id")) is not None).items())
 
 
 def _values(entries: Sequence[Entry]) -> set[Any]:
-    """All ids."""
+    """Return all ids."""
     return {i for i, _ in _counts(entries)}
 
 
 def _value(entry: Entry, key: str) -> Any:
-    """A number or text of an entry, None where there is none."""
+    """Return a number or text of an entry, None if missing or of another type."""
     value = entry.get(key)
     return value if isinstance(value, (int, float, str)) else None

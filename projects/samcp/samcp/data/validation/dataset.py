@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, found before a training finds it."""
+"""Validation of a registered dataset: images, annotations, jsons and patches."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ from samcp.data.validation.coco_json import check_jsons, shown
 from samcp.errors import DataError
 from samcp.vocabulary import Vocabulary, word_key
 
-_SAME_OBJECT = 0.9  # IoU above which two instances are taken for one that was drawn twice
-_OVERLAPPING = 0.5  # share of an instance inside another of its class above which the two are counted
-_OUTSIDE = 1.0  # pixels by which a box may leave its image
+_SAME_OBJECT = 0.9  # IoU above which two instances are reported as duplicates
+_OVERLAPPING = 0.5  # share of an instance inside another of its class above which the pair is counted
+_OUTSIDE = 1.0  # pixels by which a box may exceed its image
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How often a class is there: segments, images that have one, pixels."""
+    """Frequency of a class: number of segments, of images with the class, and of pixels."""
 
     name: str
     segments: int
@@ -36,14 +36,14 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
+    """Result of a validation.
 
     Attributes:
-        images: how many were looked at: all, or none where a fault of a json, which is then a problem, prevents it.
-        problems: sentences, each with the file and what is wrong with it.
-        remarks: what may be meant so: classes that never occur or have other words than their category, images without
-            any segment, label maps without an image, instances that overlap.
-        classes: one a class.
+        images: number of images checked: all, or 0 if an invalid json prevents it.
+        problems: messages, each with the file and the error.
+        remarks: messages about what may be intended: classes that never occur or have other words than their category,
+            images without segments, label maps without an image, overlapping instances.
+        classes: one entry per class.
     """
 
     images: int
@@ -54,7 +54,7 @@ class Report:
 
 @dataclass
 class _Finding:
-    """Of one image: problems, the class and area of each segment, and how many pairs of one class overlap."""
+    """Result for one image: problems, class and area of each segment, and number of overlapping pairs of one class."""
 
     problems: list[str] = field(default_factory=list)
     classes: list[int] = field(default_factory=list)
@@ -63,14 +63,15 @@ class _Finding:
 
 
 def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 1) -> Report:
-    """Read everything that a registered dataset names.
+    """Check all images and annotations of a registered dataset.
 
     Args:
-        cache: its patches, which are then checked too.
-        workers: processes.
+        name: of the dataset.
+        cache: its patch cache, to be checked too.
+        workers: number of processes.
 
     Raises:
-        DataError: there is no such dataset, or its list of images cannot be read and no json of it tells why.
+        DataError: the dataset is not registered, or its records cannot be loaded although its jsons are valid.
     """
     if name not in DatasetCatalog:
         raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
@@ -81,7 +82,7 @@ def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 
     except DataError as error:
         if not in_jsons:
             raise
-        return Report(0, [*in_jsons, f"no image or mask was looked at; mend the above first ({error})"], [], [])
+        return Report(0, [*in_jsons, f"no image or mask was checked; fix the problems above first ({error})"], [], [])
     vocabulary, ignore_label = Vocabulary.of_dataset(name), metadata.get("ignore_label", 255)
     look = partial(_check_image, num_classes=len(vocabulary.names), ignore_label=ignore_label)
     findings = parallel_map(records, look, workers=workers, title=name)
@@ -110,27 +111,27 @@ def _records(name: str) -> list[dict[str, Any]]:
 
 
 def _check_keys(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Images that patches or results could not tell apart."""
+    """Report images with equal keys or ids."""
     try:
         root = image_root(name)
         keys = Counter(image_key(record["file_name"], root) for record in records)
     except CacheError as error:
         return [str(error)]
-    ids = Counter(record["image_id"] for record in records if "image_id" in record)  # semantic ones need none
+    ids = Counter(record["image_id"] for record in records if "image_id" in record)  # optional in semantic datasets
     return [f"{n} images have the key {key!r} (the path without its suffix)" for key, n in keys.items() if n > 1] + [
         f"{n} images have the id {image_id!r}" for image_id, n in ids.items() if n > 1
     ]
 
 
 def _other_words(name: str, vocabulary: Vocabulary) -> list[str]:
-    """Categories of a user's json that stand in the place of a class of other words: perhaps in the wrong order."""
+    """Report categories of a custom json whose class has other words: `classes` may be in the wrong order."""
     metadata = MetadataCatalog.get(name)
     listed = metadata.get("panoptic_json") or metadata.get("json_file")
     if not metadata.get("described_in") or not metadata.get("vocabulary") or not listed:
         return []
     names = metadata.get("stuff_classes") or metadata.get("thing_classes")
     pairs = [
-        f"{name!r} is asked for as {words[0]!r}"
+        f"{name!r} has the words {words[0]!r}"
         for name, words in zip(names, vocabulary.words, strict=True)
         if word_key(name) not in map(word_key, words)
     ]
@@ -138,17 +139,17 @@ def _other_words(name: str, vocabulary: Vocabulary) -> list[str]:
 
 
 def _unused_labels(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Label maps in a user's folder that belong to no image, which may be those of another split."""
+    """Report label maps of a custom dataset without an image, which may belong to another split."""
     metadata = MetadataCatalog.get(name)
     if not metadata.get("described_in") or not metadata.get("sem_seg_root"):
         return []
     used = {record["sem_seg_file_name"] for record in records}
     unused = sorted(str(path) for path in Path(metadata.sem_seg_root).rglob("*.png") if str(path) not in used)
-    return [f"{len(unused)} label maps have no image of their name: {shown(unused)}"] if unused else []
+    return [f"{len(unused)} label maps have no image with the same name: {shown(unused)}"] if unused else []
 
 
 def _overlaps(records: Sequence[Mapping[str, Any]], findings: Sequence[_Finding]) -> list[str]:
-    """Instances that lie in others of their class, over the whole dataset: in a crowd that is as it should be."""
+    """Report instances inside others of their class, which may be correct for crowded objects."""
     found = [
         (record["file_name"], finding.overlaps)
         for record, finding in zip(records, findings, strict=True)
@@ -158,7 +159,7 @@ def _overlaps(records: Sequence[Mapping[str, Any]], findings: Sequence[_Finding]
         return []
     pairs = sum(count for _, count in found)
     return [
-        f"{pairs} instances lie to more than {_OVERLAPPING:.0%} in another of their class, in {len(found)} images: "
+        f"{pairs} instances are more than {_OVERLAPPING:.0%} inside another of their class, in {len(found)} images: "
         + shown([path for path, _ in found])
     ]
 
@@ -175,12 +176,12 @@ def _check_image(record: Mapping[str, Any], *, num_classes: int, ignore_label: i
     except (DataError, CacheError) as error:
         finding.problems.append(str(error))
         return finding
-    except Exception as error:  # pycocotools fails in many ways on polygons that are none
+    except Exception as error:  # pycocotools raises various errors for invalid polygons
         finding.problems.append(f"{record['file_name']}: its annotations cannot be read ({error!r})")
         return finding
     finding.problems += _check_boxes(record, size)
     finding.problems += _check_masks(record, truth)
-    if "annotations" in record:  # what comes from a map cannot overlap
+    if "annotations" in record:  # segments of a label map cannot overlap
         problems, finding.overlaps = _check_overlaps(record["file_name"], truth)
         finding.problems += problems
     finding.classes, finding.areas = truth.classes.tolist(), truth.masks.areas.tolist()
@@ -188,7 +189,7 @@ def _check_image(record: Mapping[str, Any], *, num_classes: int, ignore_label: i
 
 
 def _image_size(record: Mapping[str, Any], problems: list[str]) -> tuple[int, int] | None:
-    """(height, width) of the file, or None with a problem where it cannot be read."""
+    """Return (height, width) of the file; if it is unreadable, add a problem and return None."""
     path = record["file_name"]
     try:
         height, width = read_image_size(path)
@@ -197,20 +198,20 @@ def _image_size(record: Mapping[str, Any], problems: list[str]) -> tuple[int, in
         return None
     listed = record.get("height", height), record.get("width", width)
     if listed != (height, width):
-        problems.append(f"{path}: is {height} x {width} pixels (height x width), but is listed as {listed}")
+        problems.append(f"{path}: is {height} x {width} pixels (height x width), but the dataset lists {listed}")
         return None
     return height, width
 
 
 def _check_segments(record: Mapping[str, Any]) -> list[str]:
-    """The PNG and the json of a panoptic annotation."""
+    """Compare the PNG of a panoptic annotation with its json."""
     path, infos = record["pan_seg_file_name"], record["segments_info"]
     ids, areas = np.unique(read_panoptic_ids(path), return_counts=True)
     painted = dict(zip(ids.tolist(), areas.tolist(), strict=True))
     painted.pop(0, None)
     listed = Counter(info["id"] for info in infos)
     problems = [f"{path}: the json lists segment {i} {n} times" for i, n in listed.items() if n > 1]
-    problems += [f"{path}: segment {i} of the json has no pixel" for i in listed if i not in painted]
+    problems += [f"{path}: segment {i} of the json has no pixels" for i in listed if i not in painted]
     problems += [
         f"{path}: {n} pixels have the id {i}, which the json does not list"
         for i, n in painted.items()
@@ -241,19 +242,19 @@ def _check_boxes(record: Mapping[str, Any], size: tuple[int, int]) -> list[str]:
         if w <= 0 or h <= 0 or min(x, y) < -_OUTSIDE or x + w > width + _OUTSIDE or y + h > height + _OUTSIDE:
             problems.append(
                 f"{record['file_name']}: the box {[round(v, 1) for v in (x, y, w, h)]} (x, y, width, height) has no "
-                f"area or does not lie in the image, which is {width} x {height}"
+                f"area or exceeds the image, which is {width} x {height}"
             )
     return problems
 
 
 def _check_masks(record: Mapping[str, Any], truth: GroundTruth) -> list[str]:
-    """Segments without a pixel."""
+    """Report segments without pixels."""
     empty = truth.classes[truth.masks.areas == 0].tolist()
-    return [f"{record['file_name']}: a segment of class {c} has no pixel" for c in empty]
+    return [f"{record['file_name']}: a segment of class {c} has no pixels" for c in empty]
 
 
 def _check_overlaps(path: str, truth: GroundTruth) -> tuple[list[str], int]:
-    """Instances that are there twice, and how many pairs of one class overlap by most of the smaller one."""
+    """Report duplicate instances, and count pairs of one class that overlap by most of the smaller instance."""
     things, classes = truth.things()
     iou, inside = things.iou(things), things.iop(things)
     problems, overlaps = [], 0
@@ -265,7 +266,7 @@ def _check_overlaps(path: str, truth: GroundTruth) -> tuple[list[str], int]:
                 else f"an instance of class {classes[i]} and one of class {classes[j]}"
             )
             problems.append(
-                f"{path}: {which} are the same to {iou[i, j]:.0%}, around {things.boxes[i].astype(int).tolist()} "
+                f"{path}: {which} overlap with an IoU of {iou[i, j]:.0%}, at {things.boxes[i].astype(int).tolist()} "
                 "(x0, y0, x1, y1)"
             )
         elif classes[i] == classes[j] and max(inside[i, j], inside[j, i]) > _OVERLAPPING:

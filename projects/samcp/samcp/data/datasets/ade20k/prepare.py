@@ -1,7 +1,7 @@
-"""ADE20K's two releases in the layout of Detectron2 (semantic) and Mask2Former (panoptic, instances).
+"""Conversion of ADE20K's releases to the layout of Detectron2 (semantic) and Mask2Former (panoptic, instances).
 
-ADEChallengeData2016 has label maps with 1..150 for the classes and 0 for others. The instance release adds, for the 100
-classes that are things, PNGs with the thing's number 1..100 in red and the instance's in green.
+The label maps of ADEChallengeData2016 have 1..150 for the classes and 0 for void. The instance release adds PNGs for
+the 100 thing classes: red is the number of the thing class, 1..100, green the number of the instance.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ from samcp.data.ground_truth import read_label_map
 from samcp.data.parallel import parallel_map
 from samcp.errors import DataError
 
-_CLASS_OF_THING = np.flatnonzero(CLASSES.is_thing)  # the instance release numbers things alone, from 1
+_CLASS_OF_THING = np.flatnonzero(CLASSES.is_thing)  # the instance release numbers the things from 1
 _IMAGES = {"train": 20210, "val": 2000}  # in the release
 _UNKNOWN = 255
-_ID_STEP = 1000  # a segment's id is this × (class + 1) + its instance's number
+_ID_STEP = 1000  # segment id = _ID_STEP * (class + 1) + number of the instance
 
 
 @dataclass(frozen=True)
 class _Split:
-    """Where the files of a split lie."""
+    """Paths of the files of a split."""
 
     folder: Path
     name: str
@@ -42,7 +42,7 @@ class _Split:
         return (self.folder / "annotations_instance" / SPLITS[self.name]).is_dir()
 
     def check_counts(self) -> None:
-        """Warn where images or annotations are more or fewer than the release has."""
+        """Log a warning if the numbers of images or annotations differ from the release."""
         found = {"images": len(self.images), "annotations": self._count("annotations")}
         if self.has_instances:
             found["annotations_instance"] = self._count("annotations_instance")
@@ -60,22 +60,23 @@ class _Split:
 
 
 def prepare_ade20k(folder: Path, *, workers: int = 1) -> dict[str, str]:
-    """Write what is missing beside the release's own files.
+    """Write the missing files of the layout beside those of the release.
 
     Layout of the folder, ADEChallengeData2016:
 
         images/{training,validation}/NAME.jpg                     the release
         annotations/{training,validation}/NAME.png                the release
         annotations_instance/{training,validation}/NAME.png       the instance release
-        annotations_detectron2/{training,validation}/NAME.png     written: class ids 0..149, 255 where unknown
+        annotations_detectron2/{training,validation}/NAME.png     written: class ids 0..149, 255: void
         ade20k_panoptic_{train,val}/NAME.png, and .json           written, with the instance release
         ade20k_instance_{train,val}.json                          written, with the instance release
 
     Args:
-        workers: processes.
+        folder: ADEChallengeData2016.
+        workers: number of processes.
 
     Returns:
-        split -> what it can be used for now; a split without images is left out.
+        split -> number of images and available tasks; splits without images are skipped.
 
     Raises:
         DataError: no split has images, or an annotation is missing, unreadable or inconsistent.
@@ -94,10 +95,10 @@ def prepare_ade20k(folder: Path, *, workers: int = 1) -> dict[str, str]:
             _write_jsons(split, scenes)
             done[name] += ", instance and panoptic"
         else:
-            done[name] += "; for instances and panoptic unpack annotations_instance.tar there, and run this again"
+            done[name] += "; for instances and panoptic unpack annotations_instance.tar there, and repeat the command"
     if not done:
         raise DataError(
-            f"{folder}: there are no images/training/*.jpg and no images/validation/*.jpg; unpack "
+            f"{folder}: no images/training/*.jpg and no images/validation/*.jpg; unpack "
             "ADEChallengeData2016.zip so that this folder holds images and annotations"
         )
     return done
@@ -110,12 +111,12 @@ def _write_labels(split: _Split, image: Path) -> None:
     source = split.annotation("annotations", image)
     labels = read_label_map(str(source))
     if labels.max() > len(CLASSES.names):
-        raise DataError(f"{source}: holds the label {labels.max()}, but ADE20K's are 0..150; take the file anew")
-    write_label_map(target, (labels - 1).astype(np.uint8))  # 0, for other classes, becomes 255
+        raise DataError(f"{source}: has the label {labels.max()}, but ADE20K's are 0..150; download the file again")
+    write_label_map(target, (labels - 1).astype(np.uint8))  # 0, void, becomes 255
 
 
 def _write_panoptic(split: _Split, image: Path) -> dict[str, Any]:
-    """Write the panoptic PNG of an image; returns its part of the two jsons."""
+    """Write the panoptic PNG of an image; return its part of the two jsons."""
     labels = read_label_map(str(split.annotation("annotations_detectron2", image)))
     things = _read_things(split.annotation("annotations_instance", image), labels.shape)
     ids = np.where(things > 0, things, _stuff_ids(labels))
@@ -131,9 +132,9 @@ def _write_panoptic(split: _Split, image: Path) -> dict[str, Any]:
 
 
 def _stuff_ids(labels: np.ndarray) -> np.ndarray:
-    """(H, W) segment ids, 0 where there is no stuff.
+    """Return (H, W) segment ids of stuff, 0 elsewhere.
 
-    A thing without an instance, which the release has a few of, is void, as it cannot be counted.
+    Pixels of a thing without an instance, of which the release has a few, are void.
     """
     is_stuff = np.zeros(_UNKNOWN + 1, bool)
     is_stuff[: len(CLASSES.names)] = np.logical_not(CLASSES.is_thing)
@@ -141,23 +142,23 @@ def _stuff_ids(labels: np.ndarray) -> np.ndarray:
 
 
 def _read_things(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """(H, W) segment ids of the instances, 0 elsewhere.
+    """Return (H, W) segment ids of instances, 0 elsewhere.
 
-    They overlap the stuff of the label maps at places and go before it, as in Mask2Former's conversion.
+    Where an instance overlaps stuff of the label map it takes precedence, as in Mask2Former's conversion.
     """
     try:
         pixels = np.asarray(Image.open(path)).astype(np.int32)
     except OSError as error:
-        raise DataError(f"{path}: the instances cannot be read ({error}); unpack the instance release anew") from error
+        raise DataError(f"{path}: the instances cannot be read ({error}); unpack the instance release again") from error
     if pixels.shape != (*shape, 3):
-        raise DataError(f"{path}: is {pixels.shape}, but its label map is {shape}; they do not belong together")
+        raise DataError(f"{path}: is {pixels.shape}, but its label map is {shape}; download both files again")
     things, numbers = pixels[..., 0], pixels[..., 1]
     pairs = [divmod(pair, 256) for pair in np.unique((256 * numbers + things)[numbers > 0]).tolist()]
     classes = dict(pairs)
     if len(classes) < len(pairs) or not all(1 <= thing <= len(_CLASS_OF_THING) for thing in classes.values()):
         raise DataError(
             f"{path}: an instance (green) must have one class 1..{len(_CLASS_OF_THING)} (red), but the pairs are "
-            f"{pairs}; take the file anew"
+            f"{pairs}; download the file again"
         )
     return np.where(numbers > 0, _ID_STEP * (_CLASS_OF_THING[things - 1] + 1) + numbers, 0)
 

@@ -1,11 +1,11 @@
 """ADE20K: 20210 + 2000 images in 150 classes, of which 100 are things, in the layout of Detectron2 and Mask2Former.
 
-Detectron2 registers the label maps as ade20k_sem_seg_{train,val}; here are the panoptic form and the instances. Layout
-under DETECTRON2_DATASETS, which scripts/prepare_ade20k.py makes of the releases:
+Detectron2 registers the label maps as ade20k_sem_seg_{train,val}; this module registers the panoptic and instance
+annotations. Layout under DETECTRON2_DATASETS, written by scripts/prepare_ade20k.py:
 
     ADEChallengeData2016/
       images/{training,validation}/NAME.jpg
-      annotations_detectron2/{training,validation}/NAME.png     class ids 0..149, 255 where unknown
+      annotations_detectron2/{training,validation}/NAME.png     class ids 0..149, 255: void
       ade20k_panoptic_{train,val}/NAME.png, and .json           COCO's panoptic format, with the same class ids
       ade20k_instance_{train,val}.json                          COCO's instance format, with the same class ids
 """
@@ -25,18 +25,18 @@ from samcp.vocabulary import Vocabulary
 
 CLASSES = Vocabulary.load("ade20k")
 SPLITS = {"train": "training", "val": "validation"}  # name in Detectron2 -> folder of the release
-# Class id -> its number among the things alone.
+# Class id of a thing -> its rank among the things.
 _THINGS = {int(i): rank for rank, i in enumerate(np.flatnonzero(CLASSES.is_thing))}
 _PREPARE = "prepare_ade20k.py"
 
 
 def register_ade20k(root: str | os.PathLike[str] | None = None) -> None:
-    """Register ade20k_panoptic_{train,val} and ade20k_instance_{train,val}; files are read when they are asked for.
+    """Register ade20k_panoptic_{train,val} and ade20k_instance_{train,val}; files are read on first use.
 
-    Detectron2's ade20k_sem_seg_{train,val} get the same words.
+    Also sets the vocabulary of Detectron2's ade20k_sem_seg_{train,val}.
 
     Args:
-        root: the folder that holds ADEChallengeData2016; default, the environment variable DETECTRON2_DATASETS.
+        root: parent folder of ADEChallengeData2016; default: the environment variable DETECTRON2_DATASETS.
     """
     folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")) / "ADEChallengeData2016"
     for split in SPLITS:
@@ -71,7 +71,7 @@ def register_ade20k(root: str | os.PathLike[str] | None = None) -> None:
 
 
 def _load_panoptic(folder: Path, split: str) -> list[dict[str, Any]]:
-    """Detectron2's records; Detectron2's own loader wants numbers as image ids, and these are names."""
+    """Load records; Detectron2's loader requires numeric image ids, and these are names."""
     listed = folder / f"ade20k_panoptic_{split}.json"
     need(listed, _PREPARE)
     content = json.loads(listed.read_text())
@@ -90,7 +90,10 @@ def _load_panoptic(folder: Path, split: str) -> list[dict[str, Any]]:
 
 
 def _load_instances(listed: Path, images: Path) -> list[dict[str, Any]]:
-    """Detectron2's records; by Detectron2's own registration a json's names would have to be ours."""
+    """Load records with the rank of the thing as category id.
+
+    Detectron2's registration of COCO jsons would require the names of the json to be those of the vocabulary.
+    """
     need(listed, _PREPARE)
     records = load_coco_json(str(listed), str(images))
     for record in records:

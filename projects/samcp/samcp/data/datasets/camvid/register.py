@@ -1,10 +1,10 @@
 """CamVid: 701 street scenes in 11 classes, in the split and the size (360 x 480) of SegNet.
 
-Layout under DETECTRON2_DATASETS, as scripts/prepare_camvid.py makes it:
+Layout under DETECTRON2_DATASETS, written by scripts/prepare_camvid.py:
 
     camvid/
       images/{train,val}/NAME.jpg or .png
-      annotations/{train,val}/NAME.png    class ids 0..10, 255 where unlabelled
+      annotations/{train,val}/NAME.png    class ids 0..10, 255: void
 """
 
 import os
@@ -34,10 +34,10 @@ _IMAGE_SUFFIXES = {".jpg", ".png"}
 
 
 def register_camvid(root: str | os.PathLike[str] | None = None) -> None:
-    """Register camvid_train and camvid_val, whose files are read when they are asked for.
+    """Register camvid_train and camvid_val; files are read on first use.
 
     Args:
-        root: the folder that holds camvid/; default, the environment variable DETECTRON2_DATASETS.
+        root: parent folder of camvid; default: the environment variable DETECTRON2_DATASETS.
     """
     base = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")) / "camvid"
     for split in ("train", "val"):
@@ -57,11 +57,11 @@ def register_camvid(root: str | os.PathLike[str] | None = None) -> None:
 
 
 def _load(images: Path, annotations: Path) -> list[dict[str, Any]]:
-    """Detectron2's records, by name. Raises FileNotFoundError if a folder is missing."""
+    """Load records in the order of file names. Raises FileNotFoundError if a folder is missing."""
     for folder in (images, annotations):
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"{folder} is not there; CamVid must lie in camvid/{{images,annotations}}/{{train,val}}"
+                f"{folder} is missing; scripts/prepare_camvid.py writes camvid/{{images,annotations}}/{{train,val}}"
             )
     return [
         {

@@ -1,6 +1,6 @@
-"""What Detectron2 reads of Cityscapes beyond the release: label maps of train ids, and the panoptic form.
+"""Conversion of Cityscapes: label maps of train ids, and panoptic annotations.
 
-The same files as cityscapesscripts' createTrainIdLabelImgs and createPanopticImgs make, without that package.
+Writes the same files as createTrainIdLabelImgs and createPanopticImgs of cityscapesscripts, without that package.
 """
 
 from functools import partial
@@ -20,28 +20,29 @@ from samcp.errors import DataError
 _IMAGES = {"train": 2975, "val": 500}  # in the release; the ground truth of test is not public
 _CLASSES = {category["id"]: category for category in CITYSCAPES_CATEGORIES}
 _UNKNOWN = 255
-_INSTANCE = 1000  # an instance's id is this × its class + its number; below stand classes alone
+_INSTANCE = 1000  # id of an instance = _INSTANCE * class + number; smaller ids are classes
 _INSTANCE_IDS = "_gtFine_instanceIds.png"
 
 
 def prepare_cityscapes(folder: Path, *, workers: int = 1) -> dict[str, str]:
-    """Write what is missing beside the release's own files.
+    """Write the missing files of the layout beside those of the release.
 
     Layout of the folder:
 
         leftImg8bit/{train,val}/CITY/NAME_leftImg8bit.png             the release
         gtFine/{train,val}/CITY/NAME_gtFine_{instance,label}Ids.png   the release
-        gtFine/{train,val}/CITY/NAME_gtFine_labelTrainIds.png         written: class ids 0..18, 255 where unknown
+        gtFine/{train,val}/CITY/NAME_gtFine_labelTrainIds.png         written: class ids 0..18, 255: void
         gtFine/cityscapes_panoptic_{train,val}/, and .json            written: COCO's panoptic format
 
     Args:
-        workers: processes.
+        folder: holds leftImg8bit and gtFine.
+        workers: number of processes.
 
     Returns:
-        split -> how many images it has; a split without annotations is left out.
+        split -> number of images; splits without annotations are skipped.
 
     Raises:
-        DataError: no split has annotations, or one is missing or unreadable, or has no image.
+        DataError: no split has annotations, or an annotation is missing, unreadable or without image.
     """
     done = {}
     for split, expected in _IMAGES.items():
@@ -62,14 +63,14 @@ def prepare_cityscapes(folder: Path, *, workers: int = 1) -> dict[str, str]:
         done[split] = f"{len(scenes)} images"
     if not done:
         raise DataError(
-            f"{folder}: there is no gtFine/{{train,val}}/CITY/*{_INSTANCE_IDS}; unpack gtFine_trainvaltest.zip and "
+            f"{folder}: no gtFine/{{train,val}}/CITY/*{_INSTANCE_IDS}; unpack gtFine_trainvaltest.zip and "
             "leftImg8bit_trainvaltest.zip so that this folder holds gtFine and leftImg8bit"
         )
     return done
 
 
 def _check_images(folder: Path, split: str, annotations: list[Path]) -> None:
-    """Raise DataError where an annotation has no image; warn where an image, or more of the release, is left over."""
+    """Raise DataError if an annotation has no image; log a warning if the number of images differs from the release."""
     need_images(
         [image_file(folder, split, _name(annotation)) for annotation in annotations],
         f"unpack leftImg8bit_trainvaltest.zip so that {folder} holds leftImg8bit beside gtFine",
@@ -83,7 +84,7 @@ def _name(annotation: Path) -> str:
 
 
 def _convert(target: Path, source: Path) -> dict[str, Any]:
-    """Write the label map and the panoptic PNG of an image; returns its part of the json."""
+    """Write the label map and the panoptic PNG of an image; return its part of the json."""
     name = _name(source)
     _write_train_ids(source.with_name(f"{name}_gtFine_labelIds.png"))
     ids = _panoptic_ids(read_label_map(str(source)))
@@ -107,7 +108,7 @@ def _write_train_ids(source: Path) -> None:
 
 
 def _panoptic_ids(ids: np.ndarray) -> np.ndarray:
-    """The release's instance ids where their class is judged, 0 elsewhere."""
+    """Return the release's instance ids for evaluated classes, 0 elsewhere."""
     classes = np.where(ids < _INSTANCE, ids, ids // _INSTANCE)
     return np.where(np.isin(classes, list(_CLASSES)), ids, 0)
 
@@ -116,7 +117,7 @@ def _segments(ids: np.ndarray) -> list[dict[str, Any]]:
     segments = []
     for i, described in describe_segments(ids, with_masks=False).items():
         class_id = i if i < _INSTANCE else i // _INSTANCE
-        # Things that the annotators did not tell apart have their class's id alone.
+        # A thing with the id of its class is a group of instances that were not annotated one by one.
         crowd = i < _INSTANCE and _CLASSES[class_id]["isthing"]
         segments.append({"id": i, "category_id": class_id, "iscrowd": int(crowd), **described})
     return segments

@@ -1,8 +1,8 @@
 """Cityscapes: 2975 + 500 street scenes of 2048 x 1024 pixels in 11 kinds of stuff and 8 things.
 
-Detectron2 registers cityscapes_fine_panoptic_{train,val} too, but its loader does not tell what is a thing, and loses
-the label maps where a folder's name has a dot in it. Layout under DETECTRON2_DATASETS, where
-scripts/prepare_cityscapes.py makes what the release has not:
+Detectron2 registers cityscapes_fine_panoptic_{train,val} too, but its loader does not set isthing, and does not find
+the label maps if a folder's name has a dot. Layout under DETECTRON2_DATASETS; scripts/prepare_cityscapes.py writes the
+files that the release lacks:
 
     cityscapes/
       leftImg8bit/{train,val}/CITY/NAME_leftImg8bit.png
@@ -22,12 +22,12 @@ from samcp.data.datasets.catalog import need, register
 
 
 def register_cityscapes(root: str | os.PathLike[str] | None = None) -> None:
-    """Register cityscapes_fine_panoptic_{train,val} anew; files are read when they are asked for.
+    """Register cityscapes_fine_panoptic_{train,val}, replacing Detectron2's; files are read on first use.
 
-    Detectron2's cityscapes_fine_sem_seg_{train,val} get the same words.
+    Also sets the vocabulary of Detectron2's cityscapes_fine_sem_seg_{train,val}.
 
     Args:
-        root: the folder that holds cityscapes; default, the environment variable DETECTRON2_DATASETS.
+        root: parent folder of cityscapes; default: the environment variable DETECTRON2_DATASETS.
     """
     folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")) / "cityscapes"
     for split in ("train", "val"):
@@ -46,7 +46,7 @@ def register_cityscapes(root: str | os.PathLike[str] | None = None) -> None:
 
 
 def _load(folder: Path, split: str) -> list[dict[str, Any]]:
-    """Detectron2's records."""
+    """Load records."""
     panoptic = folder / "gtFine" / f"cityscapes_panoptic_{split}"
     need(panoptic.with_suffix(".json"), "prepare_cityscapes.py")
     content = json.loads(panoptic.with_suffix(".json").read_text())
@@ -69,7 +69,7 @@ def _load(folder: Path, split: str) -> list[dict[str, Any]]:
 
 
 def image_file(folder: Path, split: str, name: str) -> Path:
-    """Where the image NAME, such as munster_000001_000019, of a split lies."""
+    """Return the path of an image of a split by its name, such as munster_000001_000019."""
     return folder / "leftImg8bit" / split / _city(name) / f"{name}_leftImg8bit.png"
 
 

@@ -1,4 +1,4 @@
-"""COCO: Detectron2 registers it, here are the words by which its classes are asked for."""
+"""COCO: vocabularies for the datasets that Detectron2 registers."""
 
 from detectron2.data import MetadataCatalog
 
@@ -7,7 +7,7 @@ from samcp.vocabulary import Vocabulary
 
 
 def register_coco() -> None:
-    """Give Detectron2's coco_2017_{train,val}_panoptic our vocabulary, and coco_2017_{train,val} that of the things."""
+    """Set the vocabularies of coco_2017_{train,val}_panoptic (all classes) and coco_2017_{train,val} (things)."""
     coco = Vocabulary.load("coco")
     things = [words for words, is_thing in zip(coco.words, coco.is_thing, strict=True) if is_thing]
     for split in ("train", "val"):

@@ -1,4 +1,4 @@
-"""COD10K's masks as COCO instance jsons of 69 kinds of camouflaged animals."""
+"""Conversion of COD10K's masks to COCO instance jsons of 69 classes."""
 
 import re
 import shutil
@@ -15,30 +15,32 @@ from samcp.errors import DataError
 from samcp.vocabulary import Vocabulary
 
 _CLASSES = Vocabulary.load("cod10k").names
-_IMAGES = {"train": 3040, "test": 2026}  # with camouflage
-# COD10K-CAM-1-Aquatic-13-Pipefish-4: the sort and the kind, each with its number, and which image of the kind.
+_IMAGES = {"train": 3040, "test": 2026}  # images with camouflaged animals
+# COD10K-CAM-1-Aquatic-13-Pipefish-4: number and name of the super-class, of the class, and number of the image.
 _NAME = re.compile(r"COD10K-CAM-\d+-[^-]+-(\d+)-[^-]+-\d+")
-_FOREGROUND = 127  # above which a pixel of the object mask, which was smoothed, is the object
-_TRACE = 0.01  # of the object: a colour of fewer pixels is where two instances' colours were mixed, and no instance
+_FOREGROUND = 127  # object masks are smoothed; brighter pixels are foreground
+_MIN_SHARE = 0.01  # of the foreground; smaller regions are blends of two instances' colours
 
 
 def prepare_cod10k(folder: Path, *, workers: int = 1) -> dict[str, str]:
-    """Write the jsons beside the release; a json that lists the images which are there is left as it is.
+    """Write the jsons beside the release; skip a json that lists exactly the existing images.
 
     Layout of the folder:
 
         {Train,Test}/{Image,GT_Object,GT_Instance}/COD10K-CAM-*.{jpg,png}     the release
         {train,test}.json                                                     written
-        {train,test}_converted/NAME.json                                      written, and gone once the json is there
+        {train,test}_converted/NAME.json                                      written, and removed after the json
 
     Args:
-        workers: processes.
+        folder: holds Train and Test.
+        workers: number of processes.
 
     Returns:
-        split -> what was found in it.
+        split -> numbers of images and instances.
 
     Raises:
-        DataError: no images, one whose name names no kind, or a mask that is missing, unreadable, or of another size.
+        DataError: a split has no images, the name of an image has no class, or a mask is missing, unreadable, or of
+            another size.
     """
     return {split: _prepare_split(folder, split, workers) for split in _IMAGES}
 
@@ -67,34 +69,37 @@ def _prepare_split(folder: Path, split: str, workers: int) -> str:
 
 
 def _read_image(release: Path, name: str) -> dict[str, Any]:
-    """What COCO's json says of an image, and of its instances, all of the kind that the image's name names."""
+    """Return COCO's entries of an image and its instances; the image's name gives their class."""
     path = release / "Image" / f"{name}.jpg"
-    kind = _NAME.fullmatch(name)
-    if kind is None or not 1 <= int(kind[1]) <= len(_CLASSES):
-        raise DataError(f"{path}: its name is none of COD10K's, which names the kind by a number of 1 to 69")
+    match = _NAME.fullmatch(name)
+    if match is None or not 1 <= int(match[1]) <= len(_CLASSES):
+        raise DataError(f"{path}: not a name of COD10K, which has a class number from 1 to 69; restore the name")
     with Image.open(path) as image:
         width, height = image.size
     ids = _instance_ids(release, name)
     if ids.shape != (height, width):
-        raise DataError(f"{path}: is {height} x {width} pixels (height x width), its masks are {ids.shape}")
+        raise DataError(f"{path}: is {height} x {width} pixels (height x width), but its masks are {ids.shape}")
     segments = describe_segments(ids, with_masks=True).values()
     return {
         "image": {"file_name": path.name, "height": height, "width": width},
-        "annotations": [{**segment, "category_id": int(kind[1]), "iscrowd": 0} for segment in segments],
+        "annotations": [{**segment, "category_id": int(match[1]), "iscrowd": 0} for segment in segments],
     }
 
 
 def _instance_ids(release: Path, name: str) -> np.ndarray:
-    """(H, W) ids of instances, 0 outside: the colours of the instance mask, or one where there is no such mask."""
+    """Return (H, W) instance ids, 0 for background: one per colour of the instance mask, or 1 if there is no mask."""
     inside = _read_mask(release / "GT_Object" / f"{name}.png", "L") > _FOREGROUND
-    colours = release / "GT_Instance" / f"{name}.png"
-    if not colours.exists() or not inside.any():
+    colors = release / "GT_Instance" / f"{name}.png"
+    if not colors.exists() or not inside.any():
         return inside.astype(np.int32)
-    painted = _read_mask(colours, "RGB").astype(np.int32) @ [1 << 16, 1 << 8, 1]
+    painted = _read_mask(colors, "RGB").astype(np.int32) @ [1 << 16, 1 << 8, 1]
     if painted.shape != inside.shape:
-        raise DataError(f"{colours}: is {painted.shape} pixels (height x width), the mask in GT_Object {inside.shape}")
+        raise DataError(
+            f"{colors}: is {painted.shape} pixels (height x width), but the mask in GT_Object is {inside.shape}; "
+            "unpack COD10K-v3.zip again"
+        )
     found, ids, areas = np.unique(np.where(inside, painted, 0), return_inverse=True, return_counts=True)
-    kept = (found != 0) & (areas >= _TRACE * inside.sum())
+    kept = (found != 0) & (areas >= _MIN_SHARE * inside.sum())
     return np.where(kept, np.cumsum(kept), 0)[ids].reshape(inside.shape).astype(np.int32)
 
 
@@ -103,4 +108,4 @@ def _read_mask(path: Path, mode: str) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert(mode))
     except OSError as error:
-        raise DataError(f"{path}: the mask cannot be read ({error}); take it anew from COD10K-v3.zip") from error
+        raise DataError(f"{path}: the mask cannot be read ({error}); unpack COD10K-v3.zip again") from error

@@ -1,6 +1,6 @@
-"""COD10K: instances of 69 kinds of camouflaged animals, on which the paper shows that prompts carry over (Figure 12).
+"""COD10K: instances of 69 classes of camouflaged animals (paper, Figure 12).
 
-Layout under DETECTRON2_DATASETS, where scripts/prepare_cod10k.py makes the jsons of the release:
+Layout under DETECTRON2_DATASETS; scripts/prepare_cod10k.py writes the jsons:
 
     cod10k/
       {Train,Test}/Image/COD10K-CAM-*.jpg
@@ -15,10 +15,10 @@ from samcp.vocabulary import Vocabulary
 
 
 def register_cod10k(root: str | os.PathLike[str] | None = None) -> None:
-    """Register cod10k_train and cod10k_test, of the images with camouflage; files are read when they are asked for.
+    """Register cod10k_train and cod10k_test, the images with camouflaged animals; files are read on first use.
 
     Args:
-        root: the folder that holds cod10k; default, the environment variable DETECTRON2_DATASETS.
+        root: parent folder of cod10k; default: the environment variable DETECTRON2_DATASETS.
     """
     folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")) / "cod10k"
     classes = Vocabulary.load("cod10k").names

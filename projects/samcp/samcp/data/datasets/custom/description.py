@@ -1,4 +1,4 @@
-"""Reading and checking of the yaml file that describes a user's datasets."""
+"""Reading and validation of the yaml file of a custom dataset."""
 
 import json
 import os
@@ -17,23 +17,28 @@ _SPLIT_KEYS = {"images", "labels", "instances", "panoptic", "panoptic_pngs", "pa
 
 
 def read_vocabulary(path: Path, content: Mapping[str, Any]) -> Vocabulary:
-    """The words that the yaml gives its classes."""
+    """Read the vocabulary under `classes`.
+
+    Raises:
+        DataError: it is invalid.
+    """
+    source = vocabulary_source(path, content["classes"])
     try:
-        return Vocabulary.read(vocabulary_source(path, content["classes"]))
+        return Vocabulary.read(source)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
 
 def vocabulary_source(path: Path, classes: Any) -> str | list[str]:
-    """What `Vocabulary.read` takes: a file's name relative to the yaml becomes absolute, all else stays as it is.
+    """Return the argument of :meth:`Vocabulary.read`: `classes`, with the path of a file resolved against the yaml.
 
     Raises:
-        DataError: neither text nor a list of texts.
+        DataError: it is neither text nor a list of texts.
     """
     if isinstance(classes, list):
         for i, item in enumerate(classes, start=1):
-            if not isinstance(item, str):  # such as - kite: dragon, or - no
-                raise DataError(f"{path}: classes, number {i}, is no text but {item!r}; put it between quotes")
+            if not isinstance(item, str):  # yaml parses `- kite: dragon` as a dict and `- no` as False
+                raise DataError(f"{path}: classes, number {i}, is {item!r}, not text; put it in quotes")
         return classes
     if not isinstance(classes, str):
         raise DataError(f'{path}: classes is {classes!r}; write "kite, sea~", or the name of a file, or a list')
@@ -49,21 +54,24 @@ def check_classes(
     things: set[int],
     content: Mapping[str, Any],
 ) -> None:
-    """Refuse classes that cannot be those of a json, if there are any in the yaml.
+    """Check the `classes` of the yaml, if any, against the categories of a json.
 
     Args:
-        listed: the json.
-        categories: its categories in the order of the classes.
-        things: the ids of those that are things for sure.
+        path: of the yaml.
+        name: of the split.
+        listed: path of the json.
+        categories: its categories in the order of their ids.
+        things: ids of the categories that the json marks as things.
+        content: of the yaml.
 
     Raises:
-        DataError: not as many classes, or one marked as stuff in the place of a thing.
+        DataError: the numbers differ, or a class marked as stuff is at the place of a thing.
     """
     if "classes" not in content:
         return
     vocabulary = read_vocabulary(path, content)
     names = [category["name"] for category in categories]
-    way_out = f"write them in the order of its categories' ids ({shown(names)}), or this split in a yaml of its own"
+    way_out = f"write them in the order of its category ids ({shown(names)}), or move this split to another yaml"
     if len(vocabulary.names) != len(names):
         raise DataError(
             f"{path}, {name}: classes has {len(vocabulary.names)}, but {listed} has {len(names)} categories; {way_out}"
@@ -71,50 +79,59 @@ def check_classes(
     for word, is_thing, category in zip(vocabulary.names, vocabulary.is_thing, categories, strict=True):
         if not is_thing and category["id"] in things:
             raise DataError(
-                f"{path}, {name}: classes has {word + STUFF!r}, which is stuff, in the place of category "
+                f"{path}, {name}: classes has {word + STUFF!r}, which is stuff, at the place of category "
                 f"{category['id']} {category['name']!r} of {listed}, which is a thing; {way_out}"
             )
 
 
 def read_description(path: Path) -> dict[str, Any]:
+    """Read the yaml.
+
+    Raises:
+        DataError: it is unreadable, has no splits, or unknown keys.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: the description of a dataset cannot be read ({error})") from error
+        raise DataError(f"{path}: cannot be read as yaml ({error})") from error
     splits = content.get("splits") if isinstance(content, dict) else None
     if not isinstance(splits, dict) or not all(isinstance(split, dict) for split in splits.values()) or not splits:
         raise DataError(
-            f"{path}: needs splits, such as\nsplits:\n  beach_train: {{images: train, labels: train_labels}}"
+            f"{path}: splits is missing; write, for example:\n"
+            "splits:\n  beach_train: {images: train, labels: train_labels}"
         )
     unknown = content.keys() - _TOP_KEYS
     if unknown:
-        raise DataError(f"{path}: {', '.join(sorted(unknown))} is not known; known are {', '.join(sorted(_TOP_KEYS))}")
+        raise DataError(
+            f"{path}: unknown keys {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(_TOP_KEYS))}"
+        )
     return content
 
 
 def check_split(path: Path, name: str, split: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """Raise DataError if a split has unknown or missing keys, or a file of it does not exist."""
     unknown = split.keys() - _SPLIT_KEYS
     if unknown:
         raise DataError(
-            f"{path}, {name}: {', '.join(sorted(unknown))} is not known; known are {', '.join(sorted(_SPLIT_KEYS))}"
+            f"{path}, {name}: unknown keys {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(_SPLIT_KEYS))}"
         )
     forms = [form for form in ("labels", "panoptic", "instances") if form in split]
     if "images" not in split or not forms or ("labels" in split and len(forms) > 1):
         raise DataError(f"{path}, {name}: needs images, and labels, or instances, or panoptic with panoptic_pngs")
     if "panoptic" in split and "panoptic_pngs" not in split:
-        raise DataError(f"{path}, {name}: panoptic needs panoptic_pngs, the folder of its PNGs, beside it")
+        raise DataError(f"{path}, {name}: panoptic needs panoptic_pngs, the folder of its PNGs")
     if "labels" in split and "classes" not in content:
-        raise DataError(f"{path}, {name}: labels are numbers; classes must say, in their order, what they mean")
+        raise DataError(f"{path}, {name}: labels need classes, the names of the class ids in their order")
     for key, value in split.items():
         if key != "patches" and not (path.parent / str(value)).exists():
-            raise DataError(f"{path}, {name}: {key} is {path.parent / str(value)}, which is not there")
+            raise DataError(f"{path}, {name}: {key} is {path.parent / str(value)}, which does not exist")
 
 
 def read_categories(listed: Path) -> list[dict[str, Any]]:
-    """The categories of a COCO json, in the order of their ids.
+    """Read the categories of a COCO json, in the order of their ids.
 
     Raises:
-        DataError: unreadable, none, one without id or name, or two with the same.
+        DataError: the json is unreadable, has no categories, or their ids or names are missing or duplicate.
     """
     categories = read_json(listed).get("categories")
     if not isinstance(categories, list) or not all(isinstance(category, dict) for category in categories):
@@ -123,17 +140,22 @@ def read_categories(listed: Path) -> list[dict[str, Any]]:
     sound = ids and all(isinstance(i, int) for i in ids) and all(isinstance(name, str) for name in names)
     if not sound or len(set(ids)) < len(ids) or len(set(map(word_key, names))) < len(names):
         raise DataError(
-            f"{listed}: needs categories, each with an id and a name of its own, a number and a text; it has {ids} "
-            f"{names}"
+            f"{listed}: categories need distinct ids (integers) and distinct names (text), but the ids are {ids} and "
+            f"the names {names}"
         )
     return sorted(categories, key=lambda category: category["id"])
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Read a COCO json.
+
+    Raises:
+        DataError: it is unreadable, or not an object.
+    """
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as json ({error})") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path}: is no COCO json, which is an object with images, annotations and categories")
+        raise DataError(f"{path}: not a COCO json, which is an object with images, annotations and categories")
     return content

@@ -1,25 +1,24 @@
-"""A user's own datasets, described by a small yaml file instead of Python:
+"""Custom datasets, described by a yaml file instead of Python code:
 
     # beach.yaml; paths are relative to this file
-    classes: "kite, boat: ship | vessel, sea~"   # or a file of them; names and synonyms, ~ for stuff
+    classes: "kite, boat: ship | vessel, sea~"   # or a file of them; names and synonyms, ~ marks stuff
     splits:
       beach_train: {images: train, labels: train_labels}
       beach_val: {images: val, labels: val_labels}
 
-A split is one registered dataset. Beside the folder of its images it has one form of ground truth:
+A split is one registered dataset. It has a folder of images and one form of ground truth:
 
-    labels: FOLDER                        PNGs of class numbers, in the order of `classes`, named as the images;
-                                          `ignore_label` (255) marks what is unknown. No instances.
+    labels: FOLDER                        PNGs of class ids, in the order of `classes`, with the names of the images;
+                                          `ignore_label` (255) marks void pixels. No instances.
     instances: FILE                       COCO's instance json. No stuff.
-    panoptic: FILE, panoptic_pngs: FOLDER COCO's panoptic json and its PNGs; `instances` beside it, of the same images
-                                          and things, adds AP.
+    panoptic: FILE, panoptic_pngs: FOLDER COCO's panoptic json and its PNGs; `instances`, with the same images and
+                                          things, adds AP.
 
-For the two jsons `classes` is not needed: their categories are the classes. Given, it says by which words a text
-encoder is asked for them, in the order of their ids. `patches` names the split's patch cache, for configs that name
-none.
+The jsons do not need `classes`: their categories are the classes. If given, `classes` are the words for the text
+encoder, in the order of the category ids. `patches` is the split's patch cache, used by configs that name none.
 
-The environment variable SAMCP_REGISTER names such files, between colons, and so does --register of the commands; the
-variable reaches every process that they start.
+The environment variable SAMCP_REGISTER lists such files, separated by colons; the option --register of the commands
+adds to it. Child processes inherit it.
 """
 
 import logging
@@ -54,20 +53,23 @@ _IGNORE_LABEL = 255
 
 
 def register_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Register the datasets of yaml files, here and in all processes started from here on; returns their names.
+    """Register the datasets of yaml files in this process and, by SAMCP_REGISTER, in its future child processes.
+
+    Returns:
+        The names of the datasets.
 
     Raises:
-        DataError: a file is missing or wrong; what is wrong is named.
+        DataError: a file is missing or invalid.
     """
     known = [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
-    added = [os.path.abspath(path) for path in paths]  # a process started from here may have another working folder
+    added = [os.path.abspath(path) for path in paths]  # a child process may have another working directory
     names = [name for path in added for name in register_file(path)]
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys(known + added))
     return names
 
 
 def register_environment() -> None:
-    """Register what SAMCP_REGISTER names; what is wrong with a file is only said, as nothing may need it."""
+    """Register the files of SAMCP_REGISTER; log errors as warnings, since the datasets may not be needed."""
     for path in os.environ.get(VARIABLE, "").split(os.pathsep):
         try:
             register_files([path] if path else [])
@@ -76,16 +78,16 @@ def register_environment() -> None:
 
 
 def register_file(path: str | os.PathLike[str]) -> list[str]:
-    """Register the splits of one yaml file; returns their names. Annotations are read when they are asked for.
+    """Register the splits of one yaml file, and return their names. Annotations are read on first use.
 
     Raises:
-        DataError: see `register_files`.
+        DataError: as :func:`register_files`.
     """
     path = Path(path)
     content = read_description(path)
     for name, split in content["splits"].items():
         if name in DatasetCatalog and MetadataCatalog.get(name).get("described_in") != str(path):
-            raise DataError(f"{path}: there is already a dataset {name}; give the split another name")
+            raise DataError(f"{path}: a dataset {name} is already registered; give the split another name")
         check_split(path, name, split, content)
         files = {key: str(path.parent / str(value)) for key, value in split.items()}
         make = _panoptic if "panoptic" in split else _instances if "instances" in split else _labels
@@ -124,8 +126,8 @@ def _panoptic(path: Path, name: str, files: Mapping[str, str], content: Mapping[
     contiguous = {category["id"]: i for i, category in enumerate(categories)}
     things = {category["id"] for category in categories if category.get("isthing", 1)}
     names = [category["name"] for category in categories]
-    said = {category["id"] for category in categories if category.get("isthing")}
-    check_classes(path, name, files["panoptic"], categories, said, content)
+    marked = {category["id"] for category in categories if category.get("isthing")}
+    check_classes(path, name, files["panoptic"], categories, marked, content)
     if "instances" in files:
         beside = read_categories(Path(files["instances"]))
         problems = compare_things(files["panoptic"], categories, files["instances"], beside)
@@ -173,7 +175,7 @@ def _load_labels(images: str, labels: str) -> list[dict[str, Any]]:
 
 
 def _load_panoptic(files: Mapping[str, str], contiguous: Mapping[int, int], things: set[int]) -> list[dict[str, Any]]:
-    """Detectron2's loader wants numbers as ids, and a PNG to be called as its image; here neither need be so."""
+    """Load records. Unlike Detectron2's loader, allow ids of any type and PNGs with other names than the images."""
     listed = files["panoptic"]
     content = read_json(Path(listed))
     images = {image["id"]: image for image in content["images"]}
@@ -181,12 +183,12 @@ def _load_panoptic(files: Mapping[str, str], contiguous: Mapping[int, int], thin
     for annotation in content["annotations"]:
         image = images.get(annotation["image_id"])
         if image is None:
-            raise DataError(f"{listed}: it annotates image {annotation['image_id']!r}, which is not in its images")
+            raise DataError(f"{listed}: annotates image {annotation['image_id']!r}, which is not in its images; add it")
         unknown = {segment["category_id"] for segment in annotation["segments_info"]} - contiguous.keys()
         if unknown:
             raise DataError(
                 f"{listed}: {annotation['file_name']} has segments of category {sorted(unknown)}, which is not in its "
-                "categories"
+                "categories; add it"
             )
         records.append(
             {

@@ -1,8 +1,8 @@
-"""Pascal-Part's .mat annotations as COCO instance jsons: 93 kinds of parts, alone or with the 20 kinds of objects.
+"""Conversion of Pascal-Part's .mat annotations to COCO instance jsons of 93 part classes, and of parts and 20 objects.
 
-The release names several hundred parts, left and right, upper and lower apart and numbered. Those that are one part in
-words are one class here, by the rule of VLPart (Sun et al., 2023), whose 93 classes and 4465 validation images are the
-paper's (4.5). By it a bicycle's chain wheel is a wheel, and an upper and a lower leg are two legs.
+The release distinguishes several hundred parts: left and right, upper and lower, numbered. They are merged to the 93
+classes of VLPart (Sun et al., 2023), which the paper uses with the same 4465 validation images (4.5). For example, a
+bicycle's chain wheel is a wheel, and the upper and the lower part of a leg are two instances of leg.
 """
 
 import shutil
@@ -21,31 +21,32 @@ from samcp.errors import DataError
 from samcp.vocabulary import Vocabulary
 
 _PARTS = Vocabulary.load("pascal_part").names
-_ANNOTATED = {"train": 4998, "val": 5105}  # images of VOC 2010, all of which the release has
+_ANNOTATED = {"train": 4998, "val": 5105}  # images of VOC 2010, all in the release
 _VAL_WITH_PARTS = 4465  # paper, 4.5
-# The release's abbreviations of what the vocabulary spells out.
+# Word of the vocabulary -> abbreviation in the release.
 _ABBREVIATIONS = {"license plate": "liplate", "paw": "pa"}
 
 
 def prepare_pascal_part(folder: Path, *, workers: int = 1) -> dict[str, str]:
-    """Write the jsons beside the release; a split whose jsons are of the images that VOC lists is left as it is.
+    """Write the jsons beside the release; skip a split if its json lists exactly the images of VOC.
 
     Layout of the folder:
 
         Annotations_Part/NAME.mat                               the release
         VOCdevkit/VOC2010/{JPEGImages,ImageSets/Main}/          of Pascal VOC 2010
         {train,val}.json                                        written: the parts
-        {train,val}_general.json                                written: the parts, and the objects as further classes
-        {train,val}_converted/NAME.json                         written, and gone once the jsons are there
+        {train,val}_general.json                                written: the parts, then the objects as further classes
+        {train,val}_converted/NAME.json                         written, and removed after the jsons
 
     Args:
-        workers: processes.
+        folder: holds Annotations_Part and VOCdevkit.
+        workers: number of processes.
 
     Returns:
-        split -> what was found in it.
+        split -> numbers of images with parts and of all images.
 
     Raises:
-        DataError: a list of VOC or an image is not there, or an annotation is missing or unreadable.
+        DataError: a list of VOC, an image or an annotation is missing or unreadable.
     """
     return {split: _prepare_split(folder, split, workers) for split in _ANNOTATED}
 
@@ -66,11 +67,11 @@ def _prepare_split(folder: Path, split: str, workers: int) -> str:
     if parts_json.exists() and lists_images(general_json, names):
         return "done before"
     images = [voc / "JPEGImages" / f"{name}.jpg" for name in names]
-    need_images(images, f"unpack VOCtrainval_03-May-2010.tar anew so that {voc} holds JPEGImages")
+    need_images(images, f"unpack VOCtrainval_03-May-2010.tar again so that {voc} holds JPEGImages")
     convert = partial(_read_image, folder / "Annotations_Part")
     scenes = convert_and_keep(names, convert, kept, workers=workers, title=split)
     with_parts = _write(parts_json, [scene for scene in scenes if _of_first(scene, len(_PARTS))], _PARTS)
-    general = _write(general_json, scenes, (*_PARTS, *OBJECTS))  # lists all images, by which it is known to be whole
+    general = _write(general_json, scenes, (*_PARTS, *OBJECTS))  # written last: it lists all images
     shutil.rmtree(kept, ignore_errors=True)
     if split == "val":
         check_count(f"{parts_json}, images with parts", with_parts, _VAL_WITH_PARTS)
@@ -78,14 +79,16 @@ def _prepare_split(folder: Path, split: str, workers: int) -> str:
 
 
 def _read_image(annotations: Path, name: str) -> dict[str, Any]:
-    """The image and its annotations, objects too, for COCO's json."""
+    """Return COCO's entries of an image and of its parts and objects."""
     path = annotations / f"{name}.mat"
     try:
         objects = loadmat(path)["anno"][0, 0]["objects"][0]
         found = [segment for thing in objects for segment in _segments(thing)]
         height, width = objects[0]["mask"].shape
     except (OSError, MatReadError, KeyError, IndexError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as an annotation of Pascal-Part ({error}); take it anew") from error
+        raise DataError(
+            f"{path}: cannot be read as an annotation of Pascal-Part ({error}); download it again"
+        ) from error
     image_id = int(name.replace("_", ""))
     return {
         "image": {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width},
@@ -94,14 +97,14 @@ def _read_image(annotations: Path, name: str) -> dict[str, Any]:
 
 
 def _segments(thing: np.void) -> list[dict[str, Any]]:
-    """An object of the release and its parts, as COCO describes them."""
+    """Return COCO's entries of an object and its parts."""
     kind = int(thing["class_ind"].item())
     found = [(len(_PARTS) + kind, thing["mask"])]
     for part in thing["parts"].ravel():
         category = part_category(kind, str(part["part_name"][0]))
         if category is not None:
             found.append((category, part["mask"]))
-    # Of something that is hidden altogether the mask is empty.
+    # The mask of a fully hidden object or part is empty.
     return [{"category_id": category, **_describe(mask)} for category, mask in found if mask.any()]
 
 
@@ -110,18 +113,18 @@ def _describe(mask: np.ndarray) -> dict[str, Any]:
 
 
 def part_category(kind: int, part: str) -> int | None:
-    """Which of the parts 1..93 a part of the release is; None if none, as an aeroplane's engine.
+    """Return the class 1..93 of a part of the release, None if it has none, such as an aeroplane's engine.
 
     Args:
-        kind: of the object, 1..20 in the order of Pascal VOC.
-        part: in the release's words, such as "lfuleg", the left front upper leg, or "wheel_2".
+        kind: class of the object, 1..20 in the order of Pascal VOC.
+        part: name in the release, such as "lfuleg", the left front upper leg, or "wheel_2".
     """
     name = part.rstrip("_0123456789")
     return next((category for ending, category in _ENDINGS[kind].items() if name.endswith(ending)), None)
 
 
 def _endings() -> dict[int, dict[str, int]]:
-    """For each kind of object: how the release's names of a part end -> the part's category."""
+    """Return, for each object class, the ending of a part's name in the release -> the part's class."""
     endings: dict[int, dict[str, int]] = {kind: {} for kind in range(1, len(OBJECTS) + 1)}
     for category, name in enumerate(_PARTS, start=1):
         word, _, part = name.partition(" ")
@@ -134,12 +137,12 @@ _ENDINGS = _endings()
 
 
 def _of_first(scene: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """The annotations of an image that are of the first `count` classes."""
+    """Select the annotations of an image with the first `count` classes."""
     return [annotation for annotation in scene["annotations"] if annotation["category_id"] <= count]
 
 
 def _write(path: Path, scenes: list[dict[str, Any]], names: tuple[str, ...]) -> int:
-    """Write images, and what they have of the first classes; returns how many images there are."""
+    """Write images and their annotations with the first classes; return the number of images."""
     wanted = [annotation for scene in scenes for annotation in _of_first(scene, len(names))]
     annotations = [{**annotation, "id": i} for i, annotation in enumerate(wanted, start=1)]
     images = [scene["image"] for scene in scenes]

@@ -1,6 +1,6 @@
-"""Pascal-Part: instances of 93 kinds of parts in images of Pascal VOC 2010, with or without the 20 kinds of objects.
+"""Pascal-Part: instances of 93 part classes in images of Pascal VOC 2010, with or without the 20 object classes.
 
-Layout under DETECTRON2_DATASETS, where scripts/prepare_pascal_part.py makes the jsons of the release:
+Layout under DETECTRON2_DATASETS; scripts/prepare_pascal_part.py writes the jsons:
 
     pascal_part/
       VOCdevkit/VOC2010/JPEGImages/NAME.jpg
@@ -14,7 +14,7 @@ from pathlib import Path
 from samcp.data.datasets.catalog import as_vocabulary, register_instances
 from samcp.vocabulary import Vocabulary
 
-# In words, in the order of Pascal VOC.
+# Names of the object classes in the order of Pascal VOC.
 OBJECTS = (
     "airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
     "horse", "motorcycle", "person", "potted plant", "sheep", "sofa", "train", "television",
@@ -22,12 +22,12 @@ OBJECTS = (
 
 
 def register_pascal_part(root: str | os.PathLike[str] | None = None) -> None:
-    """Register pascal_part_{train,val} and pascal_part_general_{train,val}; files are read when they are asked for.
+    """Register pascal_part_{train,val} and pascal_part_general_{train,val}; files are read on first use.
 
-    The parts have the same contiguous ids in both.
+    Parts have the same contiguous ids in both.
 
     Args:
-        root: the folder that holds pascal_part; default, the environment variable DETECTRON2_DATASETS.
+        root: parent folder of pascal_part; default: the environment variable DETECTRON2_DATASETS.
     """
     folder = Path(root or os.environ.get("DETECTRON2_DATASETS", "datasets")) / "pascal_part"
     images = folder / "VOCdevkit" / "VOC2010" / "JPEGImages"

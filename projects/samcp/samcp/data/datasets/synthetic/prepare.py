@@ -14,7 +14,7 @@ from samcp.data.datasets.synthetic.register import CATEGORIES, CATEGORY_IDS, SPL
 from samcp.data.datasets.synthetic.scenes import THINGS, Segment, draw_scene
 from samcp.errors import DataError
 
-_FORMAT = 1  # raised when the same parameters begin to draw other pictures
+_FORMAT = 1  # incremented when the same parameters give other images
 
 
 def make_synthetic_dataset(
@@ -24,16 +24,16 @@ def make_synthetic_dataset(
     size: tuple[int, int] = (160, 224),
     seed: int = 0,
 ) -> None:
-    """Write the dataset; the same arguments give the same pictures. Does nothing where it is there already.
+    """Write the dataset, unless the folder has it already; equal arguments give equal images.
 
     Args:
-        folder: made if missing.
-        num_train, num_val: images in each split; the first ones do not depend on how many follow.
-        size: height and width of every image, in pixels.
-        seed: of all that is random.
+        folder: created if missing.
+        num_train, num_val: number of images; image i of a split does not depend on the number.
+        size: (height, width) of every image in pixels.
+        seed: of the random numbers.
 
     Raises:
-        DataError: the folder holds a dataset made with other arguments.
+        DataError: the folder has a dataset made with other arguments.
     """
     folder = Path(folder)
     record = {"format": _FORMAT, "num_train": num_train, "num_val": num_val, "size": list(size), "seed": seed}
@@ -41,7 +41,7 @@ def make_synthetic_dataset(
     if made.exists():
         found = json.loads(made.read_text())
         if found != record:
-            raise DataError(f"{folder} holds a synthetic dataset made with {found}, not {record}: name another folder")
+            raise DataError(f"{folder}: has a synthetic dataset made with {found}, not {record}; choose another folder")
         return
     for number, (split, count) in enumerate(zip(SPLITS, (num_train, num_val), strict=True)):
         _write_split(folder, split, number, count, size, seed)
@@ -72,11 +72,11 @@ def _write_split(folder: Path, split: str, number: int, count: int, size: tuple[
 
 
 def _panoptic_map(segments: list[Segment], size: tuple[int, int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """(H, W) ids, 0 where unlabelled, and COCO's segments_info."""
+    """Return (H, W) ids, 0 for void, and COCO's segments_info."""
     ids = np.zeros(size, np.uint32)
     infos = []
     for index, segment in enumerate(segments):
-        segment_id = 1000 * CATEGORY_IDS[segment.name] + index  # beyond one byte, as COCO's are
+        segment_id = 1000 * CATEGORY_IDS[segment.name] + index  # more than one byte, as in COCO
         ids[segment.mask] = segment_id
         infos.append({"id": segment_id, "category_id": CATEGORY_IDS[segment.name], **_extent(segment)})
     return ids, infos

@@ -18,7 +18,7 @@ from samcp.data.datasets.catalog import unregister
 from samcp.data.datasets.synthetic.scenes import STUFF, THINGS
 
 SPLITS = ("train", "val")
-# Dataset ids have gaps, as COCO's do, so that a mix-up with contiguous ids shows.
+# Category ids have gaps, as COCO's do, so that tests detect confusion with contiguous ids.
 CATEGORIES = [{"id": 2 * i + 3, "name": name, "isthing": 1} for i, name in enumerate(THINGS)] + [
     {"id": 3 * i + 101, "name": name, "isthing": 0} for i, name in enumerate(STUFF)
 ]
@@ -30,12 +30,12 @@ _COLORS = [
 
 
 def register_synthetic(folder: str | os.PathLike[str] | None = None) -> None:
-    """Register synthetic_train and synthetic_val, as COCO's panoptic datasets are; files are read when asked for.
+    """Register synthetic_train and synthetic_val as COCO panoptic datasets; files are read on first use.
 
-    A later call replaces what an earlier one registered.
+    Replaces an earlier registration.
 
     Args:
-        folder: as given to make_synthetic_dataset; default, `synthetic` under DETECTRON2_DATASETS.
+        folder: as in make_synthetic_dataset; default: `synthetic` under DETECTRON2_DATASETS.
     """
     folder = Path(folder or os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "synthetic"))
     for split in SPLITS:
@@ -52,7 +52,7 @@ def register_synthetic(folder: str | os.PathLike[str] | None = None) -> None:
 
 
 def _metadata() -> dict[str, Any]:
-    """Detectron2's "standard" panoptic metadata: one contiguous numbering, both lists of names hold all of them."""
+    """Return Detectron2's "standard" panoptic metadata: one contiguous numbering, all names in both lists."""
     names = list(CATEGORY_IDS)
     contiguous = {dataset_id: i for i, dataset_id in enumerate(CATEGORY_IDS.values())}
     things = {CATEGORY_IDS[name] for name in THINGS}

@@ -1,7 +1,7 @@
-"""Drawn scenes with exact ground truth: shapes of two colours each (things) in front of textured ground (stuff).
+"""Drawn scenes with exact ground truth: shapes of two colours (things) in front of textured ground (stuff).
 
-No colour or part of a shape tells its class, and no patch of one colour is a whole thing: as with SAM's patches of real
-images, a thing is found only by joining patches, and named only by its whole outline.
+The class of a shape does not follow from its colours or parts, and no region of one colour is a whole thing. As with
+SAM's patches of photographs, an instance is a union of patches, and its class follows from its outline.
 """
 
 from collections.abc import Callable
@@ -28,13 +28,13 @@ _PALETTE = np.array(
         [0.08, 0.30, 0.60],
     ]
 )
-_CROWD_SHARE = 0.12  # of images have a crowd of discs; as many have an unlabelled box
-_MAX_HIDDEN = 0.35  # of a thing's visible pixels may be covered by a later one
+_CROWD_SHARE = 0.12  # share of images with a crowd of discs, and of images with an unlabelled box
+_MAX_HIDDEN = 0.35  # largest share of a thing's visible pixels that a later thing may cover
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What one visible thing or stuff class covers: its name, its (H, W) mask, whether it is a crowd."""
+    """Visible pixels of one thing or stuff class: class name, mask (H, W), and whether it is a crowd."""
 
     name: str
     mask: Mask
@@ -42,13 +42,13 @@ class Segment:
 
 
 def draw_scene(rng: Generator, height: int, width: int) -> tuple[NDArray[np.uint8], list[Segment]]:
-    """One scene.
+    """Draw one scene.
 
     Returns:
-        (H, W, 3) uint8 RGB and its segments, which do not overlap; pixels of none of them are unlabelled.
+        (H, W, 3) uint8 RGB and its segments, which do not overlap; pixels without a segment are void.
     """
     image, ground = _draw_ground(rng, height, width)
-    owner = np.zeros((height, width), np.int64)  # index of the thing seen at a pixel, 0 for the ground
+    owner = np.zeros((height, width), np.int64)  # index of the visible thing, 0 for the ground
     names = [""]
     if rng.random() < _CROWD_SHARE:
         _paint_crowd(rng, image, owner, len(names))
@@ -69,7 +69,7 @@ def draw_scene(rng: Generator, height: int, width: int) -> tuple[NDArray[np.uint
 
 
 def _draw_ground(rng: Generator, height: int, width: int) -> tuple[Image, list[tuple[str, Mask]]]:
-    """Sky over one or two of grass, sand and water, split by wavy lines."""
+    """Draw sky above one or two of grass, sand and water, separated by wavy lines."""
     y, x = np.mgrid[:height, :width]
     wave = 0.03 * height * np.sin(2 * np.pi * (x / width * rng.uniform(0.5, 1.5) + rng.random()))
     sky = y < height * rng.uniform(0.25, 0.5) + wave
@@ -83,7 +83,7 @@ def _draw_ground(rng: Generator, height: int, width: int) -> tuple[Image, list[t
 
 
 def _noise(rng: Generator, height: int, width: int, sigma: tuple[float, float]) -> NDArray[np.float64]:
-    """(H, W, 1) smooth noise of mean 0 and deviation 1; sigma is its grain in y and x, in pixels."""
+    """Return (H, W, 1) noise of mean 0 and deviation 1, smoothed by sigma (y, x) in pixels."""
     noise = gaussian_filter(rng.normal(size=(height, width)), sigma, mode="wrap")
     return ((noise - noise.mean()) / (noise.std() + 1e-9))[..., None]
 
@@ -114,7 +114,7 @@ _TEXTURES: dict[str, Callable[[Generator, int, int], Image]] = {
 
 
 def _paint_thing(rng: Generator, image: Image, owner: NDArray[np.int64], index: int, name: str) -> bool:
-    """Put a shape somewhere in two colours; False, and nothing done, where it would hide too much of the others."""
+    """Draw a shape of two colours at a random place; return False, and draw nothing, if it would hide too much."""
     height, width = owner.shape
     radius = min(height, width) * rng.uniform(0.11, 0.22)
     centre = rng.uniform(0.15, 0.85, 2) * (height, width)
@@ -132,7 +132,7 @@ def _paint_thing(rng: Generator, image: Image, owner: NDArray[np.int64], index: 
 def _polar(
     rng: Generator, height: int, width: int, centre: NDArray[np.float64], radius: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(H, W) distances from the centre in units of the radius, and angles from a random direction in radians."""
+    """Return (H, W) distances from the centre in radii, and angles from a random direction in radians."""
     y, x = np.mgrid[:height, :width] + 0.5
     offset_y, offset_x = y - centre[0], x - centre[1]
     return np.hypot(offset_y, offset_x) / radius, np.arctan2(offset_y, offset_x) + rng.uniform(0, 2 * np.pi)
@@ -157,12 +157,12 @@ def _triangle(distance: NDArray[np.float64], angle: NDArray[np.float64]) -> tupl
 
 
 def _star(distance: NDArray[np.float64], angle: NDArray[np.float64]) -> tuple[Mask, Mask]:
-    """Five points: between them the outline falls linearly in the angle."""
+    """Return a star with five points."""
     to_point = np.abs((angle * 5 / (2 * np.pi)) % 1 - 0.5) * 2  # 1 at a point, 0 between two
     return distance < 0.5 + 0.65 * to_point**1.5, distance < 0.42
 
 
-# Each takes polar coordinates and gives the whole shape, and the region that has the second colour within it.
+# Each maps polar coordinates to the whole shape and to its part with the second colour.
 _SHAPES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], tuple[Mask, Mask]]] = {
     "disc": _disc,
     "ring": _ring,
@@ -176,7 +176,7 @@ STUFF: tuple[str, ...] = tuple(_TEXTURES)
 
 
 def _paint_crowd(rng: Generator, image: Image, owner: NDArray[np.int64], index: int) -> None:
-    """Many small discs close together, labelled as one crowd."""
+    """Draw many small discs close together, labelled as one crowd."""
     height, width = owner.shape
     radius = min(height, width) * 0.035
     middle = rng.uniform(0.3, 0.7, 2) * (height, width)
@@ -190,7 +190,7 @@ def _paint_crowd(rng: Generator, image: Image, owner: NDArray[np.int64], index: 
 
 
 def _paint_box(rng: Generator, image: Image, owner: NDArray[np.int64], index: int) -> None:
-    """A checkered slanted box that no class describes: its pixels are unlabelled."""
+    """Draw a slanted checkered box, whose pixels are void."""
     height, width = owner.shape
     corner = rng.uniform(0.1, 0.8, 2) * (height, width)
     sides = rng.uniform(0.1, 0.2, 2) * (height, width)
