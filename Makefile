@@ -36,7 +36,7 @@ $(STAMP): constraints.txt pyproject.toml scripts/install_detectron2.sh | $(PY)
 	@SAM2_BUILD_CUDA=0 $(PIP) install --no-build-isolation --editable '.[dev,sam2]'
 	@echo "== 4/4: checking"
 	@$(PIP) check
-	@$(PY) -W ignore -c 'import detectron2'
+	@$(PY) -c 'from samcp import SAMCP'
 	@touch $@
 	@echo "== Installed"
 
@@ -57,7 +57,7 @@ format: $(STAMP) ## let ruff rewrite what it can
 	$(PY) -m ruff format .
 
 demo: $(STAMP) ## a small model trained and judged in minutes; a page of pictures in output/demo
-	$(PY) -W ignore scripts/run_demo.py --output output/demo
+	$(PY) scripts/run_demo.py --output output/demo
 
 clean: ## remove what tools leave behind (keeps .venv and output)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info projects/samcp/*.egg-info

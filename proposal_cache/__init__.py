@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from proposal_cache.generators.regions import RegionGenerator
     from proposal_cache.generators.sam import SamAutomaticMaskGenerator, SamGenerator
 
+    __version__: str
+
 __all__ = [
     "CacheError",
     "CacheWriter",
@@ -24,6 +26,7 @@ __all__ = [
     "RegionGenerator",
     "SamAutomaticMaskGenerator",
     "SamGenerator",
+    "__version__",
     "finalize",
     "image_key",
     "merge",
@@ -34,5 +37,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        return importlib.import_module(f"{__name__}.version").installed_version()
     module = "regions" if name == "RegionGenerator" else "sam"
     return getattr(importlib.import_module(f"{__name__}.generators.{module}"), name)

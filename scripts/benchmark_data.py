@@ -16,207 +16,21 @@ run, taking turns,
 """
 
 import argparse
-import json
-import random
-import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
-from unittest import mock
 
-import numpy as np
-import torch
-from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import transforms as T
-from detectron2.data.datasets import register_coco_panoptic
-from detectron2.utils.env import seed_all_rng
-from PIL import Image
-from skimage import data, segmentation
-from skimage.transform import resize
-from tabulate import tabulate
-from tqdm import tqdm
-
-from proposal_cache import CacheWriter, Patches
-from proposal_cache.generators.regions import RegionGenerator
-from samcp import add_samcp_config
-from samcp.data import build_train_loader, dataset_mapper
-from samcp.data.build import load_records
-from samcp.data.dataset_mapper import SAMCPDatasetMapper
-
-_ROOT = Path(__file__).resolve().parent.parent
-_CONFIG = "configs/coco/panoptic/samcp_R50_12ep.yaml"
-_NAME = "benchmark_data"
-_PICTURES = ("astronaut", "coffee", "chelsea", "rocket", "hubble_deep_field", "immunohistochemistry")
-_PARTS = {
-    "read_image": "read the image",
-    "read_patches": "load its patches",
-    "crop_patches": "cut them to the crop",
-    "patch_instances": "their boxes and 7x7 masks",
-    "read_ground_truth": "read the ground truth",
-    "build_targets": "targets",
-}
-_MASK_WORK = ("load its patches", "cut them to the crop", "their boxes and 7x7 masks", "targets")
-_V100_IMAGES_PER_SECOND = 16 / 0.261 / 8
-_H100_PER_V100 = 4
+from samcp.command_line import command_parser
 
 
 def main() -> None:
     arguments = _parse_arguments()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        if arguments.dataset == _NAME:
-            arguments.patches_cache = make_dataset(Path(scratch), arguments.patches)
-        cfg = load_config(arguments)
-        print(parts_table(cfg, arguments.images), "\n")
-        print(loader_table(cfg, arguments))
 
+    from samcp.commands import benchmark_data
 
-def make_dataset(folder: Path, num_patches: int) -> str:
-    """Write and register photographs with patches and ground truth; returns the patch cache."""
-    (folder / "images").mkdir()
-    (folder / "panoptic").mkdir()
-    images, annotations = [], []
-    with CacheWriter(folder / "patches", {"name": "regions"}, _NAME) as cache:
-        for i, name in enumerate(tqdm(_PICTURES, desc="making a dataset", leave=False)):
-            picture = (resize(getattr(data, name)(), (480, 640)) * 255).astype(np.uint8)
-            Image.fromarray(picture).save(folder / "images" / f"{i}.jpg", quality=95)
-            found = RegionGenerator()(picture)
-            chosen = np.random.default_rng(i).choice(len(found), num_patches, replace=num_patches > len(found))
-            cache.add(str(i), found.select(chosen))
-            ids = segmentation.slic(picture, n_segments=20, compactness=8, start_label=1)
-            panoptic = np.stack([ids, ids * 0, ids * 0], axis=-1).astype(np.uint8)
-            Image.fromarray(panoptic).save(folder / "panoptic" / f"{i}.png")
-            images.append({"id": i, "file_name": f"{i}.jpg", "height": 480, "width": 640})
-            segments = [{"id": int(s), "category_id": int(s) % 4, "iscrowd": 0} for s in np.unique(ids)]
-            annotations.append({"image_id": i, "file_name": f"{i}.png", "segments_info": segments})
-    _register(folder, images, annotations)
-    return str(folder / "patches")
-
-
-def load_config(arguments: argparse.Namespace) -> CfgNode:
-    """The recipe's config on the dataset."""
-    cfg = get_cfg()
-    add_samcp_config(cfg)
-    cfg.merge_from_file(str(_ROOT / _CONFIG))
-    cfg.DATASETS.TRAIN = (arguments.dataset,)
-    cfg.DATASETS.PATCHES_TRAIN = (arguments.patches_cache,)
-    return cfg
-
-
-def parts_table(cfg: CfgNode, images: int) -> str:
-    """Milliseconds an image of the mapper's parts, and of the dense way."""
-    records, cache = load_records(cfg.DATASETS.TRAIN[0], cfg.DATASETS.PATCHES_TRAIN[0], skip_failed=True)
-    random.Random(0).shuffle(records)
-    caches = {cfg.DATASETS.PATCHES_TRAIN[0]: cache}
-    mapper = SAMCPDatasetMapper(cfg, is_train=True, dataset_name=cfg.DATASETS.TRAIN[0], caches=caches)
-    seconds: defaultdict[str, float] = defaultdict(float)
-    counts: list[int] = []
-    with _timed_parts(seconds):
-        mapper(records[0])
-        seconds.clear()
-        for i in tqdm(range(images), desc="loading", leave=False):
-            record = records[i % len(records)]
-            seed_all_rng(i)
-            with _clock(seconds, "whole"):
-                mapper(record)
-            patches = cache[record["key"]]
-            counts.append(len(patches))
-            seed_all_rng(i)  # the same augmentation
-            _dense(mapper, patches, seconds)
-    ms = {name: 1e3 * total / images for name, total in seconds.items()}
-    ours = sum(ms[name] for name in _MASK_WORK)
-    rest = ms["whole"] - sum(ms[name] for name in _PARTS.values())
-    rows = [[name, f"{ms[name]:.2f}"] for name in _PARTS.values()]
-    rows += [["augment the image, and the rest", f"{rest:.2f}"], ["an image, whole", f"{ms['whole']:.2f}"]]
-    rows += [["", ""], ["all work on patches and targets", f"{ours:.2f}"]]
-    for name in ("decode all masks", "decode all masks and augment them"):
-        rows.append([f"the dense way: {name}", f"{ms[name]:.2f}  = {ms[name] / ours:.1f} x ours"])
-    return tabulate(rows, [f"{images} images, {np.mean(counts):.0f} patches on average", "ms an image"])
-
-
-def loader_table(cfg: CfgNode, arguments: argparse.Namespace) -> str:
-    """Images per second through Detectron2's loader, with several numbers of worker processes."""
-    consumed = _V100_IMAGES_PER_SECOND * _H100_PER_V100
-    rows = []
-    for workers in arguments.workers:
-        loader_cfg = cfg.clone()
-        loader_cfg.DATALOADER.NUM_WORKERS = workers
-        loader_cfg.SOLVER.IMS_PER_BATCH = 2
-        batches = iter(build_train_loader(loader_cfg))
-        for _ in range(2 * workers + 1):  # until every worker has started
-            next(batches)
-        start = time.perf_counter()
-        for _ in tqdm(range(arguments.images // 2), desc=f"{workers} workers", leave=False):
-            next(batches)
-        rate = 2 * (arguments.images // 2) / (time.perf_counter() - start)
-        rows.append([workers, f"{rate:.1f}", f"{rate / consumed:.2f}"])
-        del batches
-    return tabulate(rows, ["workers", "images / s", f"of the {consumed:.0f} / s that an H100 is estimated to consume"])
-
-
-def _dense(mapper: SAMCPDatasetMapper, patches: Patches, seconds: dict[str, float]) -> None:
-    """Decode every mask and apply the augmentation to each, as Detectron2 does to a mask."""
-    image = np.zeros((patches.height, patches.width, 3), np.uint8)
-    transforms: T.Transform = mapper.augmentations(T.AugInput(image))
-    with _clock(seconds, "decode all masks and augment them"):
-        with _clock(seconds, "decode all masks"):
-            masks = patches.decode()
-        for mask in masks:
-            transforms.apply_segmentation(mask.astype(np.uint8))
-
-
-@contextmanager
-def _timed_parts(seconds: dict[str, float]) -> Iterator[None]:
-    """The functions that the mapper calls, timed while the context lasts."""
-
-    def timed(name: str) -> Callable[..., Any]:
-        function = getattr(dataset_mapper, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with _clock(seconds, _PARTS[name]):
-                return function(*args, **kwargs)
-
-        return call
-
-    with ExitStack() as patches:
-        for name in _PARTS:
-            patches.enter_context(mock.patch.object(dataset_mapper, name, timed(name)))
-        yield
-
-
-@contextmanager
-def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] += time.perf_counter() - start
-
-
-def _register(folder: Path, images: list[dict], annotations: list[dict]) -> None:
-    """Four classes, two of them things, in COCO's panoptic layout."""
-    for name, content in (("panoptic", annotations), ("instances", [])):
-        categories = [{"id": i, "name": f"class {i}", "isthing": int(i < 2)} for i in range(4)]
-        text = json.dumps({"images": images, "annotations": content, "categories": categories})
-        (folder / f"{name}.json").write_text(text)
-    metadata = {
-        "thing_classes": ["class 0", "class 1"],
-        "stuff_classes": [f"class {i}" for i in range(4)],
-        "thing_dataset_id_to_contiguous_id": {0: 0, 1: 1},
-        "stuff_dataset_id_to_contiguous_id": {2: 2, 3: 3},
-    }
-    files = (folder / "images", folder / "panoptic", folder / "panoptic.json", folder / "instances.json")
-    if _NAME in DatasetCatalog:
-        DatasetCatalog.remove(_NAME)
-        MetadataCatalog.remove(_NAME)
-    register_coco_panoptic(_NAME, metadata, *map(str, files))
+    benchmark_data.main(arguments)
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default=_NAME, help="a registered dataset; default: one made for this run")
+    parser = command_parser(__doc__)
+    parser.add_argument("--dataset", metavar="NAME", help="registered (default: one made for this run)")
     parser.add_argument("--patches-cache", help="its patches, as in DATASETS.PATCHES_TRAIN")
     parser.add_argument("--patches", type=int, default=150, help="an image, in the dataset made for this run")
     parser.add_argument("--images", type=int, default=60, help="to load (default %(default)s)")

@@ -9,112 +9,21 @@ regions, patches come from there. The first image is run once more before the cl
 """
 
 import argparse
-import platform
-import resource
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from detectron2.data.detection_utils import read_image
-from tabulate import tabulate
-from tqdm import tqdm
-
-from proposal_cache.generation.sources import from_folder
-from proposal_cache.generators.base import Generator
-from proposal_cache.generators.regions import RegionGenerator
-from samcp.errors import USER_ERRORS, UsageError
-from samcp.predictor import Predictor
-
-_PERCENTILES = (50, 90, 99)
-_STAGES = ("patches", "image and patch encoder", "decoder and scores", "segmentations", "all but patches", "whole")
-_PAPER = "The paper's Table 11, on an RTX 4090: SAM 3.41 s, the rest 0.21 s; SAM 2 1.61 s, the rest 0.18 s."
+from samcp.command_line import command_parser
 
 
 def main() -> None:
     arguments = _parse_arguments()
-    try:
-        run(arguments)
-    except (*USER_ERRORS, ValueError) as error:
-        sys.exit(f"error: {error}")
 
+    from samcp.commands import benchmark_inference
 
-def run(arguments: argparse.Namespace) -> None:
-    """Time all images and print the table."""
-    predictor = Predictor.load(arguments.weights, device=arguments.device, clip=arguments.clip)
-    generator = build_generator(arguments)
-    files = [str(image.path) for image in from_folder(arguments.images)][: arguments.limit]
-    time_image(predictor, generator, files[0], arguments.device)  # warm-up
-    if arguments.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-    rows = [time_image(predictor, generator, file, arguments.device) for file in tqdm(files, unit="image")]
-    print(format_table(np.array([seconds for seconds, _ in rows])))
-    print(f"{len(files)} images, {np.mean([count for _, count in rows]):.0f} patches per image; {describe(arguments)}")
-    print(_PAPER)
-
-
-def time_image(predictor: Predictor, generator: Generator, file: str, device: str) -> tuple[list[float], int]:
-    """Segment one image; returns the seconds of each of _STAGES, and how many patches it has."""
-    image = read_image(file, format="RGB")
-    patches, cut = _timed(lambda: generator(image), device)
-    scene, encode = _timed(lambda: predictor.encode(image, patches), device)
-    answer, decode = _timed(scene.ask, device)
-    _, merge = _timed(lambda: answer.inference(answer.predictions, patches), device)
-    return [cut, encode, decode, merge, encode + decode + merge, cut + encode + decode + merge], len(patches)
-
-
-def format_table(seconds: np.ndarray) -> str:
-    """A table of stages from seconds (images, stages)."""
-    columns = [seconds.mean(axis=0), *np.percentile(seconds, _PERCENTILES, axis=0)]
-    rows = [[name, *(column[i] for column in columns)] for i, name in enumerate(_STAGES)]
-    headers = ["seconds per image", "mean", *(f"{p} %" for p in _PERCENTILES)]
-    return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f")
-
-
-def describe(arguments: argparse.Namespace) -> str:
-    """The device and the peak memory on it."""
-    if arguments.device.startswith("cuda"):
-        memory = torch.cuda.max_memory_allocated() / 2**30
-        return f"{torch.cuda.get_device_name()}, peak memory {memory:.1f} GiB"
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads, peak memory of the process {memory:.1f} GiB"
-
-
-def build_generator(arguments: argparse.Namespace) -> Generator:
-    """The generator of the command line.
-
-    Raises:
-        UsageError: it needs weights and has none.
-    """
-    if arguments.generator == "regions":
-        return RegionGenerator()
-    if arguments.checkpoint is None:
-        raise UsageError(f"--generator {arguments.generator} needs --checkpoint FILE; --generator regions needs none")
-    options = {"device": arguments.device, "points_per_side": arguments.points_per_side}
-    if arguments.generator == "sam":
-        from proposal_cache.generators.sam import SamGenerator
-
-        return SamGenerator.from_checkpoint(arguments.model_type or "vit_h", arguments.checkpoint, **options)
-    from proposal_cache.generators.sam2 import Sam2Generator
-
-    model_type = arguments.model_type or "sam2.1_hiera_large"
-    return Sam2Generator.from_checkpoint(model_type, arguments.checkpoint, **options)
-
-
-def _timed(call: Callable[[], Any], device: str) -> tuple[Any, float]:
-    """The result of a call and its seconds, with all that the GPU has to do for it."""
-    started = time.perf_counter()
-    result = call()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - started
+    benchmark_inference.main(arguments)
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint or model file of SAM-CP")
     parser.add_argument("--clip", default="", metavar="FILE", help="its CLIP's checkpoint, if it was moved")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images")

@@ -18,20 +18,22 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from samcp.errors import CheckpointError, UsageError
-from samcp.export import SUFFIX, ModelFile
+from samcp.command_line import command_parser
 
-_ROOT = Path(__file__).resolve().parent.parent
-_CONFIG = "configs/coco/panoptic/samcp_R50_12ep.yaml"
+_CONFIG = "coco/panoptic/samcp_R50_12ep.yaml"
+_SUFFIX = ".safetensors"
 
 
 def main() -> None:
     arguments = _parse_arguments()
+
+    from samcp.errors import CheckpointError, UsageError
+
     try:
         if arguments.command == "show":
             show(arguments.source)
         elif arguments.command == "export":
-            export(arguments.source, arguments.target or arguments.source.with_suffix(SUFFIX))
+            export(arguments.source, arguments.target or arguments.source.with_suffix(_SUFFIX))
         else:
             convert_released_checkpoint(arguments.source, arguments.target, arguments.config_file, arguments.opts)
     except (CheckpointError, UsageError) as error:
@@ -40,6 +42,8 @@ def main() -> None:
 
 def export(source: Path, target: Path) -> None:
     """Write a checkpoint of train_net.py as a model file, and print both sizes."""
+    from samcp.export import ModelFile
+
     ModelFile.of_checkpoint(source).save(target)
     before, after = source.stat().st_size, target.stat().st_size
     print(f"{source}: {before / 1e6:.1f} MB -> {target}: {after / 1e6:.1f} MB")
@@ -63,6 +67,8 @@ def convert_released_checkpoint(source: Path, target: Path, config_file: str, op
 
 def show(path: Path) -> None:
     """Print the contents of a model file."""
+    from samcp.export import ModelFile
+
     model = ModelFile.load(path)
     names, is_thing = model.vocabulary.names, model.vocabulary.is_thing
     numbers = sum(tensor.numel() for tensor in model.tensors.values())
@@ -72,16 +78,16 @@ def show(path: Path) -> None:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     export_parser = commands.add_parser("export", help="a checkpoint of train_net.py to a model file")
     export_parser.add_argument("source", type=Path, help="checkpoint of train_net.py")
-    export_parser.add_argument("target", type=Path, nargs="?", help=f"default: beside the checkpoint, with {SUFFIX}")
+    export_parser.add_argument("target", type=Path, nargs="?", help=f"default: beside the checkpoint, with {_SUFFIX}")
     released_parser = commands.add_parser("released", help="a checkpoint of the released code to a model file")
     released_parser.add_argument("source", type=Path, help="checkpoint or state dict of the released code")
-    released_parser.add_argument("target", type=Path, help=f"model file, *{SUFFIX}")
+    released_parser.add_argument("target", type=Path, help=f"model file, *{_SUFFIX}")
     released_parser.add_argument(
-        "--config-file", default=str(_ROOT / _CONFIG), metavar="FILE", help=f"of the same model (default {_CONFIG})"
+        "--config-file", default=_CONFIG, metavar="FILE", help="of the same model (default %(default)s)"
     )
     released_parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, as for train_net.py")
     commands.add_parser("show", help="print a model file's contents").add_argument("source", type=Path)

@@ -12,203 +12,18 @@ taken for it. OUTPUT/table.md is the table.
 """
 
 import argparse
-import hashlib
-import json
-import math
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
-from detectron2.evaluation import inference_on_dataset
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-from tabulate import tabulate
-
-from samcp.checkpoint import load_trained_model
-from samcp.config import load_config, of_one_dataset
-from samcp.data import check_test_data
-from samcp.data.datasets.custom.register import add_register_option, register_files
-from samcp.data.files import write_json
-from samcp.errors import USER_ERRORS, DataError, UsageError
-from samcp.evaluation.clip_weight import ClipWeightEvaluator, ClipWeightSweep
-from samcp.launch import launch
-from samcp.trainer import Trainer, asked_for_classes_of
-from samcp.vocabulary import Vocabulary
-
-# Column -> (task, figure) of Detectron2's results.
-_COLUMNS = {
-    "PQ": ("panoptic_seg", "PQ"),
-    "SQ": ("panoptic_seg", "SQ"),
-    "RQ": ("panoptic_seg", "RQ"),
-    "PQ_th": ("panoptic_seg", "PQ_th"),
-    "PQ_st": ("panoptic_seg", "PQ_st"),
-    "AP": ("segm", "AP"),
-    "mIoU": ("sem_seg", "mIoU"),
-}
-# The paper's Tables 1, 6, 8 and 11, by the config's name, and by κ where it is not 0.4.
-_PAPER: dict[str, dict[str, float]] = {
-    "coco_to_ade20k": {"PQ": 27.2, "SQ": 77.7, "RQ": 32.9, "PQ_th": 27.0, "PQ_st": 27.7, "AP": 17.0, "mIoU": 31.8},
-    "coco_to_ade20k_learned": {"PQ": 17.5, "PQ_th": 15.7, "PQ_st": 21.1, "AP": 11.9, "mIoU": 19.1},
-    "coco_to_ade20k_clip": {"PQ": 16.9, "PQ_th": 14.1, "PQ_st": 22.6, "AP": 6.7, "mIoU": 22.5},
-    "coco_to_ade20k_sam2": {"PQ": 27.9, "AP": 18.0, "mIoU": 32.6},
-    "ade20k_to_coco": {"PQ": 28.6, "SQ": 78.4, "RQ": 34.5, "AP": 21.9, "mIoU": 34.3},
-    "coco_to_cityscapes": {"PQ": 41.0, "AP": 29.3, "mIoU": 47.9},
-    **{
-        f"coco_to_ade20k, kappa {kappa}": {"PQ": pq}
-        for kappa, pq in {0.0: 17.5, 0.3: 26.9, 0.4: 27.2, 0.5: 26.2, 0.8: 22.9, 1.0: 16.9}.items()
-    },
-}
-
-_IDENTITY_LENGTH = hashlib.sha256().digest_size * 2
-
-Results = dict[str, dict[str, Any]]  # row -> task -> figure
+from samcp.command_line import add_register_option, command_parser
 
 
 def main() -> None:
     arguments = parse_arguments()
-    launch(run, arguments.num_gpus, dist_url="auto", args=(arguments,))
 
+    from samcp.commands import evaluate_open_vocabulary
 
-def run(arguments: argparse.Namespace) -> None:
-    """In each process; errors that a user can put right end it with one message."""
-    try:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        for name in ("detectron2", "fvcore", "samcp"):
-            setup_logger(str(arguments.output / "log.txt"), distributed_rank=comm.get_rank(), name=name)
-        evaluate_all(arguments)
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on with the datasets that are missing")
-    if comm.is_main_process():
-        print((arguments.output / "table.md").read_text())
-
-
-@dataclass(frozen=True)
-class Job:
-    """One dataset to evaluate on.
-
-    Attributes:
-        name: of its row: the config's, and the dataset's where the config has several.
-        cfg: with that dataset alone.
-        identity: a hash of all that its figures depend on: config, options, weights, patches and the dataset's words.
-    """
-
-    name: str
-    cfg: CfgNode
-    identity: str
-
-
-def evaluate_all(arguments: argparse.Namespace) -> Results:
-    """Evaluate on every dataset whose results are not in the output yet, and write the table of all.
-
-    Returns:
-        The figures, in the main process.
-
-    Raises:
-        UsageError: two configs of one name, or a combination that cannot run.
-    """
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    register_files(arguments.register)
-    jobs = _jobs(arguments)
-    path = arguments.output / "results.json"
-    done = _read_results(path)
-    for job in jobs:
-        if job.identity in done:
-            print(f"{job.name}: done before")
-            continue
-        done[job.identity] = evaluate(job.cfg, job.name, arguments.kappa)
-        if comm.is_main_process():  # the others have no figures
-            write_json(path, done)
-    if not comm.is_main_process():
-        return {}
-    results = {row: tasks for job in jobs for row, tasks in done[job.identity].items()}
-    (arguments.output / "table.md").write_text(make_table(results) + "\n")
-    return results
-
-
-def evaluate(cfg: CfgNode, name: str, kappas: Sequence[float]) -> Results:
-    """The figures of the config's checkpoint on its one test dataset, in a row for each κ if there are any."""
-    check_test_data(cfg)
-    model = load_trained_model(cfg, cfg.MODEL.WEIGHTS)
-    if not kappas:
-        return {name: _without_nan(Trainer.test(cfg, model))}
-    if model.fusion is None:
-        raise UsageError("--kappa needs a model that joins its scores with CLIP's: MODEL.SAMCP.OPEN_VOCABULARY.ENABLED")
-    [dataset] = cfg.DATASETS.TEST
-    sweep = ClipWeightSweep(model, kappas, cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION)
-    evaluator = ClipWeightEvaluator({kappa: Trainer.build_evaluator(cfg, dataset) for kappa in kappas})
-    with asked_for_classes_of(dataset, model):
-        results = inference_on_dataset(sweep, Trainer.build_test_loader(cfg, dataset), evaluator)
-    return {f"{name}, kappa {kappa}": _without_nan(tasks) for kappa, tasks in results.items()}
-
-
-def make_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Ours and the paper's figures, two lines a row."""
-    lines: list[list[Any]] = []
-    for name, tasks in results.items():
-        ours = {column: tasks.get(task, {}).get(figure) for column, (task, figure) in _COLUMNS.items()}
-        lines.append([name, *ours.values()])
-        if name in _PAPER:
-            lines.append(["  the paper's", *(_PAPER[name].get(column) for column in _COLUMNS)])
-    return tabulate(lines, ["", *_COLUMNS], tablefmt="pipe", floatfmt=".1f", missingval="-")
-
-
-def _jobs(arguments: argparse.Namespace) -> list[Job]:
-    jobs: dict[str, Job] = {}
-    for config in arguments.configs:
-        cfg = _load(config, arguments)
-        for i, dataset in enumerate(cfg.DATASETS.TEST):
-            name = config.stem if len(cfg.DATASETS.TEST) == 1 else f"{config.stem}, {dataset}"
-            if name in jobs:
-                raise UsageError(f"{config}: there is a row {name} already; give the file another name")
-            one = of_one_dataset(cfg, i)
-            jobs[name] = Job(name, one, _identity(one, arguments))
-    return list(jobs.values())
-
-
-def _load(config: Path, arguments: argparse.Namespace) -> CfgNode:
-    own = ["MODEL.WEIGHTS", str(arguments.weights), "OUTPUT_DIR", str(arguments.output.resolve() / config.stem)]
-    if arguments.kappa:  # or the config's own 0 would say that there is nothing to join
-        own += ["MODEL.SAMCP.OPEN_VOCABULARY.KAPPA", str(max(arguments.kappa))]
-    options = ["--config-file", str(config), "--eval-only", *own, *arguments.opts]
-    return load_config(default_argument_parser().parse_args(options))
-
-
-def _identity(cfg: CfgNode, arguments: argparse.Namespace) -> str:
-    """What cannot be read counts as nothing: it is said when the dataset's turn comes."""
-    files = [arguments.weights, *(Path(cache, "manifest.json") for cache in cfg.DATASETS.PATCHES_TEST)]
-    modified = [file.stat().st_mtime if file.exists() else 0 for file in files]
-    words = []
-    for dataset in cfg.DATASETS.TEST:
-        with suppress(DataError):
-            words.append(Vocabulary.of_dataset(dataset).to_json())
-    return hashlib.sha256(repr((cfg.dump(), modified, words, arguments.kappa)).encode()).hexdigest()
-
-
-def _read_results(path: Path) -> dict[str, Results]:
-    """Identity -> figures; what was written by another version, or is damaged, is done again."""
-    try:
-        content = json.loads(path.read_bytes())
-        return {identity: dict(rows) for identity, rows in content.items() if len(identity) == _IDENTITY_LENGTH}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, AttributeError):
-        print(f"{path}: cannot be read; everything is evaluated again")
-        return {}
-
-
-def _without_nan(tasks: Mapping[str, Any]) -> dict[str, Any]:
-    """With None for a figure that cannot be computed, as json has it."""
-    return {
-        task: {figure: None if math.isnan(value) else value for figure, value in figures.items()}
-        for task, figures in tasks.items()
-    }
+    evaluate_open_vocabulary.main(arguments)
 
 
 def _kappa(text: str) -> float:
@@ -220,7 +35,7 @@ def _kappa(text: str) -> float:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Of the command line, or those given."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a checkpoint or model file")
     parser.add_argument("--configs", type=Path, nargs="+", required=True, metavar="YAML", help="one for each dataset")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of results.json and table.md")

@@ -8,113 +8,27 @@ and oracle on the same images, prints model / oracle / fraction, and exits with 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
-from detectron2.engine import default_argument_parser, default_setup
-from tabulate import tabulate
-
-from proposal_cache import image_key
-from proposal_cache.generation.pipeline import generate
-from proposal_cache.generation.sources import from_list
-from proposal_cache.generators.regions import RegionGenerator
-from samcp.config import load_config
-from samcp.data.datasets.subset import register_subset
-from samcp.data.patch_caches import image_root
-from samcp.errors import USER_ERRORS
-from samcp.trainer import Trainer
-
-_ROOT = Path(__file__).resolve().parent.parent
-
-_DATASETS = {"coco": "coco_2017_train_panoptic", "camvid": "camvid_train"}
-_FIGURES = [("panoptic_seg", "PQ"), ("segm", "AP"), ("sem_seg", "mIoU")]
+from samcp.command_line import command_parser
 
 
 def main() -> None:
     arguments = _parse_arguments()
-    try:
-        enough = overfit(arguments)
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
-    sys.exit(0 if enough else 1)
 
+    from samcp.commands import overfit
 
-def overfit(arguments: argparse.Namespace) -> bool:
-    """Train, evaluate and print; returns whether every figure reaches its share."""
-    dataset = _DATASETS.get(arguments.dataset, arguments.dataset)
-    subset = register_subset(dataset, arguments.images, arguments.output, seed=arguments.seed)
-    patches = arguments.output / f"patches_{subset}"
-    make_patches(subset, patches)
-    cfg = configure(subset, patches, arguments)
-    results = {"model": train_and_evaluate(cfg), "oracle": evaluate_oracle(cfg)}
-    return report(results, arguments.least)
-
-
-def make_patches(dataset: str, folder: Path) -> None:
-    """The cache of a registered dataset, made or completed."""
-    root = image_root(dataset)
-    images = from_list((image_key(r["file_name"], root), r["file_name"]) for r in DatasetCatalog.get(dataset))
-    generate(images, RegionGenerator(), folder, dataset)
-
-
-def configure(dataset: str, patches: Path, arguments: argparse.Namespace) -> CfgNode:
-    """The overfitting config on a dataset, with the user's overrides."""
-    own = [
-        *("DATASETS.TRAIN", repr((dataset,))),
-        *("DATASETS.TEST", repr((dataset,))),
-        *("DATASETS.PATCHES_TRAIN", repr((str(patches.resolve()),))),
-        *("DATASETS.PATCHES_TEST", repr((str(patches.resolve()),))),
-        *("OUTPUT_DIR", str(arguments.output / dataset)),
-        *("SEED", str(arguments.seed)),
-    ]
-    if arguments.dataset == "camvid":
-        own += ["MODEL.SAMCP.SEMANTIC_QUERIES", "all", "MODEL.SAMCP.INSTANCE_QUERIES", "False"]
-        own += ["MODEL.SAMCP.TEST.PANOPTIC_ON", "False", "MODEL.SAMCP.TEST.INSTANCE_ON", "False"]
-    options = default_argument_parser().parse_args(["--config-file", arguments.config, *own, *arguments.opts])
-    cfg = load_config(options)
-    default_setup(cfg, options)
-    return cfg
-
-
-def train_and_evaluate(cfg: CfgNode) -> dict:
-    """Train from the backbone's weights; the figures of the end."""
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
-    return Trainer.test(cfg, trainer.model)
-
-
-def evaluate_oracle(cfg: CfgNode) -> dict:
-    """The same figures of the ground-truth affinity."""
-    oracle = cfg.clone()
-    oracle.defrost()
-    oracle.TEST.ORACLE = True
-    return Trainer.test(oracle, Trainer.build_model(oracle))
-
-
-def report(results: dict[str, dict], least: float) -> bool:
-    """Print the table; returns whether every figure reaches its share."""
-    rows = []
-    for task, figure in _FIGURES:
-        if task in results["oracle"]:
-            model, bound = (results[who][task][figure] for who in ("model", "oracle"))
-            rows.append([figure, model, bound, model / bound])
-    print(tabulate(rows, headers=["", "model", "oracle", "fraction"], floatfmt=("", ".1f", ".1f", ".3f")))
-    return all(row[-1] >= least for row in rows)
+    overfit.main(arguments)
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--dataset", default="coco", help="coco, camvid, or a registered name (default %(default)s)")
     parser.add_argument("--images", type=int, default=8, help="how many (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which images, and the training's (default %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/overfit"), help="folder (default %(default)s)")
     parser.add_argument("--least", type=float, default=0.95, help="least share of the oracle (default %(default)s)")
-    parser.add_argument("--config", default=str(_ROOT / "configs/miniature/overfit.yaml"), help="(default %(default)s)")
+    parser.add_argument("--config", default="miniature/overfit.yaml", help="(default %(default)s)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, as for train_net.py")
     return parser.parse_args()
 

@@ -8,12 +8,16 @@ annotations_instance.tar; without the latter only the semantic part is made. Fil
 that an interrupted run continues.
 """
 
-from samcp.data.datasets.ade20k.prepare import prepare_ade20k
-from samcp.data.datasets.prepare_command import run
+from samcp.command_line import conversion_parser
 
 
 def main() -> None:
-    run(prepare_ade20k, folder="ADEChallengeData2016", description=__doc__)
+    arguments = conversion_parser(__doc__, folder="ADEChallengeData2016").parse_args()
+
+    from samcp.data.datasets.ade20k.prepare import prepare_ade20k
+    from samcp.data.datasets.prepare_command import run
+
+    run(prepare_ade20k, arguments)
 
 
 if __name__ == "__main__":

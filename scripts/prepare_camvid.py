@@ -7,12 +7,16 @@ The folder holds train, trainannot, val and valannot of CamVid in SegNet-Tutoria
 kept.
 """
 
-from samcp.data.datasets.camvid.prepare import prepare_camvid
-from samcp.data.datasets.prepare_command import run
+from samcp.command_line import conversion_parser
 
 
 def main() -> None:
-    run(prepare_camvid, folder="camvid", description=__doc__)
+    arguments = conversion_parser(__doc__, folder="camvid").parse_args()
+
+    from samcp.data.datasets.camvid.prepare import prepare_camvid
+    from samcp.data.datasets.prepare_command import run
+
+    run(prepare_camvid, arguments)
 
 
 if __name__ == "__main__":

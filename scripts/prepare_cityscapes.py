@@ -7,12 +7,16 @@ The folder holds the unpacked gtFine_trainvaltest.zip and leftImg8bit_trainvalte
 kept, so that an interrupted run continues.
 """
 
-from samcp.data.datasets.cityscapes.prepare import prepare_cityscapes
-from samcp.data.datasets.prepare_command import run
+from samcp.command_line import conversion_parser
 
 
 def main() -> None:
-    run(prepare_cityscapes, folder="cityscapes", description=__doc__)
+    arguments = conversion_parser(__doc__, folder="cityscapes").parse_args()
+
+    from samcp.data.datasets.cityscapes.prepare import prepare_cityscapes
+    from samcp.data.datasets.prepare_command import run
+
+    run(prepare_cityscapes, arguments)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,16 @@ The folder holds Train and Test, unpacked from COD10K-v3.zip. A json that is the
 images that are there; delete it to make it anew. An interrupted run continues.
 """
 
-from samcp.data.datasets.cod10k.prepare import prepare_cod10k
-from samcp.data.datasets.prepare_command import run
+from samcp.command_line import conversion_parser
 
 
 def main() -> None:
-    run(prepare_cod10k, folder="cod10k", description=__doc__)
+    arguments = conversion_parser(__doc__, folder="cod10k").parse_args()
+
+    from samcp.data.datasets.cod10k.prepare import prepare_cod10k
+    from samcp.data.datasets.prepare_command import run
+
+    run(prepare_cod10k, arguments)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,16 @@ VOC's VOCtrainval_03-May-2010.tar. Jsons that are there already are kept while t
 images that are there; delete them to make them anew. An interrupted run continues.
 """
 
-from samcp.data.datasets.pascal_part.prepare import prepare_pascal_part
-from samcp.data.datasets.prepare_command import run
+from samcp.command_line import conversion_parser
 
 
 def main() -> None:
-    run(prepare_pascal_part, folder="pascal_part", description=__doc__)
+    arguments = conversion_parser(__doc__, folder="pascal_part").parse_args()
+
+    from samcp.data.datasets.pascal_part.prepare import prepare_pascal_part
+    from samcp.data.datasets.prepare_command import run
+
+    run(prepare_pascal_part, arguments)
 
 
 if __name__ == "__main__":

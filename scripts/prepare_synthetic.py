@@ -6,18 +6,16 @@
 Afterwards synthetic_train and synthetic_val are known to every command by these names.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
-from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
-from samcp.errors import DataError
+from samcp.command_line import command_parser
 
 
 def main() -> None:
     root = os.environ.get("DETECTRON2_DATASETS", "datasets")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--output",
         type=Path,
@@ -29,6 +27,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(160, 224), metavar=("HEIGHT", "WIDTH"), help="in pixels")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+
+    from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
+    from samcp.errors import DataError
+
     try:
         make_synthetic_dataset(arguments.output, arguments.train, arguments.val, tuple(arguments.size), arguments.seed)
     except DataError as error:

@@ -7,244 +7,26 @@ Run it again, and it goes on where it stopped; what is done is kept.
 """
 
 import argparse
-import contextlib
-import hashlib
-import itertools
-import logging
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.engine import HookBase, default_argument_parser
-from detectron2.engine.hooks import EvalHook
-from detectron2.utils.env import seed_all_rng
-from tqdm import tqdm
-
-from proposal_cache import PatchCache
-from samcp.checkpoint import Checkpointer
-from samcp.config import load_config
-from samcp.data.build import load_records
-from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
-from samcp.data.datasets.synthetic.register import register_synthetic
-from samcp.errors import USER_ERRORS
-from samcp.trainer import Trainer
-from samcp.visualization.demo_page import compare, photograph_rows, prediction_rows, write_demo_page, write_photographs
-
-_ROOT = Path(__file__).resolve().parent.parent
-
-_CONFIG = "configs/miniature/demo.yaml"
-_GENERATE = "scripts/generate_sam_patches.py"
-# The scenes are far smaller and simpler than the photographs that the default number of parts is for.
-_SPLITS = [["--dataset", f"synthetic_{split}", "--parts", "60"] for split in ("train", "val")]
-_PICTURES = 8  # of the validation split, on the page
-_STAGES = 5
+from samcp.command_line import command_parser
 
 
 def main() -> None:
     arguments = _parse_arguments()
-    folder = arguments.output.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    _send_messages_to(folder / "log.txt")
-    try:
-        run(folder, arguments)
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
-    except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)  # the command has said what is wrong
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues")
 
+    from samcp.commands import run_demo
 
-def run(folder: Path, arguments: argparse.Namespace) -> None:
-    """All stages, with what each does said before it."""
-    started = time.perf_counter()
-    _announce(1, f"Drawing {arguments.train} + {arguments.val} scenes, copying photographs")
-    make_synthetic_dataset(folder / "synthetic", arguments.train, arguments.val)
-    register_synthetic(folder / "synthetic")
-    write_photographs(folder / "photographs")
-
-    _announce(2, "Cutting them into patches")
-    make_patches(folder)
-
-    cfg = configure(folder, arguments.opts)
-    _announce(3, f"Training for {cfg.SOLVER.MAX_ITER} iterations")
-    train(cfg)
-
-    _announce(4, "Evaluating the model, and the oracle beside it")
-    results = evaluate(cfg)
-    table = compare(results["model"], results["oracle"])
-    for row in [("", "model", "oracle", "share"), *table]:
-        print("   " + f"{row[0]:<20}" + "".join(f"{cell:>9}" for cell in row[1:]))
-
-    _announce(5, "Painting the page")
-    page = paint(cfg, folder, table, _commands(arguments))
-    minutes = (time.perf_counter() - started) / 60
-    print(
-        f"\nDone in {minutes:.1f} minutes. Open in a browser: {page}\nMessages of the libraries: {folder / 'log.txt'}"
-    )
-
-
-def make_patches(folder: Path) -> None:
-    """Caches of the two splits and of the photographs, by the user's own command."""
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(folder), "PYTHONWARNINGS": "ignore"}
-    for what in (*_SPLITS, ["--images", str(folder / "photographs")]):
-        output = folder / "patches" / Path(what[1]).name
-        command = [sys.executable, str(_ROOT / _GENERATE), *what, "--generator", "regions", "--output", str(output)]
-        subprocess.run([*command, "--workers", str(os.cpu_count() or 1)], check=True, env=environment)
-
-
-def configure(folder: Path, opts: list[str]) -> CfgNode:
-    """The demo's config with its data in `folder`, and the user's overrides."""
-    own = [
-        *("DATASETS.PATCHES_TRAIN", repr((str(folder / "patches" / "synthetic_train"),))),
-        *("DATASETS.PATCHES_TEST", repr((str(folder / "patches" / "synthetic_val"),))),
-        *("OUTPUT_DIR", str(folder / "run")),
-    ]
-    options = ["--config-file", str(_ROOT / _CONFIG), "--resume", *own, *opts]
-    return load_config(default_argument_parser().parse_args(options))
-
-
-class _Trainer(Trainer):
-    """The real trainer with a progress bar; the evaluation at its end is a stage of its own here."""
-
-    def build_hooks(self) -> list[HookBase]:
-        return [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)] + [_Progress()]
-
-
-class _Progress(HookBase):
-    """A bar with rate, time left and the loss."""
-
-    def before_train(self) -> None:
-        self.bar = tqdm(total=self.trainer.max_iter, initial=self.trainer.start_iter, unit="it", mininterval=1)
-
-    def after_step(self) -> None:
-        loss, _ = self.trainer.storage.latest()["total_loss"]
-        self.bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
-        self.bar.update()
-
-    def after_train(self) -> None:
-        self.bar.close()
-
-
-def train(cfg: CfgNode) -> None:
-    """Train, go on with a training that stopped, or do nothing after one that ended; another config starts anew."""
-    run, fingerprint = Path(cfg.OUTPUT_DIR), _fingerprint(cfg)
-    mark = run / "config.sha256"
-    if run.exists() and (not mark.exists() or mark.read_text() != fingerprint):
-        shutil.rmtree(run)
-    run.mkdir(exist_ok=True)
-    mark.write_text(fingerprint)
-    if (run / "model_final.pth").exists():
-        print("   done before")
-        return
-    seed_all_rng(cfg.SEED)
-    with _quiet(cfg):
-        trainer = _Trainer(cfg)
-        trainer.resume_or_load(resume=True)
-        trainer.train()
-
-
-def evaluate(cfg: CfgNode) -> dict[str, Any]:
-    """The evaluators' figures of the model and of the oracle."""
-    oracle = cfg.clone()
-    oracle.defrost()
-    oracle.TEST.ORACLE = True
-    with _quiet(cfg):
-        return {
-            "model": _Trainer.test(cfg, _trained_model(cfg)),
-            "oracle": _Trainer.test(oracle, _Trainer.build_model(oracle)),
-        }
-
-
-def paint(cfg: CfgNode, folder: Path, table: list[list[str]], commands: list[str]) -> Path:
-    """Write the page; returns its path."""
-    name = cfg.DATASETS.TEST[0]
-    records, cache = load_records(name, cfg.DATASETS.PATCHES_TEST[0])
-    with _quiet(cfg), torch.no_grad():
-        model = _trained_model(cfg).eval()
-        batches = itertools.islice(_Trainer.build_test_loader(cfg, name), _PICTURES)
-        predictions = [output for batch in batches for output in model(batch)]
-    return write_demo_page(
-        folder,
-        training=_describe_training(cfg),
-        table=table,
-        panels=prediction_rows(records[:_PICTURES], predictions, cache, MetadataCatalog.get(name)),
-        photographs=photograph_rows(folder / "photographs", PatchCache(folder / "patches" / "photographs")),
-        commands=commands,
-    )
+    run_demo.main(arguments)
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder (default %(default)s)")
     parser.add_argument("--train", type=int, default=300, metavar="N", help="scenes to train on (default %(default)s)")
     parser.add_argument("--val", type=int, default=40, metavar="N", help="scenes to evaluate on (default %(default)s)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, as for train_net.py")
     return parser.parse_args()
-
-
-def _send_messages_to(file: Path) -> None:
-    """The libraries' messages would bury the demo's own."""
-    logging.basicConfig(filename=file, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    logging.captureWarnings(True)
-    logging.getLogger("torch").setLevel(logging.ERROR)  # writes to standard error whatever the above
-
-
-def _announce(number: int, what: str) -> None:
-    print(f"== {number}/{_STAGES} {what}", flush=True)
-
-
-def _fingerprint(cfg: CfgNode) -> str:
-    return hashlib.sha256(cfg.dump().encode()).hexdigest()
-
-
-def _trained_model(cfg: CfgNode) -> torch.nn.Module:
-    model = _Trainer.build_model(cfg)
-    Checkpointer(model, cfg).load(str(Path(cfg.OUTPUT_DIR) / "model_final.pth"))
-    return model
-
-
-@contextlib.contextmanager
-def _quiet(cfg: CfgNode) -> Iterator[None]:
-    """What the libraries print goes to a file; the progress bar, on standard error, stays."""
-    with open(Path(cfg.OUTPUT_DIR) / "stdout.txt", "a") as file, contextlib.redirect_stdout(file):
-        yield
-
-
-def _describe_training(cfg: CfgNode) -> str:
-    images = len(load_records(cfg.DATASETS.TRAIN[0], cfg.DATASETS.PATCHES_TRAIN[0])[0])
-    return (
-        f"A miniature of the model ({_CONFIG}), trained from ImageNet weights on {images} drawn scenes "
-        f"for {cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images."
-    )
-
-
-def _commands(arguments: argparse.Namespace) -> list[str]:
-    """What a user types to get the same."""
-    folder = arguments.output
-    train = f"python projects/samcp/train_net.py --config-file {_CONFIG}"
-    keys = shlex.join(["OUTPUT_DIR", str(folder / "run"), *arguments.opts])
-    return [
-        f"export DETECTRON2_DATASETS={shlex.quote(str(folder))}",
-        f"python scripts/prepare_synthetic.py --train {arguments.train} --val {arguments.val}",
-        *(
-            f"python {_GENERATE} {shlex.join(split)} --generator regions "
-            f"--output {shlex.quote(str(folder / 'patches' / split[1]))}"
-            for split in _SPLITS
-        ),
-        f"{train} {keys}",
-        f"{train} --eval-only MODEL.WEIGHTS {shlex.quote(str(folder / 'run' / 'model_final.pth'))} {keys}",
-        f"{train} --eval-only TEST.ORACLE True {keys}",
-    ]
 
 
 if __name__ == "__main__":

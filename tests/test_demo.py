@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_demo(folder, *options):
-    command = [sys.executable, "-W", "ignore", str(ROOT / "scripts" / "run_demo.py"), "--output", str(folder), *options]
+    command = [sys.executable, str(ROOT / "scripts" / "run_demo.py"), "--output", str(folder), *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
 
 

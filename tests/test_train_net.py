@@ -12,6 +12,7 @@ import torch
 import train_net
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from samcp.config import load_config
 from samcp.data.datasets.catalog import register, unregister
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.ground_truth import read_panoptic_ids
@@ -251,7 +252,7 @@ def test_a_checkpoint_needs_no_weights_that_its_training_began_with(toy, trained
 
 
 def test_a_whole_number_is_a_fraction_where_the_config_has_one(toy, tmp_path):
-    cfg = train_net.load_config(arguments(toy, tmp_path, MODEL__SAMCP__OPEN_VOCABULARY__KAPPA=1, SOLVER__BASE_LR="1"))
+    cfg = load_config(arguments(toy, tmp_path, MODEL__SAMCP__OPEN_VOCABULARY__KAPPA=1, SOLVER__BASE_LR="1"))
     assert (cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (1.0, 1.0, 2)
 
 
@@ -284,7 +285,6 @@ def test_a_broken_image_in_a_worker_process_is_one_message(tmp_path):
     assert "Traceback" not in str(stop.value)
 
 
-@pytest.mark.slow
 def test_two_processes(tmp_path):
     """The command itself, on two CPU processes, on a dataset that each of them can register."""
     datasets = tmp_path / "datasets"
@@ -303,7 +303,8 @@ def test_two_processes(tmp_path):
         "SOLVER.MAX_ITER": "2",
         "OUTPUT_DIR": str(tmp_path / "run"),
     }
-    script = [sys.executable, train_net.__file__, "--num-gpus", "2", "--dist-url", "auto", "--config-file", CONFIG]
+    options = ["--num-gpus", "2", "--dist-url", "auto", "--config-file", "miniature/panoptic"]
+    script = [sys.executable, train_net.__file__, *options]
     environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "GLOO_SOCKET_IFNAME": "lo"}
     subprocess.run([*script, *(part for item in settings.items() for part in item)], env=environment, check=True)
     last = json.loads((tmp_path / "run" / "metrics.json").read_text().splitlines()[-1])

@@ -14,29 +14,18 @@ import re
 import sys
 from typing import Any
 
-import torch
-from detectron2.engine import default_argument_parser, default_setup
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-
-from samcp.checkpoint import Checkpointer, load_trained_model
-from samcp.config import load_config, without_pretraining
-from samcp.data import check_test_data
-from samcp.data.datasets.custom.register import add_register_option, register_files
-from samcp.errors import USER_ERRORS, UsageError
-from samcp.launch import launch
-from samcp.trainer import Trainer
+from samcp.command_line import training_parser
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's command line, and --register."""
-    parser = default_argument_parser()
-    add_register_option(parser)
-    return parser
+    """Return the parser of this command: Detectron2's options, and --register."""
+    return training_parser(__doc__)
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run in each process; exits with one clear message where the user can put something right."""
+    """Run in each process; exits with one message on an error that the user can fix."""
+    from samcp.errors import USER_ERRORS
+
     try:
         run(args)
     except USER_ERRORS as error:
@@ -45,6 +34,18 @@ def main(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train, or evaluate only; returns the figures of the last evaluation (in the main process)."""
+    import torch
+    from detectron2.engine import default_setup
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    from samcp.checkpoint import Checkpointer, load_trained_model
+    from samcp.config import load_config, without_pretraining
+    from samcp.data import check_test_data
+    from samcp.data.datasets.custom.register import register_files
+    from samcp.errors import UsageError
+    from samcp.trainer import Trainer
+
     register_files(args.register)
     cfg = load_config(args)
     default_setup(cfg, args)
@@ -71,6 +72,9 @@ def _message(error: Exception) -> str:
 
 if __name__ == "__main__":
     arguments = argument_parser().parse_args()
+
+    from samcp.launch import launch
+
     launch(
         main,
         arguments.num_gpus,

@@ -1,51 +1,41 @@
-"""Images × generator → a cache: resumable, in several processes, with progress and a summary."""
+"""Generation of a cache: find the missing images, run an engine, write the patches."""
 
 import os
 import sys
-from collections import abc, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from proposal_cache.errors import CacheError
-from proposal_cache.generation.processes import process_pool
-from proposal_cache.generation.sources import ImageError, ImageFile, read_image
+from proposal_cache.generation.engines import Engine, GeneratorError, GeneratorFactory
+from proposal_cache.generation.engines.local import LocalEngine
+from proposal_cache.generation.parts import Part, finish_part, start_part
+from proposal_cache.generation.sources import SourceError
+from proposal_cache.generation.streams import Source, TarShard
 from proposal_cache.generators.base import BoxGenerator, Generator
 from proposal_cache.patches import Patches
 from proposal_cache.store import CacheWriter, Manifest, PatchCache
 from proposal_cache.store.failures import read_failures
 
-_AHEAD = 4  # images in work or waiting, per worker: enough that none idles, few enough that memory stays flat
-_FAILURES_IN_A_ROW = 10  # of a generator, from which on it is taken to be broken
-_COVERAGE_SAMPLE = 200  # images looked at for the summary's coverage
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class GeneratorError(CacheError):
-    """One image that a generator fails on."""
-
-
-Results: TypeAlias = abc.Generator[tuple[ImageFile, Patches | ImageError | GeneratorError], None, None]
+_FAILURES_IN_A_ROW = 10  # after which the generator is considered broken
+_COVERAGE_SAMPLE = 200  # images that the coverage of a cache is estimated from
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a cache holds.
+    """Statistics of a cache.
 
     Attributes:
-        images: with patches; `failed`: without, since they could not be read or cut.
-        patches, bytes: per image, on average.
-        coverage: share of an image's pixels that lie in any patch, on average over some images spread over the cache.
+        path: directory of the cache.
+        images: number of images with patches.
+        failed: number of images that could not be read or processed.
+        patches, bytes: mean per image.
+        coverage: share of an image's pixels that are in at least one patch, mean of a sample of images.
     """
 
     path: Path
@@ -57,7 +47,7 @@ class Summary:
 
     @classmethod
     def of(cls, cache: PatchCache) -> "Summary":
-        """Looks at a cache; reads the patches of a few images only."""
+        """Compute the statistics; reads the patches of a sample of images only."""
         keys = list(cache)
         sample = keys[:: -(-len(keys) // _COVERAGE_SAMPLE)] if keys else []
         images, manifest = max(len(keys), 1), cache.manifest
@@ -79,143 +69,94 @@ class Summary:
 
 
 def coverage(patches: Patches) -> float:
-    """Share of the image's pixels that lie in at least one patch."""
+    """Return the share of the image's pixels that are in at least one patch."""
     united = Patches.from_rles(patches.height, patches.width, patches.union([range(len(patches))]))
     return int(united.areas[0]) / (patches.height * patches.width)
 
 
 def generate(
-    images: Sequence[ImageFile],
-    generator: Generator,
+    sources: Sequence[Source],
+    generator: Generator | GeneratorFactory,
     output: str | os.PathLike[str],
     dataset: str,
     *,
-    workers: int = 0,
-    loaders: int = 2,
+    engine: Engine | None = None,
+    part: Part | None = None,
     shard_size: int = 1000,
-    rank: int = 0,
-    ranks: int = 1,
     progress: bool = True,
-) -> None:
-    """Makes the patches of all images that the cache does not have yet.
+) -> bool:
+    """Generate the patches of all images that are missing in a cache, created if there is none.
 
-    An image that cannot be read, or that the generator fails on, is reported on stderr and noted in the cache, and the
-    rest go on; it is tried again by the next call. Interrupted at any moment, the same call continues. What the cache
-    holds in the end depends on images and generator alone. With several ranks, `finalize` makes the cache readable
-    when all have returned.
+    Images that cannot be read, or that the generator fails on, are reported on stderr, recorded in the cache and tried
+    again by the next call. If interrupted, the same call continues. The content of the cache depends only on images and
+    generator, not on the engine or the number of processes.
 
     Args:
-        images: of the whole dataset; each rank takes its share. Those with boxes need a `BoxGenerator`.
-        generator: makes the patches; it must be picklable if there are workers.
+        sources: images and tar shards of the whole dataset; images with boxes need a `BoxGenerator`.
+        generator: creates the patches; it must be picklable if the engine starts processes. Or a recipe for it.
         output: directory of the cache.
-        dataset: its name, kept in the manifest.
-        workers: processes that read images and make patches; 0: this process makes them, for generators on a GPU.
-        loaders: threads that read images ahead where there are no worker processes.
-        shard_size: images in a shard.
-        rank, ranks: of this process, and how many work on the same cache.
-        progress: show a bar on stderr.
+        dataset: name of the dataset, stored in the manifest.
+        engine: where to run the generator; None for this process.
+        part: process this share of the sources only; the last part to finish makes the cache readable.
+        shard_size: images per shard.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        True if the cache is readable; False if other parts are not finished.
 
     Raises:
-        CacheError: where the cache is of another dataset or generator, or the disk is full; where a worker dies, or the
-            generator fails on one image after the other.
+        CacheError: if the cache is of another dataset or generator, the disk is full, a worker process died, or the
+            generator fails on many images in a row.
+        SourceError: if tar shards could not be read to their end; all other images are done then.
     """
-    if not isinstance(generator, BoxGenerator) and any(image.boxes for image in images):
-        raise CacheError(f"the images have boxes, which {type(generator).__name__} does not take; use RefineGenerator")
-    share = list(images)[rank::ranks]
-    with CacheWriter(output, generator.describe(), dataset, shard_size, rank=rank, ranks=ranks) as writer:
-        missing = [image for image in share if image.key not in writer.done]
-        results = _in_processes(missing, generator, workers) if workers else _here(missing, generator, loaders)
-        bar = tqdm(
-            total=len(share),
-            initial=len(share) - len(missing),
-            desc=f"patches of {dataset}" + (f" (rank {rank})" if ranks > 1 else ""),
-            unit="image",
-            disable=not progress,
-            smoothing=0.1,
-        )
-        # What failed before is all that is left of a finished run: to fail again says nothing of the generator.
-        failed_before = {*Manifest.load(writer.path).failures, *read_failures(writer.path)}
-        in_a_row = 0
-        with closing(results), bar:
-            for image, result in results:
-                if isinstance(result, Patches):
-                    writer.add(image.key, result)
-                    in_a_row = 0
-                else:
-                    tqdm.write(f"warning: left out: {result}", file=sys.stderr)
-                    writer.add_failure(image.key, str(result))
-                    in_a_row += isinstance(result, GeneratorError) and image.key not in failed_before
-                if in_a_row == _FAILURES_IN_A_ROW:
-                    raise CacheError(
-                        f"the generator failed on {in_a_row} images in a row, the last one: {result}; mend it and run "
-                        "the same command again, or, if it is these images, just run it again to go on without them"
-                    )
-                bar.update()
+    engine, part = engine or LocalEngine(), part or Part()
+    factory = generator if isinstance(generator, GeneratorFactory) else GeneratorFactory(partial(_ready, generator))
+    example = engine.start(factory)
+    if not isinstance(example, BoxGenerator) and any(not isinstance(s, TarShard) and s.boxes for s in sources):
+        raise CacheError(f"{type(example).__name__} does not accept boxes; use RefineGenerator")
+    start_part(Path(output), part)
+    with CacheWriter(output, example.describe(), dataset, shard_size, rank=part.index, ranks=part.count) as writer:
+        if part.count == 1:
+            writer.adopt_all()
+        unread = _run(engine, part.share(sources), writer, _bar(dataset, part, progress))
+    if unread:
+        raise SourceError(f"{len(unread)} images or tar shards were not read, the first one: {unread[0]}")
+    return part.count == 1 or finish_part(Path(output), part, sources)
 
 
-def _here(images: Sequence[ImageFile], generator: Generator, loaders: int) -> Results:
-    with ThreadPoolExecutor(max(loaders, 1), "loader") as pool:
-        for image, content in _ordered(pool, _read, images, max(loaders, 1) * _AHEAD):
-            yield image, _cut(generator, image, content)
+def _run(engine: Engine, share: Sequence[Source], writer: CacheWriter, bar: tqdm) -> list[CacheError]:
+    """Run an engine over what is missing, and return the errors of tar shards."""
+    missing = [source for source in share if isinstance(source, TarShard) or source.key not in writer.done]
+    bar.reset(None if any(isinstance(source, TarShard) for source in missing) else len(share))
+    bar.update(len(share) - len(missing))
+    unread: list[CacheError] = []
+    # Images that failed in an earlier run do not count: they may fail again with a generator that is not broken.
+    failed_before = {*Manifest.load(writer.path).failures, *read_failures(writer.path)}
+    in_a_row = 0
+    with bar, closing(engine.run(missing, writer)) as outcomes:
+        for key, error in outcomes:
+            if error is None:
+                in_a_row = 0
+            else:
+                tqdm.write(f"warning: skipped: {error}", file=sys.stderr)
+                if isinstance(error, SourceError):
+                    unread.append(error)
+                    continue
+                writer.add_failure(key, str(error))
+                in_a_row += isinstance(error, GeneratorError) and key not in failed_before
+            if in_a_row == _FAILURES_IN_A_ROW:
+                raise CacheError(
+                    f"the generator failed on {in_a_row} images in a row, the last one: {error}; fix it and run the "
+                    "same command again. If these images are the cause, run it again without a change to skip them"
+                )
+            bar.update()
+    return unread
 
 
-def _in_processes(images: Sequence[ImageFile], generator: Generator, workers: int) -> Results:
-    try:
-        with process_pool(workers, _start_worker, (generator,)) as pool:
-            yield from _ordered(pool, _work, images, workers * _AHEAD)
-    except BrokenProcessPool as error:
-        raise CacheError(
-            "a worker process died, perhaps for want of memory; run the same command again with fewer --workers: "
-            "it continues where it was"
-        ) from error
+def _bar(dataset: str, part: Part, progress: bool) -> tqdm:
+    name = f"patches of {dataset}" + (f" (part {part.index}/{part.count})" if part.count > 1 else "")
+    return tqdm(desc=name, unit="image", disable=not progress, smoothing=0.1)
 
 
-def _ordered(
-    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[tuple[Item, Result]]:
-    """Each item with its result, in order, of which at most `ahead` are in work or waiting."""
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    try:
-        for item in items:
-            if len(waiting) == ahead:
-                first, future = waiting.popleft()
-                yield first, future.result()
-            waiting.append((item, pool.submit(function, item)))
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        for _, future in waiting:
-            future.cancel()
-
-
-def _read(image: ImageFile) -> NDArray[np.uint8] | ImageError:
-    try:
-        return read_image(image.path)
-    except ImageError as error:
-        return error
-
-
-def _cut(
-    generator: Generator, image: ImageFile, content: NDArray[np.uint8] | ImageError
-) -> Patches | ImageError | GeneratorError:
-    if isinstance(content, ImageError):
-        return content
-    try:
-        if image.boxes and isinstance(generator, BoxGenerator):
-            return generator.generate_with_boxes(content, image.boxes)
-        return generator(content)
-    except Exception as error:  # what a model may raise on an odd image is without end
-        return GeneratorError(f"{image.path} cannot be cut into patches: {type(error).__name__}: {error}")
-
-
-_generator: Generator  # of a worker process
-
-
-def _start_worker(generator: Generator) -> None:
-    global _generator
-    _generator = generator
-
-
-def _work(image: ImageFile) -> Patches | ImageError | GeneratorError:
-    return _cut(_generator, image, _read(image))
+def _ready(generator: Generator, _device: str) -> Generator:
+    return generator

@@ -109,6 +109,19 @@ def remove(path: Path) -> None:
         raise StorageError(f"{path} cannot be removed: {error.strerror}") from error
 
 
+def move_durably(path: Path, target: Path) -> None:
+    """Rename a complete file durably; its target is on the same file system and does not exist.
+
+    Raises:
+        StorageError: if it cannot be renamed.
+    """
+    try:
+        os.rename(path, target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be moved to {target}: {error.strerror}") from error
+
+
 def sync_directory(path: Path) -> None:
     """Fsync a directory, which makes new and renamed entries durable."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,8 +1,9 @@
 """Writer of a cache: durable, resumable, one per rank."""
 
 import os
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,13 +13,15 @@ import numpy as np
 from proposal_cache import rle
 from proposal_cache.errors import CacheError
 from proposal_cache.patches import Patches
-from proposal_cache.store.durable import make_directory
+from proposal_cache.store.durable import list_directory, make_directory, move_durably, remove
 from proposal_cache.store.failures import record_failure
 from proposal_cache.store.finalize import finalize_locked, read_shard_keys, remove_temporaries, shard_files
 from proposal_cache.store.format import MAX_IMAGES, SHARD_NAME, check_key, shard_name
 from proposal_cache.store.lock import RankLock
 from proposal_cache.store.manifest import MANIFEST, Manifest, as_generators
-from proposal_cache.store.shard import ShardBuffer
+from proposal_cache.store.shard import Shard, ShardBuffer
+
+STAGED = "staged"  # folder of shards that are not part of the cache yet
 
 _MAX_SHARD_BYTES = 64 << 20  # compressed, in memory
 
@@ -127,6 +130,34 @@ class CacheWriter:
         check_key(key)
         record_failure(self.path, self.rank, key, reason)
 
+    def adopt(self, staged: Path) -> None:
+        """Move a shard written by `stage_shard` into the cache; images that are in the cache already are dropped.
+
+        Raises:
+            FormatError: if the shard is damaged.
+            StorageError: if the disk is full or gone.
+        """
+        keys = [key.decode() for key in read_shard_keys(staged)[1]]
+        new = set(keys) - self._done
+        if len(new) == len(keys):
+            move_durably(staged, self.path / shard_name(self.rank, self._next))
+            self._next += 1
+            self._done |= new
+            return
+        shard = Shard.open(staged, generators=len(self._manifest.generators))
+        for row, key in enumerate(keys):
+            if key not in self._done:
+                self.add(key, shard.read(row))
+        self.flush()
+        remove(staged)
+
+    def adopt_all(self) -> None:
+        """Adopt the shards that an interrupted run has staged and not moved into the cache."""
+        folder = self.path / STAGED
+        for path in list_directory(folder) if folder.is_dir() else []:
+            if path.suffix == ".h5":
+                self.adopt(path)
+
     def flush(self) -> None:
         """Write the open shard now."""
         if len(self._buffer):
@@ -154,6 +185,32 @@ class CacheWriter:
         except CacheError:
             if error is None:  # otherwise the first error is raised
                 raise
+
+
+def stage_shard(cache: Path, images: Iterable[tuple[str, Patches]], generators: int) -> Path:
+    """Write a shard beside a cache that another process is writing, which then passes it to `CacheWriter.adopt`.
+
+    Args:
+        cache: directory of the cache.
+        images: key and patches of each image.
+        generators: number of generators in the cache's manifest.
+
+    Returns:
+        Path of the shard.
+
+    Raises:
+        CacheError: if a key or patches are invalid, as in `CacheWriter.add`.
+        StorageError: if the disk is full or gone.
+    """
+    buffer = ShardBuffer()
+    for key, patches in images:
+        check_key(key)
+        _check_patches(key, patches, generators)
+        buffer.add(key, patches)
+    make_directory(cache / STAGED)
+    path = cache / STAGED / f"{secrets.token_hex(8)}.h5"
+    buffer.write(path)
+    return path
 
 
 def _open_manifest(cache: Path, requested: Manifest) -> Manifest:

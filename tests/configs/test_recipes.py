@@ -38,6 +38,13 @@ SMALL = {
     "SOLVER.STEPS": (),
     "TEST.EVAL_PERIOD": 0,
 }
+# (task, figure) of the evaluation for each switch of MODEL.SAMCP.TEST.
+FIGURES = {
+    "SEMANTIC_ON": [("sem_seg", "mIoU")],
+    "INSTANCE_ON": [("segm", "AP"), ("bbox", "AP")],
+    "PANOPTIC_ON": [("panoptic_seg", "PQ")],
+    "PROMPTS_ON": [("prompt_1", "accuracy"), ("prompt_2", "F1")],
+}
 
 
 @pytest.fixture(scope="module")
@@ -85,5 +92,8 @@ def test_trains_a_step_and_evaluates(recipe, stand_in, tmp_path):
     losses = {name: value for name, (value, _) in trainer.storage.latest().items() if "loss" in name}
     assert losses
     assert all(math.isfinite(value) for value in losses.values())
-    figures = {figure for task in trainer._last_eval_results.values() for figure in task}
-    assert figures & {"mIoU", "AP"}
+    switches = trainer.cfg.MODEL.SAMCP.TEST
+    expected = [figure for switch, figures in FIGURES.items() if switches[switch] for figure in figures]
+    results = trainer._last_eval_results
+    assert set(results) == {task for task, _ in expected}
+    assert all(0 <= results[task][figure] <= 100 for task, figure in expected)

@@ -1,7 +1,8 @@
-"""python -m proposal_cache, command by command."""
+"""Commands of proposal-cache."""
 
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +10,75 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proposal_cache import CacheWriter, PatchCache, Patches, cli
+from proposal_cache import CacheWriter, PatchCache, Patches
+from proposal_cache.generation.parts import Part
+from proposal_cache.generation.pipeline import generate
+from proposal_cache.generation.sources import from_folder
+from proposal_cache.generators.regions import RegionGenerator
 from proposal_cache.visualize import draw_patches
 from tests.proposal_cache.tool import SIZE, error_of, halves, run
 
+COMMANDS = ("generate", "finalize", "info", "verify", "show", "merge", "import", "export")
 
-def test_as_a_module_its_help_lists_the_commands() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "proposal_cache", "--help"], capture_output=True, text=True, check=True
+
+def test_help_lists_the_commands_and_imports_no_engine() -> None:
+    code = (
+        "import sys; from proposal_cache.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert not {'torch', 'ray', 'fsspec', 'scipy', 'cv2'} & set(sys.modules)"
     )
-    for command in ("info", "verify", "show", "merge", "import", "export"):
-        assert command in result.stdout
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(f"    {command} " in result.stdout for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "show", "merge", "import", "export"])
-def test_help_of_each_command_gives_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help") == 0
-    assert f"example:\n  python -m proposal_cache {command}" in capsys.readouterr().out
+    assert f"example:\n  proposal-cache {command}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "b", "c"):
+        Image.new("RGB", SIZE[::-1], name.encode()[0]).save(tmp_path / f"photos/{name}.png")
+    return tmp_path / "photos"
+
+
+def test_generate_in_parts_and_finalize(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("generate", "--generator", "regions", "--images", images, "--output", tmp_path / "cache")
+    assert run(*command, "--part", "1/2") == 0
+    assert "part 1/2 is finished, others are not" in capsys.readouterr().out
+    assert "was never finished" in error_of("info", tmp_path / "cache")
+    assert run("finalize", tmp_path / "cache") == 0
+    assert "warning: these parts are not finished: 0/2" in capsys.readouterr().err
+    assert list(PatchCache(tmp_path / "cache")) == ["b"]
+    assert run(*command, "--part", "0/2") == 0
+    assert ": 3 images, " in capsys.readouterr().out
+    assert PatchCache(tmp_path / "cache").manifest.dataset == "photos"
+    assert "I/N, such as 0/8" in error_of(*command, "--part", "2")
+
+
+def test_generate_from_tar_files(images: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "00.tar", "w") as tar:
+        tar.add(images, "")
+    command = ("generate", "--generator", "regions", "--output", tmp_path / "cache")
+    assert run(*command, "--images", tmp_path / "{00..00}.tar", "--name", "photos") == 0
+    assert list(PatchCache(tmp_path / "cache")) == ["a", "b", "c"]
+    (tmp_path / "boxes.json").write_text("{}")
+    boxes = ("--boxes", tmp_path / "boxes.json")
+    assert "--boxes needs a folder" in error_of(*command, "--images", tmp_path / "00.tar", *boxes)
+
+
+def test_options_of_the_ray_engine(images: Path, tmp_path: Path) -> None:
+    command = ("generate", "--generator", "regions", "--images", images, "--output", tmp_path / "c", "--engine", "ray")
+    assert "use --part with --engine local" in error_of(*command, "--part", "0/2")
+    assert run(*command, "--ray-actors", "0-3") == 2
+
+
+def test_generate_as_a_library_or_a_command(images: Path, tmp_path: Path) -> None:
+    assert run("generate", "--generator", "regions", "--images", images, "--output", tmp_path / "cache") == 0
+    assert generate(from_folder(images), RegionGenerator(), tmp_path / "cache", "photos", part=Part(), progress=False)
 
 
 def test_info(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,11 +88,11 @@ def test_info(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert part in text
 
 
-def test_no_cache_there(tmp_path: Path) -> None:
+def test_missing_cache(tmp_path: Path) -> None:
     assert str(tmp_path / "absent") in error_of("info", tmp_path / "absent")
 
 
-def test_verify_names_the_bad_shard_and_what_to_do(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_names_the_damaged_shard_and_the_repair(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", cache) == 0
     assert "3 files read, 0 bad" in capsys.readouterr().out
     shard = next(cache.glob("shard-*.h5"))
@@ -58,7 +111,7 @@ def test_show_draws_on_the_image(cache: Path, tmp_path: Path) -> None:
     assert (picture[0, 0] != picture[0, 10]).any()
 
 
-def test_show_says_what_is_wrong(cache: Path, tmp_path: Path) -> None:
+def test_show_reports_errors(cache: Path, tmp_path: Path) -> None:
     output = ("--output", tmp_path / "out.png")
     assert "no patches of 'x'" in error_of("show", cache, "x", *output)
     Image.new("RGB", (3, 3)).save(tmp_path / "small.png")
@@ -132,10 +185,10 @@ def test_merge_of_other_generators_keeps_them_apart(cache: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("command", "work", "message"),
     [
-        ("verify cache", "verify", "it starts from the beginning"),
-        ("export cache --output out.json", "export_results", "it starts from the beginning"),
-        ("merge cache --output new", "merge", "it continues where it was"),
-        ("import a.json --annotations b.json --output new", "import_results", "it continues where it was"),
+        ("verify cache", "store.verify", "to start again"),
+        ("export cache --output out.json", "interchange.coco.export_results", "to start again"),
+        ("merge cache --output new", "store.merge", "to continue"),
+        ("import a.json --annotations b.json --output new", "interchange.importing.import_results", "to continue"),
     ],
 )
 def test_interrupted(
@@ -150,7 +203,7 @@ def test_interrupted(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(cache.parent)
-    monkeypatch.setattr(cli, work, interrupt)
+    monkeypatch.setattr(f"proposal_cache.{work}", interrupt)
     assert run(*command.split()) == 130
     error = capsys.readouterr().err
     assert error.startswith("interrupted: ")

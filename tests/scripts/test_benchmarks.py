@@ -9,7 +9,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def output(script: str, *arguments: object) -> str:
-    command = [sys.executable, "-W", "ignore", str(SCRIPTS / script), *map(str, arguments)]
+    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=SCRIPTS.parent, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -32,3 +32,13 @@ def test_model_prints_its_parts_peers_and_growth() -> None:
     assert "Mask2Former-R50" in printed  # its figures, or how to install what they need
     assert "6 masks into 100 queries" in printed
     assert len(re.findall(r"^fitted: ", printed, re.MULTILINE)) == 1
+
+
+def test_scaling_prints_rates_and_sizes() -> None:
+    printed = output(
+        "benchmark_scaling.py", "workers", "--engine", "local", "--images", 4, "--seconds", 0, "--workers", 1
+    )
+    assert re.search(r"^local +1 +[\d.]+ +0\.000$", printed, re.MULTILINE)
+    printed = output("benchmark_scaling.py", "index", "--images", 3000)
+    assert re.search(r"^manifest\.json +[\d.]+ MB per million images$", printed, re.MULTILINE)
+    assert len(re.findall(r" MB peak, ", printed)) == 4

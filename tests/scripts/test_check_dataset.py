@@ -233,7 +233,7 @@ def test_exif_orientation_and_16_bit_images(beach, tmp_path, monkeypatch, capsys
     Image.fromarray(np.zeros((40, 60), np.uint16)).save(beach / "images" / "deep.png")
     Image.new("L", (60, 40)).save(beach / "labels" / "deep.png")
     assert run(check_dataset, monkeypatch, *where) == 1
-    assert "deep.png: the image cannot be read (it has more than 8 bits a channel" in capsys.readouterr().out
+    assert "deep.png: the image cannot be read (it has more than 8 bits per channel" in capsys.readouterr().out
 
 
 def test_unused_class_is_a_remark(beach, tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 
 from samcp.checkpoint import Checkpointer
+from samcp.commands.evaluate_open_vocabulary import evaluate_all, make_table
 from samcp.config import load_config
 from samcp.data.datasets.catalog import register, unregister
 from samcp.errors import CheckpointError, UsageError
@@ -68,7 +69,7 @@ def run(folder, output, *more):
     configs = [str(folder / "at_home.yaml"), str(folder / "abroad.yaml")]
     weights = str(folder / "run" / "model.pth")
     arguments = ["--weights", weights, "--configs", *configs, "--output", str(output), *more]
-    return script.evaluate_all(script.parse_arguments(arguments))
+    return evaluate_all(script.parse_arguments(arguments))
 
 
 def test_one_table_of_two_datasets(folder, tmp_path, capsys):
@@ -95,7 +96,7 @@ def test_one_table_of_two_datasets(folder, tmp_path, capsys):
 def alone(folder, output, config, *more):
     weights = str(folder / "run" / "model.pth")
     arguments = ["--weights", weights, "--configs", str(config), "--output", str(output), *more]
-    return script.evaluate_all(script.parse_arguments(arguments))
+    return evaluate_all(script.parse_arguments(arguments))
 
 
 def test_a_config_that_was_changed_is_evaluated_again(folder, tmp_path):
@@ -194,7 +195,7 @@ def test_all_kappas_in_one_run_are_those_of_a_run_each(folder, tmp_path):
 
 def test_the_papers_figures_stand_below_ours():
     results = {"coco_to_ade20k": {"panoptic_seg": {"PQ": 12.34}}, "mine": {"sem_seg": {"mIoU": 5.0}}}
-    lines = script.make_table(results).splitlines()
+    lines = make_table(results).splitlines()
     assert [cell.strip() for cell in lines[2].split("|")[1:3]] == ["coco_to_ade20k", "12.3"]
     assert [cell.strip() for cell in lines[3].split("|")[1:3]] == ["the paper's", "27.2"]
     assert len(lines) == 5
@@ -203,4 +204,4 @@ def test_the_papers_figures_stand_below_ours():
 def test_no_weights(folder, tmp_path):
     arguments = ["--weights", "gone.pth", "--configs", str(folder / "abroad.yaml"), "--output", str(tmp_path)]
     with pytest.raises(CheckpointError, match=r"gone\.pth"):
-        script.evaluate_all(script.parse_arguments(arguments))
+        evaluate_all(script.parse_arguments(arguments))

@@ -1,4 +1,4 @@
-"""scripts/generate_sam_patches.py as a user meets it."""
+"""scripts/generate_sam_patches.py as a command."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from proposal_cache import CacheError, PatchCache
 from proposal_cache.generators.sam import SamGenerator, SamParameters
 from proposal_cache.generators.sam2 import Sam2Parameters
+from tests.proposal_cache.filling import once
 
 SCRIPT = Path(__file__).parents[2] / "scripts/generate_sam_patches.py"
 
@@ -31,7 +31,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def error_of(result: subprocess.CompletedProcess[str]) -> str:
-    """The one line a user sees of a failure."""
+    """Return the one line of output about a failure."""
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -40,7 +40,7 @@ def error_of(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def run_here(*arguments: object) -> str | int | None:
-    """A run in this process, which has imported torch already: with what it exits, None if it ends well."""
+    """Run the script in this process, which has imported torch, and return its exit status or message; None for 0."""
     command = [str(SCRIPT), *map(str, arguments)]
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
@@ -48,14 +48,14 @@ def run_here(*arguments: object) -> str | int | None:
         try:
             runpy.run_path(command[0], run_name="__main__")
         except SystemExit as end:
-            return end.code
+            return end.code or None
         finally:
             signal.signal(signal.SIGTERM, before)
     return None
 
 
 def error_here(*arguments: object) -> str:
-    """As `error_of` a run, in this process."""
+    """Return the error message of a run in this process."""
     message = run_here(*arguments)
     assert isinstance(message, str)
     assert message.startswith("error: ")
@@ -71,7 +71,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def test_folder_of_images_with_a_broken_one(folder: Path, tmp_path: Path) -> None:
+def test_folder_with_a_broken_image(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.jpg").touch()
     command = ("--images", folder, "--generator", "regions", "--output", tmp_path / "cache")
     result = run(*command)
@@ -83,13 +83,13 @@ def test_folder_of_images_with_a_broken_one(folder: Path, tmp_path: Path) -> Non
     assert PatchCache(tmp_path / "cache").manifest.dataset == "images"
 
 
-def test_crops_and_a_second_look(folder: Path, tmp_path: Path) -> None:
+def test_crops_and_refinement(folder: Path, tmp_path: Path) -> None:
     result = run("--images", folder, "--generator", "regions", "--crops", 2, "--refine", "--output", tmp_path / "cache")
     assert result.returncode == 0, result.stderr
     generators = PatchCache(tmp_path / "cache").manifest.generators
     names = [generator["name"] for generator in generators]
     assert names == ["crops", "crops", "refine"]
-    assert generators[2]["generator"]["name"] == "regions"  # a window is not cut into crops again
+    assert generators[2]["generator"]["name"] == "regions"  # windows are not split into crops
 
 
 def test_boxes_of_the_user(folder: Path, tmp_path: Path) -> None:
@@ -102,11 +102,11 @@ def test_boxes_of_the_user(folder: Path, tmp_path: Path) -> None:
     command += ("--output", tmp_path / "cache")
     assert run_here(*command) is None
     patches = PatchCache(tmp_path / "cache")["a"]
-    assert patches.boxes[patches.source == 1].tolist() == [[30, 26, 36, 32]]  # the fainter one of the two squares
+    assert patches.boxes[patches.source == 1].tolist() == [[30, 26, 36, 32]]  # the square of lower contrast
     boxes.write_text('{"a": [[2, 2, 20, 21]]}')
     assert "boxes_sha256 is " in error_here(*command)
     boxes.write_text('{"b": []}')
-    assert "1 keys that no image has ('b')" in error_here(*command)
+    assert "1 keys that are not images ('b')" in error_here(*command)
 
 
 def test_all_images_broken(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_registered_dataset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("send", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM"]
 )
-def test_interrupted_while_workers_cut(tmp_path: Path, send: Callable[[int, int], None], number: int) -> None:
+def test_interrupted_while_workers_run(tmp_path: Path, send: Callable[[int, int], None], number: int) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for i in range(40):
@@ -142,13 +142,11 @@ def test_interrupted_while_workers_cut(tmp_path: Path, send: Callable[[int, int]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 100
-    while not list((tmp_path / "cache").glob("shard-*.h5")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    send(process.pid, number)  # Ctrl-C in a terminal goes to the workers too
+    once(lambda: list((tmp_path / "cache").glob("shard-*.h5")) or process.poll() is not None)()
+    send(process.pid, number)  # a terminal sends Ctrl-C to the workers too
     _, stderr = process.communicate(timeout=100)
-    assert process.returncode == 1
-    assert "interrupted; the same command continues" in stderr
+    assert process.returncode == 130
+    assert "interrupted: " in stderr
     assert "Traceback" not in stderr
     assert 0 < len(PatchCache(tmp_path / "cache")) < 40
     result = run(*command[2:])
@@ -182,7 +180,7 @@ def test_sam_itself(folder: Path, tmp_path: Path) -> None:
         ("regions", "--device=cpu", "sam2 or sam"),
     ],
 )
-def test_options_of_other_generators_are_warned_of(
+def test_warning_about_options_of_other_generators(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], generator: str, option: str, owners: str
 ) -> None:
     run_here("--images", folder, "--output", tmp_path / "cache", "--generator", generator, option)
@@ -201,7 +199,7 @@ def test_options_of_other_generators_are_warned_of(
         ("--box-nms-thresh=x", "must be a number, not 'x'"),
     ],
 )
-def test_values_that_are_none(option: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_values(option: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here("--images", "absent", "--output", "x", option) == 2
     assert f"argument {option.partition('=')[0]}: {error}" in capsys.readouterr().err
 
@@ -234,13 +232,13 @@ def test_every_parameter_of_sam_is_an_option(folder: Path, monkeypatch: pytest.M
     }.items()
 
 
-def test_unknown_dataset_names_the_near_ones(tmp_path: Path) -> None:
+def test_unknown_dataset_suggests_similar_names(tmp_path: Path) -> None:
     message = error_here("--dataset", "coco_2017_panoptic_val", "--generator", "regions", "--output", tmp_path)
     assert "'coco_2017_panoptic_val'" in message
     assert "coco_2017_val_panoptic" in message
 
 
-def test_dataset_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dataset_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from detectron2.data import DatasetCatalog
 
     name = "test_dataset_without_files"
@@ -264,7 +262,7 @@ def test_cache_made_with_other_parameters(folder: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "cache") in message
 
 
-def test_a_folder_that_has_moved_goes_on_by_its_old_name(folder: Path, tmp_path: Path) -> None:
+def test_moved_folder_with_its_old_name(folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     command = ("--generator", "regions", "--output", tmp_path / "cache")

@@ -17,6 +17,7 @@ from proposal_cache.generation.sources import ImageFile, from_folder
 from proposal_cache.generators.regions import RegionGenerator
 from samcp import SAMCP, add_samcp_config
 from samcp.checkpoint import Checkpointer
+from samcp.commands.segment_images import write_answer
 from samcp.data.ground_truth import read_label_map, read_panoptic_ids
 from samcp.modeling.inference import Inference, Predictions
 from samcp.predictor import Answer
@@ -94,7 +95,7 @@ def test_a_map_of_many_classes_has_16_bits(synthetic: Synthetic, tmp_path: Path)
     inference = Inference(thing_classes=[], num_classes=300)
     answer = Answer(Vocabulary(names, (False,) * 300), patches, predictions, inference, has_instances=False)
     image = ImageFile("val_00000", synthetic.folder / "val" / "val_00000.jpg")
-    assert segment_images.write_answer(answer, image, tmp_path) == []
+    assert write_answer(answer, image, tmp_path) == []
     labels = read_label_map(str(tmp_path / "semantic" / "val_00000.png"))
     assert set(np.unique(labels).tolist()) <= {299, 65535}
     assert (labels == 299).any()

@@ -9,6 +9,7 @@ import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+from samcp.config_files import find_config
 from samcp.errors import CheckpointError, UsageError
 
 # The 14 templates of ViLD that FC-CLIP uses (B.3).
@@ -138,7 +139,7 @@ def _add_loss_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.LOSS.MASK_FOCAL = 1.0
     cfg.MODEL.SAMCP.LOSS.DICE = 1.0
     # Factor of the affinity losses of unmatched queries, which are averaged over those queries ("BG", Table 4).
-    cfg.MODEL.SAMCP.LOSS.SELF_AFFINITY = 1.0
+    cfg.MODEL.SAMCP.LOSS.SELF_AFFINITY = 0.3
     # Instance and denoising queries have a class loss for things alone, so that no stuff word becomes their negative.
     cfg.MODEL.SAMCP.LOSS.THINGS_ONLY = True
     cfg.MODEL.SAMCP.MATCHER = CN()  # costs of the Hungarian matching (METHOD 6)
@@ -167,7 +168,7 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False
     # Evaluate Prompt I and Prompt II themselves, against the ground-truth affinity.
     cfg.MODEL.SAMCP.TEST.PROMPTS_ON = False
-    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.3  # of Prompt II, above which two patches are one instance
+    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.5  # of Prompt II, above which two patches are one instance
     # Feed the ground-truth affinity through the same inference: the bound that the patches allow.
     cfg.TEST.ORACLE = False
 
@@ -177,10 +178,10 @@ def _add_solver_config(cfg: CN) -> None:
 
 
 def load_config(args: argparse.Namespace) -> CN:
-    """Load the config of --config-file with the overrides of the command line.
+    """Load the config of --config-file, a path or the name of a packaged config, with the command line's overrides.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``.
+        args: of Detectron2's ``default_argument_parser``; config_file becomes the path that was found.
 
     Raises:
         UsageError: the file is unreadable, a key is unknown, or the combination of values cannot run.
@@ -188,7 +189,8 @@ def load_config(args: argparse.Namespace) -> CN:
     cfg = get_cfg()
     add_samcp_config(cfg)
     try:
-        cfg.merge_from_file(args.config_file)
+        args.config_file = find_config(args.config_file)
+        cfg.merge_from_file(args.config_file, allow_unsafe=False)
         cfg.merge_from_list(_with_floats(cfg, args.opts))
     except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
         late = [option for option in args.opts if option.startswith("--")]

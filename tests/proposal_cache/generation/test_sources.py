@@ -1,4 +1,4 @@
-"""Where images come from, and what they are called."""
+"""Images of folders and lists, their keys, and reading them."""
 
 import errno
 import hashlib
@@ -36,12 +36,12 @@ def test_key_is_the_path_below_the_root_without_suffix() -> None:
 
 
 @pytest.mark.parametrize("path", ["/other/a.jpg", "/images/../a.jpg", "/images"])
-def test_an_image_elsewhere_has_no_key(path: str) -> None:
-    with pytest.raises(SourceError, match="does not lie under the image root /images"):
+def test_image_outside_the_root_has_no_key(path: str) -> None:
+    with pytest.raises(SourceError, match="is not under the image root /images"):
         image_key(path, "/images")
 
 
-def test_a_link_keeps_its_own_name(tmp_path: Path) -> None:
+def test_links_are_not_resolved(tmp_path: Path) -> None:
     target = write(tmp_path / "elsewhere/x.png")
     link = tmp_path / "root/a.png"
     link.parent.mkdir()
@@ -49,14 +49,14 @@ def test_a_link_keeps_its_own_name(tmp_path: Path) -> None:
     assert image_key(link, tmp_path / "root") == "a"
 
 
-def test_folder_gives_all_images_in_it_by_name(tmp_path: Path) -> None:
+def test_folder_is_searched_recursively(tmp_path: Path) -> None:
     for name in ("b.png", "a/z.JPG", "a/y.png"):
         write(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "notes.txt").write_text("not an image")
     assert [image.key for image in from_folder(tmp_path)] == ["a/y", "a/z", "b"]
 
 
-def test_folder_follows_links_but_not_for_ever(tmp_path: Path) -> None:
+def test_links_are_followed_unless_they_form_a_cycle(tmp_path: Path) -> None:
     write(tmp_path / "elsewhere/deep/x.png")
     write(tmp_path / "root/real/a.png")
     (tmp_path / "root/link").symlink_to(tmp_path / "elsewhere")
@@ -68,8 +68,8 @@ def test_folder_follows_links_but_not_for_ever(tmp_path: Path) -> None:
     assert images[0].path == tmp_path / "root/link/deep/x.png"
 
 
-def test_what_a_folder_hides_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is gone must not make a smaller dataset."""
+def test_unreadable_files_and_folders_are_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost disk must not make the dataset smaller without an error."""
     write(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
     (tmp_path / "c.png").mkdir()
@@ -91,26 +91,28 @@ def test_what_a_folder_hides_is_not_passed_over(tmp_path: Path, monkeypatch: pyt
         from_folder(tmp_path)
 
 
-def test_files_whose_names_cannot_be_keys_are_named(tmp_path: Path) -> None:
+def test_invalid_file_names_are_listed(tmp_path: Path) -> None:
     for i in range(4):
         write(tmp_path / f"back\\slash{i}.png")
     for name in ("new\nline.png", os.fsdecode(b"\xff.png"), "good.png"):
         write(tmp_path / name)
-    with pytest.raises(SourceError, match=r"6 images to be renamed \(.*back.*slash0\.png.*, \.\.\.\)") as caught:
+    with pytest.raises(SourceError, match=r"rename 6 images of .* \(.*back.*slash0\.png.*, \.\.\.\)") as caught:
         from_folder(tmp_path)
     assert "cannot be a key" in str(caught.value)
-    with pytest.raises(SourceError, match=r"the list has 1 images .*cannot be a key: its file name is not valid text"):
+    with pytest.raises(
+        SourceError, match=r"rename 1 images of the list .*cannot be a key: its file name is not valid text"
+    ):
         from_list([("\udcff", "x.png")])
 
 
 def test_folder_without_images(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="holds no image"):
+    with pytest.raises(SourceError, match=r"no images in .* \(supported: \.bmp"):
         from_folder(tmp_path)
-    with pytest.raises(SourceError, match="is no folder"):
+    with pytest.raises(SourceError, match="is not a folder"):
         from_folder(tmp_path / "absent")
 
 
-def test_two_images_of_one_key(tmp_path: Path) -> None:
+def test_two_images_with_the_same_key(tmp_path: Path) -> None:
     write(tmp_path / "a.png")
     write(tmp_path / "a.jpg")
     with pytest.raises(SourceError, match=r"two images with the key 'a': .*a\.jpg and .*a\.png"):
@@ -121,7 +123,7 @@ def test_two_images_of_one_key(tmp_path: Path) -> None:
 BOXES = {"a": [[0, 0, 6, 4], [4.5, 1, 9, 3]]}
 
 
-def test_boxes_of_images(tmp_path: Path) -> None:
+def test_boxes_are_added_to_images(tmp_path: Path) -> None:
     images = from_list([(key, write(tmp_path / f"{key}.png")) for key in "abc"])
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps(BOXES))
@@ -133,23 +135,23 @@ def test_boxes_of_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("[1", r"boxes\.json is no json"),
+        ("[1", r"boxes\.json is not valid json"),
         ("[]", "must be a json object"),
         ('{"a": 3}', "must be a json object"),
-        ('{"a": [], "x": [], "y/z": []}', r"2 keys that no image has \('x', 'y/z'\)"),
-        ('{"a": [[0, 0, 5]]}', r"\[0, 0, 5\] of 'a' is no box"),
-        ('{"a": [[3, 0, 2, 4]]}', "is no box"),
-        ('{"a": [[0, 0, NaN, 4]]}', "is no box"),
-        ('{"a": [[0, 0, 1e999, 4]]}', "is no box"),
-        ('{"a": [[0, 0, "4", 4]]}', "is no box"),
-        ('{"a": [[0, 0, 4, 4], [6, 0, 8, 4]]}', r"\[6, 0, 8, 4\] lies outside .*a\.png of 6 x 4 pixels"),
-        ('{"a": [[0, -3, 4, 0]]}', "lies outside"),
-        ('{"turned": [[4, 0, 5, 4]]}', "lies outside .*turned.png of 4 x 6"),
+        ('{"a": [], "x": [], "y/z": []}', r"2 keys that are not images \('x', 'y/z'\)"),
+        ('{"a": [[0, 0, 5]]}', r"\[0, 0, 5\] of 'a' is not a box"),
+        ('{"a": [[3, 0, 2, 4]]}', "is not a box"),
+        ('{"a": [[0, 0, NaN, 4]]}', "is not a box"),
+        ('{"a": [[0, 0, 1e999, 4]]}', "is not a box"),
+        ('{"a": [[0, 0, "4", 4]]}', "is not a box"),
+        ('{"a": [[0, 0, 4, 4], [6, 0, 8, 4]]}', r"\[6, 0, 8, 4\] is outside .*a\.png of 6 x 4 pixels"),
+        ('{"a": [[0, -3, 4, 0]]}', "is outside"),
+        ('{"turned": [[4, 0, 5, 4]]}', "is outside .*turned.png of 4 x 6"),
     ],
 )
-def test_wrong_boxes(tmp_path: Path, content: str, error: str) -> None:
+def test_invalid_boxes(tmp_path: Path, content: str, error: str) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     Image.new("RGB", (6, 4)).save(tmp_path / "turned.png", exif=exif)
     write(tmp_path / "a.png")
     (tmp_path / "boxes.json").write_text(content)
@@ -157,7 +159,7 @@ def test_wrong_boxes(tmp_path: Path, content: str, error: str) -> None:
         with_boxes(from_list((key, tmp_path / f"{key}.png") for key in ("a", "turned")), tmp_path / "boxes.json")
 
 
-def test_every_kind_of_image_is_read_as_rgb(tmp_path: Path) -> None:
+def test_all_modes_are_read_as_rgb(tmp_path: Path) -> None:
     for mode in ("L", "P", "RGBA", "CMYK", "1"):
         path = tmp_path / f"{mode}.tif"
         Image.new(mode, (6, 4)).save(path)
@@ -167,7 +169,7 @@ def test_every_kind_of_image_is_read_as_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_image_is_turned_upright_as_detectron2_turns_it(tmp_path: Path, orientation: int) -> None:
+def test_orientation_equals_detectron2(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     pixels = np.random.default_rng(0).integers(256, size=(4, 6, 3), dtype=np.uint8)
@@ -176,7 +178,7 @@ def test_image_is_turned_upright_as_detectron2_turns_it(tmp_path: Path, orientat
     assert np.array_equal(read_image(tmp_path / "turned.png"), expected)
 
 
-def test_damaged_exif_does_not_make_an_image_unreadable(tmp_path: Path) -> None:
+def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
     short, text = 3, 2
     head = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2)
     turned = struct.pack("<HHIHH", ExifTags.Base.Orientation, short, 1, 6, 0)
@@ -187,7 +189,7 @@ def test_damaged_exif_does_not_make_an_image_unreadable(tmp_path: Path) -> None:
         assert read_image(tmp_path / f"{name}.jpg").shape == shape
 
 
-def test_unreadable_images_say_why(tmp_path: Path) -> None:
+def test_unreadable_images(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jpg"
     empty.touch()
     with pytest.raises(ImageError, match=r"empty\.jpg .*the file is empty"):
@@ -201,7 +203,7 @@ def test_unreadable_images_say_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), IndexError("index out of range")])
-def test_whatever_a_decoder_raises_is_the_images_fault(
+def test_any_exception_of_a_decoder_is_an_image_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object) -> Image.Image:

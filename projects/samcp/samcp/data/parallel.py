@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from proposal_cache.generation.processes import process_pool
+from proposal_cache.generation.engines.local import process_pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

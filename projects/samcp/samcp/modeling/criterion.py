@@ -24,7 +24,7 @@ class Criterion:
     """
 
     def __init__(
-        self, *, targets: TargetBuilder, cls: float, mask_focal: float, dice: float, self_affinity: float = 1.0
+        self, *, targets: TargetBuilder, cls: float, mask_focal: float, dice: float, self_affinity: float = 0.3
     ) -> None:
         self.targets = targets
         self.weights = {"loss_cls": cls, "loss_mask_focal": mask_focal, "loss_dice": dice}

@@ -130,8 +130,8 @@ def test_default_patch_caches_from_the_yaml(beach):
 
 def test_child_processes_register_the_datasets(beach):
     """Spawned workers inherit SAMCP_REGISTER."""
-    code = "import samcp; from detectron2.data import DatasetCatalog; print(len(DatasetCatalog.get('own_panoptic')))"
-    command = [sys.executable, "-W", "ignore", "-c", code]
+    code = "import samcp.data, detectron2.data as d2; print(len(d2.DatasetCatalog.get('own_panoptic')))"
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/", env=dict(os.environ))
     assert done.stdout.strip() == "2"
 

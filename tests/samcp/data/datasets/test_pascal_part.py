@@ -230,6 +230,7 @@ def test_model_of_parts_and_objects_is_evaluated_on_parts(pascal_part, tmp_path)
         write_patches(tmp_path / split, f"pascal_part_general_{split}", patches)
     settings = {
         **SMALL,
+        "MODEL.SAMCP.TEXT.ENCODER": "learned",  # CLIP's weights would be downloaded
         "DATASETS.PATCHES_TRAIN": (str(tmp_path / "train"),),
         "DATASETS.PATCHES_TEST": (str(tmp_path / "val"),),
         "OUTPUT_DIR": str(tmp_path / "run"),

@@ -1,34 +1,21 @@
-"""Command line shared by the scripts that convert a release."""
+"""Conversion of a dataset's release by a command, after its arguments are parsed."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from samcp.errors import DataError
 
 
-def run(prepare: Callable[..., Mapping[str, str]], *, folder: str, description: str | None) -> None:
-    """Convert the release in --folder with --workers processes, and print a summary of each split.
+def run(prepare: Callable[..., Mapping[str, str]], arguments: argparse.Namespace) -> None:
+    """Convert --folder with --workers processes, and print a summary of each split.
 
-    A DataError exits the process with its message.
+    Exits with one message on an error that the user can fix.
 
     Args:
-        prepare: the conversion: (folder, workers=) -> split -> summary.
-        folder: default of --folder, under DETECTRON2_DATASETS.
-        description: text of --help.
+        prepare: (folder, workers=) -> summary of each split.
+        arguments: of :func:`samcp.command_line.conversion_parser`.
     """
-    root = os.environ.get("DETECTRON2_DATASETS", "datasets")
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        default=Path(root) / folder,
-        help="folder of the release (default: %(default)s, where the registered datasets are read from)",
-    )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
-    arguments = parser.parse_args()
     try:
         found = prepare(arguments.folder, workers=max(arguments.workers, 1))
     except DataError as error:

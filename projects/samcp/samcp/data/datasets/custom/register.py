@@ -21,7 +21,6 @@ The environment variable SAMCP_REGISTER lists such files, separated by colons; t
 adds to it. Child processes inherit it.
 """
 
-import argparse
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -67,17 +66,6 @@ def register_files(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     names = [name for path in added for name in register_file(path)]
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys(known + added))
     return names
-
-
-def add_register_option(parser: argparse.ArgumentParser) -> None:
-    """Add the repeatable option --register, files for :func:`register_files`."""
-    parser.add_argument(
-        "--register",
-        action="append",
-        default=[],
-        metavar="YAML",
-        help="yaml of a custom dataset (docs/datasets.md); may be repeated",
-    )
 
 
 def register_environment() -> None:

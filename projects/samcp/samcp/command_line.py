@@ -1,0 +1,61 @@
+"""Options that several commands share. Imports nothing heavy, so that ``--help`` answers at once."""
+
+import argparse
+import os
+from pathlib import Path
+
+
+def command_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser that prints a script's docstring as it is written."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_register_option(parser: argparse.ArgumentParser) -> None:
+    """Add --register, a list of yaml files for :func:`samcp.data.datasets.custom.register.register_files`."""
+    parser.add_argument(
+        "--register",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="definition of a dataset of your own (docs/datasets.md); may be repeated",
+    )
+
+
+def training_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of Detectron2's ``default_argument_parser``, and --register."""
+    parser = command_parser(description)
+    parser.add_argument("--config-file", default="", metavar="FILE", help="a file, or a name like miniature/demo.yaml")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; do not train")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes per machine (default 1)")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="(default 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="I", help="of this machine, from 0 (default 0)")
+    parser.add_argument(
+        "--dist-url",
+        # As in Detectron2, one port per user, so that processes left over from a crash are noticed.
+        default=f"tcp://127.0.0.1:{49152 + os.getuid() % 16384}",
+        metavar="URL",
+        help="of rank 0, or auto for a free port of this machine (default %(default)s)",
+    )
+    add_register_option(parser)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values; last")
+    return parser
+
+
+def conversion_parser(description: str | None, *, folder: str) -> argparse.ArgumentParser:
+    """Return the parser of the commands that convert the release of a dataset.
+
+    Args:
+        description: text for --help.
+        folder: default of --folder, under DETECTRON2_DATASETS.
+    """
+    parser = command_parser(description)
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / folder,
+        metavar="DIR",
+        help="with the release (default %(default)s, where the registered datasets are looked up)",
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
+    return parser

@@ -1,0 +1,186 @@
+"""Engine on a cluster, by Ray Data: read, generate in a pool of actors, write shards; Ray retries what is lost."""
+
+import hashlib
+import pickle
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proposal_cache.errors import CacheError
+from proposal_cache.generation.engines import GeneratorFactory, Outcome
+from proposal_cache.generation.engines.local import Input, generate_patches
+from proposal_cache.generation.sources import ImageError, ImageFile, SourceError
+from proposal_cache.generation.streams import EncodedImage, Source, TarShard, read_sources
+from proposal_cache.generators.base import Generator as PatchGenerator
+from proposal_cache.generators.base import descriptions
+from proposal_cache.patches import Patches
+from proposal_cache.store import CacheWriter
+from proposal_cache.store.writer import STAGED, stage_shard
+
+_BLOCK_BYTES = 8 << 20  # of images in a task: some tens of photographs, which is what a lost node loses
+_BATCH = 8  # images per call of an actor
+_MAX_INPUT_BLOCKS = 1000
+
+
+class RayEngine:
+    """Engine on a Ray cluster whose nodes share the file system of the cache; nodes may join and leave.
+
+    Args:
+        address: of the cluster; "auto" to find it on this machine; None to start one on this machine.
+        actors: minimum and maximum number of processes that run the generator; None for no maximum.
+        gpus: GPUs per actor, which may be a fraction; 0 to run the generator on the CPU.
+        loaders: threads per actor that decode images.
+        shard_size: images per shard.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        actors: tuple[int, int | None] = (1, None),
+        gpus: float = 0.0,
+        loaders: int = 2,
+        shard_size: int = 1000,
+    ) -> None:
+        self._address = address
+        self._actors = actors
+        self._gpus = gpus
+        self._loaders = loaders
+        self._shard_size = shard_size
+
+    def start(self, factory: GeneratorFactory) -> PatchGenerator:
+        """Return a generator on the CPU; those that run are built by the actors."""
+        self._factory = factory
+        generator = factory.build("cpu")
+        self._generators = len(descriptions(generator))
+        return generator
+
+    def run(self, sources: Sequence[Source], writer: CacheWriter) -> Generator[Outcome, None, None]:
+        """Add the patches of all images to the writer, shard by shard, and yield the outcome of each image.
+
+        Write tasks stage shards, and this process moves them into the cache: if a task was executed twice because a
+        node was lost, the shard that arrives first counts.
+        """
+        if not sources:
+            return
+        try:
+            import ray
+        except ImportError as error:
+            raise CacheError('--engine ray needs Ray: pip install "samcp[ray]"') from error
+        started = not ray.is_initialized()
+        try:
+            if started:
+                ray.init(address=self._address, log_to_driver=False)
+            for batch in self._dataset(sources, writer).iter_batches(batch_size=None, batch_format="pyarrow"):
+                for shard in batch.to_pylist():
+                    if shard["file"]:
+                        writer.adopt(writer.path / STAGED / shard["file"])
+                    yield from pickle.loads(shard["outcomes"])
+            writer.adopt_all()
+            with suppress(OSError):
+                (writer.path / STAGED).rmdir()
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise CacheError(f"Ray failed: {_last_line(error)}; the same command continues") from error
+        finally:
+            if started:
+                ray.shutdown()
+
+    def _dataset(self, sources: Sequence[Source], writer: CacheWriter) -> Any:
+        """Return the Ray dataset of staged shards."""
+        import ray
+
+        items = [{"source": pickle.dumps(source)} for source in sources]
+        tars = any(isinstance(source, TarShard) for source in sources)
+        done = ray.put(_hashes(writer.done) if tars else np.empty(0, np.uint64))
+        low, high = self._actors
+        dataset: Any = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_INPUT_BLOCKS))
+        dataset.context.target_max_block_size = _BLOCK_BYTES
+        return (
+            dataset.map_batches(_read, fn_args=(done,), batch_size=1, batch_format="pyarrow", num_cpus=0.5)
+            .map_batches(
+                _Actor,
+                fn_constructor_args=(self._factory, "cuda:0" if self._gpus else "cpu", self._loaders),
+                batch_size=_BATCH,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(min_size=low, max_size=high),
+                num_gpus=self._gpus or None,
+                num_cpus=None if self._gpus else 1,
+            )
+            .map_batches(
+                _write,
+                fn_args=(writer.path.resolve(), self._generators),
+                batch_size=self._shard_size,
+                batch_format="pyarrow",
+                num_cpus=0.5,
+            )
+        )
+
+
+def _read(batch: Any, done: NDArray[np.uint64]) -> Iterator[Any]:
+    """Fetch the images of a table of sources."""
+    for image in read_sources(map(pickle.loads, batch["source"].to_pylist()), lambda key: _contains(done, key)):
+        with suppress(ImageError):  # the actor reports it
+            image = _fetch(image)
+        yield _table(image=[pickle.dumps(image)])
+
+
+class _Actor:
+    """Process that runs the generator."""
+
+    def __init__(self, factory: GeneratorFactory, device: str, loaders: int) -> None:
+        self._generator = factory.build(device)
+        self._options = {"loaders": loaders, "threads": factory.threads}
+
+    def __call__(self, batch: Any) -> Any:
+        images = map(pickle.loads, batch["image"].to_pylist())
+        results = [
+            pickle.dumps(("" if isinstance(image, SourceError) else image.key, result))
+            for image, result in generate_patches(images, self._generator, **self._options)
+        ]
+        return _table(result=results)
+
+
+def _write(batch: Any, cache: Path, generators: int) -> Any:
+    """Stage a shard of the patches of a table."""
+    results = [pickle.loads(result) for result in batch["result"].to_pylist()]
+    done = [(key, result) for key, result in results if isinstance(result, Patches)]
+    outcomes = [Outcome(key, None if isinstance(result, Patches) else result) for key, result in results]
+    file = stage_shard(cache, done, generators).name if done else ""
+    import pyarrow
+
+    return pyarrow.table({"file": [file], "outcomes": pyarrow.array([pickle.dumps(outcomes)], pyarrow.binary())})
+
+
+def _fetch(image: Input) -> Input:
+    if isinstance(image, ImageFile):
+        return EncodedImage(image.key, image.url, image.boxes).fetch()
+    return image.fetch() if isinstance(image, EncodedImage) else image
+
+
+def _table(**columns: list[bytes]) -> Any:
+    import pyarrow
+
+    return pyarrow.table({name: pyarrow.array(values, pyarrow.binary()) for name, values in columns.items()})
+
+
+def _hashes(keys: set[str]) -> NDArray[np.uint64]:
+    """Return sorted 64-bit hashes of keys, which all processes of a node share in Ray's memory."""
+    return np.sort(np.fromiter(map(_hash, keys), np.uint64, len(keys)))
+
+
+def _contains(hashes: NDArray[np.uint64], key: str) -> bool:
+    place = int(np.searchsorted(hashes, _hash(key)))
+    return place < len(hashes) and hashes[place] == _hash(key)
+
+
+def _hash(key: str) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()))
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,139 @@
+"""Fixed shares of the images for schedulers that start many processes, such as torchrun and Slurm.
+
+Each process works on its part without a connection to the others, and writes its own shards. When all parts are
+finished, the last one, or `proposal-cache finalize`, makes the cache readable.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from proposal_cache.errors import CacheError, LockedError
+from proposal_cache.generation.streams import Source, TarShard
+from proposal_cache.store import finalize
+from proposal_cache.store.durable import list_directory, remove, write_durably
+
+_MARK = re.compile(r"part-(\d+)-of-(\d+)\.json")
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `index` of `count`, counted from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise CacheError(f"part {self.index}/{self.count}: parts are counted from 0, so use 0 to {self.count - 1}")
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Return the part written as "I/N".
+
+        >>> from proposal_cache.generation.parts import Part
+        >>> Part.parse("3/8")
+        Part(index=3, count=8)
+        """
+        numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not numbers:
+            raise CacheError(f"a part is written as I/N, such as 0/8, not {text!r}")
+        return cls(int(numbers[1]), int(numbers[2]))
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Part":
+        """Return the part of this process in a Slurm array, under torchrun, or under srun; 0/1 in none of them.
+
+        An array of jobs each of which starts several processes has one part per process.
+
+        Raises:
+            CacheError: if the variables contradict each other.
+        """
+        array = cls()
+        if "SLURM_ARRAY_TASK_ID" in environment:
+            first, step = (_number(environment, f"SLURM_ARRAY_TASK_{name}", d) for name, d in (("MIN", 0), ("STEP", 1)))
+            task, tasks = (_number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))
+            if (task - first) % step or not 0 <= (task - first) // step < tasks:
+                raise CacheError(f"the Slurm array is not a regular range, so that task {task} needs --part I/N")
+            array = cls((task - first) // step, tasks)
+        process = cls()
+        if "RANK" in environment and "WORLD_SIZE" in environment:
+            process = cls(_number(environment, "RANK"), _number(environment, "WORLD_SIZE"))
+        elif "SLURM_STEP_NUM_TASKS" in environment:  # a batch script has SLURM_PROCID too, but is not a step
+            process = cls(_number(environment, "SLURM_PROCID"), _number(environment, "SLURM_STEP_NUM_TASKS"))
+        return cls(array.index * process.count + process.index, array.count * process.count)
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """Return every N-th item, from the I-th on."""
+        return list(items[self.index :: self.count])
+
+
+def start_part(cache: Path, part: Part) -> None:
+    """Mark a part as unfinished."""
+    remove(_path(cache, part))
+
+
+def finish_part(cache: Path, part: Part, sources: Sequence[Source]) -> bool:
+    """Mark a part as finished; if all parts are, finalize the cache and return True.
+
+    Args:
+        cache: directory of the cache.
+        part: whose images are done.
+        sources: those of all parts. Each part takes its share by position, so all must be given the same.
+    """
+    outline = {"sources": len(sources), "sha256": hashlib.sha256("\n".join(map(_name, sources)).encode()).hexdigest()}
+    write_durably(_path(cache, part), json.dumps(outline).encode())
+    marks = _marks(cache, part.count)
+    if len(marks) < part.count:
+        return False
+    other = sorted(index for index, mark in marks.items() if mark != outline)
+    if other:
+        print(
+            f"warning: part {other[0]}/{part.count} was given {marks[other[0]]['sources']} sources, "
+            f"part {part.index}/{part.count} {len(sources)} or others: run all parts with the same images, then "
+            f"proposal-cache finalize {cache}",
+            file=sys.stderr,
+        )
+        return False
+    try:
+        finalize(cache)
+    except LockedError as error:  # another part does the same
+        print(f"warning: {error}, then run proposal-cache finalize {cache}", file=sys.stderr)
+        return False
+    return True
+
+
+def unfinished_parts(cache: Path) -> list[Part]:
+    """Return the parts that are not finished, where a cache was made in parts."""
+    counts = [int(numbers[2]) for path in list_directory(cache) if (numbers := _MARK.fullmatch(path.name))]
+    count = max(counts, default=0)
+    return [Part(index, count) for index in range(count) if index not in _marks(cache, count)]
+
+
+def _marks(cache: Path, count: int) -> dict[int, dict[str, object]]:
+    """Return what each finished part of `count` has recorded."""
+    found = [(path, _MARK.fullmatch(path.name)) for path in list_directory(cache)]
+    return {int(m[1]): json.loads(path.read_bytes()) for path, m in found if m and int(m[2]) == count}
+
+
+def _path(cache: Path, part: Part) -> Path:
+    return cache / f"part-{part.index:05d}-of-{part.count:05d}.json"
+
+
+def _name(source: Source) -> str:
+    return repr(source.url if isinstance(source, TarShard) else source.key)
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    value = environment.get(name, "" if default is None else str(default))
+    if not value.isdecimal():
+        raise CacheError(f"the environment variable {name} is {value!r}, not a number")
+    return int(value)

@@ -1,0 +1,103 @@
+"""Import of SA-1B's masks, one json file per image, as a cache."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tqdm import tqdm
+
+from proposal_cache import rle
+from proposal_cache.errors import CacheError, abbreviate
+from proposal_cache.generation.sources import SourceError
+from proposal_cache.generation.streams import TarShard, find_sources
+from proposal_cache.interchange.coco import InterchangeError
+from proposal_cache.patches import Patches
+from proposal_cache.store import CacheWriter
+
+_DESCRIPTION = {"name": "sa1b", "release": "Segment Anything 1 Billion"}
+
+
+def import_sa1b(
+    location: str | os.PathLike[str], output: str | os.PathLike[str], dataset: str, *, progress: bool = False
+) -> None:
+    """Import the masks of SA-1B with their predicted IoU and stability score.
+
+    The key of an image is the path of its json without suffix, below the folder or in the tar file: `sa_223750`. A json
+    that is invalid is reported on stderr and recorded as a failure. If interrupted, the same call continues.
+
+    Args:
+        location: folder of json files, searched with its subfolders; or path or URL of the released tar files, in which
+            `{000000..000999}` and `*` name several.
+        output: directory of the cache.
+        dataset: name of the dataset.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        SourceError: if there are no json files, or a tar file cannot be read to its end.
+    """
+    files = _find_json_files(str(location))
+    with CacheWriter(output, _DESCRIPTION, dataset) as writer:
+        for key, content in tqdm(files, "importing", unit="image", disable=not progress):
+            if key in writer.done:
+                continue
+            try:
+                writer.add(key, read_sa1b(content))
+            except InterchangeError as error:
+                tqdm.write(f"warning: skipped: {key}: {error}", file=sys.stderr)
+                writer.add_failure(key, str(error))
+
+
+def read_sa1b(content: bytes) -> Patches:
+    """Return the patches of one image of SA-1B; empty masks are dropped.
+
+    Args:
+        content: json with `image` {"height", "width", ...} and `annotations`, a list of {"segmentation": COCO RLE,
+            "predicted_iou", "stability_score", ...}.
+
+    Raises:
+        InterchangeError: if the json or a mask is invalid.
+    """
+    try:
+        parsed = json.loads(content)
+        height, width = (parsed["image"][name] for name in ("height", "width"))
+        if type(height) is not int or type(width) is not int or not 0 < height * width <= rle.MAX_PIXELS:
+            raise InterchangeError(f"image size {abbreviate(height)} x {abbreviate(width)} is invalid")
+        masks = parsed["annotations"]
+        patches = Patches.from_rles(
+            height,
+            width,
+            [rle.from_json(mask["segmentation"], height, width) for mask in masks],
+            predicted_iou=[_score(mask, "predicted_iou") for mask in masks],
+            stability_score=[_score(mask, "stability_score") for mask in masks],
+        )
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        if isinstance(error, InterchangeError):
+            raise
+        reason = str(error) if isinstance(error, CacheError) else repr(error)
+        raise InterchangeError(f"not a json of SA-1B: {reason}") from error
+    return patches.select(patches.areas > 0)
+
+
+def _score(mask: Mapping[str, Any], name: str) -> float:
+    value = mask[name]
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise InterchangeError(f"{name} {abbreviate(value)} is not a finite number")
+    return float(value)
+
+
+def _find_json_files(location: str) -> Iterator[tuple[str, bytes]]:
+    """Return an iterator over key and content of each json file of a folder or of tar files."""
+    if os.path.isdir(location):
+        root = Path(location)
+        paths = sorted(root.rglob("*.json"))
+        if not paths:
+            raise SourceError(f"no json files in {location}")
+        return ((str(PurePosixPath(path.relative_to(root)).with_suffix("")), path.read_bytes()) for path in paths)
+    shards = [shard for shard in find_sources(location) if isinstance(shard, TarShard)]
+    if not shards:
+        raise SourceError(f"{location} is neither a folder nor tar files")
+    return ((key, content) for shard in shards for key, _, content in shard.members({".json"}))

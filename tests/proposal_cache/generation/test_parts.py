@@ -1,0 +1,120 @@
+"""Generation in parts that know nothing of each other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from proposal_cache import CacheError, CacheWriter, PatchCache, Patches, finalize
+from proposal_cache.generation.parts import Part, unfinished_parts
+from proposal_cache.generation.pipeline import generate
+from proposal_cache.generation.sources import from_folder
+from proposal_cache.store.writer import stage_shard
+from tests.proposal_cache.generation.fake_generators import Halves, content, write_images
+
+
+def run(folder: Path, path: Path, part: Part | None = None) -> bool:
+    return generate(from_folder(folder), Halves(), path, "set", part=part, shard_size=2, progress=False)
+
+
+def test_last_part_makes_the_cache_readable(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images")
+    assert run(folder, tmp_path / "one")
+    assert [run(folder, tmp_path / "parts", Part(index, 3)) for index in (2, 0)] == [False, False]
+    assert unfinished_parts(tmp_path / "parts") == [Part(1, 3)]
+    with pytest.raises(CacheError, match="never finished"):
+        PatchCache(tmp_path / "parts")
+    assert run(folder, tmp_path / "parts", Part(1, 3))
+    assert content(tmp_path / "parts") == content(tmp_path / "one")
+
+
+def test_finalize_reads_the_finished_parts(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images")
+    run(folder, tmp_path / "parts", Part(0, 2))
+    finalize(tmp_path / "parts")
+    assert len(content(tmp_path / "parts")["patches"]) == 5
+    assert run(folder, tmp_path / "parts", Part(1, 2))
+    assert len(content(tmp_path / "parts")["patches"]) == 10
+
+
+def test_parts_with_different_images_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_images(tmp_path / "images")
+    run(folder, tmp_path / "parts", Part(0, 2))
+    (folder / "00.png").unlink()
+    assert not run(folder, tmp_path / "parts", Part(1, 2))
+    assert "part 0/2 was given 10 sources, part 1/2 9 or others: run all parts" in capsys.readouterr().err
+    assert not run(folder, tmp_path / "parts", Part(1, 2))
+    assert run(folder, tmp_path / "parts", Part(0, 2))
+
+
+ARRAY = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "2"}
+ARRAY |= {"SLURM_ARRAY_TASK_COUNT": "4"}
+STEP = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "8"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "part"),
+    [
+        ({}, Part(0, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "8"}, Part(3, 8)),
+        (ARRAY, Part(2, 4)),
+        (STEP, Part(1, 8)),
+        (STEP | {"RANK": "3", "WORLD_SIZE": "4"}, Part(3, 4)),
+        (ARRAY | STEP, Part(17, 32)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Part(0, 1)),  # a batch script outside of srun
+    ],
+)
+def test_part_of_a_scheduler(environment: dict[str, str], part: Part) -> None:
+    assert Part.from_environment(environment) == part
+
+
+@pytest.mark.parametrize(
+    ("environment", "error"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "many"}, "WORLD_SIZE is 'many', not a number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "part 2/2: parts are counted from 0"),
+        (ARRAY | {"SLURM_ARRAY_TASK_ID": "4"}, "not a regular range, so that task 4 needs --part"),
+    ],
+)
+def test_invalid_environment(environment: dict[str, str], error: str) -> None:
+    with pytest.raises(CacheError, match=error):
+        Part.from_environment(environment)
+
+
+def test_part_is_written_as_a_fraction() -> None:
+    assert Part.parse("0/2") == Part(0, 2)
+    for text in ("2/2", "1", "a/b", "-1/2"):
+        with pytest.raises(CacheError, match="part"):
+            Part.parse(text)
+
+
+def patches(width: int) -> Patches:
+    return Patches.from_masks(np.ones((1, 8, width), bool))
+
+
+def test_image_staged_twice_is_committed_once(tmp_path: Path) -> None:
+    """A task that Ray executes again may stage its images a second time, alone or with others."""
+    path = tmp_path / "cache"
+    with CacheWriter(path, {"name": "halves"}, "set") as writer:
+        staged = [
+            stage_shard(path, [(key, patches(width)) for key in keys], generators=1)
+            for width, keys in enumerate(("ab", "ab", "bc"), 1)
+        ]
+        for shard in staged:
+            writer.adopt(shard)
+            assert not shard.exists()
+    cache = PatchCache(path)
+    assert {key: found.width for key, found in cache.items()} == {"a": 1, "b": 1, "c": 3}
+    content(path)
+
+
+def test_staged_shards_of_an_interrupted_run_are_used(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images")
+    run(folder, tmp_path / "one")
+    finished = PatchCache(tmp_path / "one")
+    with CacheWriter(tmp_path / "cache", {"name": "halves"}, "set"):
+        stage_shard(tmp_path / "cache", [("03", finished["03"])], generators=1)
+    generator = Halves()
+    generate(from_folder(folder), generator, tmp_path / "cache", "set", progress=False)
+    assert generator.calls == 9
+    assert content(tmp_path / "cache") == content(tmp_path / "one")

@@ -1,0 +1,126 @@
+"""Images from URLs and tar shards."""
+
+import functools
+import http.server
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from PIL import Image
+
+from proposal_cache import PatchCache
+from proposal_cache.generation.engines.local import LocalEngine
+from proposal_cache.generation.pipeline import generate
+from proposal_cache.generation.sources import ImageError, SourceError
+from proposal_cache.generation.streams import EncodedImage, TarShard, expand_braces, find_sources, read_sources
+from tests.proposal_cache.generation.fake_generators import Halves, content, write_images
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def png(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 8), (value, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The images 00.png to 09.png, in a folder and in two tar shards with other members."""
+    folder = write_images(tmp_path / "images")
+    for number, mode in enumerate(("w", "w:gz")):
+        with tarfile.open(tmp_path / f"{number:03}.tar", mode) as tar:
+            for path in sorted(folder.iterdir())[5 * number : 5 * number + 5]:
+                tar.add(path, path.name)
+                add(tar, f"{path.stem}.seg.png", b"no image of the sample")
+                add(tar, f"{path.stem}.json", b"{}")
+            add(tar, "._00.png", b"a resource fork")
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    address = ("127.0.0.1", 0)
+    with http.server.ThreadingHTTPServer(address, functools.partial(Handler, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def run(location: str, path: Path, **options: LocalEngine) -> dict:
+    generate(find_sources(location), Halves(), path, "set", progress=False, **options)
+    return content(path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_all_sources_give_the_same_cache(folder: Path, tmp_path: Path, server: str, workers: int) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), f"/{tmp_path.name}", recursive=True)
+    locations = [f"{tmp_path}/{{000..001}}.tar", f"{tmp_path}/*.tar", f"file://{folder}", f"{server}/{{000..001}}.tar"]
+    locations += [f"{server}/images"] + ([] if workers else [f"memory://{tmp_path.name}"])  # of one process only
+    expected = run(str(folder), tmp_path / "cache")
+    for number, location in enumerate(locations):
+        assert run(location, tmp_path / f"cache {number}", engine=LocalEngine(workers=workers)) == expected, location
+
+
+def test_resume_skips_finished_images_of_a_tar(folder: Path, tmp_path: Path) -> None:
+    first, second = (TarShard(str(tmp_path / f"{number:03}.tar")) for number in range(2))
+    generate([first], Halves(), tmp_path / "cache", "set", progress=False)
+    generator = Halves()
+    generate([first, second], generator, tmp_path / "cache", "set", progress=False)
+    assert generator.calls == 5
+    assert len(PatchCache(tmp_path / "cache")) == 10
+
+
+def test_damaged_tar_is_reported_after_all_others(folder: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "000.tar"
+    damaged.write_bytes(damaged.read_bytes()[:3500])
+    with pytest.raises(SourceError, match=r"1 images or tar shards were not read, .*000\.tar cannot be read"):
+        run(f"{tmp_path}/{{000..001}}.tar", tmp_path / "cache")
+    assert "09" in PatchCache(tmp_path / "cache")
+
+
+def test_members_without_a_valid_key(tmp_path: Path) -> None:
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            add(tar, "./sub/a.png", png(1))
+            add(tar, "../b.png", png(1))
+    found = list(read_sources([TarShard(str(tmp_path / f"{number}.tar")) for number in range(2)], lambda key: False))
+    assert isinstance(found[0], EncodedImage)
+    assert found[0].key == "sub/a"
+    assert found[0].read().shape == (8, 16, 3)
+    assert "cannot be a key" in str(found[1])
+    assert "1.tar/sub/a.png: another image has the key 'sub/a'" in str(found[2])
+
+
+def test_locations_without_images(folder: Path, tmp_path: Path, server: str) -> None:
+    for location, error in {
+        f"{tmp_path}/x*.tar": "no tar files match",
+        f"{server}/none": "cannot be listed|no images in",
+        "nothing://x": "nothing://x cannot be read: Protocol not known",
+        "s3://bucket/x": "s3fs",
+        f"{tmp_path}/absent": "is not a folder",
+    }.items():
+        with pytest.raises(SourceError, match=error):
+            find_sources(location)
+    with pytest.raises(SourceError, match=r"absent\.tar cannot be read"):
+        list(TarShard(f"{tmp_path}/absent.tar").members({".png"}))
+    with pytest.raises(ImageError, match=r"absent\.png cannot be read"):
+        EncodedImage("absent", f"{server}/absent.png").read()
+
+
+def test_braces() -> None:
+    assert expand_braces("a{09..11}b{x,y}.tar") == [f"a{n}b{c}.tar" for n in ("09", "10", "11") for c in "xy"]
+    assert expand_braces("plain.tar") == ["plain.tar"]

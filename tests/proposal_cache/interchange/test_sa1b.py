@@ -1,0 +1,86 @@
+"""Import of SA-1B."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from proposal_cache import PatchCache, Patches, rle
+from proposal_cache.interchange.coco import InterchangeError
+from proposal_cache.interchange.sa1b import import_sa1b, read_sa1b
+from tests.proposal_cache.tool import SIZE, error_of, halves, run
+
+
+def annotation(counts: bytes, **changes: Any) -> dict[str, Any]:
+    """One mask as SA-1B stores it."""
+    return {
+        "segmentation": rle.to_json(counts, *SIZE),
+        "bbox": [0, 0, 5, 12],
+        "area": 60,
+        "predicted_iou": 0.75,
+        "stability_score": 0.5,
+        "crop_box": [0, 0, SIZE[1], SIZE[0]],
+        "point_coords": [[2.0, 3.0]],
+        "id": 1,
+    } | changes
+
+
+def sample(patches: Patches, **image: Any) -> dict[str, Any]:
+    size = {"image_id": 7, "height": SIZE[0], "width": SIZE[1], "file_name": "sa_7.jpg"}
+    return {"image": size | image, "annotations": [annotation(counts) for counts in patches.rles]}
+
+
+def test_folder_of_json_files(tmp_path: Path) -> None:
+    source = tmp_path / "sa1b"
+    (source / "sub").mkdir(parents=True)
+    (source / "sa_7.json").write_text(json.dumps(sample(halves(5))))
+    (source / "sub/sa_8.json").write_text(json.dumps(sample(halves(0))))  # whose first mask is empty
+    (source / "sa_9.json").write_text("{")
+    assert run("import", source, "--format", "sa1b", "--output", tmp_path / "cache") == 0
+    cache = PatchCache(tmp_path / "cache")
+    assert list(cache) == ["sa_7", "sub/sa_8"]
+    assert cache["sa_7"].rles == halves(5).rles
+    assert cache["sa_7"].predicted_iou.tolist() == [0.75, 0.75]
+    assert cache["sa_7"].stability_score.tolist() == [0.5, 0.5]
+    assert len(cache["sub/sa_8"]) == 1
+    assert "not a json of SA-1B" in cache.manifest.failures["sa_9"]
+    assert cache.manifest.generators[0]["name"] == "sa1b"
+
+
+def test_tar_files_of_the_release(tmp_path: Path) -> None:
+    for number in range(2):
+        content = json.dumps(sample(halves(5))).encode()
+        with tarfile.open(tmp_path / f"sa_00000{number}.tar", "w") as tar:
+            for suffix in ("jpg", "json"):
+                member = tarfile.TarInfo(f"./sa_{number}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    import_sa1b(f"{tmp_path}/sa_{{000000..000001}}.tar", tmp_path / "cache", "sa1b")
+    assert list(PatchCache(tmp_path / "cache")) == ["sa_0", "sa_1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"image": {}}, "KeyError"),
+        ({"image": {"height": 12, "width": True}}, "image size 12 x True is invalid"),
+        ({"annotations": [annotation(b"xxx")]}, "not a json of SA-1B"),
+        (
+            {"annotations": [annotation(halves(5).rles[0], predicted_iou="good")]},
+            "predicted_iou 'good' is not a finite",
+        ),
+        ({"annotations": [annotation(halves(5).rles[0], segmentation={"size": [1, 1], "counts": "1"})]}, "has size"),
+    ],
+)
+def test_invalid_content(changes: dict[str, Any], error: str) -> None:
+    with pytest.raises(InterchangeError, match=error):
+        read_sa1b(json.dumps(sample(halves(5)) | changes).encode())
+    assert len(read_sa1b(json.dumps(sample(Patches.from_masks(np.zeros((0, *SIZE), bool)))).encode())) == 0
+
+
+def test_location_without_json_files(tmp_path: Path) -> None:
+    assert "no json files in" in error_of("import", tmp_path, "--format", "sa1b", "--output", tmp_path / "cache")
