@@ -1,4 +1,4 @@
-"""Each fault of a dataset is named with its file, and a sound one passes; then patches and training need no Python."""
+"""scripts/check_dataset.py on valid and invalid datasets, and the whole path from a yaml to results."""
 
 import json
 import re
@@ -30,7 +30,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.fixture
 def beach(tmp_path, monkeypatch):
-    """The folder of a sound dataset, not registered yet."""
+    """Folder of a valid dataset that is not registered."""
     monkeypatch.setenv(VARIABLE, "")
     before = set(DatasetCatalog)
     yield write_data(tmp_path / "beach").parent
@@ -40,7 +40,7 @@ def beach(tmp_path, monkeypatch):
 
 
 def run(script, monkeypatch, *arguments):
-    """The exit status: 0, 1 or a message."""
+    """Run a script; return its exit status: 0, 1 or a message."""
     monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
     try:
         script.main()
@@ -49,7 +49,7 @@ def run(script, monkeypatch, *arguments):
     return 0
 
 
-def test_a_sound_dataset(beach, tmp_path, monkeypatch, capsys):
+def test_valid_dataset(beach, tmp_path, monkeypatch, capsys):
     where = ("--output", tmp_path / "out", "--workers", "2")
     assert (
         run(check_dataset, monkeypatch, "--register", beach / "beach.yaml", "--register", beach / "kites.yaml", *where)
@@ -90,14 +90,14 @@ def double(content):
 
 
 def double_as_boat(content):
-    """Draws the first instance again, in another category."""
+    """Add a copy of the first instance with another category."""
     content["categories"].append({"id": 8, "name": "boat"})
     double(content)
     content["annotations"][-1]["category_id"] = 8
 
 
 def lengthen(content):
-    """Another kite, of which the first is a part."""
+    """Add a kite that contains the first one."""
     double(content)
     box = {"segmentation": [[10, 8, 50, 8, 50, 20, 10, 20]], "bbox": [10, 8, 40, 12], "area": 480}
     content["annotations"][-1].update(box)
@@ -134,14 +134,14 @@ def ghost(content):
 
 
 BROKEN = {
-    "no image": (lambda f: (f / "images/one.jpg").unlink(), "own_instances", r"one\.jpg: the image is not there"),
+    "no image": (lambda f: (f / "images/one.jpg").unlink(), "own_instances", r"one\.jpg: the image is missing"),
     "half an image": (
         lambda f: (f / "images/one.jpg").write_bytes((f / "images/one.jpg").read_bytes()[:300]),
         "own_labels",
         r"one\.jpg: the image cannot be read",
     ),
     "no label map": (lambda f: (f / "labels/one.png").unlink(), "own_labels", r"one\.png: the ground truth is missing"),
-    "unknown label": (lambda f: paint(f / "labels/one.png", 7), "own_labels", r"one\.png: holds the labels \[7\]"),
+    "unknown label": (lambda f: paint(f / "labels/one.png", 7), "own_labels", r"one\.png: has the labels \[7\]"),
     "another size": (
         lambda f: Image.new("L", (9, 9)).save(f / "labels/one.png"),
         "own_labels",
@@ -150,12 +150,12 @@ BROKEN = {
     "wrong size in the json": (
         lambda f: edit(f / "instances.json", wrong_height),
         "own_instances",
-        r"one\.jpg: is 40 x 60 pixels .* listed as \(41, 60\)",
+        r"one\.jpg: is 40 x 60 pixels .* the dataset lists \(41, 60\)",
     ),
     "box outside": (
         lambda f: edit(f / "instances.json", break_box),
         "own_instances",
-        r"one\.jpg: the box \[50, 8, 20, 12\].*does not lie in the image, which is 60 x 40",
+        r"one\.jpg: the box \[50, 8, 20, 12\].*exceeds the image, which is 60 x 40",
     ),
     "no polygon": (
         lambda f: edit(f / "instances.json", break_polygon),
@@ -165,12 +165,12 @@ BROKEN = {
     "drawn twice": (
         lambda f: edit(f / "instances.json", double),
         "own_instances",
-        r"one\.jpg: two instances of class 0 are the same to 100%, around \[10, 8, 30, 20\]",
+        r"one\.jpg: two instances of class 0 overlap with an IoU of 100%, at \[10, 8, 30, 20\]",
     ),
     "an image that is not annotated": (
         lambda f: edit(f / "panoptic.json", add_image),
         "own_panoptic",
-        r"panoptic\.json: image three\.jpg has no annotation, so that it would be left out",
+        r"panoptic\.json: image three\.jpg has no annotation, so it would be skipped",
     ),
     "other ids of images in the two jsons": (
         lambda f: edit(f / "panoptic.json", renumber),
@@ -206,7 +206,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_each_fault_is_named(beach, tmp_path, monkeypatch, capsys, fault):
+def test_each_error_is_reported(beach, tmp_path, monkeypatch, capsys, fault):
     breaks, name, message = BROKEN[fault]
     breaks(beach)
     files = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
@@ -216,14 +216,14 @@ def test_each_fault_is_named(beach, tmp_path, monkeypatch, capsys, fault):
     assert any(re.search(message, problem) for problem in problems), problems
 
 
-def test_an_object_in_two_classes(beach, tmp_path, monkeypatch, capsys):
+def test_object_with_two_classes(beach, tmp_path, monkeypatch, capsys):
     edit(beach / "instances.json", double_as_boat)
     assert run(check_dataset, monkeypatch, "--register", beach / "kites.yaml", "--output", tmp_path / "out") == 1
-    said = "one.jpg: an instance of class 0 and one of class 1 are the same to 100%, around [10, 8, 30, 20]"
+    said = "one.jpg: an instance of class 0 and one of class 1 overlap with an IoU of 100%, at [10, 8, 30, 20]"
     assert said in capsys.readouterr().out
 
 
-def test_images_are_looked_at_upright_and_must_have_8_bits(beach, tmp_path, monkeypatch, capsys):
+def test_exif_orientation_and_16_bit_images(beach, tmp_path, monkeypatch, capsys):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 60)).save(beach / "images" / "turned.jpg", exif=exif)
@@ -236,7 +236,7 @@ def test_images_are_looked_at_upright_and_must_have_8_bits(beach, tmp_path, monk
     assert "deep.png: the image cannot be read (it has more than 8 bits per channel" in capsys.readouterr().out
 
 
-def test_classes_that_never_occur_are_a_remark(beach, tmp_path, monkeypatch, capsys):
+def test_unused_class_is_a_remark(beach, tmp_path, monkeypatch, capsys):
     content = yaml.safe_load((beach / "beach.yaml").read_text())
     content["classes"] += ", boat"
     del content["splits"]["own_panoptic"]
@@ -245,7 +245,7 @@ def test_classes_that_never_occur_are_a_remark(beach, tmp_path, monkeypatch, cap
     assert "own_labels: boat: never occurs" in capsys.readouterr().out
 
 
-def test_what_may_be_meant_so_is_a_remark(beach, tmp_path, monkeypatch, capsys):
+def test_remarks(beach, tmp_path, monkeypatch, capsys):
     edit(beach / "instances.json", lengthen)
     Image.new("L", (60, 40)).save(beach / "labels" / "three.png")
     content = yaml.safe_load((beach / "beach.yaml").read_text())
@@ -254,14 +254,14 @@ def test_what_may_be_meant_so_is_a_remark(beach, tmp_path, monkeypatch, capsys):
     files = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
     assert run(check_dataset, monkeypatch, *files, "--output", tmp_path / "out") == 0
     out = capsys.readouterr().out
-    overlap = f"1 instances lie to more than 50% in another of their class, in 1 images: {beach / 'images/one.jpg'}"
+    overlap = f"1 instances are more than 50% inside another of their class, in 1 images: {beach / 'images/one.jpg'}"
     assert f"own_instances: {overlap}" in out
-    assert f"own_labels: 1 label maps have no image of their name: {beach / 'labels/three.png'}" in out
-    words = "1 categories have other words in classes: 'dragon' is asked for as 'kite'"
+    assert f"own_labels: 1 label maps have no image with the same name: {beach / 'labels/three.png'}" in out
+    words = "1 categories have other words in classes: 'dragon' has the words 'kite'"
     assert f"own_panoptic: {beach / 'panoptic.json'}: {words}" in out
 
 
-def test_records_without_ids_as_detectron2s_semantic_ones(beach, tmp_path, monkeypatch, capsys):
+def test_records_without_image_ids(beach, tmp_path, monkeypatch, capsys):
     register_files([beach / "beach.yaml"])
     records = [{k: v for k, v in r.items() if k != "image_id"} for r in DatasetCatalog.get("own_labels")]
     DatasetCatalog.remove("own_labels")
@@ -270,7 +270,7 @@ def test_records_without_ids_as_detectron2s_semantic_ones(beach, tmp_path, monke
     assert "own_labels: 2 images, 0 problems" in capsys.readouterr().out
 
 
-def test_what_cannot_be_checked_is_said(beach, tmp_path, monkeypatch):
+def test_unknown_datasets_and_files(beach, tmp_path, monkeypatch):
     assert "name datasets to check" in run(check_dataset, monkeypatch)
     assert "there is no dataset 'beech'" in run(check_dataset, monkeypatch, "beech", "--output", tmp_path)
     assert "gone.yaml" in run(check_dataset, monkeypatch, "--register", tmp_path / "gone.yaml")
@@ -284,8 +284,8 @@ def small(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def test_from_a_yaml_to_figures(beach, tmp_path, monkeypatch, capsys):
-    """Check, patches, training with its evaluation: the three commands of docs/datasets.md."""
+def test_from_a_yaml_to_results(beach, tmp_path, monkeypatch, capsys):
+    """Check, patch generation and training with evaluation: the commands of docs/datasets.md."""
     register = ("--register", beach / "beach.yaml")
     patches = beach / "patches"
     options = ("--dataset", "own_labels", "--generator", "regions", "--parts", "20", "--output", patches)
@@ -301,7 +301,7 @@ def test_from_a_yaml_to_figures(beach, tmp_path, monkeypatch, capsys):
     trainer.train()
     trained = trainer._last_eval_results["sem_seg"]["mIoU"]
     del keys[:2]  # whoever only evaluates need not name what was trained on
-    with pytest.raises(DataError, match="DATASETS.TRAIN names no dataset"):
+    with pytest.raises(DataError, match="DATASETS.TRAIN is empty"):
         Trainer(load_config(default_argument_parser().parse_args(["--config-file", config, *keys])))
     weights = tmp_path / "run" / "model_final.pth"
     cfg = small(load_config(default_argument_parser().parse_args(["--config-file", config, *keys])))
@@ -318,5 +318,5 @@ def test_from_a_yaml_to_figures(beach, tmp_path, monkeypatch, capsys):
     Image.new("L", (50, 40)).save(beach / "labels" / "three.png")
     capsys.readouterr()
     assert run(check_dataset, monkeypatch, *register, "own_labels", "--output", tmp_path / "out") == 1
-    said = f"repeat the command that made it, which makes what is missing (python -m proposal_cache info {patches} "
+    said = "repeat the command that made it, which generates the missing patches only "
     assert f"no patches of 'three'; {said}" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A json of which anything is missing is read to its end: each fault is named, and what follows it too."""
+"""All errors of a json are reported, not only the first."""
 
 import pytest
 
@@ -8,7 +8,7 @@ __all__ = ["beach"]  # a fixture
 
 
 def drop(which, *keys):
-    """Takes keys out of the json's first entry of a list, or, without keys, the list itself."""
+    """Remove keys from the first entry of a list or, without keys, the list itself."""
 
     def change(content):
         for key in keys:
@@ -22,21 +22,24 @@ def drop(which, *keys):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (drop("annotations"), "instances.json: has no annotations, a list of objects"),
-        (drop("images"), "instances.json: has no images, a list of objects"),
+        (drop("annotations"), "instances.json: has no annotations, which is a list of objects"),
+        (drop("images"), "instances.json: has no images, which is a list of objects"),
         (put("images", "id", 1), "instances.json: 2 images have the id 1"),
         (drop("images", "id", "width"), "instances.json: image one.jpg has no id and no width"),
         (drop("annotations", "id"), "annotation number 1 has no id, which COCO's evaluation needs"),
         (drop("annotations", "image_id", "category_id"), "annotation 1 has no image_id and no category_id"),
         (put("annotations", "category_id", 8), "annotation 1 has the category_id 8, which is not in its categories"),
         (put("annotations", "image_id", 8), "annotation 1 has the image_id 8, which is not in its images"),
-        (put("annotations", "segmentation", [10, 8, 30, 8, 30, 20]), "annotation 1 has a segmentation that is no list"),
+        (
+            put("annotations", "segmentation", [10, 8, 30, 8, 30, 20]),
+            "annotation 1 has a segmentation that is not",
+        ),
         (put("annotations", "segmentation", {"size": [40, 60]}), "annotation 1 has an RLE without size or without"),
         (put("annotations", "bbox", []), "annotation 1 has no bbox"),
         (put("annotations", "id", [1]), "annotation number 1 has no id"),
     ],
 )
-def test_a_faulty_instance_json_is_read_to_its_end(beach, tmp_path, monkeypatch, capsys, fault, message):
+def test_errors_of_an_instance_json(beach, tmp_path, monkeypatch, capsys, fault, message):
     edit(beach / "instances.json", fault)
     edit(beach / "instances.json", lambda content: content.get("annotations", [{}])[-1].pop("area", None))
     assert run(check_dataset, monkeypatch, "--register", beach / "kites.yaml", "--output", tmp_path / "out") == 1
@@ -48,7 +51,7 @@ def test_a_faulty_instance_json_is_read_to_its_end(beach, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (drop("annotations"), "panoptic.json: has no annotations, a list of objects"),
+        (drop("annotations"), "panoptic.json: has no annotations, which is a list of objects"),
         (drop("annotations", "image_id"), "panoptic.json: annotation 0.png has no image_id"),
         (drop("annotations", "file_name"), "panoptic.json: annotation number 1 has no file_name"),
         (drop("annotations", "segments_info"), "panoptic.json: annotation 0.png has no segments_info"),
@@ -59,7 +62,7 @@ def test_a_faulty_instance_json_is_read_to_its_end(beach, tmp_path, monkeypatch,
         ),
     ],
 )
-def test_a_faulty_panoptic_json_is_read_to_its_end(beach, tmp_path, monkeypatch, capsys, fault, message):
+def test_errors_of_a_panoptic_json(beach, tmp_path, monkeypatch, capsys, fault, message):
     edit(beach / "panoptic.json", fault)
     edit(beach / "panoptic.json", add_image)
     where = ("--register", beach / "beach.yaml", "own_panoptic", "--output", tmp_path / "out")
@@ -70,7 +73,7 @@ def test_a_faulty_panoptic_json_is_read_to_its_end(beach, tmp_path, monkeypatch,
 
 
 def forget(*keys):
-    """Takes something out of every annotation, segment and category."""
+    """Remove a key from every annotation, segment and category."""
 
     def change(content):
         for annotation in content["annotations"]:
@@ -90,10 +93,10 @@ def forget(*keys):
         ("area", "annotation 1 has no area, which COCO's evaluation needs"),
         ("iscrowd", "annotation 1 has no iscrowd"),
         ("isthing", "has no isthing"),
-        ("name", "needs categories, each with an id and a name"),
+        ("name", "categories need distinct ids"),
     ],
 )
-def test_what_evaluation_would_miss_is_said(beach, tmp_path, monkeypatch, capsys, key, message):
+def test_missing_keys_that_evaluation_needs(beach, tmp_path, monkeypatch, capsys, key, message):
     name = "panoptic.json" if key == "isthing" else "instances.json"
     edit(beach / name, forget(key))
     yamls = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
