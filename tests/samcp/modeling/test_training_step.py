@@ -109,6 +109,7 @@ def test_no_batch_statistics_are_trained(toy_vocabulary: str, base: str) -> None
             *("MODEL.DEVICE", "cpu", "DATASETS.TRAIN", (toy_vocabulary,), "MODEL.TIMM.WEIGHTS", ""),
             *("MODEL.SWIN.WEIGHTS", "", "MODEL.SWIN.EMBED_DIM", 12, "MODEL.SWIN.NUM_HEADS", [1, 2, 3, 4]),
             *("MODEL.SWIN.DEPTHS", [1, 1, 1, 1], "MODEL.SAMCP.ENC_LAYERS", 1, "MODEL.SAMCP.DEC_LAYERS", 1),
+            *("MODEL.SAMCP.TEXT.ENCODER", "learned"),
         ]
     )
     norms = [m for m in SAMCP(cfg).train().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
