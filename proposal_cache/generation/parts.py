@@ -89,12 +89,12 @@ def finish_part(cache: Path, part: Part, sources: Sequence[Source]) -> bool:
         part: whose images are done.
         sources: those of all parts. Each part takes its share by position, so all must be given the same.
     """
-    outline = {"sources": len(sources), "sha256": hashlib.sha256("\n".join(map(_name, sources)).encode()).hexdigest()}
-    write_durably(_path(cache, part), json.dumps(outline).encode())
+    record = {"sources": len(sources), "sha256": hashlib.sha256("\n".join(map(_name, sources)).encode()).hexdigest()}
+    write_durably(_path(cache, part), json.dumps(record).encode())
     marks = _marks(cache, part.count)
     if len(marks) < part.count:
         return False
-    other = sorted(index for index, mark in marks.items() if mark != outline)
+    other = sorted(index for index, mark in marks.items() if mark != record)
     if other:
         print(
             f"warning: part {other[0]}/{part.count} was given {marks[other[0]]['sources']} sources, "

@@ -117,7 +117,7 @@ def generate(
     start_part(Path(output), part)
     with CacheWriter(output, example.describe(), dataset, shard_size, rank=part.index, ranks=part.count) as writer:
         if part.count == 1:
-            writer.adopt_all()
+            writer.commit_staged()
         unread = _run(engine, part.share(sources), writer, _bar(dataset, part, progress))
     if unread:
         raise SourceError(f"{len(unread)} images or tar shards were not read, the first one: {unread[0]}")

@@ -130,7 +130,7 @@ class CacheWriter:
         check_key(key)
         record_failure(self.path, self.rank, key, reason)
 
-    def adopt(self, staged: Path) -> None:
+    def commit(self, staged: Path) -> None:
         """Move a shard written by `stage_shard` into the cache; images that are in the cache already are dropped.
 
         Raises:
@@ -151,12 +151,12 @@ class CacheWriter:
         self.flush()
         remove(staged)
 
-    def adopt_all(self) -> None:
-        """Adopt the shards that an interrupted run has staged and not moved into the cache."""
+    def commit_staged(self) -> None:
+        """Commit the shards that an interrupted run has staged and not moved into the cache."""
         folder = self.path / STAGED
         for path in list_directory(folder) if folder.is_dir() else []:
             if path.suffix == ".h5":
-                self.adopt(path)
+                self.commit(path)
 
     def flush(self) -> None:
         """Write the open shard now."""
@@ -188,7 +188,7 @@ class CacheWriter:
 
 
 def stage_shard(cache: Path, images: Iterable[tuple[str, Patches]], generators: int) -> Path:
-    """Write a shard beside a cache that another process is writing, which then passes it to `CacheWriter.adopt`.
+    """Write a shard beside a cache that another process is writing, which then passes it to `CacheWriter.commit`.
 
     Args:
         cache: directory of the cache.

@@ -78,9 +78,9 @@ class RayEngine:
             for batch in self._dataset(sources, writer).iter_batches(batch_size=None, batch_format="pyarrow"):
                 for shard in batch.to_pylist():
                     if shard["file"]:
-                        writer.adopt(writer.path / STAGED / shard["file"])
+                        writer.commit(writer.path / STAGED / shard["file"])
                     yield from pickle.loads(shard["outcomes"])
-            writer.adopt_all()
+            writer.commit_staged()
             with suppress(OSError):
                 (writer.path / STAGED).rmdir()
         except (ray.exceptions.RayError, ConnectionError) as error:

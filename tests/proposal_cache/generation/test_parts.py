@@ -101,7 +101,7 @@ def test_image_staged_twice_is_committed_once(tmp_path: Path) -> None:
             for width, keys in enumerate(("ab", "ab", "bc"), 1)
         ]
         for shard in staged:
-            writer.adopt(shard)
+            writer.commit(shard)
             assert not shard.exists()
     cache = PatchCache(path)
     assert {key: found.width for key, found in cache.items()} == {"a": 1, "b": 1, "c": 3}

@@ -1,5 +1,7 @@
 """Generation on a Ray cluster of three simulated nodes, one of which is killed while another joins."""
 
+import pickle
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +14,10 @@ import numpy as np
 import pytest
 
 from proposal_cache import Patches
-from proposal_cache.generation.engines.ray import RayEngine
+from proposal_cache.generation.engines.ray import RayEngine, _hashes, _read, _table
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
+from proposal_cache.generation.streams import TarShard
 from tests.proposal_cache.generation.fake_generators import Fails, content, write_images
 
 pytestmark = pytest.mark.slow
@@ -59,6 +62,17 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def test_read_task_skips_finished_images_of_a_tar(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", 3)
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.add(folder, "")
+    sources = _table(source=[pickle.dumps(source) for source in (*from_folder(folder), TarShard(f"{tmp_path}/0.tar"))])
+    tables = list(_read(sources, _hashes({"00", "02"})))
+    images = [pickle.loads(data) for table in tables for data in table["image"].to_pylist()]
+    assert [image.key for image in images] == ["00", "01", "02", "01"]  # all files, and one member of the tar
+    assert all(image.data for image in images)
 
 
 def test_one_node_is_killed_and_another_joins(cluster: Any, tmp_path: Path) -> None:
