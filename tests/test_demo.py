@@ -69,4 +69,4 @@ def test_other_scenes_in_the_same_folder_are_refused_with_a_message(demo):
     refused = run_demo(folder, "--train", "5", "--val", "2")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: ")
-    assert "name another folder" in refused.stderr
+    assert "another folder" in refused.stderr

@@ -45,7 +45,7 @@ def segment(arguments: argparse.Namespace) -> None:
     if missing:
         raise ValueError(
             f"{arguments.patches} lacks {len(missing)} of {len(images)} images, {missing[0]} for one; repeat the "
-            "command that made it, which makes those that are missing (`python -m proposal_cache info "
+            "command that made it, which makes those that are missing (`proposal-cache info "
             f"{arguments.patches}` tells its dataset and generator)"
         )
     sizes = _check_sizes(images, cache)

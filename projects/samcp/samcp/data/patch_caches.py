@@ -130,7 +130,7 @@ def generate_command(dataset: str, path: str) -> str:
 def _complete(path: str) -> str:
     return (
         "repeat the command that made it, which generates the missing patches only "
-        f"(python -m proposal_cache info {path} prints its dataset, generator and options)"
+        f"(proposal-cache info {path} prints its dataset, generator and options)"
     )
 
 
