@@ -94,7 +94,7 @@ def test_what_is_no_model_file_is_refused(checkpoint: Path, tmp_path: Path) -> N
 
 def test_config_of_another_version(checkpoint: Path) -> None:
     text = ModelFile.of_checkpoint(checkpoint).config
-    with pytest.raises(CheckpointError, match=r"does not fit this version .*MODEL.SAMCP.GONE"):
+    with pytest.raises(CheckpointError, match=r"unknown to this version .*MODEL.SAMCP.GONE"):
         parse_config(text.replace("HIDDEN_DIM: 48", "HIDDEN_DIM: 48\n    GONE: 1"))
 
 

@@ -39,7 +39,7 @@ class ScoreFusion:
     def __init__(self, *, clip_weight: float, clip_weight_unseen: float, rule: str) -> None:
         for name, value in (("clip_weight", clip_weight), ("clip_weight_unseen", clip_weight_unseen)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; it must be from 0 to 1")
+                raise ValueError(f"{name} is {value}; it must be between 0 and 1")
         if rule not in FUSION_RULES:
             raise ValueError(f"rule is {rule!r}; choose {' or '.join(map(repr, FUSION_RULES))}")
         self.clip_weight, self.clip_weight_unseen, self.rule = clip_weight, clip_weight_unseen, rule
