@@ -183,7 +183,11 @@ def test_the_figures_end_in_one_table(toy, tmp_path, caplog):
         ((), {"MODEL__SAMCP__TEST__MERGE": "Max"}, r"TEST.MERGE is 'Max'; choose"),
         ((), {"MODEL__SAMCP__DEC_LAYERS": 0}, r"DEC_LAYERS is 0"),
         ((), {"MODEL__SAMCP__HIDDEN_DIM": 30}, r"HIDDEN_DIM \(30\) is not a multiple of MODEL.SAMCP.NHEADS"),
-        ((), {"MODEL__SAMCP__OPEN_VOCABULARY__KAPPA": 1.5}, r"OPEN_VOCABULARY.KAPPA is 1.5; it must be between 0 and 1"),
+        (
+            (),
+            {"MODEL__SAMCP__OPEN_VOCABULARY__KAPPA": 1.5},
+            r"OPEN_VOCABULARY.KAPPA is 1.5; it must be between 0 and 1",
+        ),
         ((), {"MODEL__SAMCP__IN_FEATURES": "['p9']"}, r"IN_FEATURES.*p9"),
         ((), {"SOLVER__AMP__ENABLED": True}, r"SOLVER.AMP.ENABLED needs a GPU"),
         (("--eval-only",), {}, r"--eval-only needs a checkpoint"),

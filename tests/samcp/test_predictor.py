@@ -221,7 +221,7 @@ class TestBadInput:
             Predictor.from_config(config())
 
     def test_no_checkpoint(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"gone.pth: there is no such"):
+        with pytest.raises(CheckpointError, match=r"gone.pth: no such checkpoint"):
             Predictor.load(tmp_path / "gone.pth")
 
     def test_patches_of_another_image(self, predictor, scene, images):
