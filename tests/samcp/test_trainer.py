@@ -15,5 +15,5 @@ def test_instance_queries_where_nothing_is_a_thing(classes, queries, warned, cap
     cfg.MODEL.SAMCP.INSTANCE_QUERIES = queries
     model = torch.nn.Identity()
     model.vocabulary = Vocabulary.parse(classes)
-    trainer._warn_of_queries_for_nothing(cfg, model)
-    assert sum("semantic.yaml does without" in message for message in caplog.messages) == warned
+    trainer._warn_about_unused_instance_queries(cfg, model)
+    assert sum("no thing classes" in message for message in caplog.messages) == warned

@@ -63,12 +63,12 @@ def test_keeps_weights_config_and_vocabulary_and_drops_the_rest(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no such"),
-        (b"nonsense", "is not a checkpoint of this project"),
-        ({"weight": torch.ones(2)}, "is not a checkpoint of this project"),
+        (None, "no such checkpoint"),
+        (b"nonsense", "not a checkpoint of this project"),
+        ({"weight": torch.ones(2)}, "not a checkpoint of this project"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: object, message: str) -> None:
+def test_rejects_other_files(tmp_path: Path, content: object, message: str) -> None:
     path = tmp_path / "model.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -81,20 +81,20 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: object, messa
 def test_what_is_no_model_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    with pytest.raises(CheckpointError, match=r"model\.pt: a model file is called \*\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"model\.pt: the name of a model file must end with \.safetensors"):
         ModelFile.of_checkpoint(checkpoint).save(tmp_path / "model.pt")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.ones(1)}, foreign)
-    with pytest.raises(CheckpointError, match=r"foreign\.safetensors: has no samcp\.config and samcp\.vocabulary"):
+    with pytest.raises(CheckpointError, match=r"foreign\.safetensors: no samcp\.config and samcp\.vocabulary"):
         ModelFile.load(foreign)
     foreign.write_bytes(foreign.read_bytes()[:20])
-    with pytest.raises(CheckpointError, match=r"foreign\.safetensors: is no safetensors file, or a damaged one"):
+    with pytest.raises(CheckpointError, match=r"foreign\.safetensors: not a safetensors file, or damaged"):
         ModelFile.load(foreign)
 
 
 def test_config_of_another_version(checkpoint: Path) -> None:
     text = ModelFile.of_checkpoint(checkpoint).config
-    with pytest.raises(CheckpointError, match=r"does not fit this version .*MODEL.SAMCP.GONE"):
+    with pytest.raises(CheckpointError, match=r"unknown to this version .*MODEL.SAMCP.GONE"):
         parse_config(text.replace("HIDDEN_DIM: 48", "HIDDEN_DIM: 48\n    GONE: 1"))
 
 
@@ -210,9 +210,9 @@ def test_a_released_model_is_converted_whole(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"decoder.norm.weight": None}, "lacks 1 tensors of the config's model: decoder.norm.weight"),
-        ({"decoder.norm.weight": torch.zeros(3)}, "has other shapes of 1 tensors .*: decoder.norm.weight"),
-        ({"decoder.layers.9.norms.0.bias": torch.zeros(3)}, "has in addition 1 tensors .*: decoder.layers.9"),
+        ({"decoder.norm.weight": None}, "1 tensors missing for the config's model: decoder.norm.weight"),
+        ({"decoder.norm.weight": torch.zeros(3)}, "1 tensors with other shapes .*: decoder.norm.weight"),
+        ({"decoder.layers.9.norms.0.bias": torch.zeros(3)}, "1 tensors unexpected .*: decoder.layers.9"),
         ({"head.weight": torch.zeros(3)}, "1 names are not of the released SamCP model: head.weight"),
     ],
 )

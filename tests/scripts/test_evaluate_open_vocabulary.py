@@ -16,7 +16,7 @@ from samcp.commands.evaluate_open_vocabulary import evaluate_all, make_table
 from samcp.config import load_config
 from samcp.data.datasets.catalog import register, unregister
 from samcp.errors import CheckpointError, UsageError
-from samcp.trainer import Trainer, asked_for_classes_of
+from samcp.trainer import Trainer, use_vocabulary_of
 from tests.tiny_clip import make_tiny_clip
 from tests.toy_datasets import panoptic_dataset
 
@@ -142,16 +142,16 @@ def test_several_datasets_in_one_config(folder, tmp_path):
     ] == "both, ov_abroad, kappa 0.0"
 
 
-def test_things_that_are_asked_for_as_stuff_are_warned_of(folder, caplog):
+def test_things_evaluated_as_stuff_log_a_warning(folder, caplog):
     model = Trainer.build_model(
         load_config(default_argument_parser().parse_args(["--config-file", str(folder / "at_home.yaml")]))
     )
     with unlabelled("ov_semantic", ("disc", "grass")):
         for which, count in (("all", 0), ("stuff", 1)):
             model.semantic_queries = which
-            with asked_for_classes_of("ov_semantic", model):
+            with use_vocabulary_of("ov_semantic", model):
                 pass
-            assert sum("1 things that the model has learned as such, disc" in m for m in caplog.messages) == count
+            assert sum("1 classes, such as disc, are stuff in ov_semantic" in m for m in caplog.messages) == count
 
 
 @contextmanager

@@ -108,14 +108,14 @@ def test_what_is_missing_is_said(synthetic: Synthetic, tmp_path: Path, monkeypat
     with pytest.raises(SystemExit, match=r"lacks 1 of 1 images, beach for one; repeat the command that made it"):
         run(monkeypatch, "--weights", tmp_path / "no.pth", "--images", tmp_path / "photos", *where)
     where = ("--images", synthetic.folder / "val", *where)
-    with pytest.raises(SystemExit, match=r"error: .*no\.pth: there is no such checkpoint"):
+    with pytest.raises(SystemExit, match=r"error: .*no\.pth: no such checkpoint"):
         run(monkeypatch, "--weights", tmp_path / "no.pth", *where)
     weights = save_model(tmp_path)
-    with pytest.raises(SystemExit, match=r"error: device 'what' cannot be used here; try cpu"):
+    with pytest.raises(SystemExit, match=r"error: device 'what' is not available; try cpu"):
         run(monkeypatch, "--weights", weights, *where, "--device", "what")
     with pytest.raises(SystemExit, match=r"error: .*Not a directory"):
         run(monkeypatch, "--weights", weights, *where[:-1], weights / "out")
-    with pytest.raises(SystemExit, match=r"error: .*has learned the classes .*, and no kite"):
+    with pytest.raises(SystemExit, match=r"error: .*has learned the classes .*, not kite"):
         run(monkeypatch, "--weights", weights, *where, "--vocabulary", "kite")
     with pytest.raises(SystemExit, match=r"error: .*vocabulary ''"):  # as of a shell's variable that is not set
         run(monkeypatch, "--weights", weights, *where, "--vocabulary", "")

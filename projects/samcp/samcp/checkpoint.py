@@ -1,4 +1,4 @@
-"""Detectron2's checkpoints, which say what is wrong with them and carry their config."""
+"""Checkpointer that saves the config, checks that weights match the model, and reports errors clearly."""
 
 import pickle
 from itertools import zip_longest
@@ -17,21 +17,21 @@ from samcp.modeling.meta_arch import SAMCP
 from samcp.vocabulary import Vocabulary
 
 _SHOWN_KEYS = 3
-# All that a pickle of arrays names, Detectron2's ImageNet weights for one.
-_ARRAY_PARTS = {
+# Globals in pickles of arrays, such as Detectron2's ImageNet weights.
+_ARRAY_GLOBALS = {
     ("collections", "OrderedDict"),
     ("_codecs", "encode"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
-    *((f"numpy.{core}.multiarray", part) for core in ("core", "_core") for part in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
 }
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Saves config and vocabulary beside the weights ("config", as text) and refuses a checkpoint that does not fit.
+    """Checkpointer that saves config and vocabulary (key "config") and rejects checkpoints of other models.
 
-    As in Detectron2, `resume_or_load` and `load` differ: weights that a training starts from may cover a part of the
-    model only, as ImageNet's do; those to evaluate or to resume from must be the whole model, and of the same classes.
+    As in Detectron2, `resume_or_load` and `load` differ: initial weights of a training may be a part of the model, such
+    as ImageNet weights; weights to evaluate or to resume from must be the whole model with the same classes.
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode, **checkpointables: Any) -> None:
@@ -40,10 +40,10 @@ class Checkpointer(DetectionCheckpointer):
         self._whole_model = True
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load weights and the states of training, or, where `checkpointables` is empty, weights to start from.
+        """Load weights and training state or, if `checkpointables` is empty, initial weights.
 
         Raises:
-            CheckpointError: see there.
+            CheckpointError: the checkpoint is missing, damaged, or of another model or other classes.
         """
         self._path = path
         self._whole_model = checkpointables is None
@@ -51,8 +51,8 @@ class Checkpointer(DetectionCheckpointer):
             return super().load(path, checkpointables)
         except (OSError, AssertionError) as error:
             raise CheckpointError(
-                f"MODEL.WEIGHTS {path}: cannot be found or fetched ({error}); name a local file, or start a training "
-                'without any by MODEL.WEIGHTS ""'
+                f'MODEL.WEIGHTS {path}: not found, or download failed ({error}); use a local file, or MODEL.WEIGHTS "" '
+                "to start a training from random weights"
             ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -65,13 +65,13 @@ class Checkpointer(DetectionCheckpointer):
                 _check_pickle(filename)
             data = super()._load_file(filename)
             data["model"].items()
-        except Exception as error:  # what a damaged pickle raises has no common base
+        except Exception as error:  # a damaged pickle raises many types
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CheckpointError(f"{self._path}: is no checkpoint, or a damaged one ({reason})") from error
+            raise CheckpointError(f"{self._path}: not a checkpoint, or damaged ({reason})") from error
         return data
 
     def _load_pycls(self, filename: str) -> dict[str, Any]:
-        """As Detectron2, which by an older PyTorch would run the code in the file."""
+        """Load a pycls file as Detectron2 does, but never run code from it; Detectron2 does with older PyTorch."""
         state = self._torch_load(filename)["model_state"]
         weights = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
         return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
@@ -83,74 +83,74 @@ class Checkpointer(DetectionCheckpointer):
         if self._whole_model:
             self._check_classes(checkpoint)
         incompatible = super()._load_model(checkpoint)
-        unfit = [key for key, *_ in incompatible.incorrect_shapes]
-        absent = list(incompatible.missing_keys)
-        unknown = list(incompatible.unexpected_keys)
-        if self._whole_model and (unfit or absent or unknown):
+        mismatched = [key for key, *_ in incompatible.incorrect_shapes]
+        missing = list(incompatible.missing_keys)
+        unexpected = list(incompatible.unexpected_keys)
+        if self._whole_model and (mismatched or missing or unexpected):
             raise CheckpointError(
-                f"{self._path}: is not a checkpoint of this config's model: {_count('tensor', absent, 'missing')}, "
-                f"{_count('tensor', unfit, 'of another shape')}, {_count('tensor', unknown, 'unknown to it')}; use the "
-                "config it was trained with"
+                f"{self._path}: not a checkpoint of this config's model: {_count_tensors(missing, 'missing')}, "
+                f"{_count_tensors(mismatched, 'of another shape')}, {_count_tensors(unexpected, 'unexpected')}; use "
+                "the config it was trained with"
             )
-        if len(absent) >= len(self.model.state_dict()):
+        if len(missing) >= len(self.model.state_dict()):
             raise CheckpointError(
-                f"{self._path}: has no tensor that this config's model knows; name another MODEL.WEIGHTS"
+                f"{self._path}: has no tensor of this config's model; set MODEL.WEIGHTS to another checkpoint"
             )
         return incompatible
 
     def _check_classes(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse other classes than the model's, where both are known; their synonyms may have changed."""
-        own, trained = getattr(self.model, "vocabulary", None), trained_vocabulary(checkpoint)
-        if own is None or trained is None:
+        """Raise CheckpointError if the classes differ from the model's and both are known; synonyms may differ."""
+        current, trained = getattr(self.model, "vocabulary", None), trained_vocabulary(checkpoint)
+        if current is None or trained is None:
             return
-        difference = _difference(trained, own)
+        difference = _difference(trained, current)
         if difference:
             raise CheckpointError(
-                f"{self._path}: was trained on other classes than this run's datasets have: {difference}; resume with "
-                "the datasets it was trained on, or start from its weights, as MODEL.WEIGHTS and without --resume, in "
+                f"{self._path}: trained on other classes than those of this run's datasets: {difference}; resume with "
+                "the datasets it was trained on, or set MODEL.WEIGHTS to this file and train without --resume in "
                 "another OUTPUT_DIR"
             )
 
 
 def load_trained_model(cfg: CfgNode, weights: str, vocabulary: Vocabulary | None = None) -> SAMCP:
-    """The model of a checkpoint with the classes that it was trained on, whatever the config's datasets have.
+    """Load the model of a checkpoint with the classes of its training, not those of the config's datasets.
 
-    What the training of its backbone started from need not be there.
+    The pretrained weights of the backbone are not needed.
 
     Args:
-        vocabulary: the classes, where they are known already.
+        vocabulary: the classes of the training; default: read from the checkpoint.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another config's model.
+        CheckpointError: the checkpoint is missing, damaged, or of another model.
     """
     model = SAMCP(without_pretraining(cfg), vocabulary=vocabulary or saved_vocabulary(weights)).to(cfg.MODEL.DEVICE)
     Checkpointer(model, cfg).load(weights)
     return model
 
 
-def _difference(trained: Vocabulary, own: Vocabulary) -> str:
-    """The first class that is another, in words; nothing where all are the same."""
-    there, here = (
+def _difference(trained: Vocabulary, current: Vocabulary) -> str:
+    """Describe the first class that differs; an empty string if all are equal."""
+    trained_classes, current_classes = (
         [f"{name!r} ({'thing' if is_thing else 'stuff'})" for name, is_thing in zip(v.names, v.is_thing, strict=True)]
-        for v in (trained, own)
+        for v in (trained, current)
     )
-    for i, (before, now) in enumerate(zip_longest(there, here, fillvalue="none"), start=1):
+    for i, (before, now) in enumerate(zip_longest(trained_classes, current_classes, fillvalue="none"), start=1):
         if before != now:
-            return f"class {i} was {before} of {len(there)} and is {now} of {len(here)}"
+            return f"class {i} was {before} of {len(trained_classes)} and is {now} of {len(current_classes)}"
     return ""
 
 
-def _count(what: str, keys: list[str], how: str) -> str:
+def _count_tensors(keys: list[str], problem: str) -> str:
     shown = ", ".join(keys[:_SHOWN_KEYS]) + (", ..." if len(keys) > _SHOWN_KEYS else "")
-    return f"{len(keys)} {what}s {how}" + (f" ({shown})" if keys else "")
+    return f"{len(keys)} tensors {problem}" + (f" ({shown})" if keys else "")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Makes arrays and containers, and refuses to call anything else."""
+    """Unpickler of arrays and containers that rejects all other globals."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which weights have no need of")
+        if (module, name) not in _ARRAY_GLOBALS:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not needed for weights")
         return super().find_class(module, name)
 
 

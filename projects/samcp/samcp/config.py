@@ -1,4 +1,4 @@
-"""Every key that SAM-CP adds to Detectron2's config, with its default; and loading of configs."""
+"""Config keys that SAM-CP adds to Detectron2's, with their defaults, and loading of configs."""
 
 import argparse
 from collections.abc import Sequence
@@ -37,30 +37,31 @@ def add_samcp_config(cfg: CN) -> None:
 
 
 def _add_data_config(cfg: CN) -> None:
-    # Patch caches beside DATASETS.TRAIN / DATASETS.TEST, one each, in the same order. Relative paths are looked up
-    # under the environment variable DETECTRON2_DATASETS.
+    # Patch caches, one per dataset in DATASETS.TRAIN and DATASETS.TEST, in the same order. Relative paths are relative
+    # to the environment variable DETECTRON2_DATASETS.
     cfg.DATASETS.PATCHES_TRAIN = ()
     cfg.DATASETS.PATCHES_TEST = ()
-    # Patches of a cropped image that keep fewer pixels than this (in the image's own pixels) are dropped.
+    # Minimum area of a patch after cropping, in pixels of the original image; smaller patches are dropped.
     cfg.INPUT.MIN_PATCH_AREA = 16
-    # INPUT.CROP always, and after the resize, as ADE20K is trained; not half the time and before it, as DETR does.
+    # Crop all images after resizing, as usual for ADE20K; else crop half of the images before resizing, as in DETR.
     cfg.INPUT.CROP.AFTER_RESIZE = False
-    # SSD's colour augmentation in training, as Mask2Former's on ADE20K (B.2).
+    # SSD's colour augmentation in training, as in Mask2Former on ADE20K (B.2).
     cfg.INPUT.COLOR_AUG_SSD = False
 
-    # The ground-truth affinity G of patches and entities (METHOD 6; paper 3.2.3, Table 12).
+    # Ground-truth affinity G of patches and entities (METHOD 6; paper 3.2.3, Table 12).
     cfg.MODEL.SAMCP = CN()
     cfg.MODEL.SAMCP.TARGETS = CN()
-    cfg.MODEL.SAMCP.TARGETS.IOP_THRESHOLD = 0.8  # tau: G = 1 where the IoP exceeds it
-    cfg.MODEL.SAMCP.TARGETS.IGNORE_THRESHOLD = 0.5  # between this and tau: no affinity loss
-    cfg.MODEL.SAMCP.TARGETS.BOX_IOP = True  # use IoP of the boxes
-    cfg.MODEL.SAMCP.TARGETS.MASK_IOP = True  # use IoP of the masks
-    cfg.MODEL.SAMCP.TARGETS.LOW_QUALITY_MATCHES = True  # add patches by IoU: of boxes, above 0.5; see METHOD 6
-    # The same for semantic entities, where it is the IoU of masks, and whether they ignore pairs between
-    # IGNORE_THRESHOLD and tau; defaults of the released code.
+    cfg.MODEL.SAMCP.TARGETS.IOP_THRESHOLD = 0.8  # tau: G = 1 if the IoP exceeds it
+    cfg.MODEL.SAMCP.TARGETS.IGNORE_THRESHOLD = 0.5  # no affinity loss between this and tau
+    cfg.MODEL.SAMCP.TARGETS.BOX_IOP = True  # use the IoP of boxes
+    cfg.MODEL.SAMCP.TARGETS.MASK_IOP = True  # use the IoP of masks
+    cfg.MODEL.SAMCP.TARGETS.LOW_QUALITY_MATCHES = True  # also match patches by box IoU above 0.5; see METHOD 6
+    # For semantic entities: minimum mask IoU of low-quality matches, and whether pairs between IGNORE_THRESHOLD and tau
+    # are ignored; defaults of the released code.
     cfg.MODEL.SAMCP.TARGETS.SEMANTIC_LOW_QUALITY_IOU = 0.1
     cfg.MODEL.SAMCP.TARGETS.SEMANTIC_IGNORE = False
-    cfg.MODEL.SAMCP.TARGETS.BUILDABLE_IOU = 0.5  # an instance is taught if the box around its patches fits it better
+    # Minimum box IoU of an instance and its patches; other instances are excluded from the loss.
+    cfg.MODEL.SAMCP.TARGETS.BUILDABLE_IOU = 0.5
 
 
 def _add_model_config(cfg: CN) -> None:
@@ -71,23 +72,23 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.ROI_FC_DIM = 1024
     cfg.MODEL.SAMCP.ENC_LAYERS = 6  # self-attention layers of the patch encoder
     cfg.MODEL.SAMCP.DEC_LAYERS = 6  # omega, layers of the unified affinity decoder
-    # FPN levels that patches are pooled from.
+    # FPN levels that RoIAlign pools from.
     cfg.MODEL.SAMCP.IN_FEATURES = ["p2", "p3", "p4", "p5"]
-    # Recompute the layers' activations in the backward pass: less memory, more time.
+    # Recompute activations of encoder and decoder layers in the backward pass: less memory, more time.
     cfg.MODEL.SAMCP.ACTIVATION_CHECKPOINT = False
 
-    # Classes with a semantic (Type-I) query: "stuff" (things come from instance queries) or "all".
+    # Classes that have a semantic (Type-I) query: "stuff" (things are predicted by instance queries) or "all".
     cfg.MODEL.SAMCP.SEMANTIC_QUERIES = "stuff"
-    # Instance (Type-II) queries, one a patch. Off only where a vocabulary has no things.
+    # Instance (Type-II) queries, one per patch. Disable them only if the vocabulary has no things.
     cfg.MODEL.SAMCP.INSTANCE_QUERIES = True
 
     # Switches of Tables 4 and 5.
-    cfg.MODEL.SAMCP.DCA = "patch"  # dynamic cross-attention on "patch" or "image" features
+    cfg.MODEL.SAMCP.DCA = "patch"  # dynamic cross-attention to "patch" or "image" features
     cfg.MODEL.SAMCP.DCA_MASK = True  # mask low-affinity patches in cross-attention
     cfg.MODEL.SAMCP.AFFINITY_REFINEMENT = True
     cfg.MODEL.SAMCP.MASK_ROI = True
     cfg.MODEL.SAMCP.QUERY_ENHANCEMENT = True
-    cfg.MODEL.SAMCP.SELF_AFFINITY = True  # "BG": an unmatched query's target is its own patch
+    cfg.MODEL.SAMCP.SELF_AFFINITY = True  # "BG": the target of an unmatched query is its own patch
 
     # Contrastive denoising (METHOD 3), training only.
     cfg.MODEL.SAMCP.DENOISING = CN()
@@ -96,10 +97,10 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.DENOISING.LABEL_NOISE = 0.5
     cfg.MODEL.SAMCP.DENOISING.BOX_NOISE = 1.0
 
-    # The CLIP model that embeds words and, with MODEL.BACKBONE.NAME "build_clip_fpn_backbone", reads images.
+    # CLIP model for class embeddings and, with MODEL.BACKBONE.NAME "build_clip_fpn_backbone", for images.
     cfg.MODEL.CLIP = CN()
     cfg.MODEL.CLIP.NAME = "convnext_large_d_320"  # open_clip model name
-    # open_clip pretrained tag, or a local checkpoint file, which is read without any network.
+    # open_clip pretrained tag, or a local checkpoint file, which needs no network.
     cfg.MODEL.CLIP.PRETRAINED = "laion2b_s29b_b131k_ft_soup"
 
     # Class embeddings: "learned", a table trained with the model, or "clip", MODEL.CLIP's text encoder.
@@ -108,39 +109,39 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEXT.LEARNED_DIM = 256  # width of the learned table
     cfg.MODEL.SAMCP.TEXT.PROMPTS = list(_VILD_PROMPTS)  # templates whose embeddings are averaged
 
-    # Scores joined with CLIP's of the predicted masks (METHOD 8), with CLIP as the backbone.
+    # Fusion of learned scores with CLIP's scores of the predicted masks (METHOD 8); requires CLIP as the backbone.
     cfg.MODEL.SAMCP.OPEN_VOCABULARY = CN()
     cfg.MODEL.SAMCP.OPEN_VOCABULARY.ENABLED = False
-    cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA = 0.4  # 0: the learned classifier alone, 1: CLIP's alone (Table 6)
-    cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA_UNSEEN = 0.4  # of classes that the training did not have
-    cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION = "product"  # the geometric mean, or "sum", as 4.1 prints it
+    cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA = 0.4  # 0: learned scores only, 1: CLIP's only (Table 6)
+    cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA_UNSEEN = 0.4  # for classes unseen in training
+    cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION = "product"  # geometric mean, or "sum", the formula of 4.1
 
-    # A backbone from timm under Detectron2's FPN: MODEL.BACKBONE.NAME "build_timm_fpn_backbone".
+    # Backbone of timm with Detectron2's FPN: MODEL.BACKBONE.NAME "build_timm_fpn_backbone".
     cfg.MODEL.TIMM = CN()
     cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
-    # "" for random weights, a checkpoint file, or "package:NAME" for the one inside an installed package.
+    # "" for random weights, a checkpoint file, or "package:NAME" for the .pth file inside an installed package.
     cfg.MODEL.TIMM.WEIGHTS = ""
-    cfg.MODEL.TIMM.FREEZE_NORM = True  # BatchNorm keeps its statistics and its affine parameters
+    cfg.MODEL.TIMM.FREEZE_NORM = True  # freeze statistics and affine parameters of BatchNorm
 
-    # Detectron2's Swin under its FPN: MODEL.BACKBONE.NAME "build_swin_fpn_backbone"; these are Swin-T's.
+    # Swin with Detectron2's FPN: MODEL.BACKBONE.NAME "build_swin_fpn_backbone"; the defaults are Swin-T.
     cfg.MODEL.SWIN = CN()
     cfg.MODEL.SWIN.EMBED_DIM = 96
     cfg.MODEL.SWIN.DEPTHS = [2, 2, 6, 2]
     cfg.MODEL.SWIN.NUM_HEADS = [3, 6, 12, 24]
     cfg.MODEL.SWIN.WINDOW_SIZE = 7
-    cfg.MODEL.SWIN.DROP_PATH_RATE = 0.2  # stochastic depth of the last block, less in those before
+    cfg.MODEL.SWIN.DROP_PATH_RATE = 0.2  # stochastic depth of the last block, increasing linearly from 0
     cfg.MODEL.SWIN.WEIGHTS = ""  # "" for random weights, or a file of the official release
-    cfg.MODEL.SWIN.ACTIVATION_CHECKPOINT = False  # recompute the blocks' activations in the backward pass
+    cfg.MODEL.SWIN.ACTIVATION_CHECKPOINT = False  # recompute activations in the backward pass
 
 
 def _add_loss_config(cfg: CN) -> None:
-    cfg.MODEL.SAMCP.LOSS = CN()  # weights (METHOD 7); 0 switches a term off (Table 3)
+    cfg.MODEL.SAMCP.LOSS = CN()  # weights (METHOD 7); 0 disables a term (Table 3)
     cfg.MODEL.SAMCP.LOSS.CLS = 2.0
     cfg.MODEL.SAMCP.LOSS.MASK_FOCAL = 1.0
     cfg.MODEL.SAMCP.LOSS.DICE = 1.0
     # Factor of the affinity losses of unmatched queries, which are averaged over those queries ("BG", Table 4).
     cfg.MODEL.SAMCP.LOSS.SELF_AFFINITY = 0.3
-    # Instance and denoising queries have a class loss for things alone, so that no stuff word becomes their negative.
+    # No class loss for stuff in instance and denoising queries, so that stuff words are not used as negatives.
     cfg.MODEL.SAMCP.LOSS.THINGS_ONLY = True
     cfg.MODEL.SAMCP.MATCHER = CN()  # costs of the Hungarian matching (METHOD 6)
     cfg.MODEL.SAMCP.MATCHER.CLS = 2.0
@@ -155,33 +156,33 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.SEMANTIC_ON = True
     cfg.MODEL.SAMCP.TEST.INSTANCE_ON = True
     cfg.MODEL.SAMCP.TEST.PANOPTIC_ON = True
-    cfg.MODEL.SAMCP.TEST.SCORE_THRESHOLD = 0.3  # panoptic: least class score of an entity
-    cfg.MODEL.SAMCP.TEST.AFFINITY_THRESHOLD = 0.3  # panoptic: least maximal affinity of an entity
-    cfg.MODEL.SAMCP.TEST.MEMBER_THRESHOLD = 0.5  # normalised affinity above which a patch is a member
-    cfg.MODEL.SAMCP.TEST.OVERLAP_THRESHOLD = 0.8  # panoptic: least share of its area an entity must keep
-    # Rule for pixels where patches overlap: the "mean" of their scores, or 4.1's ("paper").
+    cfg.MODEL.SAMCP.TEST.SCORE_THRESHOLD = 0.3  # panoptic: minimum class score of an entity
+    cfg.MODEL.SAMCP.TEST.AFFINITY_THRESHOLD = 0.3  # panoptic: minimum of an entity's maximum affinity
+    cfg.MODEL.SAMCP.TEST.MEMBER_THRESHOLD = 0.5  # minimum normalised affinity of a query's patches
+    cfg.MODEL.SAMCP.TEST.OVERLAP_THRESHOLD = 0.8  # panoptic: minimum fraction of its area that an entity keeps
+    # Rule for pixels where patches overlap: "mean" of their scores, or "paper" (4.1).
     cfg.MODEL.SAMCP.TEST.MERGE = "mean"
-    # By the mean, a pixel needs more evidence of its class than this, twice the probability that scores start at;
-    # otherwise it is left unlabeled.
+    # Minimum score of a pixel's class under the "mean" rule, twice the initial class probability; other pixels are
+    # unlabeled.
     cfg.MODEL.SAMCP.TEST.SEMANTIC_THRESHOLD = 0.02
-    # Return "sem_seg" as C x H x W scores, as Detectron2 does, not as an H x W label map (-1: no patch there).
+    # Return "sem_seg" as C x H x W scores, as in Detectron2, instead of an H x W label map (-1: unlabeled).
     cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False
-    # Evaluate Prompt I and Prompt II themselves, against the ground-truth affinity.
+    # Evaluate Prompt I and Prompt II against the ground-truth affinity.
     cfg.MODEL.SAMCP.TEST.PROMPTS_ON = False
-    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.5  # of Prompt II, above which two patches are one instance
-    # Feed the ground-truth affinity through the same inference: the bound that the patches allow.
+    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.5  # minimum score of Prompt II for two patches of one instance
+    # Evaluate the ground-truth affinity instead of the model: the upper bound for the given patches.
     cfg.TEST.ORACLE = False
 
 
 def _add_solver_config(cfg: CN) -> None:
-    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1  # of the learning rate, for the pretrained network under the FPN
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1  # learning rate factor of the pretrained backbone, without FPN
 
 
 def load_config(args: argparse.Namespace) -> CN:
     """Load the config of --config-file, a path or the name of a packaged config, with the command line's overrides.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``; config_file becomes the path that was found.
+        args: of Detectron2's ``default_argument_parser``; config_file is set to the path that was found.
 
     Raises:
         UsageError: the file is unreadable, a key is unknown, or the combination of values cannot run.
@@ -199,9 +200,9 @@ def load_config(args: argparse.Namespace) -> CN:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no GPU here; add: MODEL.DEVICE cpu")
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
-        raise UsageError("SOLVER.AMP.ENABLED trains on a GPU only; add: SOLVER.AMP.ENABLED False")
+        raise UsageError("SOLVER.AMP.ENABLED needs a GPU; add: SOLVER.AMP.ENABLED False")
     if cfg.TEST.ORACLE and not args.eval_only:
-        raise UsageError("TEST.ORACLE evaluates the ground truth, which needs no training; add: --eval-only")
+        raise UsageError("TEST.ORACLE evaluates the ground truth and cannot be trained; add: --eval-only")
     cfg.freeze()
     return cfg
 
@@ -210,7 +211,7 @@ def parse_config(text: str) -> CN:
     """Parse the yaml config that a checkpoint carries.
 
     Raises:
-        CheckpointError: it has a key that this version does not have.
+        CheckpointError: the config has a key that is unknown to this version.
     """
     cfg = get_cfg()
     add_samcp_config(cfg)
@@ -218,13 +219,14 @@ def parse_config(text: str) -> CN:
         cfg.merge_from_other_cfg(CN.load_cfg(text))
     except (KeyError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(
-            f"the checkpoint's config does not fit this version of the project ({error}); use the one it was made with"
+            f"the checkpoint's config has keys unknown to this version of the project ({error}); use the version that "
+            "wrote the checkpoint"
         ) from error
     return cfg
 
 
 def without_pretraining(cfg: CN) -> CN:
-    """Return a copy of a config whose backbone starts from random weights, for a model whose weights come later."""
+    """Return a copy of a config with a randomly initialised backbone, for models that load a checkpoint."""
     built = cfg.clone()
     built.defrost()
     built.MODEL.TIMM.WEIGHTS = built.MODEL.SWIN.WEIGHTS = ""
@@ -232,7 +234,7 @@ def without_pretraining(cfg: CN) -> CN:
 
 
 def of_one_dataset(cfg: CN, index: int) -> CN:
-    """Return a copy of a config with one of its test datasets, and that dataset's patch cache, only."""
+    """Return a copy of a config with only one of its test datasets and the patch cache of that dataset."""
     one = cfg.clone()
     one.defrost()
     for key in ("TEST", "PATCHES_TEST"):
@@ -242,7 +244,7 @@ def of_one_dataset(cfg: CN, index: int) -> CN:
 
 
 def _with_floats(cfg: CN, opts: Sequence[str]) -> list[str]:
-    """Return command-line keys and values with 1 written as 1.0 if the key is a float: yacs refuses an int there."""
+    """Return keys and values of the command line with 1 as 1.0 for float keys, since yacs rejects an int."""
     values = list(opts)
     for i in range(1, len(values), 2):
         default: Any = cfg

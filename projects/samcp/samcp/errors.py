@@ -26,12 +26,12 @@ class DataError(ValueError):
             what: what it holds, such as "image" or "ground truth".
         """
         return cls(
-            f"{path}: the {what} is missing; put it there, or name the right folder, by DETECTRON2_DATASETS or in the "
-            "yaml of your own data"
+            f"{path}: the {what} is missing; put it there, or correct the folder in DETECTRON2_DATASETS or in the yaml "
+            "of your own data"
         )
 
 
-# Every other exception is a bug and keeps its traceback.
+# All other exceptions are bugs and keep their traceback.
 USER_ERRORS = (UsageError, CacheError, DataError, CheckpointError)
 
 

@@ -1,4 +1,4 @@
-"""A trained model as one file to hand on: its weights, config and vocabulary in safetensors, which can hold no code."""
+"""Model file: weights, config and vocabulary of a trained model as safetensors, which cannot contain code."""
 
 import os
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ _CONFIG, _VOCABULARY = "samcp.config", "samcp.vocabulary"
 
 
 class SavedConfig:
-    """Config and classes of a model as a checkpoint holds them under "config"; a checkpointable of Detectron2.
+    """Config and classes of a model, saved in checkpoints under the key "config"; a checkpointable of Detectron2.
 
     Args:
         cfg: saved as yaml text.
-        model: its ``vocabulary``, if it has one, is saved beside, since the config's datasets may not be registered
-            where the checkpoint is read.
+        model: its ``vocabulary``, if any, is saved too, since the config's datasets may not be registered when the
+            checkpoint is loaded.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
@@ -52,12 +52,12 @@ def trained_vocabulary(checkpoint: Mapping[str, Any]) -> Vocabulary | None:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What is in a model file.
+    """Contents of a model file.
 
     Attributes:
         tensors: the model's state dict.
-        config: as yaml.
-        vocabulary: of the dataset that the model was trained on.
+        config: yaml text.
+        vocabulary: classes of the training.
     """
 
     tensors: dict[str, Tensor]
@@ -69,68 +69,68 @@ class ModelFile:
         """Read a checkpoint of train_net.py.
 
         Raises:
-            CheckpointError: missing, damaged, or of another program.
+            CheckpointError: the file is missing, damaged, or of another program.
         """
         try:
             data = torch.load(path, map_location="cpu", weights_only=True)
-            config, tensors, known = data["config"]["yaml"], data["model"], trained_vocabulary(data)
+            config, tensors, vocabulary = data["config"]["yaml"], data["model"], trained_vocabulary(data)
         except FileNotFoundError as error:
-            raise CheckpointError(f"{path}: there is no such checkpoint") from error
-        except Exception as error:  # what a damaged file raises has no common base
+            raise CheckpointError(f"{path}: no such checkpoint") from error
+        except Exception as error:  # a damaged file raises many types
             raise CheckpointError(
-                f"{path}: is not a checkpoint of this project's train_net.py, or a damaged one ({error!r:.80})"
+                f"{path}: not a checkpoint of this project's train_net.py, or damaged ({error!r:.80})"
             ) from error
-        return cls(tensors, config, known or Vocabulary.of_config(parse_config(config)))
+        return cls(tensors, config, vocabulary or Vocabulary.of_config(parse_config(config)))
 
     @classmethod
     def load(cls, path: str | Path) -> "ModelFile":
-        """Read what :meth:`save` wrote.
+        """Read a file written by :meth:`save`.
 
         Raises:
-            CheckpointError: missing, damaged, or of another program.
+            CheckpointError: the file is missing, damaged, or of another program.
         """
         if not os.path.isfile(path):
-            raise CheckpointError(f"{path}: there is no such model file")
+            raise CheckpointError(f"{path}: no such model file")
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: is no safetensors file, or a damaged one ({error})") from error
+            raise CheckpointError(f"{path}: not a safetensors file, or damaged ({error})") from error
         missing = {_CONFIG, _VOCABULARY} - metadata.keys()
         if missing:
             raise CheckpointError(
-                f"{path}: has no {' and '.join(sorted(missing))} in its metadata; only files made by "
-                "scripts/convert_checkpoint.py say what model they are"
+                f"{path}: no {' and '.join(sorted(missing))} in its metadata; write model files with "
+                "scripts/convert_checkpoint.py"
             )
         return cls(tensors, metadata[_CONFIG], Vocabulary.from_json(metadata[_VOCABULARY]))
 
     def save(self, path: str | Path) -> None:
-        """Write a .safetensors file; under its name there is never half a file.
+        """Write a .safetensors file atomically.
 
         Raises:
             CheckpointError: the name has another suffix.
         """
         path = Path(path)
         if path.suffix != SUFFIX:
-            raise CheckpointError(f"{path}: a model file is called *{SUFFIX}; choose such a name")
+            raise CheckpointError(f"{path}: the name of a model file must end with {SUFFIX}")
         metadata = {_CONFIG: self.config, _VOCABULARY: self.vocabulary.to_json()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        # Tensors that share memory would be refused, and views would be written with all they are views of.
+        # save_file rejects tensors that share memory, and would write the whole storage of a view.
         save_file({name: tensor.clone().contiguous() for name, tensor in self.tensors.items()}, partial, metadata)
         os.replace(partial, path)
 
 
 def saved_vocabulary(path: str) -> Vocabulary | None:
-    """The classes that a checkpoint or a model file was trained on; None where it does not say.
+    """Return the classes that a checkpoint or a model file was trained on, None if unknown or unreadable.
 
-    What is wrong with a file is left to be said by whoever loads it.
+    Loading the file reports its errors.
     """
     try:
         if path.endswith(SUFFIX):
             with safe_open(path, "pt") as file:
                 return Vocabulary.from_json(file.metadata()[_VOCABULARY])
         return trained_vocabulary(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except Exception:  # a damaged or foreign file fails in many ways
+    except Exception:  # a damaged or unrelated file raises many types
         return None

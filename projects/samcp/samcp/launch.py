@@ -26,7 +26,7 @@ def launch(main: Callable[..., object], num_gpus: int, *, args: tuple[Any, ...],
         if error.exit_code > 0:
             sys.exit(error.exit_code)
         sys.exit(
-            f"error: {error}. If nobody sent it, the likely cause is that memory ran out or, with SIGBUS, /dev/shm, "
-            "which data loaders share; use a smaller SOLVER.IMS_PER_BATCH, fewer DATALOADER.NUM_WORKERS or fewer "
-            "processes"
+            f"error: {error}. Unless you sent the signal, the likely cause is that memory ran out or, for SIGBUS, "
+            "/dev/shm, which data loaders use; use a smaller SOLVER.IMS_PER_BATCH, fewer DATALOADER.NUM_WORKERS or "
+            "fewer processes"
         )

@@ -1,12 +1,14 @@
-"""The two prompts, asked of a trained model, and what they compose to (METHOD 8; paper 3.1).
+"""Interactive inference with a trained model: Prompts I and II and the segmentations (METHOD 8; paper 3.1).
 
-predictor = Predictor.load("model_final.pth")
-scene = predictor.encode(image, patches)  # reads the image, once
-answer = scene.ask()                    # about the classes of the training, or about others
-answer.label_scores()                   # Prompt I: which patch is what
-answer.affinities("person")             # Prompt II: which patches are one person
-answer.panoptic()
-scene.inside(mask).ask(parts)           # the same again within a region, finer
+Example::
+
+    predictor = Predictor.load("model_final.pth")
+    scene = predictor.encode(image, patches)  # runs the backbone once
+    answer = scene.ask()                      # for the training's classes, or for a given vocabulary
+    answer.label_scores()                     # Prompt I: scores of patches and classes
+    answer.affinities("person")               # Prompt II: pairs of patches that belong to one person
+    answer.panoptic()
+    scene.inside(mask).ask(parts)             # the same for the patches inside a region
 """
 
 import copy
@@ -39,17 +41,17 @@ from samcp.modeling.meta_arch import SAMCP
 from samcp.modeling.patch_batch import PatchBatch
 from samcp.vocabulary import Vocabulary
 
-_INSIDE = 0.8  # tau of METHOD 6: the share of a patch inside a region from which on it belongs to it
+_MIN_FRACTION_INSIDE = 0.8  # tau of METHOD 6, minimum fraction of a patch's area inside a region
 
 Picture = str | os.PathLike[str] | NDArray[np.uint8]
 
 
 class Predictor:
-    """A trained model that can be asked.
+    """Trained model with its preprocessing.
 
     Args:
-        model: is put into evaluation mode.
-        augmentations: what an image goes through before the network, as at evaluation; no crops.
+        model: the model; it is set to evaluation mode.
+        augmentations: preprocessing of images, as in evaluation, without crops.
         image_format: of the network's input, a PIL mode or "BGR".
     """
 
@@ -57,19 +59,19 @@ class Predictor:
         self.model = model.eval()
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
-        self.vocabulary = model.vocabulary  # that is asked for where no other is
+        self.vocabulary = model.vocabulary  # default of Scene.ask
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "", clip: str = "") -> "Predictor":
-        """Load a checkpoint of train_net.py, or a model file of convert_checkpoint.py; either holds its config.
+        """Load a checkpoint of train_net.py or a model file of convert_checkpoint.py; both contain the config.
 
         Args:
-            device: where to run it; by default where it was trained, or the CPU where there is no GPU.
-            clip: the checkpoint of its CLIP model, if that is not where it was at training.
+            device: default: the device of the training, or the CPU if there is no GPU.
+            clip: the checkpoint of the CLIP model, if it has moved since the training.
 
         Raises:
-            CheckpointError: it is missing, damaged, or of another program.
-            UsageError: there is no such device here.
+            CheckpointError: the file is missing, damaged, or of another program.
+            UsageError: the device is not available.
         """
         _check_device(device)
         path = Path(path)
@@ -83,41 +85,45 @@ class Predictor:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, vocabulary: Vocabulary | None = None) -> "Predictor":
-        """Build the model of a config with the weights of its MODEL.WEIGHTS.
+        """Build the model of a config with the weights of MODEL.WEIGHTS.
 
         Args:
-            vocabulary: that it was trained on; default: what its checkpoint says, or that of the config's datasets.
+            vocabulary: classes of the training; default: those in the checkpoint, or of the config's datasets.
 
         Raises:
-            CheckpointError: the config names no weights, or none that fit.
+            CheckpointError: MODEL.WEIGHTS is empty, or the weights are of another model.
         """
         if not cfg.MODEL.WEIGHTS:
-            raise CheckpointError("MODEL.WEIGHTS is empty: only a trained model has answers; name its checkpoint")
+            raise CheckpointError("MODEL.WEIGHTS is empty; set it to the checkpoint of a trained model")
         model = load_trained_model(cfg, cfg.MODEL.WEIGHTS, vocabulary)
         return cls(model, augmentations=build_augmentations(cfg, is_train=False), image_format=cfg.INPUT.FORMAT)
 
     def encode(self, image: Picture, patches: Patches) -> "Scene":
-        """Read one image; see :meth:`encode_batch`."""
+        """Encode one image; see :meth:`encode_batch`."""
         return self.encode_batch([image], [patches])[0]
 
     @torch.no_grad()
     def encode_batch(self, images: Sequence[Picture], patches: Sequence[Patches]) -> list["Scene"]:
-        """Run the backbone and the patch encoder, most of the network's work, on several images together.
+        """Run the backbone and the patch encoder, the most expensive parts, on a batch of images.
 
         Args:
             images: paths, or (H, W, 3) uint8 RGB.
-            patches: one an image, of any generator; N may be 0.
+            patches: one per image, from any generator; N may be 0.
 
         Raises:
-            DataError: an image cannot be read, or has another size than its patches.
+            DataError: an image cannot be read, or its size differs from that of its patches.
         """
         inputs = []
-        for image, own in zip(images, patches, strict=True):
+        for image, image_patches in zip(images, patches, strict=True):
             pixels = _read(image, self.image_format)
-            _check_size(pixels.shape[:2], own, "the image" if isinstance(image, np.ndarray) else str(image))
+            _check_size(pixels.shape[:2], image_patches, "the image" if isinstance(image, np.ndarray) else str(image))
             inputs.append(
                 augment_image(
-                    pixels, own, augmentations=self.augmentations, roi_size=self.model.roi_size, min_patch_area=0
+                    pixels,
+                    image_patches,
+                    augmentations=self.augmentations,
+                    roi_size=self.model.roi_size,
+                    min_patch_area=0,
                 )
             )
         encoded = self.model.encode([{"image": x.image, "patches": x.patches} for x in inputs])
@@ -126,13 +132,13 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image that was read, with N patches of it, ready to be asked about; from :meth:`Predictor.encode`.
+    """Encoded image with N patches; from :meth:`Predictor.encode`.
 
     Attributes:
-        predictor: holds the model.
-        patches: the N patches, at the image's own size.
-        mapping: from the image to the network's input.
-        encoded: what the network made of image and patches.
+        predictor: the model.
+        patches: the N patches, at the size of the original image.
+        mapping: from the original image to the network's input.
+        encoded: feature maps and encoded patches.
     """
 
     predictor: Predictor
@@ -142,10 +148,10 @@ class Scene:
 
     @torch.no_grad()
     def ask(self, vocabulary: Vocabulary | None = None) -> "Answer":
-        """Ask for the classes of a vocabulary, by default those that the model was built with.
+        """Predict the classes of a vocabulary, by default the one that the model was built with.
 
         Raises:
-            ValueError: the model's class embeddings are learned, and of other classes.
+            ValueError: the class embeddings are learned and do not include all of the classes.
         """
         model = self.predictor.model
         vocabulary = vocabulary or self.predictor.vocabulary
@@ -153,22 +159,22 @@ class Scene:
             model.set_vocabulary(vocabulary)
         [predictions] = model.predict(self.encoded, [self.patches])
         on_cpu = Predictions(*(value.cpu() for value in vars(predictions).values()))
-        # A copy, since the model's own follows its vocabulary.
+        # A copy, since set_vocabulary changes the model's inference.
         has_instances = model.query_builder.instance_queries
         return Answer(vocabulary, self.patches, on_cpu, copy.copy(model.inference), has_instances)
 
     def inside(self, region: NDArray[np.bool_] | Tensor) -> "Scene":
-        """The scene of the patches that lie inside a region (H, W), to ask for parts of it (Fig. 5)."""
+        """Return the scene with the patches inside a region (H, W), for example to predict its parts (Fig. 5)."""
         mask = np.asarray(region, dtype=bool)
-        share = self.patches.iop(Patches.from_masks(mask[None]))[:, 0]
-        return self.with_patches(self.patches.select(share >= _INSIDE))
+        fraction = self.patches.iop(Patches.from_masks(mask[None]))[:, 0]
+        return self.with_patches(self.patches.select(fraction >= _MIN_FRACTION_INSIDE))
 
     @torch.no_grad()
     def with_patches(self, patches: Patches) -> "Scene":
-        """The scene of other patches of the same image, such as finer ones of an enlarged region (Fig. 7).
+        """Return the scene with other patches of the same image, such as finer ones of a region (Fig. 7).
 
         Raises:
-            DataError: they are of an image of another size.
+            DataError: the patches are of an image of another size.
         """
         _check_size(self.mapping.original_size, patches)
         model = self.predictor.model
@@ -179,14 +185,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of N patches and C classes; from :meth:`Scene.ask`.
+    """Predictions for N patches and C classes; from :meth:`Scene.ask`.
 
     Attributes:
-        vocabulary: the classes asked for.
-        patches: the N patches, at the image's own size.
-        predictions: of all queries, on the CPU.
-        inference: makes segmentations of them.
-        has_instances: whether the model tells instances apart.
+        vocabulary: the C classes.
+        patches: the N patches, at the size of the original image.
+        predictions: query predictions, on the CPU.
+        inference: converts predictions to segmentations.
+        has_instances: whether the model has instance queries.
     """
 
     vocabulary: Vocabulary
@@ -196,50 +202,50 @@ class Answer:
     has_instances: bool
 
     def label_scores(self) -> Tensor:
-        """Prompt I, (N, C): the probability that a patch has a label.
+        """Return Prompt I, (N, C): the probability that a patch has a label.
 
-        See :meth:`Inference.patch_class_scores`: the queries that claim a patch are classified, and they know all the
-        patches that they merge (Fig. 5).
+        See :meth:`Inference.patch_class_scores`. A patch gets the scores of the queries that it has a high affinity
+        with, so that the scores also depend on the patches it is merged with (Fig. 5).
         """
         return self.inference.patch_class_scores(self.predictions)
 
     def affinities(self, label: str | None = None) -> Tensor:
-        """Prompt II, (N, N), symmetric: the probability that two patches belong to one instance of a label.
+        """Return Prompt II, (N, N), symmetric: the probability that two patches belong to one instance of a label.
 
         See :meth:`Inference.same_instance`.
 
         Args:
-            label: a thing; default: of any thing.
+            label: a thing class; default: any thing class.
 
         Raises:
-            ValueError: the label is not in the vocabulary or is stuff, or the model has no instance queries.
+            ValueError: the label is unknown or stuff, or the model has no instance queries.
         """
         if not self.has_instances:
             raise ValueError(
-                "this model has no instance queries and tells no instances apart; use one that was trained with "
+                "this model has no instance queries and cannot distinguish instances; use one that was trained with "
                 "MODEL.SAMCP.INSTANCE_QUERIES True"
             )
         things = [i for i, is_thing in enumerate(self.vocabulary.is_thing) if is_thing]
         return self.inference.same_instance(self.predictions, things if label is None else [self._thing(label)])
 
     def semantic(self) -> Tensor:
-        """Prompt I at every pixel: (H, W) class indices, -1 where no patch lies; see :meth:`Inference.semantic`."""
+        """Return the semantic map, (H, W) class indices or -1; see :meth:`Inference.semantic`."""
         return self.inference.semantic(self.predictions, self.patches)
 
     def instances(self) -> Instances:
-        """Prompts I and II: scored instances of things; see :meth:`Inference.instances`."""
+        """Return scored instances of things; see :meth:`Inference.instances`."""
         return self.inference.instances(self.predictions, self.patches)
 
     def panoptic(self) -> tuple[Tensor, list[dict]]:
-        """Prompt I for stuff, I and II for things: (H, W) ids and segments; see :meth:`Inference.panoptic`."""
+        """Return the panoptic map, (H, W) segment ids, and its segments; see :meth:`Inference.panoptic`."""
         return self.inference.panoptic(self.predictions, self.patches)
 
     def _thing(self, label: str) -> int:
         if label not in self.vocabulary.names:
-            raise ValueError(f"{label!r} was not asked for; the classes are {', '.join(self.vocabulary.names)}")
+            raise ValueError(f"{label!r} is not in the vocabulary; its classes are {', '.join(self.vocabulary.names)}")
         index = self.vocabulary.names.index(label)
         if not self.vocabulary.is_thing[index]:
-            raise ValueError(f"{label!r} is stuff, which has no instances to tell apart")
+            raise ValueError(f"{label!r} is stuff, which has no instances; choose a thing class")
         return index
 
 
@@ -247,22 +253,22 @@ def _check_device(name: str) -> None:
     try:
         if name:
             torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without CUDA
-        raise UsageError(f"device {name!r} cannot be used here; try cpu ({str(error).splitlines()[0]})") from error
+    except (RuntimeError, AssertionError) as error:  # AssertionError if PyTorch was built without CUDA
+        raise UsageError(f"device {name!r} is not available; try cpu ({str(error).splitlines()[0]})") from error
 
 
 def _read(image: Picture, image_format: str) -> NDArray[np.uint8]:
-    """(H, W, 3) in the network's format."""
+    """Return the pixels (H, W, 3) in the network's format."""
     if not isinstance(image, np.ndarray):
         return read_image(os.fspath(image), image_format)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise DataError(f"an image is a path or (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
+        raise DataError(f"image must be a path or (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
     return convert_PIL_to_numpy(Image.fromarray(image), image_format)
 
 
 def _check_size(size: Sequence[int], patches: Patches, image: str = "the image") -> None:
     if tuple(size) != (patches.height, patches.width):
         raise DataError(
-            f"{image} is {size[0]} x {size[1]} pixels (height x width), but its patches are of "
-            f"{patches.height} x {patches.width}; patches must be made of this very image"
+            f"{image} is {size[0]} x {size[1]} pixels (height x width), but its patches are for an image of "
+            f"{patches.height} x {patches.width}; generate the patches from this image"
         )

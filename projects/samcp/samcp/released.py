@@ -1,4 +1,4 @@
-"""Weights of the code that the paper's authors released (an MMDetection project), under this project's names."""
+"""Conversion of weights of the paper authors' released code, an MMDetection project."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from samcp.vocabulary import Vocabulary
 
 _HEADS = ("q", "k", "v")  # the order of MultiheadAttention's packed projection
 
-# Released name -> ours. A name may stand for a module, whose parameters keep their own names.
+# Released name -> our name. If both are modules, the names of their parameters are appended.
 _RENAMES = (
     # backbone: MMDetection's ResNet -> Detectron2's
     (r"backbone\.conv1", r"backbone.bottom_up.stem.conv1"),
@@ -63,7 +63,7 @@ _RENAMES = (
     (r"decoder\.layers\.(\d+)\.logit_scale", r"decoder.layers.\1.affinity.log_scale"),
     (r"decoder\.layers\.(\d+)\.bias_lang", r"decoder.layers.\1.affinity.patch_bias"),
     (r"decoder\.layers\.(\d+)\.bias0", r"decoder.layers.\1.affinity.bias"),
-    # classifier; all layers share one, listed once for each
+    # classifier; shared by all layers, with one copy per layer
     (r"bbox_head\.cls_branches\.\d+", r"classifier.query_proj"),
     (r"bbox_head\.text_porj", r"classifier.text_proj"),
     (r"bbox_head\.logit_scale", r"classifier.log_scale"),
@@ -71,28 +71,28 @@ _RENAMES = (
     (r"bbox_head\.bias0", r"classifier.bias"),
 )
 
-# Modules that the released code creates and does not run, or runs in training alone.
+# Modules that the released code does not run, or runs only in training.
 _UNUSED = (
     r"encoder\.",  # an image encoder
     r"(query_embedding|query_embedding_semantic|level_embed|memory_trans_fc|memory_trans_norm|reference_points_fc)\b",
     r"(point_embeddings|pe_layer|semantic_query)\.",
     r"bbox_head\.reg_branches\.",
-    r"decoder\.roi_norm\.",  # query enhancement uses the patch encoder's
+    r"decoder\.roi_norm\.",  # query enhancement uses that of the patch encoder
     r"decoder\.layers\.\d+\.(self_attn_patch|self_attn_aff|cross_path_attn)\.",
     r"decoder\.layers\.\d+\.norms\.[34]\.",
-    r"dn_query_generator\.",  # a label table; here denoising queries are text embeddings
+    r"dn_query_generator\.",  # a label table; our denoising queries are text embeddings
     r".*\.num_batches_tracked$",
 )
 
 
 def released_model(path: str | Path, cfg: CfgNode) -> tuple[ModelFile, list[str]]:
-    """Read a checkpoint of the released code as a model of a config.
+    """Load a checkpoint of the released code as a model of a config.
 
     Args:
-        cfg: of the same model here; its vocabulary is that of its datasets.
+        cfg: config of the same model; its datasets define the vocabulary.
 
     Returns:
-        The model file, and the names of the checkpoint that no part of the model needs.
+        The model file, and the names of unused tensors of the checkpoint.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or of another model than the config's.
@@ -110,10 +110,10 @@ def convert_released(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
         state: state dict with the released code's names (SamCP with use_shared_mlp and use_text_cls).
 
     Returns:
-        The state dict for :class:`samcp.SAMCP`, and the names of `state` that no part of the model needs.
+        The state dict for :class:`samcp.SAMCP`, and the names of unused tensors of `state`.
 
     Raises:
-        CheckpointError: a name is unknown, or tensors that should be copies of one differ.
+        CheckpointError: a name is unknown, or copies of a shared tensor differ.
     """
     converted: dict[str, Tensor] = {}
     unused, unknown = [], []
@@ -127,27 +127,27 @@ def convert_released(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
             continue
         for ours, value in _split(renamed, tensor):
             if ours in converted and not torch.equal(converted[ours], value):
-                raise CheckpointError(f"{name}: differs from another tensor of the state dict that is {ours} here too")
+                raise CheckpointError(f"{name}: differs from another copy of {ours} in the state dict")
             converted[ours] = value
     if unknown:
         raise CheckpointError(
-            f"{len(unknown)} names are not of the released SamCP model: {_some(unknown)}; "
-            "give a state dict of its detector (configs2/SamCP)"
+            f"{len(unknown)} names are not of the released SamCP model: {_abbreviate(unknown)}; "
+            "use a state dict of its detector (configs2/SamCP)"
         )
     return converted, unused
 
 
 def _load_state(path: str | Path) -> Mapping[str, Tensor]:
-    """The state dict of a checkpoint, which may hold it as "state_dict"."""
+    """Return the state dict of a checkpoint, which may be stored under "state_dict"."""
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
         state: Mapping[str, Tensor] = data.get("state_dict", data)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such checkpoint") from error
-    except Exception as error:  # what a damaged file raises has no common base
+        raise CheckpointError(f"{path}: no such checkpoint") from error
+    except Exception as error:  # a damaged file raises many types
         raise CheckpointError(
             f"{path}: cannot be read without running code from it ({error!r:.80}). If it is a checkpoint of MMEngine, "
-            f"save its weights alone where MMEngine is installed: torch.save(torch.load(path)['state_dict'], new_path)"
+            f"save only its weights on a machine with MMEngine: torch.save(torch.load(path)['state_dict'], new_path)"
         ) from error
     return state
 
@@ -156,7 +156,7 @@ def _check_complete(path: str | Path, tensors: Mapping[str, Tensor], cfg: CfgNod
     """Raise CheckpointError unless the tensors are all parameters of the config's model."""
     built = without_pretraining(cfg)
     built.defrost()
-    # A table of the right width in place of CLIP's text encoder, whose weights would have to be fetched.
+    # A table of the right width instead of CLIP's text encoder, whose weights would be downloaded.
     built.MODEL.SAMCP.TEXT.ENCODER = "learned"
     width = tensors.get("query_builder.text_box.weight")
     built.MODEL.SAMCP.TEXT.LEARNED_DIM = 1 if width is None else width.shape[1]
@@ -165,18 +165,18 @@ def _check_complete(path: str | Path, tensors: Mapping[str, Tensor], cfg: CfgNod
         for name, tensor in SAMCP(built, vocabulary=vocabulary).state_dict().items()
         if not name.startswith("class_embedding.")
     }
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    wrong = [name for name in sorted(expected.keys() & tensors.keys()) if expected[name] != tensors[name].shape]
-    for problem, names in (("lacks", missing), ("has in addition", extra), ("has other shapes of", wrong)):
+    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    mismatched = [name for name in sorted(expected.keys() & tensors.keys()) if expected[name] != tensors[name].shape]
+    for problem, names in (("missing", missing), ("unexpected", unexpected), ("with other shapes", mismatched)):
         if names:
             raise CheckpointError(
-                f"{path}: {problem} {len(names)} tensors of the config's model: {_some(names)}; name the config of the "
-                "same model by --config-file"
+                f"{path}: {len(names)} tensors {problem} for the config's model: {_abbreviate(names)}; set "
+                "--config-file to the config of this model"
             )
 
 
 def _rename(name: str) -> str | None:
-    """Our name of a released parameter, without what `_split` changes; None if it is unknown."""
+    """Return our name of a released parameter before `_split`, None if it is unknown."""
     for pattern, ours in _RENAMES:
         found = re.fullmatch(rf"{pattern}(?P<parameter>\.\w+)?", name)
         if found:
@@ -185,14 +185,14 @@ def _rename(name: str) -> str | None:
 
 
 def _fill(found: re.Match[str], template: str) -> str:
-    """Fill in groups: ``\\1`` as they are, ``{1+2}`` and ``{1*2}`` as numbers."""
+    """Substitute groups in a template: ``\\1`` by the text, ``{1+2}`` and ``{1*2}`` by a number."""
     number = {"+": lambda a, b: a + b, "*": lambda a, b: a * b}
     computed = re.sub(r"\{(\d)([+*])(\d)\}", lambda m: str(number[m[2]](int(found[int(m[1])]), int(m[3]))), template)
     return found.expand(computed)
 
 
 def _split(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
-    """Our tensors of one released tensor."""
+    """Yield names and values of our tensors for one released tensor."""
     if ".in_proj_" in name:
         module, parameter = name.split(".in_proj_")
         for head, part in zip(_HEADS, tensor.chunk(3), strict=True):
@@ -208,13 +208,13 @@ def _split(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
 
 
 def _position_channels(count: int) -> Tensor:
-    """For each input channel of our position MLP its index in theirs.
+    """Return the index in the released position MLP of each input channel of ours.
 
-    Theirs are (y, x, w, h) with sines and cosines interleaved; ours (x, y, w, h), all sines before all cosines.
+    The released order is (y, x, w, h) with sines and cosines interleaved; ours is (x, y, w, h), sines before cosines.
     """
     theirs = torch.arange(count).view(4, count // 8, 2)  # coordinate, frequency, sine or cosine
     return theirs[[1, 0, 2, 3]].transpose(1, 2).flatten()
 
 
-def _some(names: list[str], shown: int = 5) -> str:
+def _abbreviate(names: list[str], shown: int = 5) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

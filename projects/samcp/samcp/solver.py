@@ -1,4 +1,4 @@
-"""The optimiser (METHOD 9)."""
+"""Optimiser (METHOD 9)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,16 +10,16 @@ from torch import nn
 
 from samcp.errors import UsageError
 
-# Detectron2's FPN keeps the network under it here. Only that is pretrained; the FPN around it starts from nothing.
+# Prefix of the backbone inside Detectron2's FPN; the FPN is not pretrained.
 _PRETRAINED = "backbone.bottom_up."
-# Position tables of Swin and of CLIP.
+# Position tables of Swin and CLIP.
 _POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed", "positional_embedding")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW with a smaller rate for the pretrained backbone and one clip of the whole gradient's norm.
+    """Return AdamW with a smaller learning rate for the pretrained backbone and clipping of the total gradient norm.
 
-    Norm layers and position tables decay by SOLVER.WEIGHT_DECAY_NORM, which is 0, as in the training scripts of
+    The weight decay of norm layers and position tables is SOLVER.WEIGHT_DECAY_NORM, 0 as in the training scripts of
     Mask2Former and FC-CLIP.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
@@ -41,10 +41,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def parameter_groups(
     model: nn.Module, *, lr: float, backbone_multiplier: float, weight_decay: float, weight_decay_norm: float
 ) -> list[dict[str, Any]]:
-    """Group trainable parameters, each once, by rate (pretrained or not) and decay (norms and position tables or not).
+    """Group trainable parameters by learning rate (pretrained or not) and decay (norms and position tables or not).
 
     Returns:
-        At most four groups, as torch's optimisers take them.
+        At most four parameter groups for torch's optimisers.
     """
     groups: list[dict[str, Any]] = get_default_optimizer_params(
         model,
@@ -58,7 +58,7 @@ def parameter_groups(
 
 
 class ClippedAdamW(torch.optim.AdamW):
-    """AdamW that first scales the gradient of all parameters together to a norm of at most `max_norm`."""
+    """AdamW with clipping of the total gradient norm to `max_norm`."""
 
     def __init__(self, params: Iterable[dict[str, Any]], *, max_norm: float, **kwargs: Any) -> None:
         super().__init__(params, **kwargs)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class RLEMasks:
-    """Masks kept as COCO RLEs and decoded when looked at: the field ``pred_masks`` of Detectron2's ``Instances``.
+    """Masks as COCO RLEs, decoded on access, for the field ``pred_masks`` of Detectron2's ``Instances``.
 
-    Iterates as (H, W) bool tensors, as Detectron2's evaluators expect; :attr:`tensor` has them all.
+    Iteration yields (H, W) bool tensors, as Detectron2's evaluators expect; :attr:`tensor` contains all masks.
 
     Args:
         rles: COCO RLEs, ``{"size": [H, W], "counts": bytes}``, all of one size.
-        height, width: their size, needed where there is none.
+        height, width: of the masks, needed if there are none.
     """
 
     def __init__(self, rles: Sequence[dict], height: int, width: int) -> None:
@@ -34,26 +34,26 @@ class RLEMasks:
     def __getitem__(self, index: "int | slice | Tensor | Sequence[int]") -> "RLEMasks":
         """Select masks by a slice, indices or a boolean mask; the result is always RLEMasks."""
         if isinstance(index, int):
-            picked: Sequence[dict] = [self.rles[index]]
+            selected: Sequence[dict] = [self.rles[index]]
         elif isinstance(index, slice):
-            picked = self.rles[index]
+            selected = self.rles[index]
         else:
             keep = torch.as_tensor(index)
             keep = keep.nonzero().squeeze(1) if keep.dtype == torch.bool else keep
-            picked = [self.rles[i] for i in keep.tolist()]
-        return RLEMasks(picked, self.height, self.width)
+            selected = [self.rles[i] for i in keep.tolist()]
+        return RLEMasks(selected, self.height, self.width)
 
     @property
     def tensor(self) -> Tensor:
-        """(R, H, W) bool, decoded."""
+        """Decoded masks, (R, H, W) bool."""
         if not self.rles:
             return torch.zeros(0, self.height, self.width, dtype=torch.bool)
         return torch.stack(list(self))
 
     def to(self, *args: object, **kwargs: object) -> "RLEMasks":
-        """RLEs live on no device; here since ``Instances.to`` asks every field."""
+        """Return self, since RLEs have no device; ``Instances.to`` calls this method of each field."""
         return self
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        """For Detectron2's ``Visualizer``, which turns masks into an array."""
+        """Return the masks as an array, for Detectron2's ``Visualizer``."""
         return np.asarray(self.tensor.numpy(), dtype=dtype)

@@ -1,4 +1,4 @@
-"""Detectron2's trainer with SAM-CP's parts."""
+"""Trainer with SAM-CP's data, optimiser, checkpoints and evaluators."""
 
 import logging
 import weakref
@@ -26,23 +26,23 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's trainer with SAM-CP's data, optimiser, checkpoints and evaluators."""
+    """Trainer of SAM-CP models."""
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
             raise UsageError(
-                f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {comm.get_world_size()} processes cannot "
-                "share evenly"
+                f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the number of "
+                f"processes, {comm.get_world_size()}"
             )
         check_test_data(cfg)
-        for name in cfg.DATASETS.TEST:  # once for nothing: what is wrong with one shows now, not after hours
+        for name in cfg.DATASETS.TEST:  # report errors before the training, not after it
             self.build_evaluator(cfg, name)
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
         check_classes(cfg, model)
-        _warn_of_queries_for_nothing(cfg, model)
+        _warn_about_unused_instance_queries(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         model = _distributed(model)
         trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
@@ -55,11 +55,11 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Begin from MODEL.WEIGHTS, or go on from OUTPUT_DIR's last checkpoint.
+        """Load MODEL.WEIGHTS, or resume from the last checkpoint in OUTPUT_DIR.
 
         Raises:
-            CheckpointError: it is missing, damaged, or of another config's model, or the last one is of other classes.
-            UsageError: optimiser or scaler cannot go on under this config.
+            CheckpointError: the checkpoint is missing, damaged, of another model or, when resuming, of other classes.
+            UsageError: the state of optimiser or scaler does not match this config.
         """
         try:
             super().resume_or_load(resume)
@@ -67,8 +67,8 @@ class Trainer(DefaultTrainer):
             raise
         except (KeyError, ValueError) as error:
             raise UsageError(
-                f"the training in {self.cfg.OUTPUT_DIR} cannot go on under this config ({error}): SOLVER.AMP, and what "
-                "of the model is trained and at which rates, must be as they were"
+                f"the training in {self.cfg.OUTPUT_DIR} cannot be resumed with this config ({error}): SOLVER.AMP, the "
+                "frozen layers and the learning rate groups must not change"
             ) from error
 
     @classmethod
@@ -91,17 +91,17 @@ class Trainer(DefaultTrainer):
     def test(
         cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> dict[str, Any]:
-        """Evaluate on every dataset of DATASETS.TEST, on each by its own words, and log all figures in one table.
+        """Evaluate on each dataset of DATASETS.TEST, with the vocabulary of the dataset, and log a table of results.
 
         Raises:
-            UsageError: a dataset has classes that the model was not trained on and cannot be told of.
+            UsageError: a dataset has classes that the model has not learned, and its class embeddings are learned.
         """
         check_classes(cfg, model)
-        # All before the first is used, and by the whole config: files of several datasets are kept apart.
+        # Build all of them with the whole config, which separates the output files of several datasets.
         evaluators = evaluators or [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         results: dict[str, Any] = {}
         for i, (name, evaluator) in enumerate(zip(cfg.DATASETS.TEST, evaluators, strict=True)):
-            with asked_for_classes_of(name, model):
+            with use_vocabulary_of(name, model):
                 results[name] = super().test(of_one_dataset(cfg, i), model, [evaluator])
         if results and comm.is_main_process():
             source = "the ground-truth affinity (oracle)" if cfg.TEST.ORACLE else "the model"
@@ -109,66 +109,68 @@ class Trainer(DefaultTrainer):
         return next(iter(results.values())) if len(results) == 1 else results
 
 
-def _warn_of_things_as_stuff(dataset: str, asked: Vocabulary, model: SAMCP) -> None:
-    """Semantic queries were taught nothing of things where things had instance queries."""
-    own = model.vocabulary
-    learned = {word for words, is_thing in zip(own.words, own.is_thing, strict=True) if is_thing for word in words}
-    turned = [
+def _warn_about_things_as_stuff(dataset: str, vocabulary: Vocabulary, model: SAMCP) -> None:
+    """Log a warning if stuff classes of a dataset were things in training, with semantic queries for stuff only."""
+    trained = model.vocabulary
+    thing_words = {
+        word for words, is_thing in zip(trained.words, trained.is_thing, strict=True) if is_thing for word in words
+    }
+    changed = [
         words[0]
-        for words, is_thing in zip(asked.words, asked.is_thing, strict=True)
-        if not is_thing and learned.intersection(words)
+        for words, is_thing in zip(vocabulary.words, vocabulary.is_thing, strict=True)
+        if not is_thing and thing_words.intersection(words)
     ]
-    if turned and model.semantic_queries == "stuff":
+    if changed and model.semantic_queries == "stuff":
         logger.warning(
-            "%s has no instances, so %d things that the model has learned as such, %s for one, are asked for as if "
-            "they were stuff, which it was not taught; its panoptic form, if it has one, judges better",
+            "%d classes, such as %s, are stuff in %s but were things in training, where semantic queries were trained "
+            "for stuff only; their scores are unreliable. Evaluate on the panoptic version of the dataset if it exists",
+            len(changed),
+            changed[0],
             dataset,
-            len(turned),
-            turned[0],
         )
 
 
-def _warn_of_queries_for_nothing(cfg: CfgNode, model: torch.nn.Module) -> None:
+def _warn_about_unused_instance_queries(cfg: CfgNode, model: torch.nn.Module) -> None:
     if cfg.MODEL.SAMCP.INSTANCE_QUERIES and not any(_unwrapped(model).vocabulary.is_thing):
         logger.warning(
-            "no class of %s is a thing, and instance queries, one for each patch, find things alone: "
-            "configs/custom/semantic.yaml does without (MODEL.SAMCP.INSTANCE_QUERIES False)",
+            "%s has no thing classes, so instance queries are unnecessary; use configs/custom/semantic.yaml or "
+            "MODEL.SAMCP.INSTANCE_QUERIES False",
             ", ".join(cfg.DATASETS.TRAIN),
         )
 
 
 def check_classes(cfg: CfgNode, model: torch.nn.Module) -> None:
-    """Make sure that a model can be asked for the classes of every dataset of DATASETS.TEST; encodes no word.
+    """Check that a model can predict the classes of each dataset of DATASETS.TEST, without embedding words.
 
     Raises:
-        DataError: a dataset has no classes, or its vocabulary does not fit them.
-        UsageError: the model has not learned all of them.
+        DataError: a dataset has no classes, or its vocabulary does not match them.
+        UsageError: the class embeddings are learned and do not include all of the classes.
     """
     for name in cfg.DATASETS.TEST:
         words = Vocabulary.of_dataset(name).words
-        with _naming(name):
+        with _name_dataset_in_errors(name):
             _unwrapped(model).class_embedding.check_words(words)
 
 
 @contextmanager
-def asked_for_classes_of(dataset: str, model: torch.nn.Module) -> Iterator[None]:
-    """Give a model the vocabulary of a dataset, and its own again at the end."""
+def use_vocabulary_of(dataset: str, model: torch.nn.Module) -> Iterator[None]:
+    """Set a model's vocabulary to that of a dataset within the context."""
     samcp = _unwrapped(model)
-    own, asked = samcp.vocabulary, Vocabulary.of_dataset(dataset)
-    _warn_of_things_as_stuff(dataset, asked, samcp)
-    if asked != own:
-        with _naming(dataset):
-            samcp.set_vocabulary(asked)
+    previous, vocabulary = samcp.vocabulary, Vocabulary.of_dataset(dataset)
+    _warn_about_things_as_stuff(dataset, vocabulary, samcp)
+    if vocabulary != previous:
+        with _name_dataset_in_errors(dataset):
+            samcp.set_vocabulary(vocabulary)
     try:
         yield
     finally:
-        if asked != own:
-            samcp.set_vocabulary(own)
+        if vocabulary != previous:
+            samcp.set_vocabulary(previous)
 
 
 @contextmanager
-def _naming(dataset: str) -> Iterator[None]:
-    """Errors of its classes name the dataset."""
+def _name_dataset_in_errors(dataset: str) -> Iterator[None]:
+    """Convert ValueErrors to UsageErrors that name the dataset."""
     try:
         yield
     except ValueError as error:
@@ -176,7 +178,7 @@ def _naming(dataset: str) -> Iterator[None]:
 
 
 def _unwrapped(model: torch.nn.Module) -> Any:
-    """The SAMCP within DistributedDataParallel, or the model itself."""
+    """Return the model inside DistributedDataParallel, or the model itself."""
     return getattr(model, "module", model)
 
 
@@ -186,10 +188,10 @@ def _trains_batch_norm(model: torch.nn.Module) -> bool:
 
 
 def _distributed(model: torch.nn.Module) -> torch.nn.Module:
-    """Wrap for several processes, on GPUs or on the CPU.
+    """Wrap a model for training with several processes, on GPUs or on the CPU.
 
-    A batch without ground truth or without patches leaves parts of the model out of the loss, so unused parameters are
-    looked for in every step. BatchNorm that is not frozen takes its statistics over all processes.
+    The loss of a batch without ground truth or without patches does not depend on all parameters, so DDP searches for
+    unused parameters in each step. BatchNorm layers that are not frozen are synchronised.
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
     if comm.get_world_size() > 1 and not on_cpu and _trains_batch_norm(model):

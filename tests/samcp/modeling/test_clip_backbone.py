@@ -88,7 +88,7 @@ def test_the_last_map_is_clips(tiny_clip: tuple[str, str]) -> None:
 
 
 def test_a_tower_without_maps_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"the model has a VisionTransformer .*use a ConvNeXt or a ResNet"):
+    with pytest.raises(CheckpointError, match=r"the image tower is a VisionTransformer .*use a ConvNeXt or a ResNet"):
         CLIPBackbone(load_clip(*make_tiny_clip(tmp_path, "transformer")))
 
 

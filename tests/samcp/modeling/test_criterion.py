@@ -27,7 +27,7 @@ ROWS = {
 def make_targets(kinds: list[str], *, self_affinity: bool) -> QueryTargets:
     """Positive queries with a class and two patches; unmatched instance queries with their own patch."""
     total = sum(len(ROWS[kind]) for kind in kinds)
-    targets = QueryTargets.nothing(1, total, CLASSES, PATCHES, torch.device("cpu"))
+    targets = QueryTargets.zeros(1, total, CLASSES, PATCHES, torch.device("cpu"))
     first = 0
     for kind in kinds:
         for row in range(len(ROWS[kind])):

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from samcp.modeling.affinity_decoder import RegionEmbeddings
-from samcp.modeling.patch_encoder import RoIEmbedding
-from samcp.modeling.roi_align import RoIAlign, fast_layout
+from samcp.modeling.patch_encoder import RoIEmbedding, RoIEmbeddingCache
+from samcp.modeling.roi_align import RoIAlign, channels_last_on_cpu
 
 HEIGHT, WIDTH = 9, 14
 
@@ -50,14 +49,14 @@ def test_no_boxes_give_no_features_but_keep_the_graph() -> None:
     assert not features.grad.any()
 
 
-def test_fast_layout_changes_no_value() -> None:
+def test_channels_last_keeps_values() -> None:
     level = torch.randn(2, 3, 4, 5)
-    same = fast_layout(level)
+    same = channels_last_on_cpu(level)
     assert torch.equal(same, level)
     assert same.is_contiguous(memory_format=torch.channels_last)
 
 
-class TestRegionEmbeddings:
+class TestRoIEmbeddingCache:
     """In float64, for the two ways add in another order."""
 
     levels = tuple(torch.randn(2, 4, HEIGHT // shrunk, WIDTH // shrunk, dtype=torch.float64) for shrunk in (1, 2))
@@ -76,7 +75,7 @@ class TestRegionEmbeddings:
 
     def test_equal_those_of_each_box_and_their_gradients(self) -> None:
         embedding = self.embedding()
-        regions = RegionEmbeddings(embedding, self.levels)
+        regions = RoIEmbeddingCache(embedding, self.levels)
         ours = [regions(boxes) for boxes in self.layers()]
         each = [embedding(self.levels, list(boxes)).unflatten(0, (2, 5)) for boxes in self.layers()]
         torch.testing.assert_close(ours, each)
@@ -90,7 +89,7 @@ class TestRegionEmbeddings:
     def test_no_box_is_embedded_twice(self) -> None:
         embedding, embedded = self.embedding(), []
         embedding.register_forward_pre_hook(lambda _, arguments: embedded.extend(map(len, arguments[1])))
-        regions = RegionEmbeddings(embedding, self.levels)
+        regions = RoIEmbeddingCache(embedding, self.levels)
         for boxes in self.layers():
             regions(boxes)
         assert embedded == [3, 3, 0, 0, 1, 1]

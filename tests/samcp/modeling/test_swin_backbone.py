@@ -177,9 +177,9 @@ def remove(name: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (remove("layers.2.blocks.1.mlp.fc1"), r"lacks 2 of the \d+ tensors .*\(layers.2.blocks.1.mlp.fc1.weight, "),
-        (release(depths=(1, 2, 1, 2)), r"lacks 13 of .* \(layers.2.blocks.1.norm1.weight, .*, \.\.\.\)"),
-        (release() | {"layers.0.blocks.0.mlp.fc1.weight": torch.zeros(3, 3)}, r"1 tensors have another shape .*fc1"),
+        (remove("layers.2.blocks.1.mlp.fc1"), r"2 of the \d+ tensors .*\(layers.2.blocks.1.mlp.fc1.weight, "),
+        (release(depths=(1, 2, 1, 2)), r"13 of .* \(layers.2.blocks.1.norm1.weight, .*, \.\.\.\)"),
+        (release() | {"layers.0.blocks.0.mlp.fc1.weight": torch.zeros(3, 3)}, r"the shapes of 1 tensors differ .*fc1"),
     ],
     ids=["incomplete", "fewer blocks", "another shape"],
 )
@@ -191,7 +191,7 @@ def test_a_release_of_another_model_is_refused(
 
 
 def test_a_file_that_is_no_release(body: SwinTransformer, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"gone.pth: there is no such file; .*SwinTransformer/storage"):
+    with pytest.raises(CheckpointError, match=r"gone.pth: no such file; .*SwinTransformer/storage"):
         load_swin_weights(body, str(tmp_path / "gone.pth"))
 
     class Evil:
@@ -200,6 +200,6 @@ def test_a_file_that_is_no_release(body: SwinTransformer, tmp_path: Path) -> Non
 
     for content in ({"state_dict": {}}, {"model": Evil()}):
         torch.save(content, tmp_path / "other.pth")
-        with pytest.raises(CheckpointError, match=r"other.pth: is no release of Swin"):
+        with pytest.raises(CheckpointError, match=r"other.pth: not a Swin checkpoint"):
             load_swin_weights(body, str(tmp_path / "other.pth"))
     assert not (tmp_path / "victim").exists()

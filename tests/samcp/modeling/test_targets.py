@@ -43,8 +43,8 @@ def build(
         thing_classes=THINGS,
         patches=patches,
         in_crowd=in_crowd,
-        regions=[gather_entities(image["sem_segments"], patches, 0, least_box_iou=None)],
-        instances=[gather_entities(image["instances"], patches, 0, least_box_iou=0.5)],
+        regions=[gather_entities(image["sem_segments"], patches, 0, min_box_iou=None)],
+        instances=[gather_entities(image["instances"], patches, 0, min_box_iou=0.5)],
     )
 
 
@@ -125,7 +125,7 @@ def test_image_without_patches_teaches_nothing(toy: Any) -> None:
 def test_denoising_positives_learn_their_entity_and_negatives_background(toy: Any) -> None:
     image = toy.input(5, {0: [1], 2: [3, 4]})
     patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
-    instances = gather_entities(image["instances"], patches, 0, least_box_iou=0.5)
+    instances = gather_entities(image["instances"], patches, 0, min_box_iou=0.5)
     noised = make_denoising_queries(
         classes=[instances.classes],
         boxes=[instances.boxes],
@@ -152,7 +152,7 @@ def test_denoising_queries_of_unbuildable_entities_keep_their_class_loss(toy: An
     image = toy.input(5, {0: [1], 2: [3, 4]})
     image["instances"].gt_affinity[0] = False  # no patch belongs to the first entity
     patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
-    instances = gather_entities(image["instances"], patches, 0, least_box_iou=0.5)
+    instances = gather_entities(image["instances"], patches, 0, min_box_iou=0.5)
     noised = make_denoising_queries(
         classes=[instances.classes],
         boxes=[instances.boxes],

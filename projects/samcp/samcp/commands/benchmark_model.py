@@ -30,7 +30,7 @@ from samcp.config_files import find_config
 from samcp.data.patch_transforms import AxisAlignedMap, patch_instances
 from samcp.modeling import affinity_decoder
 from samcp.modeling.inference import Predictions
-from samcp.modeling.roi_align import fast_layout
+from samcp.modeling.roi_align import channels_last_on_cpu
 
 _CONFIG = "coco/panoptic/samcp_R50_12ep.yaml"
 _PARTS = ("backbone", "patch_encoder", "query_builder", "decoder", "classifier", "inference")
@@ -165,7 +165,7 @@ class Bench:
         }
         normalised = (image.to(self.device) - self.model.pixel_mean) / self.model.pixel_std
         padded = ImageList.from_tensors([normalised], self.model.backbone.size_divisibility)
-        self.pixels = fast_layout(padded.tensor)
+        self.pixels = channels_last_on_cpu(padded.tensor)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._stand_in_for_training(patches)
         for name in _PARTS:

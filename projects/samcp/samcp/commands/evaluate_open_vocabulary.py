@@ -26,7 +26,7 @@ from samcp.data.files import write_json
 from samcp.errors import USER_ERRORS, DataError, UsageError
 from samcp.evaluation.clip_weight import ClipWeightEvaluator, ClipWeightSweep
 from samcp.launch import launch
-from samcp.trainer import Trainer, asked_for_classes_of
+from samcp.trainer import Trainer, use_vocabulary_of
 from samcp.vocabulary import Vocabulary
 
 # Column -> (task, figure) of Detectron2's results.
@@ -131,7 +131,7 @@ def evaluate(cfg: CfgNode, name: str, kappas: Sequence[float]) -> Results:
     [dataset] = cfg.DATASETS.TEST
     sweep = ClipWeightSweep(model, kappas, cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION)
     evaluator = ClipWeightEvaluator({kappa: Trainer.build_evaluator(cfg, dataset) for kappa in kappas})
-    with asked_for_classes_of(dataset, model):
+    with use_vocabulary_of(dataset, model):
         results = inference_on_dataset(sweep, Trainer.build_test_loader(cfg, dataset), evaluator)
     return {f"{name}, kappa {kappa}": _without_nan(tasks) for kappa, tasks in results.items()}
 

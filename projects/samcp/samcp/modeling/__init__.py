@@ -1,1 +1,1 @@
-"""The network, part by part."""
+"""Network, losses and inference of SAM-CP."""

@@ -1,4 +1,4 @@
-"""The parts of the model from a config."""
+"""Construction of the model from a config."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ from samcp.vocabulary import Vocabulary
 
 
 def build_parts(cfg: CfgNode, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The arguments of :class:`samcp.SAMCP`.
+    """Return the arguments of :class:`samcp.SAMCP`.
 
     Raises:
-        UsageError: a key has a value that cannot be.
-        CheckpointError: weights that the backbone or the words begin with are missing.
+        UsageError: a key has an invalid value.
+        CheckpointError: pretrained weights of the backbone or of the text encoder are missing.
     """
     options = cfg.MODEL.SAMCP
     _check_options(options)
@@ -32,7 +32,7 @@ def build_parts(cfg: CfgNode, vocabulary: Vocabulary) -> dict[str, Any]:
     unknown = set(options.IN_FEATURES) - backbone.output_shape().keys()
     if unknown:
         raise UsageError(
-            f"MODEL.SAMCP.IN_FEATURES names {', '.join(sorted(unknown))}; the backbone has "
+            f"MODEL.SAMCP.IN_FEATURES has unknown levels {', '.join(sorted(unknown))}; the backbone has "
             f"{', '.join(backbone.output_shape())}"
         )
     shapes = [backbone.output_shape()[name] for name in options.IN_FEATURES]
@@ -124,7 +124,7 @@ def build_parts(cfg: CfgNode, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _check_options(options: CfgNode) -> None:
-    """Raise UsageError, naming the key, for values that the parts would reject."""
+    """Raise UsageError with the key for values that a constructor would reject."""
     choices = {
         "SEMANTIC_QUERIES": (options.SEMANTIC_QUERIES, SEMANTIC_QUERY_CLASSES),
         "DCA": (options.DCA, DCA_SOURCES),
@@ -137,12 +137,10 @@ def _check_options(options: CfgNode) -> None:
     for key in ("KAPPA", "KAPPA_UNSEEN"):
         if not 0 <= options.OPEN_VOCABULARY[key] <= 1:
             raise UsageError(
-                f"MODEL.SAMCP.OPEN_VOCABULARY.{key} is {options.OPEN_VOCABULARY[key]}; it must be from 0 to 1"
+                f"MODEL.SAMCP.OPEN_VOCABULARY.{key} is {options.OPEN_VOCABULARY[key]}; it must be between 0 and 1"
             )
     if options.DEC_LAYERS < 1:
-        raise UsageError(
-            f"MODEL.SAMCP.DEC_LAYERS is {options.DEC_LAYERS}; the last layer predicts, so there must be one"
-        )
+        raise UsageError(f"MODEL.SAMCP.DEC_LAYERS is {options.DEC_LAYERS}; it must be at least 1")
     if options.HIDDEN_DIM % options.NHEADS:
         raise UsageError(
             f"MODEL.SAMCP.HIDDEN_DIM ({options.HIDDEN_DIM}) is not a multiple of MODEL.SAMCP.NHEADS ({options.NHEADS})"

@@ -1,4 +1,4 @@
-"""Class embeddings: of CLIP's text encoder, or learned (METHOD 3, 5, 8)."""
+"""Class embeddings, computed by CLIP's text encoder or learned (METHOD 3, 5, 8)."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ from samcp.modeling.clip import check_clip, load_clip
 
 logger = logging.getLogger(__name__)
 
-Words = Sequence[Sequence[str]]  # of each class, its name first
+Words = Sequence[Sequence[str]]  # one sequence per class, the name of the class first
 
-_BATCH = 256  # texts encoded at a time
-_VERSION = 1  # of what is written to disk
+_BATCH = 256  # texts per call of the text encoder
+_VERSION = 1  # of the cache files
 
 
 class ClassEmbedding(nn.Module, ABC):
@@ -30,8 +30,8 @@ class ClassEmbedding(nn.Module, ABC):
 
     Attributes:
         dim: width of an embedding.
-        class_of: (W,) the class of each word.
-        names: (C,) the row of each class's first word, its name.
+        class_of: (W,) class of each word.
+        names: (C,) index of the first word of each class, its name.
     """
 
     dim: int
@@ -45,42 +45,38 @@ class ClassEmbedding(nn.Module, ABC):
 
     @abstractmethod
     def forward(self) -> Tensor:
-        """(W, dim)."""
+        """Return the embeddings of all words, (W, dim)."""
 
     def check_words(self, words: Words) -> None:
-        """Make sure that `set_words` can give these classes, without the work of it; any words will do by default.
-
-        Raises:
-            ValueError: see there.
-        """
+        """Raise ValueError if `set_words` would reject these classes; by default all words are accepted."""
 
     @abstractmethod
     def set_words(self, words: Words) -> None:
-        """Give the embeddings of these classes from now on.
+        """Change the classes.
 
         Raises:
-            ValueError: they were learned, and of other classes.
+            ValueError: the embeddings are learned and do not include all of the classes.
         """
 
-    def best(self, values: Tensor) -> Tensor:
-        """A class's value is that of the best of its words (METHOD 8, B.3): (.., W) to (.., C)."""
+    def max_over_words(self, values: Tensor) -> Tensor:
+        """Return the maximum over the words of each class, (.., W) -> (.., C) (METHOD 8, B.3)."""
         if len(self.names) == len(self.class_of):
             return values
         shape = (*values.shape[:-1], len(self.names))
         index = self.class_of.expand_as(values)
         return values.new_zeros(shape).scatter_reduce(-1, index, values, "amax", include_self=False)
 
-    def _number(self, counts_of_words: Sequence[int], device: torch.device) -> None:
-        counts = torch.tensor(counts_of_words, device=device)
+    def _index_words(self, words_per_class: Sequence[int], device: torch.device) -> None:
+        counts = torch.tensor(words_per_class, device=device)
         self.class_of = torch.arange(len(counts), device=device).repeat_interleave(counts)
         self.names = counts.cumsum(0) - counts
 
 
 class LearnedClassEmbedding(ClassEmbedding):
-    """A table that is trained with the model, for a fixed vocabulary without text weights; synonyms do not matter.
+    """Trainable embedding table for a fixed vocabulary without a text encoder; synonyms are ignored.
 
     Args:
-        words: of each class; the order of the classes is the table's.
+        words: words per class, in the order of the table's rows.
         dim: width of an embedding.
     """
 
@@ -101,24 +97,24 @@ class LearnedClassEmbedding(ClassEmbedding):
         unknown = [name for name, *_ in words if name not in self.learned_names]
         if unknown:
             raise ValueError(
-                f"this model has learned the classes {', '.join(self.learned_names)}, and no {', '.join(unknown)}; "
-                "for other words use a model trained with CLIP's text encoder"
+                f"this model has learned the classes {', '.join(self.learned_names)}, not {', '.join(unknown)}; for "
+                "other words use a model trained with CLIP's text encoder"
             )
 
     def set_words(self, words: Words) -> None:
         self.check_words(words)
         rows = [self.learned_names.index(name) for name, *_ in words]
         self.rows = torch.tensor(rows, device=self.weight.device)
-        self._number([1] * len(rows), self.weight.device)
+        self._index_words([1] * len(rows), self.weight.device)
 
 
 class CLIPClassEmbedding(ClassEmbedding):
-    """Frozen embeddings of all words by a CLIP text encoder, which is gone once they are made.
+    """Frozen embeddings of all words by a CLIP text encoder, which is deleted after computing them.
 
     Args:
-        words: of each class.
+        words: words per class.
         name, pretrained: see :func:`samcp.modeling.clip.load_clip`.
-        prompts: templates with one ``{}``; the embeddings of a word in all of them are averaged.
+        prompts: templates with one ``{}``; the embeddings of a word are averaged over all templates.
 
     Raises:
         CheckpointError, UsageError: see :func:`embed_words`.
@@ -138,20 +134,20 @@ class CLIPClassEmbedding(ClassEmbedding):
 
     def set_words(self, words: Words) -> None:
         device = self.weight.device
-        flat = [word for of_class in words for word in of_class]
+        flat = [word for class_words in words for word in class_words]
         self.weight = embed_words(flat, self.name, self.pretrained, self.prompts).to(device)
-        self._number([len(of_class) for of_class in words], device)
+        self._index_words([len(class_words) for class_words in words], device)
 
 
 def embed_words(words: Sequence[str], name: str, pretrained: str, prompts: Sequence[str]) -> Tensor:
-    """CLIP's embeddings of words: (W, dim), each the normalised mean over ``prompts``.
+    """Return CLIP's embeddings of words, (W, dim), each the normalised mean over ``prompts``.
 
-    They are kept on disk, under a hash of all that they follow from, in the folder SAMCP_CACHE or ~/.cache/samcp. So an
-    evaluation needs no text encoder a second time, and none at all where the folder comes along.
+    They are cached in the folder SAMCP_CACHE or ~/.cache/samcp, under a hash of the words, the model and the prompts.
+    The text encoder is not needed for cached embeddings, also if the folder is copied to another machine.
 
     Raises:
-        CheckpointError: CLIP is needed, and cannot be had.
-        UsageError: there is no template, or one has not one place for a word.
+        CheckpointError: the embeddings are not cached, and CLIP cannot be loaded.
+        UsageError: there is no template, or a template does not have exactly one ``{}``.
     """
     check_prompts(prompts)
     check_clip(name, pretrained)
@@ -161,21 +157,22 @@ def embed_words(words: Sequence[str], name: str, pretrained: str, prompts: Seque
     except FileNotFoundError:
         pass
     except (OSError, SafetensorError, KeyError) as error:
-        logger.warning("%s is damaged (%s) and made anew", file, error)
+        logger.warning("%s is damaged (%s); computing the embeddings again", file, error)
     embeddings = _embed(words, name, pretrained, prompts)
-    _keep(embeddings, file)
+    _write_cache(embeddings, file)
     return embeddings
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
+    """Raise UsageError unless there is a template and each has exactly one ``{}``."""
     if not prompts:
         raise UsageError('prompts is empty; give at least one template, such as "a photo of a {}."')
     for prompt in prompts:
-        around = prompt.split("{}")
-        if len(around) != 2 or any(brace in part for part in around for brace in "{}"):
+        parts = prompt.split("{}")
+        if len(parts) != 2 or any(brace in part for part in parts for brace in "{}"):
             raise UsageError(
-                f"prompts has the template {prompt!r}; write one {{}} in it, where the word goes, and no other brace, "
-                'as in "a photo of a {}."'
+                f"prompts has the template {prompt!r}; it must contain one {{}}, the place of the word, and no other "
+                'brace, as in "a photo of a {}."'
             )
 
 
@@ -210,12 +207,12 @@ def _digest(path: str) -> str:
     return digest.hexdigest()
 
 
-def _keep(embeddings: Tensor, file: Path) -> None:
-    """Write a file that is whole or not there, whoever else writes it; one that cannot be written is done without."""
+def _write_cache(embeddings: Tensor, file: Path) -> None:
+    """Write a cache file atomically; log a warning if it cannot be written."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({"embeddings": embeddings}, partial)
         os.replace(partial, file)
     except (OSError, SafetensorError) as error:
-        logger.warning("text embeddings are not kept: %s (SAMCP_CACHE names another folder)", error)
+        logger.warning("cannot cache text embeddings: %s (set SAMCP_CACHE to use another folder)", error)

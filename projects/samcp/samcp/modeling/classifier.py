@@ -1,4 +1,4 @@
-"""Scores of queries and classes: Prompt I (METHOD 5; paper Eq. 1)."""
+"""Classifier of queries, Prompt I (METHOD 5; paper Eq. 1)."""
 
 import math
 
@@ -10,12 +10,12 @@ from samcp.modeling.layers import full_precision, without_autocast
 
 
 class Classifier(nn.Module):
-    """Score queries against class embeddings, as GLIP does. No weight depends on the vocabulary.
+    """Classifier of queries by class embeddings, as in GLIP; its weights do not depend on the vocabulary.
 
     Args:
         dim: width D of the queries.
         text_dim: width of the class embeddings.
-        prior: the probability that scores start at.
+        prior: initial probability of each class.
     """
 
     def __init__(self, *, dim: int, text_dim: int, prior: float = 0.01) -> None:
@@ -27,7 +27,7 @@ class Classifier(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-math.log((1 - prior) / prior)))
 
     def forward(self, queries: Tensor, embeddings: Tensor) -> Tensor:
-        """Logits S (B, M, C) of ``queries`` (B, M, D) for class ``embeddings`` (C, text_dim)."""
+        """Return logits S (B, M, C) of ``queries`` (B, M, D) for class ``embeddings`` (C, text_dim)."""
         unit = F.normalize(full_precision(embeddings), dim=-1)
         q = F.normalize(full_precision(self.query_proj(queries)), dim=-1)
         text = full_precision(self.text_proj(10 * unit))

@@ -1,4 +1,4 @@
-"""Contrastive denoising queries, after DINO (METHOD 3; Zhang et al., "DINO", 2023)."""
+"""Contrastive denoising queries (METHOD 3; Zhang et al., "DINO", 2023)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +9,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DenoisingQueries:
-    """Noised copies of the ground-truth instances, R of them an image (padded to the largest K).
+    """Copies of the ground-truth instances with noise, R per image (padded to the largest K).
 
     Attributes:
-        labels: (B, R) class indices after noise; their text embedding is the query's content.
+        labels: (B, R) class indices after noise; their text embeddings are the content of the queries.
         boxes: (B, R, 4) boxes after noise, XYXY normalised.
-        entity: (R,) which ground-truth instance a slot copies.
-        positive: (R,) bool: lightly noised, to be restored; the others are heavily noised and are background.
-        group: (R,) slots see only slots of their own group.
+        entity: (R,) index of the ground-truth instance that a slot copies.
+        positive: (R,) bool, slots with little noise and the instance as target; the others have more noise and the
+            target background.
+        group: (R,) group of a slot; slots of different groups do not attend to each other.
         valid: (B, R) bool, False for padding.
     """
 
@@ -37,30 +38,30 @@ def make_denoising_queries(
     label_noise: float,
     box_noise: float,
 ) -> DenoisingQueries:
-    """Noise the ground-truth instances of a batch into as many groups as ``max_queries`` allows (at least one).
+    """Copy the ground-truth instances with noise into as many groups as ``max_queries`` allows (at least one).
 
     Args:
-        classes: (K_i,) class indices an image.
-        boxes: (K_i, 4) XYXY normalised, an image.
-        label_pool: classes that a noised label is drawn from.
-        label_noise: half of this share of labels is replaced, as DINO does.
-        box_noise: corners move by up to this share of half the box's size; twice that for negatives.
+        classes: (K_i,) class indices per image.
+        boxes: (K_i, 4) XYXY normalised, per image.
+        label_pool: classes that random labels are drawn from.
+        label_noise: twice the probability that a label is replaced, as in DINO.
+        box_noise: corners move by up to this fraction of half the box size, negatives by up to twice as much.
 
     Returns:
-        No query at all (R = 0) where no image has an instance.
+        Denoising queries; none (R = 0) if no image has an instance.
     """
-    most = max(len(c) for c in classes)
-    groups = max(1, max_queries // (2 * most)) if most else 0
+    max_instances = max(len(c) for c in classes)
+    groups = max(1, max_queries // (2 * max_instances)) if max_instances else 0
     device = label_pool.device
-    entity = torch.arange(most, device=device).repeat(groups * 2)
-    positive = (torch.arange(groups * 2, device=device) % 2 == 0).repeat_interleave(most)
-    group = torch.arange(groups, device=device).repeat_interleave(2 * most)
+    entity = torch.arange(max_instances, device=device).repeat(groups * 2)
+    positive = (torch.arange(groups * 2, device=device) % 2 == 0).repeat_interleave(max_instances)
+    group = torch.arange(groups, device=device).repeat_interleave(2 * max_instances)
 
-    padded_classes = torch.zeros(len(classes), most, dtype=torch.long, device=device)
-    padded_boxes = torch.zeros(len(classes), most, 4, device=device)
-    exists = torch.zeros(len(classes), most, dtype=torch.bool, device=device)
+    padded_classes = torch.zeros(len(classes), max_instances, dtype=torch.long, device=device)
+    padded_boxes = torch.zeros(len(classes), max_instances, 4, device=device)
+    valid = torch.zeros(len(classes), max_instances, dtype=torch.bool, device=device)
     for i, (c, b) in enumerate(zip(classes, boxes, strict=True)):
-        padded_classes[i, : len(c)], padded_boxes[i, : len(c)], exists[i, : len(c)] = c, b, True
+        padded_classes[i, : len(c)], padded_boxes[i, : len(c)], valid[i, : len(c)] = c, b, True
 
     return DenoisingQueries(
         labels=_noise_labels(padded_classes[:, entity], label_pool, label_noise),
@@ -68,7 +69,7 @@ def make_denoising_queries(
         entity=entity,
         positive=positive,
         group=group,
-        valid=exists[:, entity],
+        valid=valid[:, entity],
     )
 
 
@@ -80,10 +81,10 @@ def _noise_labels(labels: Tensor, pool: Tensor, noise: float) -> Tensor:
 
 
 def _noise_boxes(boxes: Tensor, positive: Tensor, noise: float) -> Tensor:
-    """Move each corner by a random share in [0, 1) of half the box's size; in [1, 2) for negatives."""
+    """Move each corner by a random fraction in [0, 1), for negatives in [1, 2), of half the box size times noise."""
     half_size = (boxes[..., 2:] - boxes[..., :2]) / 2
     sign = torch.randint(0, 2, boxes.shape, device=boxes.device) * 2 - 1
-    share = torch.rand(boxes.shape, device=boxes.device) + (~positive)[:, None]
-    moved = (boxes + sign * share * half_size.repeat(1, 1, 2) * noise).clamp(0, 1)
-    # Negatives may swap their corners.
+    fraction = torch.rand(boxes.shape, device=boxes.device) + (~positive)[:, None]
+    moved = (boxes + sign * fraction * half_size.repeat(1, 1, 2) * noise).clamp(0, 1)
+    # The corners of a negative may have swapped.
     return torch.cat([torch.minimum(moved[..., :2], moved[..., 2:]), torch.maximum(moved[..., :2], moved[..., 2:])], -1)

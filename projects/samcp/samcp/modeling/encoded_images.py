@@ -1,4 +1,4 @@
-"""What the network makes of images and patches before it is told any class."""
+"""Encoded images and patches, which do not depend on the vocabulary."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from samcp.modeling.patch_batch import PatchBatch
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """B images and their N patches, encoded; the same for every vocabulary.
+    """Feature maps of B images and encodings of their N patches.
 
     Attributes:
-        features: the backbone's maps by name, each (B, channels, h, w).
-        patches: what was encoded.
-        content, position: (B, N, D), the encoder's F and P_F.
+        features: feature maps of the backbone by name, each (B, channels, h, w).
+        patches: the patches that were encoded.
+        content, position: (B, N, D), F and P_F of the patch encoder.
     """
 
     features: Mapping[str, Tensor]
@@ -26,7 +26,7 @@ class EncodedImages:
     position: Tensor
 
     def image(self, index: int) -> "EncodedImages":
-        """One of the images alone, without the padding of its patches."""
+        """Return one of the images, without the padding of its patches."""
         rows = slice(index, index + 1)
         columns = slice(0, max(1, int(self.patches.valid[index].sum())))
         return EncodedImages(
@@ -42,17 +42,17 @@ class EncodedImages:
         )
 
 
-def join_maps(maps: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """One batch of the maps of several images, each (1, channels, h, w) of its own size.
+def pad_and_stack(maps: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack feature maps (1, channels, h, w) of images of different sizes into one batch.
 
-    The edge goes on into the padding, so that RoIAlign reads at an image's border what it would read there alone.
+    The padding replicates the edge, so that RoIAlign gives the same result at the border as without padding.
     """
-    joined = {}
+    stacked = {}
     for name in maps[0]:
         levels = [image[name] for image in maps]
         height, width = (max(level.shape[axis] for level in levels) for axis in (2, 3))
         padded = [
             F.pad(level, (0, width - level.shape[3], 0, height - level.shape[2]), mode="replicate") for level in levels
         ]
-        joined[name] = torch.cat(padded)
-    return joined
+        stacked[name] = torch.cat(padded)
+    return stacked

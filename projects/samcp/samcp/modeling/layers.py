@@ -1,4 +1,4 @@
-"""The building blocks that encoder and decoder share."""
+"""Layers shared by encoder and decoder."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from torchvision.ops import box_convert
 
 
 class MLP(nn.Sequential):
-    """Linear layers with ReLU between them: ``dims[0] -> dims[1] -> ... -> dims[-1]``."""
+    """Multi-layer perceptron with ReLU between the linear layers: ``dims[0] -> dims[1] -> ... -> dims[-1]``."""
 
     def __init__(self, *dims: int) -> None:
         layers: list[nn.Module] = []
@@ -32,20 +32,20 @@ class BoxEmbedding(nn.Module):
         self.mlp = MLP(2 * dim, dim, dim)
 
     def forward(self, boxes: Tensor) -> Tensor:
-        """``boxes``: (..., 4) XYXY, normalised by the image's size. Returns (..., D)."""
+        """Embed ``boxes`` (..., 4), XYXY normalised by the image size, as (..., D)."""
         center_size = box_convert(full_precision(boxes), "xyxy", "cxcywh")
         return self.mlp(sine_embedding(center_size, self.dim // 2).flatten(-2))
 
 
 def sine_embedding(values: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
-    """Sines and cosines of values in [0, 1] at ``dim / 2`` frequencies: (...) -> (..., dim)."""
+    """Return sines and cosines of values in [0, 1] at ``dim / 2`` frequencies: (...) -> (..., dim)."""
     exponent = torch.arange(dim // 2, dtype=values.dtype, device=values.device) / (dim // 2)
     angle = values[..., None] * 2 * math.pi / temperature**exponent
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 class AttentionLayer(nn.Module):
-    """Multi-head attention, residual and LayerNorm (post-norm). Positions go to queries and keys, not to values."""
+    """Multi-head attention, residual and LayerNorm (post-norm). Positions are added to queries and keys only."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -64,15 +64,15 @@ class AttentionLayer(nn.Module):
         """Attend from ``x`` (B, M, D) to ``memory`` (B, N, D).
 
         Args:
-            x_pos, memory_pos: position embeddings, shaped as x and memory.
-            visible: (B or 1, M or 1, N) bool, True where a query may see a key; every row must have a True.
+            x_pos, memory_pos: position embeddings of the shapes of x and memory.
+            visible: (B or 1, M or 1, N) bool, True if the query attends to the key; each row needs at least one True.
         """
         q, k, v = self._heads(x, x_pos, memory, memory_pos)
         mask = None if visible is None else visible.unsqueeze(1)
         return self._add(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
     def _heads(self, x: Tensor, x_pos: Tensor, memory: Tensor, memory_pos: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, (B, heads, M or N, D / heads)."""
+        """Return queries, keys and values, (B, heads, M or N, D / heads)."""
         q, k, v = self.q_proj(x + x_pos), self.k_proj(memory + memory_pos), self.v_proj(memory)
         return self._split(q), self._split(k), self._split(v)
 
@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
 
 
 def init_transformer(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for every Linear inside, as DETR does."""
+    """Initialise all Linear layers of a module as DETR does: Xavier-uniform weights and zero biases."""
     for m in module.modules():
         if isinstance(m, nn.Linear):
             nn.init.xavier_uniform_(m.weight)
@@ -104,16 +104,16 @@ def init_transformer(module: nn.Module) -> None:
                 nn.init.zeros_(m.bias)
 
 
-def some_visible(visible: Tensor) -> Tensor:
-    """Let rows that could see nothing see everything, since attention over no key is not defined."""
+def unmask_empty_rows(visible: Tensor) -> Tensor:
+    """Set rows without any True to True, since attention over no keys is undefined."""
     return visible | ~visible.any(dim=-1, keepdim=True)
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """At least float32: scores are computed so even where autocast made half precision of what they come from."""
+    """Convert to float32 unless the precision is higher; autocast may have computed x in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def without_autocast(x: Tensor) -> torch.autocast:
-    """Where products, too, keep the precision of what goes into them."""
+    """Return a context that disables autocast, so that matrix products keep the precision of their inputs."""
     return torch.autocast(x.device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""Which instance query stands for which ground-truth instance (METHOD 6; paper 3.2.3)."""
+"""Hungarian matching of instance queries and ground-truth instances (METHOD 6; paper 3.2.3)."""
 
 import torch
 from fvcore.nn import sigmoid_focal_loss
@@ -9,14 +9,14 @@ from torchvision.ops import generalized_box_iou
 from samcp.modeling.layers import without_autocast
 from samcp.modeling.losses import FOCAL_ALPHA, FOCAL_GAMMA, pairwise_affinity_costs
 
-_NO_COST = 1e6  # of what cannot be computed
+_NAN_COST = 1e6  # replaces NaN, which linear_sum_assignment rejects
 
 
 class HungarianMatcher:
-    """Match queries and instances one to one at the least total cost.
+    """Matcher of queries and instances, one to one, with minimum total cost.
 
     Args:
-        cls, mask_focal, dice, l1, giou: weights of the costs; 0 leaves one out (Table 3).
+        cls, mask_focal, dice, l1, giou: weights of the costs; 0 disables a cost (Table 3).
     """
 
     def __init__(self, *, cls: float, mask_focal: float, dice: float, l1: float, giou: float) -> None:
@@ -38,14 +38,14 @@ class HungarianMatcher:
         gt_weights: Tensor,
         gt_boxes: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Match one image's M queries and K instances.
+        """Match the M queries and K instances of one image.
 
         Args:
             class_logits: (M, C).
-            affinity_logits: (M, N), of valid patches.
+            affinity_logits: (M, N), for valid patches.
             boxes: (M, 4) merged boxes, XYXY normalised.
             gt_classes: (K,).
-            gt_affinity, gt_weights: (K, N) G, and 0 where it is ignored.
+            gt_affinity, gt_weights: (K, N) G, and weights that are 0 if G is ignored.
             gt_boxes: (K, 4) XYXY normalised.
 
         Returns:
@@ -61,8 +61,8 @@ class HungarianMatcher:
                 gt_weights=gt_weights.float(),
                 gt_boxes=gt_boxes.float(),
             )
-        # A training that diverges is for the trainer to tell, which looks at the loss.
-        query, entity = linear_sum_assignment(cost.nan_to_num(nan=_NO_COST).cpu().numpy())
+        # The trainer raises an error for a non-finite loss, so NaN is not an error here.
+        query, entity = linear_sum_assignment(cost.nan_to_num(nan=_NAN_COST).cpu().numpy())
         device = class_logits.device
         return torch.as_tensor(query, device=device), torch.as_tensor(entity, device=device)
 
@@ -77,8 +77,10 @@ class HungarianMatcher:
         gt_weights: Tensor,
         gt_boxes: Tensor,
     ) -> Tensor:
-        """The (M, K) matrix of costs. Affinity costs equal the losses of the same pair, so that what is matched is
-        what is cheapest to learn: a sum over patches divided by max(|G_k|, 1)."""
+        """Compute the (M, K) cost matrix.
+
+        The affinity costs equal the losses of the pair: sums over patches divided by max(|G_k|, 1).
+        """
         total = class_logits.new_zeros(len(class_logits), len(gt_classes))
         if self.cls:
             total += self.cls * focal_class_cost(class_logits)[:, gt_classes]
@@ -86,14 +88,14 @@ class HungarianMatcher:
             focal, dice = pairwise_affinity_costs(affinity_logits, gt_affinity, gt_weights)
             total += self.mask_focal * focal + self.dice * dice
         if self.l1:
-            total += self.l1 * torch.cdist(boxes, gt_boxes, p=1)  # XYXY, as the released code
+            total += self.l1 * torch.cdist(boxes, gt_boxes, p=1)  # XYXY, as in the released code
         if self.giou:
             total -= self.giou * generalized_box_iou(boxes, gt_boxes)
         return total
 
 
 def focal_class_cost(logits: Tensor) -> Tensor:
-    """What a query's focal loss changes by if a class becomes its target: (M, C) -> (M, C), as in DETR's heirs."""
+    """Return the change of the focal loss if a class becomes the target, (M, C) -> (M, C), as in Deformable DETR."""
     positive, negative = (
         sigmoid_focal_loss(logits, torch.full_like(logits, target), alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA)
         for target in (1.0, 0.0)

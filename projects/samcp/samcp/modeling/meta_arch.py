@@ -1,4 +1,4 @@
-"""SAM-CP: label patches (Prompt I) and join them (Prompt II) in one pass (paper, Figure 2)."""
+"""SAM-CP meta-architecture: label patches (Prompt I) and merge them (Prompt II) in one pass (paper, Figure 2)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,38 +16,38 @@ from samcp.modeling.class_embedding import ClassEmbedding
 from samcp.modeling.classifier import Classifier
 from samcp.modeling.criterion import Criterion
 from samcp.modeling.denoising import DenoisingQueries, make_denoising_queries
-from samcp.modeling.encoded_images import EncodedImages, join_maps
+from samcp.modeling.encoded_images import EncodedImages, pad_and_stack
 from samcp.modeling.inference import Inference, Predictions
 from samcp.modeling.open_vocabulary import ClipScores, ScoreFusion, mask_weights
 from samcp.modeling.oracle import oracle_predictions
 from samcp.modeling.patch_batch import PatchBatch
 from samcp.modeling.patch_encoder import PatchEncoder
 from samcp.modeling.queries import SEMANTIC_QUERY_CLASSES, QueryBuilder, QuerySet
-from samcp.modeling.roi_align import fast_layout
+from samcp.modeling.roi_align import channels_last_on_cpu
 from samcp.modeling.targets import Entities, gather_entities
 from samcp.vocabulary import Vocabulary, word_key
 
 
 @META_ARCH_REGISTRY.register()
 class SAMCP(nn.Module):
-    """The meta-architecture.
+    """SAM-CP meta-architecture.
 
     Args:
-        backbone: gives feature maps, in_features of them are pooled from.
-        in_features: names of feature levels, fine to coarse.
-        class_embedding: of the words of the vocabulary's classes.
-        patch_encoder, query_builder, decoder, classifier: the network, as in Figure 2.
+        backbone: computes feature maps by name.
+        in_features: names of the feature levels that RoIAlign pools from, fine to coarse.
+        class_embedding: embeds the words of the vocabulary's classes.
+        patch_encoder, query_builder, decoder, classifier: parts of the network, as in Figure 2.
         criterion: training losses.
-        inference: predictions to segmentations.
+        inference: converts predictions to segmentations.
         vocabulary: the classes; :meth:`set_vocabulary` changes them.
-        semantic_queries: "stuff" or "all": which classes have a semantic query.
-        denoising: arguments of :func:`make_denoising_queries`, or None for none.
-        buildable_iou: least box IoU of an instance and its patches for it to be taught.
-        fusion: joins the scores with CLIP's of the predicted masks; None for the learned ones alone. Needs the backbone
-            and the class embeddings of CLIP.
-        roi_size: of the mapper's roi_masks.
+        semantic_queries: "stuff" or "all", the classes that have a semantic query.
+        denoising: arguments of :func:`make_denoising_queries`, None to train without denoising queries.
+        buildable_iou: minimum box IoU of an instance and its patches; other instances are excluded from the loss.
+        fusion: combines the scores with CLIP's scores of the predicted masks, None to use the learned scores only.
+            Requires CLIP as backbone and for the class embeddings.
+        roi_size: side length of the mapper's roi_masks.
         oracle: predict the ground-truth affinity instead of running the network; inputs need their targets.
-        pixel_mean, pixel_std: of the input images, one a channel.
+        pixel_mean, pixel_std: of the input images, one value per channel.
     """
 
     thing_classes: Tensor
@@ -99,33 +99,33 @@ class SAMCP(nn.Module):
         self.register_buffer("semantic_classes", None, persistent=False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        self._number_classes(vocabulary)
+        self._index_classes(vocabulary)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, vocabulary: Vocabulary | None = None) -> dict:
-        """The vocabulary is that of the config's datasets where none is given."""
+        """Return the constructor's arguments; the default vocabulary is that of the config's datasets."""
         return build_parts(cfg, vocabulary or Vocabulary.of_config(cfg))
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives; inputs are moved there."""
+        """Device of the model; inputs are moved to it."""
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Run a batch.
+        """Compute the losses (training) or the segmentations (evaluation) of a batch.
 
         Args:
-            batched_inputs: one dict an image, from :class:`samcp.data.SAMCPDatasetMapper`: ``image`` (3, H, W),
+            batched_inputs: one dict per image, from :class:`samcp.data.SAMCPDatasetMapper`: ``image`` (3, H, W),
                 ``patches`` with patch_boxes and roi_masks, and
 
                 * in training, and for the oracle: ``instances`` and ``sem_segments`` with gt_classes, gt_boxes,
                   gt_affinity, gt_ignore, and ``patches.in_crowd``;
-                * at test: ``patch_rles``, the same patches as RLEs at the image's own size.
+                * in evaluation: ``patch_rles``, the same patches as RLEs at the size of the original image.
 
         Returns:
-            In training a dict of losses. At test, a dict an image, at the image's own size:
+            In training a dict of losses; in evaluation one dict per image, at the size of the original image:
 
-            * ``sem_seg``: (H, W) int64 label map, -1 where no patch lies (or (C, H, W) scores, by configuration);
+            * ``sem_seg``: (H, W) int64 label map, -1 for pixels without a class; or (C, H, W) scores, if so configured;
             * ``instances``: Instances with pred_boxes, scores, pred_classes and pred_masks (``RLEMasks``);
             * ``panoptic_seg``: an (H, W) int32 map of segment ids and a list of segments.
         """
@@ -156,15 +156,15 @@ class SAMCP(nn.Module):
         )
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Ask for other classes from now on. No weight changes (METHOD 5).
+        """Change the classes to predict; the weights do not change (METHOD 5).
 
         Raises:
-            ValueError: the class embeddings are learned, and of other classes.
+            ValueError: the class embeddings are learned and do not include all of the classes.
         """
         self.class_embedding.set_words(vocabulary.words)
-        self._number_classes(vocabulary)
+        self._index_classes(vocabulary)
 
-    def _number_classes(self, vocabulary: Vocabulary) -> None:
+    def _index_classes(self, vocabulary: Vocabulary) -> None:
         things = torch.tensor(vocabulary.is_thing, dtype=torch.bool, device=self.device)
         self.vocabulary = vocabulary
         self.thing_classes = things.nonzero().squeeze(1)
@@ -172,35 +172,33 @@ class SAMCP(nn.Module):
         self.inference.set_classes(self.thing_classes.tolist(), len(things))
 
     def encode(self, batched_inputs: list[dict]) -> EncodedImages:
-        """Run what no class has a part in, the backbone and the patch encoder, on ``image`` and ``patches``."""
+        """Run the backbone and the patch encoder, which do not depend on the classes, on ``image`` and ``patches``."""
         patches = PatchBatch.from_instances([x["patches"] for x in batched_inputs], self.roi_size, self.device)
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         if self.training or len({image.shape for image in images}) == 1:
             maps = self._maps(images)
-        else:  # one by one, for GroupNorm would look at the padding, so that an image would depend on its batch
-            maps = join_maps([self._maps([image]) for image in images])
-        return self.encode_patches({name: fast_layout(level) for name, level in maps.items()}, patches)
+        else:  # one by one: GroupNorm would include the padding, and results would depend on the batch
+            maps = pad_and_stack([self._maps([image]) for image in images])
+        return self.encode_patches({name: channels_last_on_cpu(level) for name, level in maps.items()}, patches)
 
     def encode_patches(self, features: Mapping[str, Tensor], patches: PatchBatch) -> EncodedImages:
-        """Encode patches of images whose ``features`` are known."""
+        """Encode patches of images from feature maps computed before."""
         return EncodedImages(features, patches, *self.patch_encoder(self._levels(features), patches))
 
     def predict(self, images: EncodedImages, patches: Sequence[Patches]) -> list[Predictions]:
-        """What the queries of every image say of the present vocabulary, with CLIP's word where the config asks for it.
+        """Compute query predictions for the current vocabulary, with CLIP's scores if the model has a ``fusion``.
 
         Args:
-            patches: of every image, at its own size.
+            patches: one per image, at the size of the original image.
         """
         predictions = self.predict_learned(images)
         if self.fusion is None:
             return predictions
-        return [
-            self.fusion(said, clip, self.seen_classes)
-            for said, clip in zip(predictions, self.predict_clip(images, predictions, patches), strict=True)
-        ]
+        clip_scores = self.predict_clip(images, predictions, patches)
+        return [self.fusion(p, c, self.seen_classes) for p, c in zip(predictions, clip_scores, strict=True)]
 
     def predict_learned(self, images: EncodedImages) -> list[Predictions]:
-        """What the network itself says."""
+        """Compute query predictions without CLIP's scores."""
         words = self.class_embedding()
         queries, outputs = self._decode(images, words)
         return self._predict(outputs[-1], queries, images.patches, words)
@@ -208,23 +206,24 @@ class SAMCP(nn.Module):
     def predict_clip(
         self, images: EncodedImages, predictions: Sequence[Predictions], patches: Sequence[Patches]
     ) -> list[ClipScores]:
-        """What CLIP says of the masks that the network predicts (mask pooling)."""
+        """Compute CLIP's scores of the masks that the network predicts (mask pooling)."""
         clip = self.backbone.bottom_up
         stride, words = clip.output_shape()[DENSE].stride, self.class_embedding()
         scores = []
-        for i, (said, own) in enumerate(zip(predictions, patches, strict=True)):
-            members = self.inference.members(torch.cat([said.semantic_affinity, said.instance_affinity]))
+        for i, (prediction, image_patches) in enumerate(zip(predictions, patches, strict=True)):
+            members = self.inference.members(torch.cat([prediction.semantic_affinity, prediction.instance_affinity]))
             height, width = images.patches.image_sizes[i].tolist()
-            weights = mask_weights(members, own, (height, width), stride).to(self.device)
+            weights = mask_weights(members, image_patches, (height, width), stride).to(self.device)
             dense = images.features[DENSE][i, :, : weights.shape[1], : weights.shape[2]]
-            logits = self.class_embedding.best(clip.logit_scale * clip.pool(dense, weights) @ words.T)
-            semantic, instance = logits.softmax(-1).split([len(said.semantic_classes), len(said.instance_affinity)])
-            scores.append(ClipScores(semantic.gather(1, said.semantic_classes[:, None])[:, 0], instance))
+            logits = self.class_embedding.max_over_words(clip.logit_scale * clip.pool(dense, weights) @ words.T)
+            classes = prediction.semantic_classes
+            semantic, instance = logits.softmax(-1).split([len(classes), len(prediction.instance_affinity)])
+            scores.append(ClipScores(semantic.gather(1, classes[:, None])[:, 0], instance))
         return scores
 
     @property
     def seen_classes(self) -> Tensor:
-        """(C,) bool: the classes of the present vocabulary that the model was trained on, under any of their words."""
+        """(C,) bool: classes of the current vocabulary with at least one word that the model was trained on."""
         seen = [not self.trained_words.isdisjoint(map(word_key, words)) for words in self.vocabulary.words]
         return torch.tensor(seen, device=self.device)
 
@@ -249,26 +248,26 @@ class SAMCP(nn.Module):
         return queries, outputs
 
     def _class_logits(self, output: DecoderOutput, words: Tensor) -> Tensor:
-        """(B, M, C)."""
-        return self.class_embedding.best(self.classifier(output.queries, words))
+        """Return class logits (B, M, C), one per class."""
+        return self.class_embedding.max_over_words(self.classifier(output.queries, words))
 
     def _levels(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         return [features[name] for name in self.in_features]
 
     def _maps(self, images: list[Tensor]) -> dict[str, Tensor]:
-        """The backbone's maps by name."""
+        """Return the backbone's feature maps by name."""
         padded = ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
-        maps: dict[str, Tensor] = self.backbone(fast_layout(padded.tensor))
+        maps: dict[str, Tensor] = self.backbone(channels_last_on_cpu(padded.tensor))
         return maps
 
     def _ground_truth(self, batched_inputs: list[dict], patches: PatchBatch) -> tuple[list[Entities], list[Entities]]:
-        """Semantic regions and instances of every image."""
+        """Return the semantic regions and the instances of each image."""
         regions, instances = [], []
         for i, x in enumerate(batched_inputs):
-            regions.append(gather_entities(x["sem_segments"], patches, i, least_box_iou=None))
-            instances.append(gather_entities(x["instances"], patches, i, least_box_iou=self.buildable_iou))
+            regions.append(gather_entities(x["sem_segments"], patches, i, min_box_iou=None))
+            instances.append(gather_entities(x["instances"], patches, i, min_box_iou=self.buildable_iou))
         return regions, instances
 
     def _denoise(self, instances: list[Entities]) -> DenoisingQueries | None:

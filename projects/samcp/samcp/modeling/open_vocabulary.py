@@ -1,4 +1,4 @@
-"""CLIP's opinion of predicted masks, joined with the learned scores (METHOD 8; paper 4.1, Tables 6 and 8)."""
+"""Fusion of learned scores with CLIP's scores of predicted masks (METHOD 8; paper 4.1, Tables 6 and 8)."""
 
 from dataclasses import dataclass, replace
 
@@ -15,11 +15,11 @@ FUSION_RULES = ("product", "sum")
 
 @dataclass(frozen=True)
 class ClipScores:
-    """What CLIP says of the masks of :class:`Predictions`, as probabilities over all classes.
+    """CLIP's scores of the masks of :class:`Predictions`, as probabilities over all classes.
 
     Attributes:
-        semantic: (S,) of each semantic query's own class.
-        instance: (M, C).
+        semantic: (S,) score of the class of each semantic query.
+        instance: (M, C) scores of each instance query.
     """
 
     semantic: Tensor
@@ -27,25 +27,26 @@ class ClipScores:
 
 
 class ScoreFusion:
-    """Join learned and CLIP's scores: S_ov = σ(S)^(1 - κ) · softmax(S_CLIP)^κ.
+    """Fusion of learned and CLIP's scores: S_ov = σ(S)^(1 - κ) · softmax(S_CLIP)^κ.
 
     Args:
-        clip_weight: κ of the classes that the model was trained on; 0 takes its scores alone, 1 CLIP's alone.
-        clip_weight_unseen: κ of all others.
-        rule: "product", the geometric mean that Table 8 names, or "sum", as 4.1 prints it, halved so that scores stay
-            in [0, 1] and thresholds mean the same.
+        clip_weight: κ of the classes that the model was trained on; 0 uses its scores only, 1 CLIP's only.
+        clip_weight_unseen: κ of all other classes.
+        rule: "product", the geometric mean of Table 8, or "sum", the formula of 4.1, halved so that scores stay in
+            [0, 1] and the same thresholds apply.
     """
 
     def __init__(self, *, clip_weight: float, clip_weight_unseen: float, rule: str) -> None:
         for name, value in (("clip_weight", clip_weight), ("clip_weight_unseen", clip_weight_unseen)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; it must be from 0 to 1")
+                raise ValueError(f"{name} is {value}; it must be between 0 and 1")
         if rule not in FUSION_RULES:
             raise ValueError(f"rule is {rule!r}; choose {' or '.join(map(repr, FUSION_RULES))}")
         self.clip_weight, self.clip_weight_unseen, self.rule = clip_weight, clip_weight_unseen, rule
 
     def __call__(self, predictions: Predictions, clip: ClipScores, seen: Tensor) -> Predictions:
-        """
+        """Return the predictions with fused scores.
+
         Args:
             seen: (C,) bool, the classes that the model was trained on.
         """
@@ -59,7 +60,7 @@ class ScoreFusion:
         )
 
     def _fuse(self, learned: Tensor, clip: Tensor, weight: Tensor) -> Tensor:
-        # In full precision: 0.01 ** 0.4 and its like would lose half their digits.
+        # In float32, since powers such as 0.01 ** 0.4 lose half of their digits in half precision.
         a, b = learned.float() ** (1 - weight), clip.float() ** weight
         return a * b if self.rule == "product" else (a + b) / 2
 
@@ -84,10 +85,10 @@ def mask_weights(members: Tensor, patches: Patches, size: tuple[int, int], strid
         ((np.arange(pixels) + 0.5) * side / pixels // stride).astype(np.int64)
         for pixels, side in ((patches.height, size[0]), (patches.width, size[1]))
     )
-    place = rows[:, None] * width + columns
+    cell = rows[:, None] * width + columns
     region = partition.paint(np.arange(len(partition.membership)))
     counts = sparse.csr_matrix(
-        (np.ones(region.size, np.float32), (region.ravel(), place.ravel())), (len(partition.membership), height * width)
+        (np.ones(region.size, np.float32), (region.ravel(), cell.ravel())), (len(partition.membership), height * width)
     )
     inside = (members.cpu().numpy().astype(np.float32) @ partition.membership.T.astype(np.float32)) > 0
     return torch.from_numpy((counts.T @ inside.T.astype(np.float32)).T.reshape(-1, height, width).copy())

@@ -1,4 +1,4 @@
-"""The bound that patches allow: the ground-truth affinity as if it were predicted."""
+"""Oracle predictions, the ground-truth affinity: an upper bound for given patches."""
 
 import torch
 from torch import Tensor
@@ -7,17 +7,17 @@ from samcp.modeling.inference import Predictions
 
 
 def oracle_predictions(inputs: dict, semantic_classes: Tensor, num_classes: int) -> Predictions:
-    """Perfect scores and the affinity G, for one image.
+    """Return predictions for one image with scores 1 and the ground-truth affinity G.
 
-    Every ground-truth instance is an instance query, every class that has a semantic query and is in the image a
-    semantic one; so what the inference makes of them is the best a model can do with these patches.
+    Each ground-truth instance is an instance query; each class that is in the image and has a semantic query is a
+    semantic query. The resulting segmentation is the best one that these patches allow.
 
     Args:
-        inputs: the mapper's dict with its targets (``instances`` and ``sem_segments``).
+        inputs: the mapper's dict with targets (``instances`` and ``sem_segments``).
     """
     regions, instances = inputs["sem_segments"], inputs["instances"]
-    asked = torch.isin(regions.gt_classes, semantic_classes.cpu())
-    regions = regions[asked & regions.gt_affinity.any(-1)]
+    has_query = torch.isin(regions.gt_classes, semantic_classes.cpu())
+    regions = regions[has_query & regions.gt_affinity.any(-1)]
     return Predictions(
         semantic_classes=regions.gt_classes,
         semantic_scores=torch.ones(len(regions)),

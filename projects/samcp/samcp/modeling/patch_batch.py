@@ -1,4 +1,4 @@
-"""The patches of a batch as padded tensors."""
+"""Patches of a batch as padded tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PatchBatch:
-    """Patches of B images, padded to the largest number N (at least 1, so that attention always has a key).
+    """Patches of B images, padded to the largest number N (at least 1, since attention needs a key).
 
     Attributes:
         boxes: (B, N, 4) XYXY in input pixels.
         roi_masks: (B, N, S, S) masks resampled over their boxes, in [0, 1].
         valid: (B, N) bool, False for padding.
-        image_sizes: (B, 2) height and width of every image before padding.
+        image_sizes: (B, 2) height and width of each image before padding.
     """
 
     boxes: Tensor
@@ -37,8 +37,8 @@ class PatchBatch:
         for i, p in enumerate(patches):
             if p.roi_masks.shape[1:] != (roi_size, roi_size):
                 raise ValueError(
-                    f"the mapper's roi_masks are {tuple(p.roi_masks.shape[1:])}, the model wants "
-                    f"{(roi_size, roi_size)}: build both with the same roi_size"
+                    f"roi_masks of the mapper have shape {tuple(p.roi_masks.shape[1:])}, but the model expects "
+                    f"{(roi_size, roi_size)}; build both with the same roi_size"
                 )
             batch.boxes[i, : len(p)] = p.patch_boxes.tensor.to(device)
             batch.roi_masks[i, : len(p)] = p.roi_masks.to(device)
@@ -47,7 +47,7 @@ class PatchBatch:
 
     @property
     def scale(self) -> Tensor:
-        """(B, 1, 4): width, height, width, height of every image, to normalise boxes by."""
+        """(B, 1, 4): width, height, width, height of each image, the divisors that normalise boxes."""
         h, w = self.image_sizes.float().unbind(-1)
         return torch.stack([w, h, w, h], dim=-1).unsqueeze(1)
 

@@ -1,4 +1,4 @@
-"""Semantic and instance queries, and who may see whom (METHOD 3; paper 3.2.2)."""
+"""Semantic, instance and denoising queries and their self-attention (METHOD 3; paper 3.2.2)."""
 
 import math
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from samcp.modeling.denoising import DenoisingQueries
 from samcp.modeling.layers import AttentionLayer, full_precision
 from samcp.modeling.patch_batch import PatchBatch
 
-SEMANTIC_QUERY_CLASSES = ("stuff", "all")  # which classes have a semantic query
+SEMANTIC_QUERY_CLASSES = ("stuff", "all")  # classes that have a semantic query
 
 
 @dataclass(frozen=True)
 class QuerySet:
-    """The queries of B images, in the order semantic, instance, denoising.
+    """Queries of B images, in the order semantic, instance, denoising.
 
     Attributes:
         content: (B, M, D).
         boxes: (B, M, 4) reference boxes, XYXY normalised.
-        visible: (B, M - num_semantic, M) bool, True where an instance or denoising query may see the column's. Every
-            semantic one sees itself and the instance queries of the image's patches.
-        num_semantic, num_instance, num_denoising: their sum is M. num_instance is N or 0.
+        visible: (B, M - num_semantic, M) bool, True if the instance or denoising query of the row attends to the query
+            of the column. Semantic queries attend to themselves and to the instance queries of valid patches.
+        num_semantic, num_instance, num_denoising: numbers that sum to M; num_instance is N or 0.
     """
 
     content: Tensor
@@ -36,23 +36,23 @@ class QuerySet:
 
     @property
     def num_matching(self) -> int:
-        """How many queries are not for denoising."""
+        """Number of semantic and instance queries."""
         return self.num_semantic + self.num_instance
 
 
 class QueryAttention(AttentionLayer):
-    """Self-attention of queries. Its cost is linear in the number of semantic ones, which do not see each other."""
+    """Self-attention of queries, linear in the number of semantic queries, which do not attend to each other."""
 
     def forward(self, x: Tensor, x_pos: Tensor, visible: Tensor, valid: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, M, D), with positions, to (B, M, D).
+        """Update queries (B, M, D) with positions of the same shape.
 
         Args:
-            visible: (B, R, M) bool, whom the last R queries may see; the others are semantic.
-            valid: (B, num_instance) bool, which of the queries after them are no padding.
+            visible: (B, R, M) bool, attention mask of the last R queries; the others are semantic.
+            valid: (B, num_instance) bool, False for instance queries that are padding.
         """
         q, k, v = self._heads(x, x_pos, x, x_pos)
         first = x.shape[1] - visible.shape[1]
-        # Only denoising queries see semantic ones; where there are none, semantic keys need not be looked at.
+        # Only denoising queries attend to semantic ones; without them the semantic keys are skipped.
         start = 0 if visible.shape[1] > valid.shape[1] else first
         others = F.scaled_dot_product_attention(
             q[:, :, first:], k[:, :, start:], v[:, :, start:], attn_mask=visible[:, None, :, start:]
@@ -60,14 +60,16 @@ class QueryAttention(AttentionLayer):
         if not first:
             return self._add(x, others)
         instances = slice(first, first + valid.shape[1])
-        semantic = _see_self_and_others(
+        semantic = _attend_to_self_and_others(
             q[:, :, :first], k[:, :, :first], v[:, :, :first], k[:, :, instances], v[:, :, instances], valid
         )
         return self._add(x, torch.cat([semantic.to(others.dtype), others], dim=2))
 
 
-def _see_self_and_others(q: Tensor, k: Tensor, v: Tensor, others_k: Tensor, others_v: Tensor, valid: Tensor) -> Tensor:
-    """Attention of (B, heads, S, d) queries, each to its own key and to N others', of which only `valid` count."""
+def _attend_to_self_and_others(
+    q: Tensor, k: Tensor, v: Tensor, others_k: Tensor, others_v: Tensor, valid: Tensor
+) -> Tensor:
+    """Attend from (B, heads, S, d) queries, each to its own key and to the `valid` ones of N other keys."""
     q = q / math.sqrt(q.shape[-1])
     to_others = (q @ others_k.transpose(-1, -2)).masked_fill(~valid[:, None, None, :], float("-inf"))
     to_self = (q * k).sum(-1, keepdim=True)
@@ -76,12 +78,12 @@ def _see_self_and_others(q: Tensor, k: Tensor, v: Tensor, others_k: Tensor, othe
 
 
 class QueryBuilder(nn.Module):
-    """Make the decoder's queries from class embeddings and patches.
+    """Builder of the decoder's queries from class embeddings and patches.
 
     Args:
         dim: width D of the queries.
         text_dim: width of the class embeddings.
-        instance_queries: whether every patch is an instance query ("patch-as-query").
+        instance_queries: use each patch as an instance query ("patch-as-query").
     """
 
     def __init__(self, *, dim: int, text_dim: int, instance_queries: bool = True) -> None:
@@ -103,7 +105,7 @@ class QueryBuilder(nn.Module):
 
         Args:
             embeddings: (C, text_dim) class embeddings.
-            semantic_classes: indices of the classes that get a semantic query.
+            semantic_classes: indices of the classes that have a semantic query.
             features: (B, N, D) encoded patches, the content of instance queries.
             denoising: training only.
         """
@@ -134,10 +136,10 @@ class QueryBuilder(nn.Module):
 
 
 def query_visibility(num_semantic: int, num_instance: int, valid: Tensor, denoising: DenoisingQueries | None) -> Tensor:
-    """Whom instance and denoising queries may see: (B, num_instance + num_denoising, M) bool.
+    """Return the attention mask of instance and denoising queries, (B, num_instance + num_denoising, M) bool.
 
-    An instance query sees the instance queries; a denoising one sees its own group, the semantic and the instance
-    queries. Padding is seen by nobody but itself (METHOD 3).
+    Instance queries attend to instance queries; denoising queries attend to their own group, the semantic and the
+    instance queries. Only padding attends to padding, and only to itself (METHOD 3).
     """
     batch, num_matching = valid.shape[0], num_semantic + num_instance
     num_denoising = 0 if denoising is None else denoising.labels.shape[1]
@@ -149,5 +151,5 @@ def query_visibility(num_semantic: int, num_instance: int, valid: Tensor, denois
         visible[:, num_instance:, :num_semantic] = True
         same_group = denoising.group[:, None] == denoising.group[None, :]
         visible[:, num_instance:, num_matching:] = same_group & denoising.valid.unsqueeze(1)
-    itself = torch.eye(total, dtype=torch.bool, device=valid.device)[num_semantic:]
-    return visible | itself
+    identity = torch.eye(total, dtype=torch.bool, device=valid.device)[num_semantic:]
+    return visible | identity

@@ -1,4 +1,4 @@
-"""RoIAlign, on a CPU as a sparse matrix product: 3 to 8 times faster than torchvision's there, backward included."""
+"""RoIAlign; on CPUs a sparse matrix product, 3 to 8 times faster than torchvision's, backward included."""
 
 from collections.abc import Sequence
 
@@ -8,28 +8,30 @@ from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-_SAMPLES = 2  # a bin, along each axis
+_SAMPLES = 2  # per bin and axis
 
 
 def build_pooler(output_size: int, strides: Sequence[int]) -> ROIPooler:
-    """Detectron2's pooler (RoIAlign with half-pixel offsets, level by box size) on :class:`RoIAlign`."""
+    """Return Detectron2's pooler (RoIAlign with half-pixel offsets, level by box size) with :class:`RoIAlign`."""
     pooler = ROIPooler(output_size, [1.0 / s for s in strides], sampling_ratio=_SAMPLES, pooler_type="ROIAlignV2")
     pooler.level_poolers = nn.ModuleList(RoIAlign(output_size, 1.0 / s) for s in strides)
     return pooler
 
 
-def fast_layout(maps: Tensor) -> Tensor:
-    """The same (B, C, H, W), on a CPU with channels last in memory: convolutions are a quarter faster that way, and
-    :class:`RoIAlign` reads it without copying it at each call."""
+def channels_last_on_cpu(maps: Tensor) -> Tensor:
+    """Convert maps (B, C, H, W) on a CPU to the channels-last memory format.
+
+    Convolutions are about 25 % faster in this format, and :class:`RoIAlign` does not copy its input.
+    """
     return maps if maps.is_cuda else maps.contiguous(memory_format=torch.channels_last)
 
 
 class RoIAlign(nn.Module):
-    """torchvision's ``roi_align(aligned=True)``.
+    """RoIAlign, equivalent to torchvision's ``roi_align(aligned=True)``.
 
     Args:
-        output_size: S, of the S x S bins.
-        scale: from the boxes' coordinates to the feature map's.
+        output_size: S, side length of the S x S bins.
+        scale: factor from box coordinates to feature map coordinates.
     """
 
     def __init__(self, output_size: int, scale: float) -> None:
@@ -38,14 +40,14 @@ class RoIAlign(nn.Module):
         self.scale = scale
 
     def forward(self, features: Tensor, rois: Tensor) -> Tensor:
-        """(B, C, H, W), (K, 5) rows of image index and XYXY -> (K, C, S, S)."""
+        """Pool features (B, C, H, W) in rois (K, 5), rows of image index and XYXY, to (K, C, S, S)."""
         if features.is_cuda:
             return roi_align(features, rois, self.output_size, self.scale, _SAMPLES, aligned=True)
         return _sparse_roi_align(features, rois, self.output_size, self.scale)
 
 
 def _sparse_roi_align(features: Tensor, rois: Tensor, size: int, scale: float) -> Tensor:
-    """A bin is a weighted sum of pixels; the weights are products of weights along y and along x."""
+    """Compute each bin as a weighted sum of pixels; the weights are products of weights along y and along x."""
     channels, height, width = features.shape[1:]
     boxes = rois[:, 1:].float() * scale - 0.5
     rows, row_weights = _axis_samples(boxes[:, 1], boxes[:, 3], height, size)
@@ -63,11 +65,11 @@ def _sparse_roi_align(features: Tensor, rois: Tensor, size: int, scale: float) -
 
 
 def _axis_samples(low: Tensor, high: Tensor, length: int, size: int) -> tuple[Tensor, Tensor]:
-    """What each of the ``size`` bins between ``low`` and ``high`` (K,) reads along one axis of ``length`` pixels.
+    """Return pixels and weights of ``size`` bins between ``low`` and ``high`` (K,) along one axis of ``length`` pixels.
 
     Returns:
-        indices and weights, each (K, size, 2 * samples); the weights hold the mean over a bin's samples, and are 0 for
-        a sample more than a pixel outside.
+        indices and weights, each (K, size, 2 * samples). The weights average the samples of a bin and are 0 for samples
+        more than one pixel outside the map.
     """
     steps = (torch.arange(size * _SAMPLES, device=low.device) + 0.5) / (size * _SAMPLES)
     position = low[:, None] + steps * (high - low)[:, None]

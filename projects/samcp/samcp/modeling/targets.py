@@ -1,4 +1,4 @@
-"""What every query is taught: its class row and its affinity row B (METHOD 6; paper 3.2.3, A.2)."""
+"""Training targets of the queries: class rows and affinity rows B (METHOD 6; paper 3.2.3, A.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Entities:
     Attributes:
         classes: (K,).
         boxes: (K, 4) XYXY normalised.
-        affinity: (K, N) G in {0, 1}, float; N padded as the batch.
-        weights: (K, N) float, 0 where the affinity is ignored or the patch is padding.
-        buildable: (K,) bool, False where no patches can build the entity, and no query learns from it.
+        affinity: (K, N) G in {0, 1}, float; N includes padding.
+        weights: (K, N) float, 0 if the affinity is ignored or the patch is padding.
+        buildable: (K,) bool, False if no set of patches covers the entity; it is then excluded from the loss.
     """
 
     classes: Tensor
@@ -41,7 +41,7 @@ class QueryTargets:
     Attributes:
         classes, class_weights: (B, R, C) float in {0, 1}.
         affinity, affinity_weights: (B, R, N) float in {0, 1}.
-        positive: (B, R) bool, queries that are matched with an entity; Eq. 2 counts them as M*.
+        positive: (B, R) bool, queries matched with an entity, M* in Eq. 2.
     """
 
     classes: Tensor
@@ -52,16 +52,16 @@ class QueryTargets:
 
     @property
     def self_affinity(self) -> Tensor:
-        """(B, R) bool: unmatched queries whose affinity target is their own patch."""
+        """(B, R) bool: unmatched queries, with their own patch as affinity target."""
         return (self.affinity_weights > 0).any(-1) & ~self.positive
 
     def rows(self, start: int, stop: int | None = None) -> "QueryTargets":
-        """The targets of the queries in a range."""
+        """Return the targets of a range of queries."""
         return QueryTargets(*(value[:, start:stop] for value in vars(self).values()))
 
     @classmethod
-    def nothing(cls, batch: int, rows: int, num_classes: int, num_patches: int, device: torch.device) -> "QueryTargets":
-        """Zeros: no query is supervised."""
+    def zeros(cls, batch: int, rows: int, num_classes: int, num_patches: int, device: torch.device) -> "QueryTargets":
+        """Return targets of weight 0."""
         return cls(
             classes=torch.zeros(batch, rows, num_classes, device=device),
             class_weights=torch.zeros(batch, rows, num_classes, device=device),
@@ -71,35 +71,35 @@ class QueryTargets:
         )
 
 
-def gather_entities(segments: Instances, patches: PatchBatch, index: int, *, least_box_iou: float | None) -> Entities:
-    """Bring the mapper's ``instances`` or ``sem_segments`` of image ``index`` to the batch's shapes.
+def gather_entities(segments: Instances, patches: PatchBatch, index: int, *, min_box_iou: float | None) -> Entities:
+    """Convert the mapper's ``instances`` or ``sem_segments`` of image ``index`` to the padded shapes of the batch.
 
     Args:
-        least_box_iou: an entity is unbuildable, too, where the box around its patches has no greater IoU with its own;
+        min_box_iou: an entity is buildable only if the IoU of its box and the bounding box of its patches exceeds this;
             None for semantic regions, which need not be compact.
     """
-    device, num = patches.boxes.device, patches.boxes.shape[1]
-    affinity = torch.zeros(len(segments), num, device=device)
-    weights = torch.zeros(len(segments), num, device=device)
-    here = segments.gt_affinity.shape[1]
-    affinity[:, :here] = segments.gt_affinity.to(device).float()
-    weights[:, :here] = (~segments.gt_ignore | segments.gt_affinity).to(device).float()
+    device, padded_length = patches.boxes.device, patches.boxes.shape[1]
+    affinity = torch.zeros(len(segments), padded_length, device=device)
+    weights = torch.zeros(len(segments), padded_length, device=device)
+    num_patches = segments.gt_affinity.shape[1]
+    affinity[:, :num_patches] = segments.gt_affinity.to(device).float()
+    weights[:, :num_patches] = (~segments.gt_ignore | segments.gt_affinity).to(device).float()
     boxes = segments.gt_boxes.tensor.to(device) / patches.scale[index]
     members = affinity > 0
     buildable = members.any(-1)
-    if least_box_iou is not None:
-        built = merged_boxes(members.unsqueeze(0), patches.normalized_boxes[index : index + 1])[0]
-        buildable = buildable & (matched_pairwise_iou(Boxes(built), Boxes(boxes)) > least_box_iou)
+    if min_box_iou is not None:
+        patch_boxes = merged_boxes(members.unsqueeze(0), patches.normalized_boxes[index : index + 1])[0]
+        buildable = buildable & (matched_pairwise_iou(Boxes(patch_boxes), Boxes(boxes)) > min_box_iou)
     return Entities(segments.gt_classes.to(device), boxes, affinity, weights, buildable)
 
 
 class TargetBuilder:
-    """Build the targets of every kind of query.
+    """Builder of the targets of semantic, instance and denoising queries.
 
     Args:
         matcher: for instance queries.
-        self_affinity: an unmatched instance query's affinity target is its own patch ("BG", Table 4).
-        thing_loss_only: instance and denoising queries have no class loss for stuff.
+        self_affinity: train unmatched instance queries to predict their own patch ("BG", Table 4).
+        thing_loss_only: exclude stuff classes from the class loss of instance and denoising queries.
     """
 
     def __init__(self, *, matcher: HungarianMatcher, self_affinity: bool = True, thing_loss_only: bool = True) -> None:
@@ -120,22 +120,22 @@ class TargetBuilder:
         regions: Sequence[Entities],
         instances: Sequence[Entities],
     ) -> QueryTargets:
-        """Targets of the semantic and the instance queries of one layer.
+        """Return the targets of the semantic and the instance queries of one layer.
 
         Args:
-            class_logits: (B, M, C) of this layer.
-            semantic_classes: the class of every semantic query.
+            class_logits: (B, M, C) logits of this layer.
+            semantic_classes: the class of each semantic query.
             thing_classes: the classes that instances may have.
-            in_crowd: (B, N) bool, patches inside a crowd region: no class loss where unmatched.
-            regions, instances: semantic regions and instances of every image.
+            in_crowd: (B, N) bool, patches inside a crowd region; unmatched, they have no class loss.
+            regions, instances: semantic regions and instances of each image.
         """
         batch, num_patches = patches.valid.shape
-        targets = QueryTargets.nothing(
+        targets = QueryTargets.zeros(
             batch, queries.num_matching, class_logits.shape[-1], num_patches, class_logits.device
         )
         for i in range(batch):
             if not patches.valid[i].any():
-                continue  # an image without patches teaches nothing
+                continue  # images without patches are excluded from the loss
             self._semantic(targets, i, semantic_classes, regions[i])
             if queries.num_instance:
                 self._instance(targets, i, output, class_logits, queries, patches, in_crowd, instances[i])
@@ -151,16 +151,16 @@ class TargetBuilder:
         num_classes: int,
         thing_classes: Tensor,
     ) -> QueryTargets:
-        """Targets of the denoising queries: known, and the same in every layer.
+        """Return the targets of the denoising queries, the same for all layers.
 
-        A label can be restored whatever the patches are, so an entity that no patches can build has its class loss and
-        no affinity loss.
+        Entities that no set of patches covers keep their class loss, which does not depend on the patches, but have no
+        affinity loss.
         """
         batch, rows = denoising.labels.shape
-        targets = QueryTargets.nothing(batch, rows, num_classes, patches.valid.shape[1], patches.valid.device)
+        targets = QueryTargets.zeros(batch, rows, num_classes, patches.valid.shape[1], patches.valid.device)
         for i, entities in enumerate(instances):
             if not patches.valid[i].any():
-                continue  # as in `matching`
+                continue  # see `matching`
             slots = denoising.valid[i].nonzero().squeeze(1)
             targets.class_weights[i, slots] = 1
             slots = slots[denoising.positive[slots]]
@@ -172,14 +172,14 @@ class TargetBuilder:
         return targets
 
     def _drop_stuff(self, class_weights: Tensor, thing_classes: Tensor) -> None:
-        """Set the weights (B, R, C) of all other classes to 0, in place."""
+        """Set the weights (B, R, C) of stuff classes to 0 in place, if `thing_loss_only`."""
         if self.thing_loss_only:
             is_thing = torch.zeros(class_weights.shape[-1], device=class_weights.device)
             is_thing[thing_classes] = 1
             class_weights *= is_thing
 
     def _semantic(self, targets: QueryTargets, i: int, semantic_classes: Tensor, regions: Entities) -> None:
-        """A semantic query is judged on its own class alone; its affinity is taught where the class is present."""
+        """Set the target of semantic queries for their own class, and the affinity of classes in the image."""
         rows = torch.arange(len(semantic_classes), device=semantic_classes.device)
         targets.class_weights[i, rows, semantic_classes] = 1
         query, entity = (semantic_classes[:, None] == regions.classes[None, :]).nonzero().unbind(1)
@@ -199,20 +199,20 @@ class TargetBuilder:
         instances: Entities,
     ) -> None:
         first = queries.num_semantic
-        own = patches.valid[i].nonzero().squeeze(1)
-        rows = first + own
+        valid = patches.valid[i].nonzero().squeeze(1)
+        rows = first + valid
         query, entity = self.matcher(
             class_logits=class_logits[i, rows],
-            affinity_logits=output.affinity_logits[i][rows][:, own],
+            affinity_logits=output.affinity_logits[i][rows][:, valid],
             boxes=output.boxes[i, rows],
             gt_classes=instances.classes,
-            gt_affinity=instances.affinity[:, own],
-            gt_weights=instances.weights[:, own],
+            gt_affinity=instances.affinity[:, valid],
+            gt_weights=instances.weights[:, valid],
             gt_boxes=instances.boxes,
         )
-        unmatched = torch.ones_like(own, dtype=torch.bool)
+        unmatched = torch.ones_like(valid, dtype=torch.bool)
         unmatched[query] = False
-        background = own[unmatched]
+        background = valid[unmatched]
         targets.class_weights[i, first + background[~in_crowd[i, background]]] = 1
         if self.self_affinity:
             targets.affinity[i, first + background, background] = 1
@@ -223,7 +223,7 @@ class TargetBuilder:
 
 
 def _assign(targets: QueryTargets, i: int, rows: Tensor, entities: Entities, entity: Tensor) -> None:
-    """Teach queries ``rows`` of image ``i`` the class and the patches of their entities."""
+    """Set class and affinity targets of queries ``rows`` of image ``i`` to those of their entities."""
     targets.classes[i, rows, entities.classes[entity]] = 1
     targets.affinity[i, rows] = entities.affinity[entity]
     targets.affinity_weights[i, rows] = entities.weights[entity]

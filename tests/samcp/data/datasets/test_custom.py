@@ -167,7 +167,7 @@ def test_registering_a_name_again(beach, tmp_path):
         ("classes: []\nsplits: {a: {images: images, labels: labels}}", "the list has no classes"),
         (
             "classes: lists/beach\nsplits: {a: {images: images, labels: labels}}",
-            "beach/lists/beach: is none of .* cannot be read",
+            "beach/lists/beach: neither one of .* nor a readable text file",
         ),
         (
             "classes: 'sea~, kite'\nsplits: {a: {images: images, panoptic: panoptic.json, panoptic_pngs: pngs}}",

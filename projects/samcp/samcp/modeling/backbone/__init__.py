@@ -1,4 +1,4 @@
-"""Backbones that Detectron2 does not have; importing this registers them."""
+"""Backbones missing in Detectron2; importing this package registers them."""
 
 from samcp.modeling.backbone.clip import CLIPBackbone, build_clip_fpn_backbone
 from samcp.modeling.backbone.swin import build_swin_fpn_backbone

@@ -1,4 +1,4 @@
-"""The image tower of a CLIP model as a frozen backbone (METHOD 8; paper B.3), after FC-CLIP."""
+"""Image tower of a CLIP model as a frozen backbone (METHOD 8; paper B.3), as in FC-CLIP."""
 
 import copy
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from samcp.errors import CheckpointError, naming_config_key
 from samcp.modeling.clip import load_clip
 
-DENSE = "res5"  # the feature map that CLIP pools
+DENSE = "res5"  # feature map for mask pooling
 
 
 class CLIPBackbone(Backbone):
-    """Feature maps res2 to res5 of a CLIP ConvNeXt or ResNet, and CLIP's own head for what is pooled from the last.
+    """CLIP ConvNeXt or ResNet with feature maps res2 to res5, and CLIP's head for mask pooling from res5.
 
-    Frozen: it never leaves evaluation mode, and nothing of it is trained.
+    The backbone is frozen and always in evaluation mode.
 
     Args:
         clip: an open_clip model; its image tower is copied.
 
     Raises:
-        CheckpointError: the image tower is of another kind.
+        CheckpointError: the image tower is neither a ConvNeXt nor a ResNet.
     """
 
     def __init__(self, clip: Any) -> None:
@@ -41,8 +41,8 @@ class CLIPBackbone(Backbone):
             channels = [_last_norm(getattr(self.tower, f"layer{i}")).num_features for i in range(1, 5)]
         else:
             raise CheckpointError(
-                f"the model has a {type(trunk or self.tower).__name__} for images, which has no feature maps of "
-                "four scales; use a ConvNeXt or a ResNet, as convnext_large_d_320 or RN50"
+                f"the image tower is a {type(trunk or self.tower).__name__} without feature maps at four scales; use a "
+                "ConvNeXt or a ResNet, such as convnext_large_d_320 or RN50"
             )
         self._out_features = [f"res{i}" for i in range(2, 6)]
         self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
@@ -56,7 +56,7 @@ class CLIPBackbone(Backbone):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) -> feature maps by name."""
+        """Return feature maps by name of images (B, 3, H, W)."""
         if hasattr(self.tower, "trunk"):
             x, stages = self.tower.trunk.stem(x), self.tower.trunk.stages
         else:
@@ -70,41 +70,41 @@ class CLIPBackbone(Backbone):
 
     @torch.no_grad()
     def pool(self, dense: Tensor, weights: Tensor) -> Tensor:
-        """What CLIP's head makes of the parts of an image: mask pooling.
+        """Return CLIP's embeddings of segments of an image (mask pooling).
 
-        With weights of one everywhere it is CLIP's own embedding of the image.
+        With all weights 1, the result is CLIP's embedding of the image.
 
         Args:
-            dense: (C, h, w), an image's map res5.
-            weights: (Q, h, w), how much of each cell belongs to each part; a part without any gives zeros.
+            dense: (C, h, w), feature map res5 of an image.
+            weights: (Q, h, w), weight of each cell in each segment.
 
         Returns:
-            (Q, dim) of unit length.
+            (Q, dim) of unit length; zeros for segments without any weight.
         """
-        tokens, shares = dense.flatten(1).T, weights.flatten(1)
-        means = shares @ tokens / shares.sum(1, keepdim=True).clamp(min=1e-6)
+        tokens, weights = dense.flatten(1).T, weights.flatten(1)
+        means = weights @ tokens / weights.sum(1, keepdim=True).clamp(min=1e-6)
         if hasattr(self.tower, "trunk"):
             pooled = self.tower.head(self.tower.trunk.head(means[:, :, None, None]))
         else:
-            pooled = _attend(self.tower.attnpool, tokens, means, shares, dense.shape[1:])
-        return F.normalize(pooled.float(), dim=-1) * (shares.sum(1, keepdim=True) > 0)
+            pooled = _attend(self.tower.attnpool, tokens, means, weights, dense.shape[1:])
+        return F.normalize(pooled.float(), dim=-1) * (weights.sum(1, keepdim=True) > 0)
 
 
 class CLIPFPN(Backbone):
-    """A trainable FPN over a frozen CLIP, and CLIP's last map beside its levels, for mask pooling.
+    """Trainable FPN on a frozen CLIP backbone, with CLIP's last feature map as an additional output for mask pooling.
 
     Args:
         bottom_up: the CLIP backbone.
-        in_features, out_channels, norm: see Detectron2's FPN.
+        in_features, out_channels, norm: arguments of Detectron2's FPN.
     """
 
     def __init__(self, bottom_up: CLIPBackbone, in_features: list[str], out_channels: int, norm: str) -> None:
         super().__init__()
         self.bottom_up = bottom_up
-        self.fpn = FPN(_Given(bottom_up.output_shape()), in_features, out_channels, norm, LastLevelMaxPool())
+        self.fpn = FPN(_Passthrough(bottom_up.output_shape()), in_features, out_channels, norm, LastLevelMaxPool())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) -> p2, p3, .. and res5."""
+        """Return feature maps p2, p3, .. and res5 of images (B, 3, H, W)."""
         maps = self.bottom_up(x)
         return {**self.fpn(maps), DENSE: maps[DENSE]}
 
@@ -120,8 +120,8 @@ class CLIPFPN(Backbone):
         return dict(self.fpn.padding_constraints)
 
 
-class _Given(Backbone):
-    """Feature maps that are there already."""
+class _Passthrough(Backbone):
+    """Backbone that returns its input, feature maps computed before."""
 
     def __init__(self, shapes: Mapping[str, ShapeSpec]) -> None:
         super().__init__()
@@ -134,12 +134,15 @@ class _Given(Backbone):
         return self._shapes
 
 
-def _attend(attention: Any, tokens: Tensor, means: Tensor, shares: Tensor, size: torch.Size) -> Tensor:
-    """CLIP-ResNet's attention pooling of parts: each part's mean asks its own tokens, each as far as it is in the part.
+def _attend(attention: Any, tokens: Tensor, means: Tensor, weights: Tensor, size: torch.Size) -> Tensor:
+    """Apply CLIP-ResNet's attention pooling to segments; the query is the mean of a segment, the keys are its tokens.
 
     Args:
         attention: open_clip's AttentionPool2d.
-        tokens: (T, C); means: (Q, C); shares: (Q, T) in [0, 1] up to a factor; size: (h, w), T of them.
+        tokens: (T, C) cells of the feature map.
+        means: (Q, C) mean of each segment.
+        weights: (Q, T) weight of each token in each segment, proportional to a value in [0, 1].
+        size: (h, w) of the feature map, with T = h * w.
     """
     first, *grid = attention.positional_embedding.split([1, len(attention.positional_embedding) - 1])
     side = round(len(grid[0]) ** 0.5)
@@ -151,12 +154,12 @@ def _attend(attention: Any, tokens: Tensor, means: Tensor, shares: Tensor, size:
     heads = (attention.num_heads, -1)
     query = attention.q_proj(means).unflatten(-1, heads)
     key, value = (project(tokens).unflatten(-1, heads) for project in (attention.k_proj, attention.v_proj))
-    own_key, own_value = (project(means).unflatten(-1, heads) for project in (attention.k_proj, attention.v_proj))
-    present = (shares / shares.amax(1, keepdim=True).clamp(min=1e-6)).log()  # -inf where a token is no part
-    logits = torch.einsum("qhd,thd->qht", query, key) / query.shape[-1] ** 0.5 + present[:, None]
-    own_logit = (query * own_key).sum(-1, keepdim=True) / query.shape[-1] ** 0.5
-    weights = torch.cat([own_logit, logits], dim=-1).softmax(-1)
-    pooled = weights[..., :1] * own_value + torch.einsum("qht,thd->qhd", weights[..., 1:], value)
+    mean_key, mean_value = (project(means).unflatten(-1, heads) for project in (attention.k_proj, attention.v_proj))
+    log_weights = (weights / weights.amax(1, keepdim=True).clamp(min=1e-6)).log()  # -inf outside the segment
+    logits = torch.einsum("qhd,thd->qht", query, key) / query.shape[-1] ** 0.5 + log_weights[:, None]
+    mean_logit = (query * mean_key).sum(-1, keepdim=True) / query.shape[-1] ** 0.5
+    probs = torch.cat([mean_logit, logits], dim=-1).softmax(-1)
+    pooled = probs[..., :1] * mean_value + torch.einsum("qht,thd->qhd", probs[..., 1:], value)
     return attention.c_proj(pooled.flatten(1))
 
 
@@ -166,7 +169,7 @@ def _last_norm(layer: nn.Module) -> nn.BatchNorm2d:
 
 @BACKBONE_REGISTRY.register()
 def build_clip_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CLIPFPN:
-    """MODEL.CLIP's image tower with Detectron2's FPN on the levels of MODEL.FPN.IN_FEATURES, and one coarser level."""
+    """Return MODEL.CLIP's image tower with Detectron2's FPN on MODEL.FPN.IN_FEATURES, plus one coarser level."""
     with naming_config_key("MODEL.CLIP"):
         bottom_up = CLIPBackbone(load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED))
     return CLIPFPN(

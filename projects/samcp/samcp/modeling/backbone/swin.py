@@ -1,4 +1,4 @@
-"""Detectron2's Swin transformer under its FPN, with weights as Swin's authors released them."""
+"""Swin transformer of Detectron2 with FPN, and loading of the official Swin weights."""
 
 import functools
 import math
@@ -18,13 +18,13 @@ from torch.utils.checkpoint import checkpoint
 from samcp.errors import CheckpointError, naming_config_key
 
 _BIAS_TABLE = "relative_position_bias_table"
-_INDEX = "relative_position_index"  # a buffer that the window's size alone determines
+_INDEX = "relative_position_index"  # buffer, determined by the window size
 _SHOWN_KEYS = 3
 
 
 @BACKBONE_REGISTRY.register()
 def build_swin_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A Swin transformer with Detectron2's FPN on the levels of MODEL.FPN.IN_FEATURES, and one coarser level."""
+    """Return a Swin transformer with Detectron2's FPN on MODEL.FPN.IN_FEATURES, plus one coarser level."""
     options = cfg.MODEL.SWIN
     body = SwinTransformer(
         in_chans=input_shape.channels,
@@ -50,9 +50,9 @@ def build_swin_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 
 def recompute_blocks(body: SwinTransformer) -> None:
-    """Compute the blocks' activations again in the backward pass, not keep them.
+    """Enable activation checkpointing of all blocks.
 
-    Detectron2's own option leaves it to PyTorch which way to do so, and PyTorch's way does not go with DDP.
+    Detectron2's option uses PyTorch's default, reentrant checkpointing, which does not work with DDP.
     """
     for layer in body.layers:
         for block in layer.blocks:
@@ -60,37 +60,40 @@ def recompute_blocks(body: SwinTransformer) -> None:
 
 
 def load_swin_weights(body: SwinTransformer, path: str) -> None:
-    """Load the official release of a pretrained Swin; for another window its position tables are resized.
+    """Load official Swin weights; position tables are resized to the window size of `body`.
 
-    What only classification needs is left out, and the norms of the feature maps, which it has not, stay as they are.
+    Weights of the classification head are skipped. The norms of the feature maps, which the release does not have, keep
+    their values.
 
     Raises:
-        CheckpointError: missing, damaged, or of another Swin.
+        CheckpointError: the file is missing, damaged, or of another architecture.
     """
-    own = body.state_dict()
-    wanted = {name: value for name, value in own.items() if not name.startswith("norm") and not name.endswith(_INDEX)}
-    given = _read_release(path)
-    absent = [name for name in wanted if name not in given]
-    if absent:
-        raise CheckpointError(
-            f"{path}: lacks {len(absent)} of the {len(wanted)} tensors of this "
-            f"Swin ({_shown(absent)}); the official releases have them all"
-        )
-    fitted = {
-        name: resize_bias_table(given[name], len(value)) if name.endswith(_BIAS_TABLE) else given[name]
-        for name, value in wanted.items()
+    state = body.state_dict()
+    expected = {
+        name: value for name, value in state.items() if not name.startswith("norm") and not name.endswith(_INDEX)
     }
-    unfit = [name for name, value in wanted.items() if fitted[name].shape != value.shape]
-    if unfit:
+    released = _read_release(path)
+    missing = [name for name in expected if name not in released]
+    if missing:
         raise CheckpointError(
-            f"{path}: {len(unfit)} tensors have another shape than this Swin's "
-            f"({_shown(unfit)}); set embed_dim, depths and num_heads to those of this release"
+            f"{path}: {len(missing)} of the {len(expected)} tensors of this Swin are missing ({_abbreviate(missing)}); "
+            "use an official release of this architecture"
         )
-    body.load_state_dict(own | fitted)
+    resized = {
+        name: resize_bias_table(released[name], len(value)) if name.endswith(_BIAS_TABLE) else released[name]
+        for name, value in expected.items()
+    }
+    mismatched = [name for name, value in expected.items() if resized[name].shape != value.shape]
+    if mismatched:
+        raise CheckpointError(
+            f"{path}: the shapes of {len(mismatched)} tensors differ from this Swin's "
+            f"({_abbreviate(mismatched)}); set embed_dim, depths and num_heads to those of this release"
+        )
+    body.load_state_dict(state | resized)
 
 
 def resize_bias_table(table: Tensor, length: int) -> Tensor:
-    """Relative position biases (L, heads) of one window's size for another's, L = (2 * window - 1)², by bicubics."""
+    """Resize relative position biases (L, heads), L = (2 * window - 1)², by bicubic interpolation."""
     old, new = math.isqrt(len(table)), math.isqrt(length)
     if old == new:
         return table
@@ -101,16 +104,16 @@ def resize_bias_table(table: Tensor, length: int) -> Tensor:
 def _read_release(path: str) -> Mapping[str, Tensor]:
     if not Path(path).is_file():
         raise CheckpointError(
-            f"{path}: there is no such file; get it from the releases of "
-            "github.com/SwinTransformer/storage, or start from random weights by an empty WEIGHTS"
+            f"{path}: no such file; download it from the releases of github.com/SwinTransformer/storage, or set "
+            "WEIGHTS to an empty string to start from random weights"
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
         weights.keys()
-    except Exception as error:  # what a damaged file raises has no common base
-        raise CheckpointError(f"{path}: is no release of Swin, or a damaged one ({error!r:.80})") from error
+    except Exception as error:  # a damaged file raises many types
+        raise CheckpointError(f"{path}: not a Swin checkpoint, or damaged ({error!r:.80})") from error
     return weights
 
 
-def _shown(names: list[str]) -> str:
+def _abbreviate(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN_KEYS]) + (", ..." if len(names) > _SHOWN_KEYS else "")

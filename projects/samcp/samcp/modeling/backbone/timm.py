@@ -1,4 +1,4 @@
-"""Backbones of timm under Detectron2's FPN."""
+"""Backbones of timm with Detectron2's FPN."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ from samcp.errors import CheckpointError, UsageError, naming_config_key
 
 
 class TimmBackbone(Backbone):
-    """A timm model's feature maps at strides 4, 8, 16 and 32, named res2 to res5 as a ResNet's.
+    """Backbone of timm with feature maps at strides 4, 8, 16 and 32, named res2 to res5 as in a ResNet.
 
     Args:
         name: timm model name.
-        weights: "" for random ones, a checkpoint file, or "package:NAME" for the only .pth file inside an installed
-            Python package.
-        freeze_norm: keep BatchNorm's statistics and affine parameters as they are, as usual with small batches.
-        freeze_at: train nothing up to the feature map res2, res3, .. of this number; below 2, train all.
+        weights: "" for random initialisation, a checkpoint file, or "package:NAME" for the only .pth file inside an
+            installed Python package.
+        freeze_norm: freeze statistics and affine parameters of BatchNorm, as usual for small batches.
+        freeze_at: freeze all layers up to the feature map res2, res3, .. of this number; below 2, none.
     """
 
     def __init__(self, *, name: str, weights: str = "", freeze_norm: bool = True, freeze_at: int = 0) -> None:
         super().__init__()
         if not timm.is_model(name):
-            raise UsageError(f"name is {name!r}, which timm does not know; see timm.list_models()")
+            raise UsageError(f"name is {name!r}, which is not a model of timm; see timm.list_models()")
         self.body = timm.create_model(name, features_only=True, pretrained=False)
         info: Any = self.body.feature_info
         strides = info.reduction()
         missing = {4, 8, 16, 32} - set(strides)
         if missing:
-            raise UsageError(f"timm's {name} has feature strides {strides}, without {sorted(missing)}")
+            raise UsageError(f"timm's {name} has feature strides {strides}; strides {sorted(missing)} are missing")
         self._index = {f"res{i + 2}": strides.index(4 * 2**i) for i in range(4)}
         self._out_features = list(self._index)
         channels = info.channels()
@@ -51,10 +51,10 @@ class TimmBackbone(Backbone):
                     parameter.requires_grad = False
         if freeze_at >= 2:
             self._freeze_up_to(info.module_name(self._index[f"res{freeze_at}"]))
-        self.train()  # as a module begins, but with frozen norms in evaluation mode
+        self.train()  # training mode is a module's default, but frozen norms need evaluation mode
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) -> feature maps by name."""
+        """Return feature maps by name of images (B, 3, H, W)."""
         features = self.body(x)
         return {name: features[i] for name, i in self._index.items()}
 
@@ -66,7 +66,7 @@ class TimmBackbone(Backbone):
         return self
 
     def _freeze_up_to(self, module_name: str) -> None:
-        """Freeze all layers up to the end of one; timm registers them in the order they run in."""
+        """Freeze all layers up to and including a module; timm registers them in execution order."""
         parameters = list(self.body.named_parameters())
         prefixes = (f"{module_name}.", f"{module_name.replace('.', '_')}.")  # some names are flattened
         last = max(i for i, (name, _) in enumerate(parameters) if name.startswith(prefixes))
@@ -78,14 +78,14 @@ class TimmBackbone(Backbone):
 
 
 def find_weights(weights: str) -> Path:
-    """The file that ``weights`` of :class:`TimmBackbone` names.
+    """Return the file that ``weights`` of :class:`TimmBackbone` names.
 
     Raises:
-        CheckpointError: there is no such file or package.
+        CheckpointError: the file or package does not exist.
     """
     if not weights.startswith("package:"):
         if not Path(weights).is_file():
-            raise CheckpointError(f"weights: there is no file {weights}")
+            raise CheckpointError(f"weights: no such file: {weights}")
         return Path(weights)
     package = weights.removeprefix("package:")
     spec = importlib.util.find_spec(package)
@@ -95,33 +95,33 @@ def find_weights(weights: str) -> Path:
         )
     files = [f for folder in spec.submodule_search_locations for f in sorted(Path(folder).rglob("*.pth"))]
     if len(files) != 1:
-        raise CheckpointError(f"weights is {weights}: the package holds {len(files)} .pth files, not one")
+        raise CheckpointError(f"weights is {weights}: the package must contain one .pth file, not {len(files)}")
     return files[0]
 
 
 def load_timm_weights(body: nn.Module, file: Path) -> None:
-    """Load a checkpoint of the same architecture, by name or, where another port named things otherwise, by order.
+    """Load a checkpoint of the same architecture by tensor names or, if names differ, by tensor order.
 
-    Ports of one architecture list the same tensors in the same order, only under other names, and may have a classifier
-    at the end. By order is accepted only if every shape fits.
+    Ports of an architecture list the same tensors in the same order under different names, and may have a classifier at
+    the end. Loading by order requires that all shapes match.
     """
-    given: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    wanted = body.state_dict()
-    if wanted.keys() <= given.keys():
-        body.load_state_dict({name: given[name] for name in wanted})
+    loaded: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    expected = body.state_dict()
+    if expected.keys() <= loaded.keys():
+        body.load_state_dict({name: loaded[name] for name in expected})
         return
-    tensors = list(given.values())[: len(wanted)]
-    fits = len(tensors) == len(wanted) and all(
-        a.shape == b.shape for a, b in zip(tensors, wanted.values(), strict=True)
+    tensors = list(loaded.values())[: len(expected)]
+    shapes_match = len(tensors) == len(expected) and all(
+        a.shape == b.shape for a, b in zip(tensors, expected.values(), strict=True)
     )
-    if not fits:
-        raise CheckpointError(f"{file} holds the weights of another architecture than `name`")
-    body.load_state_dict(dict(zip(wanted, tensors, strict=True)))
+    if not shapes_match:
+        raise CheckpointError(f"{file}: weights are of another architecture than `name`")
+    body.load_state_dict(dict(zip(expected, tensors, strict=True)))
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A timm model with Detectron2's FPN on the levels of MODEL.FPN.IN_FEATURES, and one coarser level."""
+    """Return a timm model with Detectron2's FPN on MODEL.FPN.IN_FEATURES, plus one coarser level."""
     with naming_config_key("MODEL.TIMM"):
         bottom_up = TimmBackbone(
             name=cfg.MODEL.TIMM.NAME,
