@@ -134,7 +134,7 @@ def ghost(content):
 
 
 BROKEN = {
-    "no image": (lambda f: (f / "images/one.jpg").unlink(), "own_instances", r"one\.jpg: the image is not there"),
+    "no image": (lambda f: (f / "images/one.jpg").unlink(), "own_instances", r"one\.jpg: the image is missing"),
     "half an image": (
         lambda f: (f / "images/one.jpg").write_bytes((f / "images/one.jpg").read_bytes()[:300]),
         "own_labels",
