@@ -30,7 +30,7 @@ def model(width=3, classes=None):
     return layers
 
 
-def test_round_trip_and_the_config_inside(cfg, tmp_path):
+def test_round_trip_with_config(cfg, tmp_path):
     cfg.MODEL.SAMCP.HIDDEN_DIM = 48
     saved, loaded = model(), model()
     Checkpointer(saved, cfg).save("model_final")
@@ -43,7 +43,7 @@ def test_round_trip_and_the_config_inside(cfg, tmp_path):
     assert restored.MODEL.SAMCP.HIDDEN_DIM == 48
 
 
-def test_a_part_is_enough_to_start_from_but_not_to_evaluate(cfg, tmp_path):
+def test_partial_weights_can_only_initialize(cfg, tmp_path):
     path = str(tmp_path / "part.pth")
     torch.save({"model": {"0.weight": torch.ones(3, 2)}}, path)
     started = model()
@@ -53,7 +53,7 @@ def test_a_part_is_enough_to_start_from_but_not_to_evaluate(cfg, tmp_path):
         Checkpointer(model(), cfg).load(path)
 
 
-def test_a_model_of_another_size(cfg, tmp_path):
+def test_rejects_other_shapes(cfg, tmp_path):
     Checkpointer(model(width=5), cfg).save("wide")
     with pytest.raises(CheckpointError, match=r"wide.pth.*3 tensors of another shape \(0.weight, 0.bias, 1.weight\)"):
         Checkpointer(model(), cfg).load(str(tmp_path / "wide.pth"))
@@ -68,7 +68,7 @@ def test_a_model_of_another_size(cfg, tmp_path):
         ("kite", r"class 2 was 'sea' \(stuff\) of 2 and is none of 1"),
     ],
 )
-def test_other_classes_are_no_resumption_but_a_start(cfg, classes, difference):
+def test_other_classes_can_only_initialize(cfg, classes, difference):
     trained = model(classes="kite: dragon, sea~")
     Checkpointer(trained, cfg).save("last")
     refused = rf"last.pth: trained on other classes .*: {difference}; resume with .*MODEL.WEIGHTS"
@@ -80,14 +80,14 @@ def test_other_classes_are_no_resumption_but_a_start(cfg, classes, difference):
 
 
 @pytest.mark.parametrize("classes", ["kite, sea~: ocean | water", None])
-def test_synonyms_may_change_and_classes_be_unknown(cfg, classes):
+def test_resume_with_other_synonyms_or_unknown_classes(cfg, classes):
     trained, resumed = model(classes="kite: dragon, sea~"), model(classes=classes)
     Checkpointer(trained, cfg).save("last")
     Checkpointer(resumed, cfg).resume_or_load("", resume=True)
     assert torch.equal(resumed[0].weight, trained[0].weight)
 
 
-def test_a_model_with_nothing_in_common(cfg, tmp_path):
+def test_rejects_unrelated_model(cfg, tmp_path):
     path = str(tmp_path / "other.pth")
     torch.save({"model": {"conv.weight": torch.ones(1)}}, path)
     with pytest.raises(CheckpointError, match=r"other.pth: has no tensor"):
@@ -95,19 +95,19 @@ def test_a_model_with_nothing_in_common(cfg, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no checkpoint", b"PK\x03\x04 nor this"])
-def test_a_file_that_is_none(cfg, tmp_path, content):
+def test_rejects_other_files(cfg, tmp_path, content):
     path = tmp_path / "broken.pth"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"broken.pth: not a checkpoint"):
         Checkpointer(model(), cfg).load(str(path))
 
 
-def test_a_file_that_is_missing(cfg, tmp_path):
+def test_missing_file(cfg, tmp_path):
     with pytest.raises(CheckpointError, match=r"gone.pth: not found"):
         Checkpointer(model(), cfg).load(str(tmp_path / "gone.pth"))
 
 
-def test_no_code_runs_from_a_checkpoint(cfg, tmp_path, monkeypatch):
+def test_checkpoints_cannot_run_code(cfg, tmp_path, monkeypatch):
     """What would create a file when unpickled is refused unrun, in PyTorch's format, pycls's and Detectron2's own."""
     monkeypatch.setattr(torch, "load", functools.partial(torch.load, weights_only=False))  # PyTorch 2.5's default
     victim = tmp_path / "victim"
@@ -125,7 +125,7 @@ def test_no_code_runs_from_a_checkpoint(cfg, tmp_path, monkeypatch):
         assert not victim.exists()
 
 
-def test_detectron2s_pickles_of_arrays_load(cfg, tmp_path):
+def test_load_detectron2_pickle(cfg, tmp_path):
     weights = {"0.weight": np.ones((3, 2), dtype=np.float32), "1.bias": np.array([5.0], dtype=np.float32)}
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickle.dumps({"model": weights, "__author__": "torchvision"}, protocol=2))
@@ -135,7 +135,7 @@ def test_detectron2s_pickles_of_arrays_load(cfg, tmp_path):
     assert loaded[1].bias == 5
 
 
-def test_pyclss_checkpoints_load(cfg, tmp_path):
+def test_load_pycls_checkpoint(cfg, tmp_path):
     path = str(tmp_path / "regnet.pyth")
     torch.save({"model_state": {"0.weight": torch.ones(3, 2), "0.num_batches_tracked": torch.ones(1)}}, path)
     loaded = model()

@@ -31,14 +31,14 @@ def end_with_message(rank, message):
         sys.exit(message)
 
 
-def test_a_process_that_could_say_nothing_is_spoken_for():
+def test_killed_process_has_an_error_message():
     """As where the system kills one because memory runs out."""
     message = r"error: process 1 terminated with signal SIGKILL.* memory ran out.*DATALOADER.NUM_WORKERS"
     with pytest.raises(SystemExit, match=message):
         launch(end_by_signal, 2, args=(signal.SIGKILL,))
 
 
-def test_a_message_of_a_process_is_all_there_is(capfd):
+def test_exit_message_is_printed_once(capfd):
     with pytest.raises(SystemExit) as stop:
         launch(end_with_message, 2, args=("error: no such dataset",))
     assert stop.value.code == 1

@@ -70,7 +70,7 @@ def scene(predictor, images):
     return predictor.encode(*images[0])
 
 
-def test_compositions_are_what_evaluation_gives(predictor, synthetic, images, monkeypatch):
+def test_segmentations_equal_evaluation(predictor, synthetic, images, monkeypatch):
     for threshold in ("score_threshold", "affinity_threshold", "overlap_threshold"):
         monkeypatch.setattr(predictor.model.inference, threshold, 0.0)  # random weights are sure of little
     cfg = config(DATASETS__PATCHES_TEST=(str(synthetic.val_patches),))
@@ -89,7 +89,7 @@ def test_compositions_are_what_evaluation_gives(predictor, synthetic, images, mo
     assert instances.pred_masks.rles == expected["instances"].pred_masks.rles
 
 
-def test_the_prompts_by_their_definition(predictor, scene):
+def test_prompts_equal_definition(predictor, scene):
     model = predictor.model
     with torch.no_grad():
         embeddings = model.class_embedding()
@@ -113,7 +113,7 @@ def test_the_prompts_by_their_definition(predictor, scene):
     assert (answer.affinities() >= answer.affinities("disc")).all(), "of any thing"
 
 
-def test_a_picture_is_the_same_from_a_path_and_from_an_array(predictor, images):
+def test_path_and_array_are_equivalent(predictor, images):
     path, patches = images[0]
     pixels = np.asarray(Image.open(path))
     assert torch.equal(
@@ -126,7 +126,7 @@ def test_a_picture_is_the_same_from_a_path_and_from_an_array(predictor, images):
     )
 
 
-def test_a_batch_gives_what_single_images_give(predictor, images):
+def test_encode_batch_equals_encode(predictor, images):
     paths, patches = [path for path, _ in images], [images[0][1], images[1][1].select(slice(5))]
     scenes = predictor.encode_batch(paths, patches)
     for path, own, together in zip(paths, patches, scenes, strict=True):
@@ -136,7 +136,7 @@ def test_a_batch_gives_what_single_images_give(predictor, images):
         assert torch.allclose(answer.affinities(), alone.affinities(), atol=1e-5)
 
 
-def test_a_region_is_asked_about_without_reading_the_image_again(predictor, images):
+def test_inside_region_reuses_features(predictor, images):
     path, patches = images[0]
     runs = []
     handle = predictor.model.backbone.register_forward_hook(lambda *_: runs.append(1))
@@ -156,14 +156,14 @@ def test_a_region_is_asked_about_without_reading_the_image_again(predictor, imag
     assert (answer.panoptic()[0].numpy()[~np.logical_or.reduce(expected.decode())] == 0).all()
 
 
-def test_finer_patches_of_the_same_image(predictor, images):
+def test_with_patches(predictor, images):
     path, patches = images[0]
     finer = RegionGenerator(parts=70)(np.asarray(Image.open(path)))
     answer = predictor.encode(path, patches).with_patches(finer).ask()
     assert torch.allclose(answer.label_scores(), predictor.encode(path, finer).ask().label_scores(), atol=1e-6)
 
 
-def test_other_words_and_the_first_ones_again(predictor, scene):
+def test_ask_other_vocabulary(predictor, scene):
     """Queries of different classes see nothing of each other: a class has the same answer in every vocabulary."""
     first = scene.ask()
     before = first.panoptic()[1]
@@ -176,13 +176,13 @@ def test_other_words_and_the_first_ones_again(predictor, scene):
     assert torch.equal(scene.ask().label_scores(), first.label_scores())
 
 
-def test_words_that_were_never_learned(scene):
+def test_rejects_words_that_were_not_learned(scene):
     with pytest.raises(ValueError, match=r"has learned the classes .*, not kite; .*CLIP's text encoder"):
         scene.ask(Vocabulary(("kite", NAMES[0]), (True, True)))
     assert scene.ask().vocabulary.names == NAMES
 
 
-def test_an_image_without_patches(predictor, images):
+def test_image_without_patches(predictor, images):
     path, patches = images[0]
     empty = Patches.empty(patches.height, patches.width)
     everything = predictor.encode(path, patches)
@@ -196,7 +196,7 @@ def test_an_image_without_patches(predictor, images):
         assert answer.panoptic()[1] == []
 
 
-def test_a_model_file_brings_its_own_vocabulary(checkpoint, images, tmp_path):
+def test_model_file_contains_vocabulary(checkpoint, images, tmp_path):
     """It needs no dataset to be registered."""
     file = ModelFile.of_checkpoint(checkpoint)
     text = file.config.replace("synthetic_train", "never_registered")
@@ -207,7 +207,7 @@ def test_a_model_file_brings_its_own_vocabulary(checkpoint, images, tmp_path):
     assert torch.equal(loaded.encode(*images[0]).ask().label_scores(), expected)
 
 
-def test_a_model_without_instance_queries(images):
+def test_model_without_instance_queries(images):
     cfg = config(MODEL__SAMCP__INSTANCE_QUERIES=False, MODEL__SAMCP__SEMANTIC_QUERIES="all")
     answer = Predictor(model_of(cfg), augmentations=[], image_format="RGB").encode(*images[0]).ask()
     assert (answer.label_scores() > 0).all(), "things, too, have semantic queries"
@@ -231,15 +231,15 @@ class TestBadInput:
             scene.with_patches(Patches.empty(50, 60))
 
     @pytest.mark.parametrize("image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8)])
-    def test_no_picture(self, predictor, image):
+    def test_invalid_image(self, predictor, image):
         with pytest.raises(DataError, match=r"\(H, W, 3\) uint8 RGB"):
             predictor.encode(image, Patches.empty(9, 9))
 
-    def test_missing_picture(self, predictor, tmp_path):
+    def test_missing_image(self, predictor, tmp_path):
         with pytest.raises(DataError, match=r"gone.jpg"):
             predictor.encode(tmp_path / "gone.jpg", Patches.empty(9, 9))
 
-    def test_labels_that_have_no_instances(self, scene):
+    def test_invalid_labels(self, scene):
         answer = scene.ask()
         stuff = NAMES[answer.vocabulary.is_thing.index(False)]
         with pytest.raises(ValueError, match=rf"'{stuff}' is stuff"):
@@ -248,7 +248,7 @@ class TestBadInput:
             answer.affinities("kite")
 
 
-def test_the_readmes_example_runs(checkpoint, synthetic, tmp_path, monkeypatch):
+def test_readme_example(checkpoint, synthetic, tmp_path, monkeypatch):
     section = (ROOT / "README.md").read_text().split("\n## Prompts\n")[1].split("\n## ")[0]
     code = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
     lines = [line for line in code.splitlines() if line]

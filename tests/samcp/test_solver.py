@@ -34,7 +34,7 @@ def config():
     return cfg
 
 
-def test_rate_and_decay_of_every_parameter():
+def test_parameter_groups():
     model = Model()
     optimizer = build_optimizer(config(), model)
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -56,7 +56,7 @@ def test_rate_and_decay_of_every_parameter():
     }
 
 
-def test_the_gradient_is_clipped_as_a_whole():
+def test_clipping_uses_total_norm():
     model = Model()
     optimizer = build_optimizer(config(), model)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -69,14 +69,14 @@ def test_the_gradient_is_clipped_as_a_whole():
     assert gradients.std() == pytest.approx(0, abs=1e-8)  # all scaled alike
 
 
-def test_clipping_another_way_is_refused():
+def test_rejects_other_clipping():
     cfg = config()
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "value"
     with pytest.raises(ValueError, match="'value'.*full_model"):
         build_optimizer(cfg, Model())
 
 
-def test_the_schedule_keeps_the_ratio_of_rates():
+def test_schedule_keeps_ratio_of_learning_rates():
     cfg = config()
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS = 10, (4,), 0
     optimizer = build_optimizer(cfg, Model())

@@ -9,7 +9,7 @@ from samcp.vocabulary import Vocabulary
 
 
 @pytest.mark.parametrize(("classes", "queries", "warned"), [("sea~", True, 1), ("sea~", False, 0), ("kite", True, 0)])
-def test_instance_queries_where_nothing_is_a_thing(classes, queries, warned, caplog):
+def test_warning_about_unused_instance_queries(classes, queries, warned, caplog):
     cfg = get_cfg()
     add_samcp_config(cfg)
     cfg.MODEL.SAMCP.INSTANCE_QUERIES = queries

@@ -9,7 +9,7 @@ from samcp.errors import DataError
 from samcp.vocabulary import Vocabulary
 
 
-def test_a_command_line_of_classes() -> None:
+def test_parse() -> None:
     vocabulary = Vocabulary.parse("kite, sea~, person: man | woman")
     assert vocabulary.names == ("kite", "sea", "person")
     assert vocabulary.is_thing == (True, False, True)
@@ -17,7 +17,7 @@ def test_a_command_line_of_classes() -> None:
     assert vocabulary == Vocabulary.parse("kite,sea~,person:man|woman")
 
 
-def test_a_file_of_classes(tmp_path: Path) -> None:
+def test_load(tmp_path: Path) -> None:
     file = tmp_path / "beach.txt"
     file.write_text("# what is on a beach\n\nkite\nsea~, ocean\nperson, man, woman\n")
     vocabulary = Vocabulary.load(file)
@@ -29,7 +29,7 @@ def test_a_file_of_classes(tmp_path: Path) -> None:
     assert Vocabulary.of_list(["kite", "sea~: ocean", "person, man, woman"]) == vocabulary
 
 
-def test_a_file_of_fc_clip(tmp_path: Path) -> None:
+def test_load_fc_clip_file(tmp_path: Path) -> None:
     file = tmp_path / "coco_panoptic_with_prompt_eng.txt"
     file.write_text("0:invalid_class_id\n1:person,man,men\n2:bicycle\n12:invalid_class_id\n13:statue,man\n")
     vocabulary = Vocabulary.load(file)
@@ -37,7 +37,7 @@ def test_a_file_of_fc_clip(tmp_path: Path) -> None:
     assert vocabulary.is_thing == (True, True, True)
 
 
-def test_a_file_as_windows_writes_it(tmp_path: Path) -> None:
+def test_load_with_byte_order_mark(tmp_path: Path) -> None:
     file = tmp_path / "beach.txt"
     file.write_text("# with a mark of its encoding\nkite\n  # an indented remark\nsea~\n", encoding="utf-8-sig")
     assert Vocabulary.load(file) == Vocabulary.parse("kite, sea~")
@@ -61,7 +61,7 @@ def test_a_file_as_windows_writes_it(tmp_path: Path) -> None:
         ("kite,ｋｉｔｅ", "class 2: 'ｋｉｔｅ' is already a word"),
     ],
 )
-def test_empty_and_double_names_are_refused(text: str, message: str) -> None:
+def test_parse_rejects_invalid_names(text: str, message: str) -> None:
     with pytest.raises(DataError) as error:
         Vocabulary.parse(text)
     assert message in str(error.value)
@@ -75,13 +75,13 @@ def test_empty_and_double_names_are_refused(text: str, message: str) -> None:
         ((("kite", "sea"), (True, False), (("dragon",),)), "(2, 2, 1) names, kinds and synonyms"),
     ],
 )
-def test_one_made_without_text_is_checked_too(arguments: tuple, message: str) -> None:
+def test_constructor_rejects_invalid_arguments(arguments: tuple, message: str) -> None:
     with pytest.raises(DataError) as error:
         Vocabulary(*arguments)
     assert message in str(error.value)
 
 
-def test_a_files_mistake_is_named_with_its_line(tmp_path: Path) -> None:
+def test_load_errors_name_the_line(tmp_path: Path) -> None:
     file = tmp_path / "beach.txt"
     file.write_text("# a beach\nkite\nsea, , ocean\n")
     with pytest.raises(DataError, match=r"beach.txt, line 3: an empty name"):
@@ -91,7 +91,7 @@ def test_a_files_mistake_is_named_with_its_line(tmp_path: Path) -> None:
         Vocabulary.load(file)
 
 
-def test_a_command_line_may_name_a_file(tmp_path: Path) -> None:
+def test_read(tmp_path: Path) -> None:
     (tmp_path / "beach").write_text("kite\nsea~\n")
     assert Vocabulary.read(str(tmp_path / "beach")) == Vocabulary.read("kite, sea~")
     assert Vocabulary.read("coco") == Vocabulary.read("COCO") == Vocabulary.load("coco")
@@ -104,7 +104,7 @@ def test_a_command_line_may_name_a_file(tmp_path: Path) -> None:
     assert Vocabulary.read("kite, and/or").names == ("kite", "and/or")
 
 
-def test_a_file_without_classes_is_refused(tmp_path: Path) -> None:
+def test_load_rejects_empty_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "beach.txt").write_text("# nothing\n")
     with pytest.raises(DataError, match=r"beach.txt: no classes"):
         Vocabulary.load(tmp_path / "beach.txt")
@@ -116,12 +116,12 @@ def test_a_file_without_classes_is_refused(tmp_path: Path) -> None:
     ("name", "things", "stuff"),
     [("coco", 80, 53), ("ade20k", 100, 50), ("cityscapes", 8, 11), ("cod10k", 69, 0), ("pascal_part", 93, 0)],
 )
-def test_the_vocabularies_of_the_paper(name: str, things: int, stuff: int) -> None:
+def test_packaged_vocabularies(name: str, things: int, stuff: int) -> None:
     vocabulary = Vocabulary.load(name)
     assert (sum(vocabulary.is_thing), len(vocabulary.is_thing) - sum(vocabulary.is_thing)) == (things, stuff)
 
 
-def test_coco_is_in_the_order_of_detectron2() -> None:
+def test_coco_has_the_order_of_detectron2() -> None:
     metadata = MetadataCatalog.get("coco_2017_val_panoptic")
     vocabulary = Vocabulary.load("coco")
     things = set(metadata.thing_dataset_id_to_contiguous_id.values())
@@ -138,13 +138,13 @@ CLEARER_IN_ADE20K = {
 }
 
 
-def test_ade20k_is_in_the_order_of_detectron2() -> None:
+def test_ade20k_has_the_order_of_detectron2() -> None:
     ours = Vocabulary.load("ade20k").names
     theirs = [name.split(",")[0].strip() for name in MetadataCatalog.get("ade20k_sem_seg_val").stuff_classes]
     assert {a for a, b in zip(ours, theirs, strict=True) if a != b} == CLEARER_IN_ADE20K
 
 
-def test_cityscapes_is_in_the_order_of_detectron2() -> None:
+def test_cityscapes_has_the_order_of_detectron2() -> None:
     metadata = MetadataCatalog.get("cityscapes_fine_panoptic_val")
     vocabulary = Vocabulary.load("cityscapes")
     assert list(vocabulary.names) == metadata.stuff_classes
@@ -152,7 +152,7 @@ def test_cityscapes_is_in_the_order_of_detectron2() -> None:
     assert vocabulary.is_thing == tuple(i in things for i in range(19))
 
 
-def test_a_dataset_names_its_vocabulary(tmp_path: Path) -> None:
+def test_vocabulary_of_dataset(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("wall~, brick wall\nlamp\n")
     metadata = MetadataCatalog.get("vocabulary_test")
     metadata.set(stuff_classes=["wall-other-merged", "lamp"], thing_dataset_id_to_contiguous_id={7: 1})
@@ -167,7 +167,7 @@ def test_a_dataset_names_its_vocabulary(tmp_path: Path) -> None:
         Vocabulary.of_dataset("vocabulary_test")
 
 
-def test_things_and_stuff_are_the_datasets() -> None:
+def test_dataset_determines_things_and_stuff() -> None:
     """A dataset of label maps tells no instances apart, whatever the words are."""
     assert sum(Vocabulary.load("ade20k").is_thing) == 100
     assert not any(Vocabulary.of_dataset("ade20k_sem_seg_val").is_thing)

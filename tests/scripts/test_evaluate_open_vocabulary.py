@@ -86,11 +86,11 @@ def test_one_table_of_two_datasets(folder, tmp_path, capsys):
     capsys.readouterr()
     run(folder, tmp_path)
     assert (tmp_path / "table.md").read_text().splitlines() == table
-    assert "abroad: done before" in capsys.readouterr().out
+    assert "abroad: already evaluated" in capsys.readouterr().out
     run(folder, tmp_path, "--opts", "TEST.DETECTIONS_PER_IMAGE", "7")
-    assert "done before" not in capsys.readouterr().out, "other options are another evaluation"
+    assert "already evaluated" not in capsys.readouterr().out, "other options are another evaluation"
     run(folder, tmp_path)
-    assert capsys.readouterr().out.count("done before") == 2, "and lose nothing of the first"
+    assert capsys.readouterr().out.count("already evaluated") == 2, "and lose nothing of the first"
 
 
 def alone(folder, output, config, *more):
@@ -118,14 +118,14 @@ def test_other_patches_or_words_are_another_evaluation(folder, tmp_path, capsys)
     alone(folder, tmp_path, config)
     os.utime(folder / "abroad/patches/manifest.json", (0, 0))
     alone(folder, tmp_path, config)
-    assert "done before" not in capsys.readouterr().out
+    assert "already evaluated" not in capsys.readouterr().out
     before = words.read_text()
     words.write_text(before.replace("dish", "saucer"))
     alone(folder, tmp_path, config)
-    assert "done before" not in capsys.readouterr().out
+    assert "already evaluated" not in capsys.readouterr().out
     words.write_text(before)
     alone(folder, tmp_path, config)
-    assert "abroad: done before" in capsys.readouterr().out
+    assert "abroad: already evaluated" in capsys.readouterr().out
 
 
 def test_several_datasets_in_one_config(folder, tmp_path):
@@ -164,7 +164,7 @@ def unlabelled(name, classes):
 
 def test_two_configs_of_one_name_are_refused(folder, tmp_path):
     (tmp_path / "at_home.yaml").write_text((folder / "at_home.yaml").read_text())
-    with pytest.raises(UsageError, match="there is a row at_home already"):
+    with pytest.raises(UsageError, match="duplicate row at_home"):
         run(folder, tmp_path / "out", "--configs", str(folder / "at_home.yaml"), str(tmp_path / "at_home.yaml"))
 
 

@@ -52,7 +52,7 @@ def test_patches_that_are_the_segments(toy, tmp_path, monkeypatch, capsys):
     assert found[""] == ["objects", "mIoU", "mIoU>0.5", "MR 0.25", "MR 0.5", "MR 0.75"]
     assert found["things"] == ["12", "100.0", "100.0", "0.0", "0.0", "0.0"]
     assert found["stuff, merged"] == ["-", "100.0", "100.0", "0.0", "0.0", "0.0"]
-    assert f"{name}: 4 images, 20 objects, 15.8 patches an image" in printed
+    assert f"{name}: 4 images, 20 objects, 15.8 patches per image" in printed
     content = json.loads(out.read_text())
     assert content["images"] == 4
     assert content["generators"] == [{"name": "toy"}]
@@ -87,7 +87,7 @@ def test_images_without_patches_are_counted_and_named(toy, tmp_path, monkeypatch
             writer.add(key, whole[key])
     assert evaluate(monkeypatch, "--dataset", name, "--patches", tmp_path / "failed") == 0
     printed = capsys.readouterr().out
-    assert "1 images count as without patches, as none could be made of them, first 002: the image cannot be" in printed
+    assert "1 images have no patches because their generation failed, for example 002: the image cannot be" in printed
     assert table(printed)["all"] == ["20", "75.0", "100.0", "25.0", "25.0", "25.0"]
 
 
@@ -110,12 +110,12 @@ def test_what_is_wrong_is_said(toy, tmp_path, monkeypatch, capsys):
     assert "lacks 3 of the 4 images" in run(
         evaluate_patches, monkeypatch, "--dataset", name, "--patches", tmp_path / "one"
     )
-    assert "is a folder; name a file in it" in run(
+    assert "a folder; name a file in it" in run(
         evaluate_patches, monkeypatch, "--dataset", name, *patches, "--output", tmp_path
     )
     (tmp_path / "file").touch()
     under = tmp_path / "file" / "a.json"
-    assert "its folder cannot be made" in run(
+    assert "cannot create its folder" in run(
         evaluate_patches, monkeypatch, "--dataset", name, *patches, "--output", under
     )
     for option in ("--limit", "--workers"):

@@ -130,7 +130,7 @@ def test_photographs_are_not_written_over(
     (photos / "link").symlink_to(photos)
     before = {path: path.read_bytes() for path in photos.glob("*.jpg")}
     where = ("--images", photos, "--patches", synthetic.val_patches, "--output", photos / inside)
-    with pytest.raises(SystemExit, match="lies in the folder of the images"):
+    with pytest.raises(SystemExit, match="is inside the folder of the images"):
         run(monkeypatch, "--weights", tmp_path / "no.pth", *where)
     assert {path: path.read_bytes() for path in photos.glob("*.jpg")} == before
 

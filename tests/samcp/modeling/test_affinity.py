@@ -39,7 +39,7 @@ def test_affinity_equals_algorithm_1() -> None:
     assert torch.allclose(fast.double(), literal_affinity(module, queries, patches), atol=1e-5)
 
 
-def test_affinity_starts_at_its_prior() -> None:
+def test_initial_affinity_equals_prior() -> None:
     """Without similarity only the bias is left: sigma(b0) = 0.01."""
     module = Affinity(8, 4, 12)
     for linear in module.mix:
@@ -56,7 +56,7 @@ def test_affinity_gradients() -> None:
     assert torch.autograd.gradcheck(module, inputs)
 
 
-def test_normalized_affinity_spans_each_row() -> None:
+def test_normalize_affinity() -> None:
     affinity = torch.tensor([[0.2, 0.4, 0.6, 0.9], [0.5, 0.5, 0.5, 0.1], [0.0, 0.0, 0.0, 0.7]])
     valid = torch.tensor([True, True, True, False])
     normalized = normalize_affinity(affinity, valid)
@@ -65,7 +65,7 @@ def test_normalized_affinity_spans_each_row() -> None:
     assert normalized[2].tolist() == [0.0, 0.0, 0.0, 0.0], "a row of zeros has no patch"
 
 
-def test_merged_boxes_surround_members() -> None:
+def test_merged_boxes() -> None:
     boxes = torch.tensor([[[0.1, 0.2, 0.3, 0.4], [0.2, 0.1, 0.5, 0.3], [0.6, 0.6, 0.9, 0.8]]])
     members = torch.tensor([[[True, True, False], [False, False, True], [False, False, False]]])
     merged = merged_boxes(members, boxes)[0]

@@ -25,7 +25,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return make_tiny_clip(tmp_path_factory.mktemp("clip"), "transformer")
 
 
-def test_embeddings_are_open_clips_own(tiny_clip: tuple[str, str]) -> None:
+def test_embeddings_equal_open_clip(tiny_clip: tuple[str, str]) -> None:
     name, weights = tiny_clip
     words = [("kite",), ("sea", "ocean")]
     embedding = CLIPClassEmbedding(words, name=name, pretrained=weights, prompts=PROMPTS)()
@@ -39,7 +39,7 @@ def test_embeddings_are_open_clips_own(tiny_clip: tuple[str, str]) -> None:
     assert not torch.allclose(embedding[0], embedding[1], atol=1e-2)
 
 
-def test_a_class_is_worth_the_best_of_its_words(tiny_clip: tuple[str, str]) -> None:
+def test_max_over_words(tiny_clip: tuple[str, str]) -> None:
     name, weights = tiny_clip
     words = [("person", "man", "woman"), ("kite",), ("sea", "ocean")]
     embedding = CLIPClassEmbedding(words, name=name, pretrained=weights, prompts=PROMPTS)
@@ -53,7 +53,7 @@ def test_a_class_is_worth_the_best_of_its_words(tiny_clip: tuple[str, str]) -> N
     assert (values.grad.sum(-1) == 3).all(), "each class teaches one of its words"
 
 
-def test_embeddings_are_made_once(
+def test_embeddings_are_cached(
     tiny_clip: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SAMCP_CACHE", str(tmp_path))
@@ -85,7 +85,7 @@ def test_embeddings_are_made_once(
     assert len(made) == 5, "other words, templates and weights are others"
 
 
-def test_a_folder_that_cannot_be_written_is_done_without(
+def test_unwritable_cache_folder_logs_a_warning(
     tiny_clip: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_written_is_done_without(
     assert "cannot cache text embeddings" in caplog.text
 
 
-def test_any_words_can_be_asked_of_clip_and_to_look_encodes_none(
+def test_check_words_accepts_all_words_without_encoding(
     tiny_clip: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedding = CLIPClassEmbedding([("kite",)], name=tiny_clip[0], pretrained=tiny_clip[1], prompts=PROMPTS)
@@ -102,7 +102,7 @@ def test_any_words_can_be_asked_of_clip_and_to_look_encodes_none(
     embedding.check_words([("anything", "else")])
 
 
-def test_model_with_text_keeps_no_vocabulary_in_its_state(toy_cfg: CfgNode, tiny_clip: tuple[str, str]) -> None:
+def test_state_dict_is_independent_of_vocabulary(toy_cfg: CfgNode, tiny_clip: tuple[str, str]) -> None:
     """So a checkpoint loads whatever words are asked for, however many a class has."""
     name, weights = tiny_clip
     toy_cfg.MODEL.SAMCP.TEXT.ENCODER = "clip"
@@ -115,7 +115,7 @@ def test_model_with_text_keeps_no_vocabulary_in_its_state(toy_cfg: CfgNode, tiny
     assert model.vocabulary.names == ("kite", "sea")
 
 
-def test_learned_table_is_trained() -> None:
+def test_learned_embedding() -> None:
     table = LearnedClassEmbedding([("kite", "dragon"), ("sea",)], 8)
     assert table().shape == (2, 8)
     assert table().requires_grad
@@ -129,7 +129,7 @@ def test_learned_table_is_trained() -> None:
     assert torch.equal(table(), both[1:]), "to look changes nothing"
 
 
-def test_missing_weights_are_named(tiny_clip: tuple[str, str], tmp_path: Path) -> None:
+def test_missing_weights(tiny_clip: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"pretrained is '.*absent.pt"):
         embed_words(["kite"], tiny_clip[0], str(tmp_path / "absent.pt"), PROMPTS)
 
@@ -143,7 +143,7 @@ def test_weights_of_another_model(tiny_clip: tuple[str, str], tmp_path: Path) ->
         embed_words(["kite"], tiny_clip[0], str(other), PROMPTS)
 
 
-def test_unknown_model_is_named() -> None:
+def test_unknown_model() -> None:
     with pytest.raises(CheckpointError, match="name is 'no_such_clip'"):
         embed_words(["kite"], "no_such_clip", "", PROMPTS)
 
@@ -158,14 +158,14 @@ def test_unknown_model_is_named() -> None:
         (None, "prompts is empty"),
     ],
 )
-def test_a_template_has_one_place_for_a_word(tiny_clip: tuple[str, str], template: str | None, named: str) -> None:
+def test_rejects_invalid_templates(tiny_clip: tuple[str, str], template: str | None, named: str) -> None:
     prompts = [] if template is None else [PROMPTS[0], template]
     with pytest.raises(ValueError, match="prompts") as error:
         embed_words(["kite", "sea"], *tiny_clip, prompts)
     assert named in str(error.value)
 
 
-def test_weights_from_the_network_are_announced_in_one_line(
+def test_download_logs_one_line(
     tiny_clip: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     load_clip(*tiny_clip)

@@ -27,7 +27,7 @@ def clip_cfg(toy_cfg: CfgNode, tiny_clip: tuple[str, str]) -> CfgNode:
     return toy_cfg
 
 
-def test_pooled_over_the_whole_image_is_clips_own_embedding(tiny_clip: tuple[str, str]) -> None:
+def test_pooling_with_equal_weights_equals_clip_embedding(tiny_clip: tuple[str, str]) -> None:
     images = torch.randn(2, 3, 64, 64)
     backbone = CLIPBackbone(load_clip(*tiny_clip))
     model = open_clip.create_model(tiny_clip[0], pretrained=tiny_clip[1]).eval()
@@ -38,7 +38,7 @@ def test_pooled_over_the_whole_image_is_clips_own_embedding(tiny_clip: tuple[str
         assert torch.allclose(pooled[0], expected[image], atol=1e-5)
 
 
-def test_a_part_is_pooled_from_its_own_cells(tiny_clip: tuple[str, str]) -> None:
+def test_pooling_uses_only_cells_of_the_segment(tiny_clip: tuple[str, str]) -> None:
     backbone = CLIPBackbone(load_clip(*tiny_clip))
     dense = backbone(torch.randn(1, 3, 96, 128))[DENSE][0]
     weights = torch.zeros(3, *dense.shape[1:])
@@ -56,7 +56,7 @@ def test_a_part_is_pooled_from_its_own_cells(tiny_clip: tuple[str, str]) -> None
     assert not torch.allclose(after[1], before[1], atol=1e-3)
 
 
-def test_levels_are_a_resnets_and_clip_stays_as_it_is(clip_cfg: CfgNode) -> None:
+def test_output_shapes_and_frozen_weights(clip_cfg: CfgNode) -> None:
     backbone = build_backbone(clip_cfg).train()
     before = {name: value.clone() for name, value in backbone.bottom_up.state_dict().items()}
     maps = backbone(torch.randn(2, 3, 64, 96))
@@ -73,7 +73,7 @@ def test_levels_are_a_resnets_and_clip_stays_as_it_is(clip_cfg: CfgNode) -> None
     assert all(torch.equal(value, before[name]) for name, value in backbone.bottom_up.state_dict().items())
 
 
-def test_the_last_map_is_clips(tiny_clip: tuple[str, str]) -> None:
+def test_last_feature_map_equals_clip(tiny_clip: tuple[str, str]) -> None:
     """Weights are loaded: another checkpoint gives other maps."""
     name, weights = tiny_clip
     images = torch.randn(1, 3, 64, 64)
@@ -87,12 +87,12 @@ def test_the_last_map_is_clips(tiny_clip: tuple[str, str]) -> None:
         assert torch.allclose(CLIPBackbone(load_clip(name, weights))(images)[DENSE], maps, atol=1e-5)
 
 
-def test_a_tower_without_maps_is_refused(tmp_path: Path) -> None:
+def test_rejects_vision_transformer(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"the image tower is a VisionTransformer .*use a ConvNeXt or a ResNet"):
         CLIPBackbone(load_clip(*make_tiny_clip(tmp_path, "transformer")))
 
 
-def test_attention_of_the_resnet_at_its_own_and_another_size(tmp_path: Path) -> None:
+def test_resnet_attention_pooling_at_other_sizes(tmp_path: Path) -> None:
     """Against open_clip's attention, whose position embedding is of one size, and by halves of an image."""
     backbone = CLIPBackbone(load_clip(*make_tiny_clip(tmp_path, "resnet")))
     dense = torch.randn(backbone.output_shape()[DENSE].channels, 2, 2)

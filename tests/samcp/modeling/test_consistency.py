@@ -52,7 +52,7 @@ def model(toy_cfg: CfgNode) -> SAMCP:
 
 
 @torch.no_grad()
-def make_blind_to_flips(model: SAMCP) -> None:
+def make_flip_invariant(model: SAMCP) -> None:
     """The embedding of RoI features gets mirrored weights, that of boxes none for a box's place along x."""
     first = model.patch_encoder.roi_embedding.mlp[0]
     cells = first.weight.unflatten(1, (-1, 7, 7))
@@ -90,23 +90,23 @@ def largest_difference(first: Predictions, second: Predictions) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(vars(first).values(), vars(second).values(), strict=True))
 
 
-def test_flipped(model: SAMCP) -> None:
-    make_blind_to_flips(model)
+def test_flip_equivariance(model: SAMCP) -> None:
+    make_flip_invariant(model)
     patches = large_patches(9)
     plain, flipped = predict(model, patches), predict(model, patches, T.HFlipTransform(SIZE[1]))
     assert plain.instance_affinity.std() > 1e-3, "patches differ, or the test would prove nothing"
     assert largest_difference(plain, flipped) < 1e-4
 
 
-def test_a_flip_of_the_image_alone_is_noticed(model: SAMCP) -> None:
+def test_flip_of_image_only_changes_predictions(model: SAMCP) -> None:
     """So that the test above can fail."""
-    make_blind_to_flips(model)
+    make_flip_invariant(model)
     patches = large_patches(9)
     mirrored = Patches.from_masks(patches.decode()[:, :, ::-1])
     assert largest_difference(predict(model, patches), predict(model, mirrored)) > 1e-3
 
 
-def test_twice_as_large(model: SAMCP) -> None:
+def test_scale_invariance(model: SAMCP) -> None:
     patches = large_patches(9)
     height, width = SIZE
     twice = T.ResizeTransform(height, width, 2 * height, 2 * width, interp=Image.NEAREST)

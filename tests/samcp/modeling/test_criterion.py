@@ -89,7 +89,7 @@ def compute(
     )
 
 
-def test_each_kind_is_divided_by_its_own_positive_queries(predictions: tuple[Tensor, Tensor]) -> None:
+def test_losses_are_normalized_per_kind_of_query(predictions: tuple[Tensor, Tensor]) -> None:
     losses = compute(predictions)
     logits, affinity = (x[0] for x in predictions)
     for kind, rows in ROWS.items():
@@ -105,7 +105,7 @@ def test_each_kind_is_divided_by_its_own_positive_queries(predictions: tuple[Ten
         assert losses["loss_dice" + kind] == pytest.approx(float(3 * dice.sum() / count), rel=1e-5)
 
 
-def test_self_affinity_is_averaged_over_unmatched_queries_and_weighted(predictions: tuple[Tensor, Tensor]) -> None:
+def test_self_affinity_loss(predictions: tuple[Tensor, Tensor]) -> None:
     losses = compute(predictions, weight=0.5)
     unmatched = [i for i in range(INSTANCE) if i not in POSITIVE[""]]
     rows, goal = predictions[1][0][[ROWS[""][i] for i in unmatched]], torch.eye(PATCHES)[unmatched]
@@ -114,7 +114,7 @@ def test_self_affinity_is_averaged_over_unmatched_queries_and_weighted(predictio
     assert losses["loss_dice_self"] == pytest.approx(float(0.5 * 3 * dice.mean()), rel=1e-5)
 
 
-def test_switching_self_affinity_off_changes_nothing_else(predictions: tuple[Tensor, Tensor]) -> None:
+def test_disabling_self_affinity_keeps_other_losses(predictions: tuple[Tensor, Tensor]) -> None:
     """Table 4's "BG" ablation."""
     with_it, without = compute(predictions), compute(predictions, self_affinity=False)
     assert with_it.keys() - without.keys() == {"loss_mask_focal_self", "loss_dice_self"}

@@ -37,7 +37,7 @@ def work(rank: int, folder: Path, cfg: CfgNode, batches: list[list[dict]]) -> No
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_take_the_same_step_as_one(toy: Any, toy_cfg: CfgNode, tmp_path: Path) -> None:
+def test_two_processes_compute_the_gradients_of_one(toy: Any, toy_cfg: CfgNode, tmp_path: Path) -> None:
     toy_cfg.MODEL.SAMCP.DENOISING.ENABLED = False  # its noise is drawn anew in every process
     batches = [
         [toy.input(12, {0: [1, 2], 1: [7], 3: [5]}), toy.input(7, {2: [0]}, seed=2)],

@@ -68,7 +68,7 @@ def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int], merge: str) 
             assert label[y, x] == np.argmax(expected)
 
 
-def test_a_pixel_without_evidence_of_any_class_is_unlabeled() -> None:
+def test_pixels_below_semantic_threshold_are_unlabeled() -> None:
     masks = np.zeros((2, 10, 10), bool)
     masks[0, :5], masks[1, 5:] = True, True
     predictions = Predictions(
@@ -83,7 +83,7 @@ def test_a_pixel_without_evidence_of_any_class_is_unlabeled() -> None:
     assert (label[5:] == -1).all()
 
 
-def test_a_large_patch_says_less_of_a_pixel_than_a_small_one() -> None:
+def test_large_patches_have_less_weight() -> None:
     """A patch over everything that is all but sure of its class does not paint over the sure parts in it."""
     masks = np.ones((2, 10, 10), bool)
     masks[1, 4:] = False
@@ -99,7 +99,7 @@ def test_a_large_patch_says_less_of_a_pixel_than_a_small_one() -> None:
     assert (label[4:] == 3).all()
 
 
-def test_instances_are_the_best_pairs_with_unions_of_patches(toy: Any) -> None:
+def test_instances(toy: Any) -> None:
     patches = toy.patches(10)
     predictions = make_predictions(10, semantic=[3, 4], instances=10)
     result = Inference(thing_classes=THINGS, num_classes=CLASSES, top_instances=8).instances(predictions, patches)
@@ -161,7 +161,7 @@ def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
     assert (panoptic.numpy() == 0).sum() == panoptic.numel() - sum(m.sum() for m in expected.values())
 
 
-def test_one_patch_too_large_does_not_condemn_an_entity() -> None:
+def test_entity_with_one_oversized_patch_is_kept() -> None:
     """It belongs to sky by mistake and covers the sea as well, whose own patches keep most of it."""
     masks = np.zeros((3, 10, 10), bool)
     masks[0, :5], masks[1, 5:], masks[2] = True, True, True
@@ -178,7 +178,7 @@ def test_one_patch_too_large_does_not_condemn_an_entity() -> None:
         assert [(s["category_id"], s["area"]) for s in segments] == kept
 
 
-def test_only_the_best_queries_become_panoptic_entities(toy: Any) -> None:
+def test_top_instances_limits_panoptic_entities(toy: Any) -> None:
     patches = toy.patches(6)
     predictions = make_predictions(6, semantic=[3, 4], instances=6)
     inference = Inference(thing_classes=THINGS, num_classes=CLASSES, top_instances=3, overlap_threshold=0)
@@ -188,7 +188,7 @@ def test_only_the_best_queries_become_panoptic_entities(toy: Any) -> None:
     assert {s["score"] for s in segments} <= set(sorted(scores)[-3:])
 
 
-def test_two_patches_are_one_instance_if_a_query_claims_both() -> None:
+def test_same_instance() -> None:
     predictions = Predictions(
         semantic_classes=torch.tensor([3, 4]),
         semantic_scores=torch.rand(2),
@@ -213,7 +213,7 @@ def test_two_patches_are_one_instance_if_a_query_claims_both() -> None:
                 assert joint[i, j] == pytest.approx(max(by_query), abs=1e-5)
 
 
-def test_no_patches_no_prediction() -> None:
+def test_image_without_patches() -> None:
     patches = Patches.empty(10, 12)
     result = Inference(thing_classes=THINGS, num_classes=CLASSES)(
         make_predictions(0, semantic=[3, 4], instances=0), patches
@@ -226,12 +226,12 @@ def test_no_patches_no_prediction() -> None:
     assert inference.same_instance(make_predictions(0, semantic=[3], instances=0), [0]).shape == (0, 0)
 
 
-def test_no_things_no_instances(toy: Any) -> None:
+def test_vocabulary_without_things(toy: Any) -> None:
     patches = toy.patches(4)
     result = Inference(thing_classes=[], num_classes=CLASSES)(make_predictions(4, semantic=[3], instances=0), patches)
     assert len(result["instances"]) == 0
 
 
-def test_only_what_is_asked_for(toy: Any) -> None:
+def test_disabled_outputs_are_omitted(toy: Any) -> None:
     inference = Inference(thing_classes=THINGS, num_classes=CLASSES, semantic_on=False, panoptic_on=False)
     assert inference(make_predictions(4, semantic=[3], instances=4), toy.patches(4)).keys() == {"instances"}

@@ -37,7 +37,7 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @torch.no_grad()
-def liven(module: nn.Module) -> None:
+def randomize_parameters(module: nn.Module) -> None:
     """Parameters of which none is 0 and all matter, unlike those that training starts from."""
     for m in module.modules():
         for name, parameter in m.named_parameters(recurse=False):
@@ -70,7 +70,7 @@ class Network(nn.Module):
         self.decoder = AffinityDecoder(**sizes, strides=STRIDES, **({"num_layers": LAYERS} | (decoder or {})))
         self.classifier = Classifier(dim=DIM, text_dim=TEXT_DIM)
         self.embeddings = nn.Parameter(torch.randn(CLASSES, TEXT_DIM))
-        liven(self)
+        randomize_parameters(self)
         nn.init.normal_(self.embeddings)
 
 
@@ -146,7 +146,7 @@ def run(
     return queries, outputs
 
 
-def run_literally(
+def run_literal(
     network: Network,
     batch: Batch,
     i: int,
@@ -182,7 +182,7 @@ def matrix(rows: list[list[Tensor]], width: int) -> Tensor:
     return torch.stack([value for row in rows for value in row]).view(-1, width) if width else torch.zeros(len(rows), 0)
 
 
-def assert_matters(layers: list[literal.Layer]) -> None:
+def assert_affinities_cover_thresholds(layers: list[literal.Layer]) -> None:
     """Affinities lie on both sides of the thresholds that a mistake may put in place of 0.5, and near none."""
     values = torch.tensor([row for layer in layers for row in layer.normalized]).flatten()
     assert (values - 0.5).abs().min() > 1e-5
@@ -205,7 +205,7 @@ def test_encoder(options: dict[str, Any]) -> None:
     assert not position[1, 3:].any()
 
 
-def test_patches_are_pooled_from_several_levels() -> None:
+def test_boxes_cover_several_levels() -> None:
     """So that the tests here would notice a wrong one."""
     boxes = Batch(6, 3).patches.boxes[0]
     sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
@@ -250,9 +250,9 @@ def test_decoder(switches: dict[str, Any], kinds: dict[str, Any], counts: tuple[
         queries, outputs = run(network, batch, semantic_classes, denoising)
         assert len(outputs) == LAYERS
         for i, count in enumerate(counts):
-            own, layers = run_literally(network, batch, i, semantic_classes, denoising, instance_queries, **switches)
+            own, layers = run_literal(network, batch, i, semantic_classes, denoising, instance_queries, **switches)
             if count == max(counts):
-                assert_matters(layers)
+                assert_affinities_cover_thresholds(layers)
             rows = real_queries(queries, batch, i, denoising)
             torch.testing.assert_close(queries.content[i, rows], torch.stack([q.content for q in own]), **EXACT)
             torch.testing.assert_close(queries.boxes[i, rows], torch.stack([q.box for q in own]), **EXACT)
@@ -263,14 +263,14 @@ def test_decoder(switches: dict[str, Any], kinds: dict[str, Any], counts: tuple[
                 torch.testing.assert_close(output.queries[i, rows], torch.stack(layer.queries), **EXACT)
 
 
-def test_image_features_outside_of_the_image_are_never_seen() -> None:
+def test_image_tokens_in_padding_are_masked() -> None:
     """Not even by a query in whose box no token's centre lies."""
     network = Network(decoder={"dca": "image"}).eval()
     batch = Batch(2, 2, shrink=7)
     batch.patches.boxes[1] = torch.tensor([[17.0, 17.0, 17.5, 17.5], [30.5, 31.0, 31.0, 31.5]])
     with torch.no_grad():
         _, outputs = run(network, batch, [0], None)
-        _, layers = run_literally(network, batch, 1, [0], None, dca="image")
+        _, layers = run_literal(network, batch, 1, [0], None, dca="image")
     for layer, output in zip(layers, outputs, strict=True):
         torch.testing.assert_close(output.queries[1], torch.stack(layer.queries), **EXACT)
 
@@ -306,7 +306,7 @@ def test_gradients(options: dict[str, Any]) -> None:
             total = total + (torch.cat([output.queries[i, rows], scores], dim=-1) @ weights).sin().sum()
             total = total + output.affinity_logits[i, rows][:, valid].sigmoid().sum()
             assert not output.boxes.requires_grad
-        for layer in run_literally(network, batch, i, [2, 4], denoising, dca=options.get("dca", "patch"))[1]:
+        for layer in run_literal(network, batch, i, [2, 4], denoising, dca=options.get("dca", "patch"))[1]:
             for query, row in zip(layer.queries, layer.logits, strict=True):
                 scores = [literal.score(network.classifier, query, e) for e in network.embeddings]
                 expected = expected + (torch.cat([query, torch.stack(scores)]) @ weights).sin()

@@ -48,7 +48,7 @@ def test_dice_loss(rows: tuple[torch.Tensor, ...]) -> None:
         assert loss[m].item() == pytest.approx(1 - dice)
 
 
-def test_losses_have_right_gradients(rows: tuple[torch.Tensor, ...]) -> None:
+def test_loss_gradients(rows: tuple[torch.Tensor, ...]) -> None:
     logits, targets, weights = rows
     logits = logits.clone().requires_grad_()
     # fvcore's focal loss works in float32, so its finite differences need a wide step.
@@ -56,7 +56,7 @@ def test_losses_have_right_gradients(rows: tuple[torch.Tensor, ...]) -> None:
     assert torch.autograd.gradcheck(lambda x: dice_loss(x, targets, weights), (logits,))
 
 
-def test_pairwise_costs_are_the_losses_of_each_pair(rows: tuple[torch.Tensor, ...]) -> None:
+def test_pairwise_costs_equal_losses(rows: tuple[torch.Tensor, ...]) -> None:
     logits, targets, weights = rows
     focal, dice = pairwise_affinity_costs(logits, targets[:3], weights[:3])
     for m in range(4):
@@ -66,7 +66,7 @@ def test_pairwise_costs_are_the_losses_of_each_pair(rows: tuple[torch.Tensor, ..
             assert dice[m, k].item() == pytest.approx(dice_loss(*pair).item())
 
 
-def test_class_cost_is_the_change_of_the_focal_loss() -> None:
+def test_focal_class_cost() -> None:
     logits = torch.tensor([[0.3, -1.2], [2.0, 0.0]]).double()
     cost = focal_class_cost(logits)
     for m in range(2):
@@ -75,7 +75,7 @@ def test_class_cost_is_the_change_of_the_focal_loss() -> None:
             assert cost[m, c].item() == pytest.approx(change)
 
 
-def test_matching_cost_by_hand() -> None:
+def test_matching_cost() -> None:
     """Every term of the cost with its weight, one pair at a time, and the cheapest assignment."""
     torch.manual_seed(1)
     logits, affinity = torch.randn(3, 4).double(), torch.randn(3, 6).double()
@@ -134,7 +134,7 @@ def test_classifier_equals_equation_1() -> None:
             assert scores[m, c].item() == pytest.approx(by_hand.item(), abs=1e-5)
 
 
-def test_classifier_takes_any_vocabulary() -> None:
+def test_classifier_is_independent_of_vocabulary() -> None:
     """A class scores the same whatever the others are, and no weight's shape depends on their number."""
     classifier = Classifier(dim=6, text_dim=4)
     queries, embeddings = torch.randn(1, 3, 6), torch.randn(5, 4)

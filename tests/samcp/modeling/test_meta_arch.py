@@ -23,7 +23,7 @@ def raw_outputs(model: SAMCP, images: list[dict]) -> list[Any]:
     return kept
 
 
-def test_training_gives_losses_and_gradients_everywhere(toy: Any, toy_model: SAMCP) -> None:
+def test_losses_and_gradients(toy: Any, toy_model: SAMCP) -> None:
     losses = toy_model([toy.input(12, {0: [1, 2], 2: [5], 3: [0]}), toy.input(7, {4: [3]}, seed=5)])
     kinds = {"loss_cls": 3, "loss_mask_focal": 4, "loss_dice": 4}  # instance, semantic, denoising; self-affinity
     for term, count in kinds.items():
@@ -62,7 +62,7 @@ def test_image_without_patches_has_no_loss(toy: Any, toy_model: SAMCP) -> None:
 
 @pytest.mark.parametrize("other", [(64, 96), (128, 160), (32, 160)], ids=str)
 @pytest.mark.parametrize("dca", ["patch", "image"])
-def test_padding_changes_nothing(toy: Any, toy_cfg: CfgNode, other: tuple[int, int], dca: str) -> None:
+def test_predictions_are_independent_of_padding(toy: Any, toy_cfg: CfgNode, other: tuple[int, int], dca: str) -> None:
     """An image gives the same alone and beside one with more patches, or of another size."""
     toy_cfg.MODEL.SAMCP.DCA = dca
     toy_model = spread(build_model(toy_cfg))
@@ -72,7 +72,7 @@ def test_padding_changes_nothing(toy: Any, toy_cfg: CfgNode, other: tuple[int, i
         assert torch.allclose(value, getattr(together, name), atol=1e-5), name
 
 
-def test_patches_in_another_order_give_the_same_in_that_order(toy: Any, toy_model: SAMCP) -> None:
+def test_permutation_equivariance(toy: Any, toy_model: SAMCP) -> None:
     image = toy.input(9, {})
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
     shuffled = dict(image, patches=image["patches"][order], patch_rles=image["patch_rles"].select(order.numpy()))
@@ -84,7 +84,7 @@ def test_patches_in_another_order_give_the_same_in_that_order(toy: Any, toy_mode
     assert torch.allclose(first.instance_affinity[order][:, order], second.instance_affinity, atol=1e-5)
 
 
-def test_same_seed_same_losses(toy: Any, toy_cfg: CfgNode) -> None:
+def test_losses_are_reproducible(toy: Any, toy_cfg: CfgNode) -> None:
     def run() -> list[float]:
         torch.manual_seed(3)
         return [float(v) for v in build_model(toy_cfg)([toy.input(6, {0: [1], 3: [2]})]).values()]
@@ -110,7 +110,7 @@ SWITCHES = [
 
 
 @pytest.mark.parametrize(("key", "value"), SWITCHES, ids=[f"{k}={v}" for k, v in SWITCHES])
-def test_every_switch_changes_the_losses(toy: Any, toy_cfg: CfgNode, key: str, value: Any) -> None:
+def test_each_option_changes_the_losses(toy: Any, toy_cfg: CfgNode, key: str, value: Any) -> None:
     """By configuration alone, and it still trains."""
 
     def losses(cfg: CfgNode) -> dict[str, float]:
@@ -128,7 +128,7 @@ def test_every_switch_changes_the_losses(toy: Any, toy_cfg: CfgNode, key: str, v
     assert before != after
 
 
-def test_activation_checkpointing_changes_no_gradient(toy: Any, toy_cfg: CfgNode) -> None:
+def test_activation_checkpointing_keeps_gradients(toy: Any, toy_cfg: CfgNode) -> None:
     def gradients(checkpointing: bool) -> list[torch.Tensor]:
         toy_cfg.MODEL.SAMCP.ACTIVATION_CHECKPOINT = checkpointing
         torch.manual_seed(0)
@@ -141,7 +141,7 @@ def test_activation_checkpointing_changes_no_gradient(toy: Any, toy_cfg: CfgNode
         assert torch.allclose(plain, recomputed, atol=1e-5)
 
 
-def test_oracle_rebuilds_entities_from_their_patches(toy: Any, toy_model: SAMCP) -> None:
+def test_oracle(toy: Any, toy_model: SAMCP) -> None:
     image = toy.input(6, {1: [2], 3: [0, 4]})
     toy_model.oracle = True
     result = toy_model.eval()([image])[0]
@@ -152,7 +152,7 @@ def test_oracle_rebuilds_entities_from_their_patches(toy: Any, toy_model: SAMCP)
     assert {s["category_id"] for s in result["panoptic_seg"][1]} <= {1, 3}
 
 
-def test_instance_query_without_things_is_an_option(toy: Any, toy_cfg: CfgNode) -> None:
+def test_without_instance_queries(toy: Any, toy_cfg: CfgNode) -> None:
     toy_cfg.MODEL.SAMCP.INSTANCE_QUERIES = False
     toy_cfg.MODEL.SAMCP.SEMANTIC_QUERIES = "all"
     toy_cfg.MODEL.SAMCP.TEST.SEMANTIC_THRESHOLD = 0.0  # scores of an untrained model are near the default threshold
@@ -166,7 +166,7 @@ def test_instance_query_without_things_is_an_option(toy: Any, toy_cfg: CfgNode) 
     assert (result["sem_seg"] >= 0).any()
 
 
-def test_wrong_roi_size_is_refused(toy_model: SAMCP) -> None:
+def test_rejects_wrong_roi_size(toy_model: SAMCP) -> None:
     patches = Instances((32, 32))
     patches.patch_boxes = Boxes(torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
     patches.roi_masks = torch.ones(1, 14, 14)

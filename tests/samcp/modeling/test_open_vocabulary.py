@@ -25,7 +25,7 @@ def predictions(num_classes: int = 3) -> tuple[Predictions, ClipScores]:
 
 
 @pytest.mark.parametrize("rule", ["product", "sum"])
-def test_fusion_number_by_number(rule: str) -> None:
+def test_fusion(rule: str) -> None:
     said, clip = predictions()
     seen = torch.tensor([True, False, True])
     fused = ScoreFusion(clip_weight=0.4, clip_weight_unseen=0.7, rule=rule)(said, clip, seen)
@@ -56,13 +56,13 @@ def test_clip_weight_of_0_and_1_select_one_classifier() -> None:
 
 
 @pytest.mark.parametrize("keys", [{"clip_weight": 1.5}, {"clip_weight_unseen": -0.1}, {"rule": "mean"}])
-def test_wrong_options_are_named(keys: dict[str, Any]) -> None:
+def test_rejects_invalid_options(keys: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(keys))} is"):
         ScoreFusion(**{"clip_weight": 0.4, "clip_weight_unseen": 0.4, "rule": "product", **keys})
 
 
 @pytest.mark.parametrize("size", [(20, 30), (40, 60), (33, 50)])
-def test_weights_pixel_by_pixel(toy: Any, size: tuple[int, int]) -> None:
+def test_mask_weights(toy: Any, size: tuple[int, int]) -> None:
     patches = toy.patches(6, 20, 30)
     members = torch.rand(5, 6) > 0.6
     members[0] = False
@@ -79,7 +79,7 @@ def test_weights_pixel_by_pixel(toy: Any, size: tuple[int, int]) -> None:
     assert weights.sum() > 0
 
 
-def test_no_patches_weigh_nothing() -> None:
+def test_mask_weights_without_patches() -> None:
     assert mask_weights(torch.zeros(3, 0, dtype=torch.bool), Patches.empty(9, 9), (9, 9), 4).shape == (3, 3, 3)
 
 
@@ -107,7 +107,7 @@ def model(clip_cfg: Any, toy_cfg: CfgNode) -> SAMCP:
 
 
 @torch.no_grad()
-def test_clips_scores_mask_by_mask(model: SAMCP, toy: Any) -> None:
+def test_predict_clip(model: SAMCP, toy: Any) -> None:
     model.set_vocabulary(Vocabulary(("disc", "kite", "sky"), (True, True, False), (("circle",), (), ("heaven", "air"))))
     inputs = [toy.input(8, {}, size=(64, 96)), toy.input(5, {}, size=(64, 96), seed=4)]
     images = model.encode(inputs)
@@ -130,7 +130,7 @@ def test_clips_scores_mask_by_mask(model: SAMCP, toy: Any) -> None:
 
 
 @torch.no_grad()
-def test_the_model_gives_fused_scores(model: SAMCP, toy: Any) -> None:
+def test_model_returns_fused_scores(model: SAMCP, toy: Any) -> None:
     inputs = [toy.input(8, {})]
     images, rles = model.encode(inputs), [inputs[0]["patch_rles"]]
     [learned] = model.predict_learned(images)
@@ -143,13 +143,13 @@ def test_the_model_gives_fused_scores(model: SAMCP, toy: Any) -> None:
     assert torch.equal(result["instances"].scores, expected["instances"].scores)
 
 
-def test_classes_are_seen_by_any_of_their_words(model: SAMCP) -> None:
+def test_seen_classes_include_synonyms(model: SAMCP) -> None:
     """The toy's vocabulary is disc, square, ring, sky, grass."""
     model.set_vocabulary(Vocabulary(("round", "kite", "Sky"), (True, True, False), (("ring",), (), ())))
     assert model.seen_classes.tolist() == [True, False, True]
 
 
-def test_trains_over_the_frozen_clip(model: SAMCP, toy: Any) -> None:
+def test_clip_is_frozen_in_training(model: SAMCP, toy: Any) -> None:
     losses = model.train()([toy.input(8, {0: [1, 2], 3: [5]})])
     sum(losses.values()).backward()
     assert all(p.grad is None for p in model.backbone.bottom_up.parameters())
@@ -157,13 +157,13 @@ def test_trains_over_the_frozen_clip(model: SAMCP, toy: Any) -> None:
 
 
 @torch.no_grad()
-def test_an_image_without_patches(model: SAMCP, toy: Any) -> None:
+def test_image_without_patches(model: SAMCP, toy: Any) -> None:
     [result] = model([toy.input(0, {})])
     assert (result["sem_seg"] == -1).all()
     assert len(result["instances"]) == 0
 
 
-def test_fusion_needs_clip(toy_cfg: CfgNode) -> None:
+def test_fusion_requires_clip(toy_cfg: CfgNode) -> None:
     toy_cfg.MODEL.SAMCP.OPEN_VOCABULARY.ENABLED = True
     with pytest.raises(ValueError, match=r"OPEN_VOCABULARY.ENABLED needs CLIP for images and for words"):
         SAMCP(toy_cfg)

@@ -17,7 +17,7 @@ def make(**changes: Any) -> DenoisingQueries:
     return make_denoising_queries(classes=CLASSES, boxes=BOXES, label_pool=torch.tensor([4, 5, 7]), **options)
 
 
-def test_as_many_groups_as_fit() -> None:
+def test_number_of_denoising_groups() -> None:
     queries = make()
     assert queries.labels.shape == (2, 12), "three groups of 2 x 2 queries fit into 13"
     assert queries.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
@@ -26,17 +26,17 @@ def test_as_many_groups_as_fit() -> None:
     assert queries.valid[1].tolist() == [True, False] * 6, "the second image has one instance only"
 
 
-def test_one_group_even_if_too_large() -> None:
+def test_at_least_one_denoising_group() -> None:
     assert make(max_queries=1).labels.shape == (2, 4)
 
 
-def test_without_noise_positives_are_the_ground_truth() -> None:
+def test_positives_without_noise_equal_ground_truth() -> None:
     queries = make(label_noise=0.0, box_noise=0.0)
     assert queries.labels[0].tolist() == [4, 7] * 6
     assert torch.equal(queries.boxes[0, :2], BOXES[0])
 
 
-def test_noised_boxes_stay_boxes_inside_the_image() -> None:
+def test_noised_boxes_are_valid() -> None:
     torch.manual_seed(0)
     boxes = make(max_queries=4000).boxes
     assert (boxes >= 0).all()
@@ -45,7 +45,7 @@ def test_noised_boxes_stay_boxes_inside_the_image() -> None:
 
 
 @pytest.mark.parametrize("noise", [1.0, 0.4])
-def test_positives_stay_closer_than_negatives(noise: float) -> None:
+def test_box_noise_of_positives_and_negatives(noise: float) -> None:
     """A side of a positive moves by less than half the box's size, a negative's by that and up to twice as much."""
     torch.manual_seed(0)
     box = torch.tensor([0.4, 0.3, 0.5, 0.6])  # even a negative's sides stay inside the image
@@ -72,14 +72,14 @@ def test_positives_stay_closer_than_negatives(noise: float) -> None:
                 assert (moves > 0).double().mean().item() == pytest.approx(2 / 3, abs=0.05)
 
 
-def test_half_of_the_noise_rate_changes_labels() -> None:
+def test_label_noise() -> None:
     torch.manual_seed(0)
     queries = make(max_queries=8000)
     changed = (queries.labels[1] != 5)[queries.valid[1]].float().mean().item()
     assert abs(changed - 0.25 * 2 / 3) < 0.02, "a quarter is drawn anew, and a third of the draws hits the same class"
 
 
-def test_no_instances_no_queries() -> None:
+def test_no_denoising_queries_without_instances() -> None:
     queries = make_denoising_queries(
         classes=[torch.zeros(0, dtype=torch.long)],
         boxes=[torch.zeros(0, 4)],
@@ -91,7 +91,7 @@ def test_no_instances_no_queries() -> None:
     assert queries.labels.shape == (1, 0)
 
 
-def test_visibility_by_enumeration() -> None:
+def test_query_visibility() -> None:
     """Of instance and denoising queries; whom semantic ones see is in the attention itself (test_literal_network)."""
     queries = make()
     valid = torch.tensor([[True, True, True], [True, False, False]])

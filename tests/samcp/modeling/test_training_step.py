@@ -16,7 +16,7 @@ from samcp.solver import build_optimizer
 CONFIGS = Path(__file__).parents[3] / "configs"
 
 
-def test_the_same_seed_gives_the_same_weights_after_three_steps(toy: Any, toy_cfg: CfgNode) -> None:
+def test_training_is_reproducible(toy: Any, toy_cfg: CfgNode) -> None:
     batches = [[toy.input(8, {0: [1, 2], 3: [5]}, seed=i), toy.input(5, {2: [0]}, seed=9 + i)] for i in range(3)]
 
     def train(seed: int) -> dict[str, Tensor]:
@@ -34,7 +34,7 @@ def test_the_same_seed_gives_the_same_weights_after_three_steps(toy: Any, toy_cf
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
 
 
-def test_half_precision_is_near_full_precision(toy: Any, toy_cfg: CfgNode) -> None:
+def test_half_precision_approximates_full_precision(toy: Any, toy_cfg: CfgNode) -> None:
     toy_cfg.MODEL.SAMCP.DCA_MASK = False  # who is masked is a yes or no that rounding may turn
     torch.manual_seed(0)
     toy_model = SAMCP(toy_cfg)
@@ -59,7 +59,7 @@ def test_half_precision_is_near_full_precision(toy: Any, toy_cfg: CfgNode) -> No
     assert all(p.dtype == torch.float32 for p in toy_model.parameters())
 
 
-def test_scores_and_matching_keep_full_precision_within_autocast() -> None:
+def test_classifier_and_matcher_ignore_autocast() -> None:
     torch.manual_seed(0)
     classifier, words, queries = Classifier(dim=32, text_dim=16), torch.randn(9, 16), torch.randn(1, 20, 32)
     matcher = HungarianMatcher(cls=2, mask_focal=1, dice=1, l1=1, giou=1)
@@ -83,7 +83,7 @@ def test_scores_and_matching_keep_full_precision_within_autocast() -> None:
     assert torch.equal(matched[1], exact[1])
 
 
-def test_what_cannot_be_computed_is_left_for_the_trainer_to_tell() -> None:
+def test_matcher_accepts_nan() -> None:
     matcher = HungarianMatcher(cls=2, mask_focal=0, dice=0, l1=0, giou=0)
     nothing = torch.zeros(1, 3)
     query, _ = matcher(
@@ -99,7 +99,7 @@ def test_what_cannot_be_computed_is_left_for_the_trainer_to_tell() -> None:
 
 
 @pytest.mark.parametrize("base", ["samcp_R50", "samcp_SwinL", "samcp_lite0"])
-def test_no_batch_statistics_are_trained(toy_vocabulary: str, base: str) -> None:
+def test_batch_norm_is_frozen(toy_vocabulary: str, base: str) -> None:
     """The backbone's BatchNorm is frozen and all other norms are of single images: there is nothing to synchronise."""
     cfg = get_cfg()
     add_samcp_config(cfg)

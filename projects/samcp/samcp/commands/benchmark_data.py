@@ -1,4 +1,4 @@
-"""Load times of training images, compared with decoding and resizing dense masks."""
+"""Benchmark of loading training images, compared with decoding and resizing dense masks."""
 
 import argparse
 import json
@@ -61,7 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def make_dataset(folder: Path, num_patches: int) -> str:
-    """Write and register photographs with patches and ground truth; returns the patch cache."""
+    """Write and register photographs with patches and ground truth; return the patch cache."""
     (folder / "images").mkdir()
     (folder / "panoptic").mkdir()
     images, annotations = [], []
@@ -83,7 +83,7 @@ def make_dataset(folder: Path, num_patches: int) -> str:
 
 
 def load_config(arguments: argparse.Namespace) -> CfgNode:
-    """The recipe's config on the dataset."""
+    """Return the recipe's config for the dataset."""
     cfg = get_cfg()
     add_samcp_config(cfg)
     cfg.merge_from_file(find_config(_CONFIG))
@@ -93,7 +93,7 @@ def load_config(arguments: argparse.Namespace) -> CfgNode:
 
 
 def parts_table(cfg: CfgNode, images: int) -> str:
-    """Milliseconds an image of the mapper's parts, and of the dense way."""
+    """Return a table of milliseconds per image of the mapper's parts, and of dense masks."""
     records, cache = load_records(cfg.DATASETS.TRAIN[0], cfg.DATASETS.PATCHES_TRAIN[0], skip_failed=True)
     random.Random(0).shuffle(records)
     caches = {cfg.DATASETS.PATCHES_TRAIN[0]: cache}
@@ -124,7 +124,7 @@ def parts_table(cfg: CfgNode, images: int) -> str:
 
 
 def loader_table(cfg: CfgNode, arguments: argparse.Namespace) -> str:
-    """Images per second through Detectron2's loader, with several numbers of worker processes."""
+    """Return a table of images per second of Detectron2's loader by number of worker processes."""
     consumed = _V100_IMAGES_PER_SECOND * _H100_PER_V100
     rows = []
     for workers in arguments.workers:
@@ -132,7 +132,7 @@ def loader_table(cfg: CfgNode, arguments: argparse.Namespace) -> str:
         loader_cfg.DATALOADER.NUM_WORKERS = workers
         loader_cfg.SOLVER.IMS_PER_BATCH = 2
         batches = iter(build_train_loader(loader_cfg))
-        for _ in range(2 * workers + 1):  # until every worker has started
+        for _ in range(2 * workers + 1):  # until all workers have started
             next(batches)
         start = time.perf_counter()
         for _ in tqdm(range(arguments.images // 2), desc=f"{workers} workers", leave=False):
@@ -144,7 +144,7 @@ def loader_table(cfg: CfgNode, arguments: argparse.Namespace) -> str:
 
 
 def _dense(mapper: SAMCPDatasetMapper, patches: Patches, seconds: dict[str, float]) -> None:
-    """Decode every mask and apply the augmentation to each, as Detectron2 does to a mask."""
+    """Decode all masks and augment each of them, as Detectron2 does."""
     image = np.zeros((patches.height, patches.width, 3), np.uint8)
     transforms: T.Transform = mapper.augmentations(T.AugInput(image))
     with _clock(seconds, "decode all masks and augment them"):
@@ -156,7 +156,7 @@ def _dense(mapper: SAMCPDatasetMapper, patches: Patches, seconds: dict[str, floa
 
 @contextmanager
 def _timed_parts(seconds: dict[str, float]) -> Iterator[None]:
-    """The functions that the mapper calls, timed while the context lasts."""
+    """Time the functions that the mapper calls within the context."""
 
     def timed(name: str) -> Callable[..., Any]:
         function = getattr(dataset_mapper, name)
@@ -181,7 +181,7 @@ def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def _register(folder: Path, images: list[dict], annotations: list[dict]) -> None:
-    """Four classes, two of them things, in COCO's panoptic layout."""
+    """Register a dataset in COCO's panoptic format with four classes, two of them things."""
     for name, content in (("panoptic", annotations), ("instances", [])):
         categories = [{"id": i, "name": f"class {i}", "isthing": int(i < 2)} for i in range(4)]
         text = json.dumps({"images": images, "annotations": content, "categories": categories})

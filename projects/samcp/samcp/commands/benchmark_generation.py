@@ -1,4 +1,4 @@
-"""Time and memory of SamGenerator, compared with segment_anything's generator."""
+"""Benchmark of time and memory of SamGenerator and of segment_anything's generator."""
 
 import argparse
 import subprocess
@@ -26,7 +26,7 @@ from proposal_cache.generators.sam import SamGenerator, SamParameters
 from proposal_cache.generators.sam.decoder import DecodedPrompts, ImageTables
 
 THRESHOLDS: dict[str, Any] = {"pred_iou_thresh": 0.8, "stability_score_thresh": 0.9, "box_nms_thresh": 0.7}
-SCALES = (50, 200, 800)  # of felzenszwalb's regions: a point's subpart, part and whole
+SCALES = (50, 200, 800)  # of felzenszwalb: subpart, part and whole
 STAGES = ("encoder", "decoder", "the rest")
 
 
@@ -49,11 +49,11 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 class RegionLogits:
-    """Smooth low-resolution logits for any point, instead of those of random weights.
+    """Simulated low-resolution mask logits and predicted IoUs, which replace those of random weights.
 
-    A point's three masks are the regions of three scales in which it lies. A region's logits are its signed distance
-    (positive inside) times `slope`, at most ±12, plus a smooth noise of about ±1 that differs from prompt to prompt.
-    Predicted IoUs are such that the share `survival` of all masks is above 0.8.
+    The three masks of a point are the regions at three scales that contain it. The logits of a region are its signed
+    distance (positive inside) times `slope`, clipped to ±12, plus smooth noise of about ±1 that depends on the prompt.
+    The fraction `survival` of all masks has a predicted IoU above 0.8.
     """
 
     def __init__(self, image: NDArray[np.uint8], sam: Sam, survival: float, slope: float = 4.0) -> None:
@@ -76,14 +76,14 @@ class RegionLogits:
         self.noise = F.interpolate(noise, (side, side), mode="bicubic")[:, 0]
 
     def logits(self, points: Tensor, keep: Tensor) -> Tensor:
-        """(n, side, side) of the masks where keep (B, 3) is true; points (B, 2) in pixels of the encoder's input."""
-        at = (points / self.size * self.labels.shape[1]).long().clamp(0, self.labels.shape[1] - 1).numpy()
-        chosen = torch.from_numpy(self.labels[:, at[:, 1], at[:, 0]].T)[keep]
+        """Return logits (n, side, side) of masks with keep (B, 3); points (B, 2) are in pixels of the input."""
+        position = (points / self.size * self.labels.shape[1]).long().clamp(0, self.labels.shape[1] - 1).numpy()
+        chosen = torch.from_numpy(self.labels[:, position[:, 1], position[:, 0]].T)[keep]
         noise = (self._seeds(points)[:, None] + torch.arange(3))[keep] % len(self.noise)
         return self.regions[chosen] + self.noise[noise]
 
     def predicted_iou(self, points: Tensor) -> Tensor:
-        """(B, 3)."""
+        """Return predicted IoUs, (B, 3)."""
         lowest = 1 - 0.2 / self.survival
         spread = torch.frac((self._seeds(points)[:, None] * 3 + torch.arange(3)).double() * 0.6180339887498949)
         return (lowest + (1 - lowest) * spread).float()
@@ -93,7 +93,7 @@ class RegionLogits:
 
 
 class Stopwatch:
-    """Seconds by stage; what runs inside `paused` belongs to none."""
+    """Seconds per stage; the stage "paused" is excluded."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -112,7 +112,7 @@ class Stopwatch:
         return call
 
     def stages(self) -> NDArray[np.float64]:
-        """Seconds of the stages, in order, after a `total` has been timed."""
+        """Return seconds of STAGES, once the stage "total" has been timed."""
         rest = self.seconds["total"] - sum(self.seconds[name] for name in ("encoder", "decoder", "paused"))
         return np.array([self.seconds["encoder"], self.seconds["decoder"], rest])
 
@@ -120,7 +120,7 @@ class Stopwatch:
 def original(
     sam: Sam, regions: RegionLogits, points_per_side: int, decoded: int
 ) -> tuple[Callable[..., Any], Stopwatch]:
-    """segment_anything's generator with its decoder's output replaced; the decoder runs for `decoded` prompts."""
+    """Return segment_anything's generator with simulated decoder output; the decoder runs for `decoded` prompts."""
     watch = Stopwatch()
     generator = SamAutomaticMaskGenerator(sam, points_per_side, output_mode="coco_rle", **THRESHOLDS)
     points = torch.zeros(0, 2)
@@ -154,7 +154,7 @@ def original(
 
 
 def ours(sam: Sam, regions: RegionLogits, points_per_side: int, decoded: int) -> tuple[Callable[..., Any], Stopwatch]:
-    """SamGenerator with its decoder's output replaced; the decoder runs for `decoded` prompts."""
+    """Return SamGenerator with simulated decoder output; the decoder runs for `decoded` prompts."""
     watch = Stopwatch()
     generator = SamGenerator(sam, SamParameters(points_per_side=points_per_side, **THRESHOLDS))
     decoder = generator.decoder
@@ -243,19 +243,19 @@ def _memory_table(model_type: str, arguments: argparse.Namespace) -> str:
 
 
 def _print_memory(arguments: argparse.Namespace) -> None:
-    """Run once in this process and print by how many MB its memory has risen at most."""
+    """Run once in this process and print the peak memory above the loaded model in MB."""
     image = getattr(data, arguments.picture)()
     sam = _model(arguments.model_type[0])
     regions = RegionLogits(image, sam, arguments.survival)
     run, _ = RUNNERS[arguments.measure_memory](sam, regions, arguments.points_per_side, arguments.memory_prompts)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status_mb("VmRSS")
     run(image)
     print(_status_mb("VmHWM") - before)
 
 
 def _status_mb(name: str) -> float:
-    """A size of this process that Linux keeps: VmRSS, the memory it takes, or VmHWM, the most that it took."""
+    """Return a memory size of this process from Linux: VmRSS, current, or VmHWM, peak."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024 / 1e6
 

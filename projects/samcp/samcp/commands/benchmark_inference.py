@@ -1,4 +1,4 @@
-"""Time of whole-image inference, per stage (Table 11)."""
+"""Benchmark of whole-image inference, per stage (Table 11)."""
 
 import argparse
 import platform
@@ -47,17 +47,17 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def time_image(predictor: Predictor, generator: Generator, file: str, device: str) -> tuple[list[float], int]:
-    """Segment one image; returns the seconds of each of _STAGES, and how many patches it has."""
+    """Segment one image; return the seconds of each of _STAGES and the number of patches."""
     image = read_image(file, format="RGB")
-    patches, cut = _timed(lambda: generator(image), device)
+    patches, generate = _timed(lambda: generator(image), device)
     scene, encode = _timed(lambda: predictor.encode(image, patches), device)
     answer, decode = _timed(scene.ask, device)
     _, merge = _timed(lambda: answer.inference(answer.predictions, patches), device)
-    return [cut, encode, decode, merge, encode + decode + merge, cut + encode + decode + merge], len(patches)
+    return [generate, encode, decode, merge, encode + decode + merge, generate + encode + decode + merge], len(patches)
 
 
 def format_table(seconds: np.ndarray) -> str:
-    """A table of stages from seconds (images, stages)."""
+    """Format seconds (images, stages) as a table of stages."""
     columns = [seconds.mean(axis=0), *np.percentile(seconds, _PERCENTILES, axis=0)]
     rows = [[name, *(column[i] for column in columns)] for i, name in enumerate(_STAGES)]
     headers = ["seconds per image", "mean", *(f"{p} %" for p in _PERCENTILES)]
@@ -65,7 +65,7 @@ def format_table(seconds: np.ndarray) -> str:
 
 
 def describe(arguments: argparse.Namespace) -> str:
-    """The device and the peak memory on it."""
+    """Return a description of the device and its peak memory."""
     if arguments.device.startswith("cuda"):
         memory = torch.cuda.max_memory_allocated() / 2**30
         return f"{torch.cuda.get_device_name()}, peak memory {memory:.1f} GiB"
@@ -74,10 +74,10 @@ def describe(arguments: argparse.Namespace) -> str:
 
 
 def build_generator(arguments: argparse.Namespace) -> Generator:
-    """The generator of the command line.
+    """Build the generator of the command line.
 
     Raises:
-        UsageError: it needs weights and has none.
+        UsageError: the generator needs a checkpoint.
     """
     if arguments.generator == "regions":
         return RegionGenerator()
@@ -95,7 +95,7 @@ def build_generator(arguments: argparse.Namespace) -> Generator:
 
 
 def _timed(call: Callable[[], Any], device: str) -> tuple[Any, float]:
-    """The result of a call and its seconds, with all that the GPU has to do for it."""
+    """Return the result of a call and its seconds, including its work on a GPU."""
     started = time.perf_counter()
     result = call()
     if device.startswith("cuda"):

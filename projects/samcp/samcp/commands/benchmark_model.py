@@ -1,4 +1,4 @@
-"""Time and memory of the model's parts, compared with Mask2Former."""
+"""Benchmark of time and memory of the model's parts, with Mask2Former for comparison."""
 
 import argparse
 import importlib
@@ -34,8 +34,8 @@ from samcp.modeling.roi_align import channels_last_on_cpu
 
 _CONFIG = "coco/panoptic/samcp_R50_12ep.yaml"
 _PARTS = ("backbone", "patch_encoder", "query_builder", "decoder", "classifier", "inference")
-_MOVED = 0.3  # share of the instance queries whose box is a new one in every layer
-_INSTANCES, _REGIONS = 30, 10  # that pass the panoptic threshold
+_MOVED = 0.3  # fraction of instance queries with a new box in each layer
+_INSTANCES, _REGIONS = 30, 10  # numbers above the panoptic threshold
 _MERGED = 100  # queries
 
 
@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def forward_table(arguments: argparse.Namespace) -> str:
-    """Parts of the forward pass, and the peers."""
+    """Return a table of the parts of the forward pass and of other models."""
     bench = Bench(arguments, arguments.patches, arguments.classes)
     peers: dict[str, Callable[[], Any]] = {"R50-FPN alone": lambda: bench.model.backbone(bench.pixels)}
     mask2former = _mask2former(arguments.classes)
@@ -87,7 +87,7 @@ def forward_table(arguments: argparse.Namespace) -> str:
 
 
 def merging_table(arguments: argparse.Namespace) -> str:
-    """Masks of queries as unions of patches, at the input's size."""
+    """Return a table of methods that merge patches into masks, at the input size."""
     patches = make_patches(arguments.patches, *arguments.size)
     inside = patches.iop(patches) > 0.8
     groups = [np.flatnonzero(inside[:, i % len(patches)]).tolist() for i in range(_MERGED)]
@@ -117,7 +117,7 @@ def merging_table(arguments: argparse.Namespace) -> str:
 
 
 def growth_table(what: str, counts: Sequence[int], arguments: argparse.Namespace, queries: str) -> str:
-    """Time and memory of all that comes after the FPN; each in a process of its own, so that memory can be told."""
+    """Return time and memory of all parts after the FPN; separate processes allow measuring the peak memory."""
     rows, seconds = [], []
     for count in counts:
         sizes = {"patches": arguments.patches, "classes": arguments.classes, what: count}
@@ -140,10 +140,10 @@ def growth_table(what: str, counts: Sequence[int], arguments: argparse.Namespace
 
 
 class Bench:
-    """A model of random weights and one image, its parts timed.
+    """Model with random weights and timed parts, and one input.
 
     Args:
-        arguments: the command line's.
+        arguments: of the command line.
         num_patches, num_classes: N, C.
     """
 
@@ -167,7 +167,7 @@ class Bench:
         padded = ImageList.from_tensors([normalised], self.model.backbone.size_divisibility)
         self.pixels = channels_last_on_cpu(padded.tensor)
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._stand_in_for_training(patches)
+        self._simulate_training(patches)
         for name in _PARTS:
             part = getattr(self.model, name)
             if isinstance(part, nn.Module):
@@ -175,7 +175,7 @@ class Bench:
         self.model.inference = self._timed("inference", self.model.inference)  # type: ignore[assignment]
 
     def run(self) -> dict[str, float]:
-        """Seconds of every part of one forward pass, of "the rest" and of the "whole"."""
+        """Return seconds of each part of one forward pass, of "the rest" and of the "whole"."""
         self.seconds.clear()
         whole = self.time(lambda: self.model([self.input]))
         parts = {name: self.seconds[name] for name in _PARTS}
@@ -184,7 +184,7 @@ class Bench:
 
     @staticmethod
     def time(call: Callable[[], Any]) -> float:
-        """Seconds of a call, to the end of what it has started on a GPU."""
+        """Return seconds of a call, including its work on a GPU."""
         _synchronize()
         start = time.perf_counter()
         call()
@@ -206,13 +206,13 @@ class Bench:
         _synchronize()
         self.seconds[name] += time.perf_counter() - start
 
-    def _stand_in_for_training(self, patches: Patches) -> None:
-        """Merged boxes and last scores as those of a trained model; see the module's description."""
+    def _simulate_training(self, patches: Patches) -> None:
+        """Replace merged boxes and final scores by values that resemble a trained model's."""
         random = torch.Generator().manual_seed(0)
         merged_boxes, inference = affinity_decoder.merged_boxes, self.model.inference
         affinity = torch.from_numpy(patches.iop(patches).T.astype(np.float32))  # (instance, patch)
 
-        def stand_in(members: Tensor, boxes: Tensor) -> Tensor:
+        def simulated_boxes(members: Tensor, boxes: Tensor) -> Tensor:
             merged = merged_boxes(members, boxes)
             count = boxes.shape[1]
             moved = torch.rand(count, generator=random) < _MOVED
@@ -222,29 +222,29 @@ class Bench:
             return merged
 
         def segment(predictions: Predictions, rles: Patches) -> dict[str, object]:
-            sure = replace(
+            confident = replace(
                 predictions,
                 semantic_scores=_scores(predictions.semantic_scores, _REGIONS),
                 semantic_affinity=torch.rand(predictions.semantic_affinity.shape, generator=random),
                 instance_scores=_scores(predictions.instance_scores, _INSTANCES),
                 instance_affinity=affinity,
             )
-            return inference(sure, rles)
+            return inference(confident, rles)
 
-        affinity_decoder.merged_boxes = stand_in
+        affinity_decoder.merged_boxes = simulated_boxes
         self.model.inference = segment  # type: ignore[assignment]
 
 
-def _scores(like: Tensor, sure: int) -> Tensor:
-    """Of `like`'s shape (queries, ...): at most 0.05, but 0.9 for the first class of about `sure` queries."""
+def _scores(like: Tensor, num_confident: int) -> Tensor:
+    """Return scores of the shape of `like`, at most 0.05, but 0.9 for class 0 of about `num_confident` queries."""
     scores = torch.rand(like.shape) * 0.05
-    chosen = scores[:: max(1, len(scores) // sure)]
+    chosen = scores[:: max(1, len(scores) // num_confident)]
     chosen.view(len(chosen), -1)[:, 0] = 0.9
     return scores
 
 
 def make_patches(count: int, height: int, width: int) -> Patches:
-    """Regions of a photograph; more than there are, with repeats."""
+    """Return `count` regions of a photograph, with repetitions if it has fewer."""
     image = (resize(data.coffee(), (height, width)) * 255).astype(np.uint8)
     patches = RegionGenerator()(image)
     return patches.select(np.random.default_rng(0).choice(len(patches), count, replace=count > len(patches)))
@@ -262,12 +262,12 @@ def _build_model(device: str, num_classes: int, queries: str) -> SAMCP:
     cfg.merge_from_file(find_config(_CONFIG))
     cfg.merge_from_list(["DATASETS.TRAIN", (vocabulary,), "MODEL.DEVICE", device])
     cfg.merge_from_list(["MODEL.SAMCP.SEMANTIC_QUERIES", queries])
-    cfg.MODEL.SAMCP.TEXT.ENCODER = "learned"  # instead of CLIP's weights; the classifier's work is the same
+    cfg.MODEL.SAMCP.TEXT.ENCODER = "learned"  # needs no CLIP weights; the classifier costs the same
     return SAMCP(cfg).to(device).eval()
 
 
 def _mask2former(num_classes: int) -> nn.Module | None:
-    """Mask2Former-R50 for COCO panoptic, of random weights; None where transformers is not installed."""
+    """Return Mask2Former-R50 for COCO panoptic with random weights, None if transformers is not installed."""
     try:
         transformers: Any = importlib.import_module("transformers")
     except ImportError:
@@ -278,7 +278,7 @@ def _mask2former(num_classes: int) -> nn.Module | None:
 
 
 def _print_one_measurement(arguments: argparse.Namespace) -> None:
-    """Seconds of encoder, decoder, inference and the rest without the backbone, and MB above the loaded model."""
+    """Print seconds of encoder, decoder, inference and the rest without backbone, and MB above the loaded model."""
     bench = Bench(arguments, arguments.patches, arguments.classes)
     features = {
         name: torch.randn(1, shape.channels, *(-(-size // shape.stride) for size in arguments.size))
@@ -286,7 +286,7 @@ def _print_one_measurement(arguments: argparse.Namespace) -> None:
     }
     features = {name: feature.to(arguments.device) for name, feature in features.items()}
     bench.model.backbone.forward = lambda _: features
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status_mb("VmRSS")
     runs = [bench.run() for _ in range(arguments.repeats + 1)]
     memory = _status_mb("VmHWM") - before
@@ -298,7 +298,7 @@ def _print_one_measurement(arguments: argparse.Namespace) -> None:
 
 
 def _status_mb(name: str) -> float:
-    """A size of this process that Linux keeps: VmRSS, the memory it takes, or VmHWM, the most that it took."""
+    """Return a memory size of this process from Linux: VmRSS, current, or VmHWM, peak."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024 / 1e6
 

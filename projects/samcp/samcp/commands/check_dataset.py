@@ -1,4 +1,4 @@
-"""Checks of datasets, with a page of samples for each."""
+"""Validation of datasets, with a page of samples for each."""
 
 import argparse
 import sys
@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def check(name: str, arguments: argparse.Namespace) -> bool:
-    """Check one dataset, print what was found, and write its page; returns whether there is no problem."""
+    """Check one dataset, print the report and write a page of samples; return whether there are no problems."""
     cache = _cache(name, arguments.patches)
     report = check_dataset(name, cache=cache, workers=arguments.workers)
     print(_table(report))
@@ -43,7 +43,7 @@ def check(name: str, arguments: argparse.Namespace) -> bool:
     for problem in report.problems[: arguments.show]:
         print(f"problem: {problem}")
     if len(report.problems) > arguments.show:
-        print(f"... and {len(report.problems) - arguments.show} more (--show tells more of them)")
+        print(f"... and {len(report.problems) - arguments.show} more (see --show)")
     print(f"{name}: {report.images} images, {len(report.problems)} problems")
     page = _write_samples(name, report, cache, arguments.output / name, arguments.samples)
     print(f"samples: {page}\n")
@@ -51,7 +51,7 @@ def check(name: str, arguments: argparse.Namespace) -> bool:
 
 
 def _cache(name: str, given: Path | None) -> PatchCache | None:
-    """The patches that are named, or those that the dataset's metadata name, if they are made already."""
+    """Return the given cache, or the one in the dataset's metadata if it exists, else None."""
     path = given or Path(MetadataCatalog.get(name).get("patches") or "")
     if given is None and not (path.name and path.is_dir()):
         return None
@@ -64,7 +64,7 @@ def _table(report: Report) -> str:
 
 
 def _write_samples(name: str, report: Report, cache: PatchCache | None, folder: Path, count: int) -> Path:
-    """Images from all over the dataset, those that can be read, with their annotations and patches."""
+    """Write a page of evenly spaced images with annotations and patches; return its path."""
     metadata, root = MetadataCatalog.get(name), image_root(name)
     records = DatasetCatalog.get(name) if report.images else []
     rows = []
@@ -76,8 +76,8 @@ def _write_samples(name: str, report: Report, cache: PatchCache | None, folder: 
             key = image_key(record["file_name"], root)
             if cache is not None and key in cache:
                 pictures["patches"] = enlarge(draw_patches(cache[key], image), smooth=False)
-        except Exception as error:  # it is among the problems, and the other samples are worth having
-            rows.append(Row(record["file_name"], {}, f"cannot be painted: {error}"))
+        except Exception as error:  # already reported as a problem; write the other samples
+            rows.append(Row(record["file_name"], {}, f"cannot be drawn: {error}"))
         else:
             rows.append(Row(record["file_name"], pictures))
     problems = [f"{report.images} images, {len(report.problems)} problems.", *report.problems[:20]]

@@ -1,4 +1,4 @@
-"""Evaluation of one checkpoint on several datasets, with results that survive an interruption."""
+"""Evaluation of one checkpoint on several datasets, resumable after an interruption."""
 
 import argparse
 import hashlib
@@ -29,7 +29,7 @@ from samcp.launch import launch
 from samcp.trainer import Trainer, use_vocabulary_of
 from samcp.vocabulary import Vocabulary
 
-# Column -> (task, figure) of Detectron2's results.
+# Column -> (task, metric) of Detectron2's results.
 _COLUMNS = {
     "PQ": ("panoptic_seg", "PQ"),
     "SQ": ("panoptic_seg", "SQ"),
@@ -39,7 +39,7 @@ _COLUMNS = {
     "AP": ("segm", "AP"),
     "mIoU": ("sem_seg", "mIoU"),
 }
-# The paper's Tables 1, 6, 8 and 11, by the config's name, and by κ where it is not 0.4.
+# Results of the paper's Tables 1, 6, 8 and 11 by name of the config, with κ if it is not 0.4.
 _PAPER: dict[str, dict[str, float]] = {
     "coco_to_ade20k": {"PQ": 27.2, "SQ": 77.7, "RQ": 32.9, "PQ_th": 27.0, "PQ_st": 27.7, "AP": 17.0, "mIoU": 31.8},
     "coco_to_ade20k_learned": {"PQ": 17.5, "PQ_th": 15.7, "PQ_st": 21.1, "AP": 11.9, "mIoU": 19.1},
@@ -55,7 +55,7 @@ _PAPER: dict[str, dict[str, float]] = {
 
 _IDENTITY_LENGTH = hashlib.sha256().digest_size * 2
 
-Results = dict[str, dict[str, Any]]  # row -> task -> figure
+Results = dict[str, dict[str, Any]]  # row -> task -> metrics
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """In each process; errors that a user can put right end it with one message."""
+    """Run the evaluation in one process; exit with a message on errors that a user can fix."""
     try:
         arguments.output.mkdir(parents=True, exist_ok=True)
         for name in ("detectron2", "fvcore", "samcp"):
@@ -72,19 +72,19 @@ def run(arguments: argparse.Namespace) -> None:
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on with the datasets that are missing")
+        sys.exit("interrupted; run the same command again to continue with the remaining datasets")
     if comm.is_main_process():
         print((arguments.output / "table.md").read_text())
 
 
 @dataclass(frozen=True)
 class Job:
-    """One dataset to evaluate on.
+    """Evaluation on one dataset.
 
     Attributes:
-        name: of its row: the config's, and the dataset's where the config has several.
-        cfg: with that dataset alone.
-        identity: a hash of all that its figures depend on: config, options, weights, patches and the dataset's words.
+        name: of the row: the name of the config, with that of the dataset if the config has several.
+        cfg: config with this dataset only.
+        identity: hash of everything that the results depend on: config, options, weights, patches and vocabulary.
     """
 
     name: str
@@ -93,13 +93,13 @@ class Job:
 
 
 def evaluate_all(arguments: argparse.Namespace) -> Results:
-    """Evaluate on every dataset whose results are not in the output yet, and write the table of all.
+    """Evaluate on all datasets without results in the output folder, and write a table of all results.
 
     Returns:
-        The figures, in the main process.
+        The results in the main process, an empty dict in others.
 
     Raises:
-        UsageError: two configs of one name, or a combination that cannot run.
+        UsageError: two configs have the same name, or the combination of options cannot run.
     """
     arguments.output.mkdir(parents=True, exist_ok=True)
     register_files(arguments.register)
@@ -108,10 +108,10 @@ def evaluate_all(arguments: argparse.Namespace) -> Results:
     done = _read_results(path)
     for job in jobs:
         if job.identity in done:
-            print(f"{job.name}: done before")
+            print(f"{job.name}: already evaluated")
             continue
         done[job.identity] = evaluate(job.cfg, job.name, arguments.kappa)
-        if comm.is_main_process():  # the others have no figures
+        if comm.is_main_process():  # other processes have no results
             write_json(path, done)
     if not comm.is_main_process():
         return {}
@@ -121,13 +121,13 @@ def evaluate_all(arguments: argparse.Namespace) -> Results:
 
 
 def evaluate(cfg: CfgNode, name: str, kappas: Sequence[float]) -> Results:
-    """The figures of the config's checkpoint on its one test dataset, in a row for each κ if there are any."""
+    """Evaluate the config's checkpoint on its test dataset; return one row, or one per κ."""
     check_test_data(cfg)
     model = load_trained_model(cfg, cfg.MODEL.WEIGHTS)
     if not kappas:
         return {name: _without_nan(Trainer.test(cfg, model))}
     if model.fusion is None:
-        raise UsageError("--kappa needs a model that joins its scores with CLIP's: MODEL.SAMCP.OPEN_VOCABULARY.ENABLED")
+        raise UsageError("--kappa needs a model with fusion of CLIP's scores: MODEL.SAMCP.OPEN_VOCABULARY.ENABLED")
     [dataset] = cfg.DATASETS.TEST
     sweep = ClipWeightSweep(model, kappas, cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION)
     evaluator = ClipWeightEvaluator({kappa: Trainer.build_evaluator(cfg, dataset) for kappa in kappas})
@@ -137,10 +137,10 @@ def evaluate(cfg: CfgNode, name: str, kappas: Sequence[float]) -> Results:
 
 
 def make_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Ours and the paper's figures, two lines a row."""
+    """Format our results and the paper's, on alternate lines."""
     lines: list[list[Any]] = []
     for name, tasks in results.items():
-        ours = {column: tasks.get(task, {}).get(figure) for column, (task, figure) in _COLUMNS.items()}
+        ours = {column: tasks.get(task, {}).get(metric) for column, (task, metric) in _COLUMNS.items()}
         lines.append([name, *ours.values()])
         if name in _PAPER:
             lines.append(["  the paper's", *(_PAPER[name].get(column) for column in _COLUMNS)])
@@ -154,22 +154,22 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
         for i, dataset in enumerate(cfg.DATASETS.TEST):
             name = config.stem if len(cfg.DATASETS.TEST) == 1 else f"{config.stem}, {dataset}"
             if name in jobs:
-                raise UsageError(f"{config}: there is a row {name} already; give the file another name")
+                raise UsageError(f"{config}: duplicate row {name}; rename the file")
             one = of_one_dataset(cfg, i)
             jobs[name] = Job(name, one, _identity(one, arguments))
     return list(jobs.values())
 
 
 def _load(config: Path, arguments: argparse.Namespace) -> CfgNode:
-    own = ["MODEL.WEIGHTS", str(arguments.weights), "OUTPUT_DIR", str(arguments.output.resolve() / config.stem)]
-    if arguments.kappa:  # or the config's own 0 would say that there is nothing to join
-        own += ["MODEL.SAMCP.OPEN_VOCABULARY.KAPPA", str(max(arguments.kappa))]
-    options = ["--config-file", str(config), "--eval-only", *own, *arguments.opts]
+    overrides = ["MODEL.WEIGHTS", str(arguments.weights), "OUTPUT_DIR", str(arguments.output.resolve() / config.stem)]
+    if arguments.kappa:  # otherwise a config with κ = 0 would disable the fusion
+        overrides += ["MODEL.SAMCP.OPEN_VOCABULARY.KAPPA", str(max(arguments.kappa))]
+    options = ["--config-file", str(config), "--eval-only", *overrides, *arguments.opts]
     return load_config(default_argument_parser().parse_args(options))
 
 
 def _identity(cfg: CfgNode, arguments: argparse.Namespace) -> str:
-    """What cannot be read counts as nothing: it is said when the dataset's turn comes."""
+    """Return the hash of a job; unreadable files are ignored here and reported by the evaluation."""
     files = [arguments.weights, *(Path(cache, "manifest.json") for cache in cfg.DATASETS.PATCHES_TEST)]
     modified = [file.stat().st_mtime if file.exists() else 0 for file in files]
     words = []
@@ -180,20 +180,20 @@ def _identity(cfg: CfgNode, arguments: argparse.Namespace) -> str:
 
 
 def _read_results(path: Path) -> dict[str, Results]:
-    """Identity -> figures; what was written by another version, or is damaged, is done again."""
+    """Return results by identity, without those of other versions; an empty dict if the file is damaged."""
     try:
         content = json.loads(path.read_bytes())
         return {identity: dict(rows) for identity, rows in content.items() if len(identity) == _IDENTITY_LENGTH}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError):
-        print(f"{path}: cannot be read; everything is evaluated again")
+        print(f"{path}: cannot be read; evaluating all datasets again")
         return {}
 
 
 def _without_nan(tasks: Mapping[str, Any]) -> dict[str, Any]:
-    """With None for a figure that cannot be computed, as json has it."""
+    """Replace NaN by None for json."""
     return {
-        task: {figure: None if math.isnan(value) else value for figure, value in figures.items()}
-        for task, figures in tasks.items()
+        task: {metric: None if math.isnan(value) else value for metric, value in metrics.items()}
+        for task, metrics in tasks.items()
     }

@@ -1,4 +1,4 @@
-"""Quality of a cache's patches on a dataset (Table 9), as a table and a json."""
+"""Evaluation of the patches of a cache on a dataset (Table 9), as a table and json."""
 
 import argparse
 import math
@@ -26,7 +26,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure, print the table, and write the json if it was asked for."""
+    """Evaluate the patches, print a table and, with --output, write json."""
     _check_output(arguments.output)
     register_files(arguments.register)
     name = arguments.dataset
@@ -35,27 +35,27 @@ def run(arguments: argparse.Namespace) -> None:
     if quality.failures:
         key, reason = next(iter(quality.failures.items()))
         print(
-            f"{len(quality.failures)} images count as without patches, as none could be made of them, first {key}: "
+            f"{len(quality.failures)} images have no patches because their generation failed, for example {key}: "
             + reason
         )
     per_image = quality.patches / quality.images
-    print(f"{name}: {quality.images} images, {len(quality.fits)} objects, {per_image:.1f} patches an image")
+    print(f"{name}: {quality.images} images, {len(quality.fits)} objects, {per_image:.1f} patches per image")
     if arguments.output:
         write_json(arguments.output, describe(name, quality))
-        print(f"all figures, of every class too: {arguments.output}")
+        print(f"all results, also per class: {arguments.output}")
 
 
 def make_table(fits: ObjectFits) -> str:
-    """Two lines for each group of objects: the best patch of each, and its patches merged."""
+    """Format two lines per group of objects: best patch, and merged patches."""
     rows: list[list[Any]] = []
     for name, part in fits.groups():
-        rows.append([name, len(part), *_figures(part.best).values()])
-        rows.append([f"{name}, merged", None, *_figures(part.merged).values()])
+        rows.append([name, len(part), *_metrics(part.best).values()])
+        rows.append([f"{name}, merged", None, *_metrics(part.merged).values()])
     return tabulate(rows, ["", "objects", *iou_metrics(fits.best)], tablefmt="pipe", floatfmt=".1f", missingval="-")
 
 
 def describe(dataset: str, quality: PatchQuality) -> dict[str, Any]:
-    """All that was measured, as json has it: null for a figure that no object has."""
+    """Return all results for json; null for metrics of groups without objects."""
     vocabulary = Vocabulary.of_dataset(dataset)
     return {
         "dataset": dataset,
@@ -73,20 +73,20 @@ def describe(dataset: str, quality: PatchQuality) -> dict[str, Any]:
 
 
 def _describe(fits: ObjectFits) -> dict[str, Any]:
-    return {"objects": len(fits), "best_patch": _figures(fits.best), "merged": _figures(fits.merged)}
+    return {"objects": len(fits), "best_patch": _metrics(fits.best), "merged": _metrics(fits.merged)}
 
 
-def _figures(iou: np.ndarray) -> dict[str, float | None]:
+def _metrics(iou: np.ndarray) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in iou_metrics(iou).items()}
 
 
 def _check_output(path: Path | None) -> None:
-    """Make sure of the json's place before images are gone through for it."""
+    """Raise UsageError if the json file cannot be written, before the evaluation."""
     if path is None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output {path}: its folder cannot be made ({error}); name another file") from error
+        raise UsageError(f"--output {path}: cannot create its folder ({error}); name another file") from error
     if path.is_dir():
-        raise UsageError(f"--output {path}: is a folder; name a file in it, as in {path / 'patches.json'}")
+        raise UsageError(f"--output {path}: a folder; name a file in it, such as {path / 'patches.json'}")

@@ -1,4 +1,4 @@
-"""Training on a few images, compared with their oracle."""
+"""Training on a few images, compared with the oracle."""
 
 import argparse
 import sys
@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def overfit(arguments: argparse.Namespace) -> bool:
-    """Train, evaluate and print; returns whether every figure reaches its share."""
+    """Train, evaluate and print the results; return whether each metric reaches the required fraction."""
     dataset = _DATASETS.get(arguments.dataset, arguments.dataset)
     subset = register_subset(dataset, arguments.images, arguments.output, seed=arguments.seed)
     patches = arguments.output / f"patches_{subset}"
@@ -45,15 +45,15 @@ def overfit(arguments: argparse.Namespace) -> bool:
 
 
 def make_patches(dataset: str, folder: Path) -> None:
-    """The cache of a registered dataset, made or completed."""
+    """Generate missing patches of a registered dataset."""
     root = image_root(dataset)
     images = from_list((image_key(r["file_name"], root), r["file_name"]) for r in DatasetCatalog.get(dataset))
     generate(images, RegionGenerator(), folder, dataset)
 
 
 def configure(dataset: str, patches: Path, arguments: argparse.Namespace) -> CfgNode:
-    """The overfitting config on a dataset, with the user's overrides."""
-    own = [
+    """Return the overfitting config for a dataset, with the user's overrides."""
+    overrides = [
         *("DATASETS.TRAIN", repr((dataset,))),
         *("DATASETS.TEST", repr((dataset,))),
         *("DATASETS.PATCHES_TRAIN", repr((str(patches.resolve()),))),
@@ -62,16 +62,16 @@ def configure(dataset: str, patches: Path, arguments: argparse.Namespace) -> Cfg
         *("SEED", str(arguments.seed)),
     ]
     if arguments.dataset == "camvid":
-        own += ["MODEL.SAMCP.SEMANTIC_QUERIES", "all", "MODEL.SAMCP.INSTANCE_QUERIES", "False"]
-        own += ["MODEL.SAMCP.TEST.PANOPTIC_ON", "False", "MODEL.SAMCP.TEST.INSTANCE_ON", "False"]
-    options = default_argument_parser().parse_args(["--config-file", arguments.config, *own, *arguments.opts])
+        overrides += ["MODEL.SAMCP.SEMANTIC_QUERIES", "all", "MODEL.SAMCP.INSTANCE_QUERIES", "False"]
+        overrides += ["MODEL.SAMCP.TEST.PANOPTIC_ON", "False", "MODEL.SAMCP.TEST.INSTANCE_ON", "False"]
+    options = default_argument_parser().parse_args(["--config-file", arguments.config, *overrides, *arguments.opts])
     cfg = load_config(options)
     default_setup(cfg, options)
     return cfg
 
 
 def train_and_evaluate(cfg: CfgNode) -> dict:
-    """Train from the backbone's weights; the figures of the end."""
+    """Train from the backbone's pretrained weights; return the final results."""
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
@@ -79,7 +79,7 @@ def train_and_evaluate(cfg: CfgNode) -> dict:
 
 
 def evaluate_oracle(cfg: CfgNode) -> dict:
-    """The same figures of the ground-truth affinity."""
+    """Return the results of the ground-truth affinity."""
     oracle = cfg.clone()
     oracle.defrost()
     oracle.TEST.ORACLE = True
@@ -87,11 +87,11 @@ def evaluate_oracle(cfg: CfgNode) -> dict:
 
 
 def report(results: dict[str, dict], least: float) -> bool:
-    """Print the table; returns whether every figure reaches its share."""
+    """Print a table; return whether each metric reaches the fraction `least` of the oracle."""
     rows = []
     for task, figure in _FIGURES:
         if task in results["oracle"]:
-            model, bound = (results[who][task][figure] for who in ("model", "oracle"))
+            model, bound = (results[name][task][figure] for name in ("model", "oracle"))
             rows.append([figure, model, bound, model / bound])
     print(tabulate(rows, headers=["", "model", "oracle", "fraction"], floatfmt=("", ".1f", ".1f", ".3f")))
     return all(row[-1] >= least for row in rows)

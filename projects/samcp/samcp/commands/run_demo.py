@@ -1,4 +1,4 @@
-"""The demo: patches, training, evaluation, oracle and a page of pictures."""
+"""Demo: patch generation, training, evaluation, oracle and a page of visualizations."""
 
 import argparse
 import contextlib
@@ -35,9 +35,9 @@ from samcp.visualization.demo_page import compare, photograph_rows, prediction_r
 
 _CONFIG = "configs/miniature/demo.yaml"
 _GENERATE = "scripts/generate_sam_patches.py"
-# The scenes are far smaller and simpler than the photographs that the default number of parts is for.
+# The default number of parts is for photographs, which are larger and more complex than the scenes.
 _SPLITS = [["--dataset", f"synthetic_{split}", "--parts", "60"] for split in ("train", "val")]
-_PICTURES = 8  # of the validation split, on the page
+_PICTURES = 8  # validation images on the page
 _STAGES = 5
 
 
@@ -50,13 +50,13 @@ def main(arguments: argparse.Namespace) -> None:
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
     except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)  # the command has said what is wrong
+        sys.exit(error.returncode)  # the command has printed its error
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues")
 
 
 def run(folder: Path, arguments: argparse.Namespace) -> None:
-    """All stages, with what each does said before it."""
+    """Run and announce all stages."""
     started = time.perf_counter()
     _announce(1, f"Drawing {arguments.train} + {arguments.val} scenes, copying photographs")
     make_synthetic_dataset(folder / "synthetic", arguments.train, arguments.val)
@@ -85,35 +85,35 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def make_patches(folder: Path) -> None:
-    """Caches of the two splits and of the photographs, by the user's own command."""
+    """Generate patches of both splits and of the photographs with the script that users run."""
     environment = {**os.environ, "DETECTRON2_DATASETS": str(folder)}
     script = Path(sys.argv[0]).resolve().with_name("generate_sam_patches.py")
-    for what in (*_SPLITS, ["--images", str(folder / "photographs")]):
-        output = folder / "patches" / Path(what[1]).name
-        command = [sys.executable, str(script), *what, "--generator", "regions", "--output", str(output)]
+    for source in (*_SPLITS, ["--images", str(folder / "photographs")]):
+        output = folder / "patches" / Path(source[1]).name
+        command = [sys.executable, str(script), *source, "--generator", "regions", "--output", str(output)]
         subprocess.run([*command, "--workers", str(os.cpu_count() or 1)], check=True, env=environment)
 
 
 def configure(folder: Path, opts: list[str]) -> CfgNode:
-    """The demo's config with its data in `folder`, and the user's overrides."""
-    own = [
+    """Return the demo's config with data in `folder` and the user's overrides."""
+    overrides = [
         *("DATASETS.PATCHES_TRAIN", repr((str(folder / "patches" / "synthetic_train"),))),
         *("DATASETS.PATCHES_TEST", repr((str(folder / "patches" / "synthetic_val"),))),
         *("OUTPUT_DIR", str(folder / "run")),
     ]
-    options = ["--config-file", _CONFIG, "--resume", *own, *opts]
+    options = ["--config-file", _CONFIG, "--resume", *overrides, *opts]
     return load_config(default_argument_parser().parse_args(options))
 
 
 class _Trainer(Trainer):
-    """The real trainer with a progress bar; the evaluation at its end is a stage of its own here."""
+    """Trainer with a progress bar and without the final evaluation, which is a separate stage."""
 
     def build_hooks(self) -> list[HookBase]:
         return [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)] + [_Progress()]
 
 
 class _Progress(HookBase):
-    """A bar with rate, time left and the loss."""
+    """Progress bar with rate, remaining time and loss."""
 
     def before_train(self) -> None:
         self.bar = tqdm(total=self.trainer.max_iter, initial=self.trainer.start_iter, unit="it", mininterval=1)
@@ -128,7 +128,7 @@ class _Progress(HookBase):
 
 
 def train(cfg: CfgNode) -> None:
-    """Train, go on with a training that stopped, or do nothing after one that ended; another config starts anew."""
+    """Train, resume an interrupted training, or skip a finished one; a changed config restarts the training."""
     run, fingerprint = Path(cfg.OUTPUT_DIR), _fingerprint(cfg)
     mark = run / "config.sha256"
     if run.exists() and (not mark.exists() or mark.read_text() != fingerprint):
@@ -136,7 +136,7 @@ def train(cfg: CfgNode) -> None:
     run.mkdir(exist_ok=True)
     mark.write_text(fingerprint)
     if (run / "model_final.pth").exists():
-        print("   done before")
+        print("   already trained")
         return
     seed_all_rng(cfg.SEED)
     with _quiet(cfg):
@@ -146,7 +146,7 @@ def train(cfg: CfgNode) -> None:
 
 
 def evaluate(cfg: CfgNode) -> dict[str, Any]:
-    """The evaluators' figures of the model and of the oracle."""
+    """Return the results of the model and of the oracle."""
     oracle = cfg.clone()
     oracle.defrost()
     oracle.TEST.ORACLE = True
@@ -158,7 +158,7 @@ def evaluate(cfg: CfgNode) -> dict[str, Any]:
 
 
 def paint(cfg: CfgNode, folder: Path, table: list[list[str]], commands: list[str]) -> Path:
-    """Write the page; returns its path."""
+    """Write the page; return its path."""
     name = cfg.DATASETS.TEST[0]
     records, cache = load_records(name, cfg.DATASETS.PATCHES_TEST[0])
     with _quiet(cfg), torch.no_grad():
@@ -176,14 +176,14 @@ def paint(cfg: CfgNode, folder: Path, table: list[list[str]], commands: list[str
 
 
 def _send_messages_to(file: Path) -> None:
-    """The libraries' messages would bury the demo's own."""
+    """Redirect messages of libraries to a file."""
     logging.basicConfig(filename=file, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     logging.captureWarnings(True)
-    logging.getLogger("torch").setLevel(logging.ERROR)  # writes to standard error whatever the above
+    logging.getLogger("torch").setLevel(logging.ERROR)  # ignores the configuration above
 
 
-def _announce(number: int, what: str) -> None:
-    print(f"== {number}/{_STAGES} {what}", flush=True)
+def _announce(number: int, stage: str) -> None:
+    print(f"== {number}/{_STAGES} {stage}", flush=True)
 
 
 def _fingerprint(cfg: CfgNode) -> str:
@@ -198,7 +198,7 @@ def _trained_model(cfg: CfgNode) -> torch.nn.Module:
 
 @contextlib.contextmanager
 def _quiet(cfg: CfgNode) -> Iterator[None]:
-    """What the libraries print goes to a file; the progress bar, on standard error, stays."""
+    """Redirect standard output to a file; the progress bar is on standard error."""
     with open(Path(cfg.OUTPUT_DIR) / "stdout.txt", "a") as file, contextlib.redirect_stdout(file):
         yield
 
@@ -212,7 +212,7 @@ def _describe_training(cfg: CfgNode) -> str:
 
 
 def _commands(arguments: argparse.Namespace) -> list[str]:
-    """What a user types to get the same."""
+    """Return the commands that reproduce the demo."""
     folder = arguments.output
     train = f"python projects/samcp/train_net.py --config-file {_CONFIG}"
     keys = shlex.join(["OUTPUT_DIR", str(folder / "run"), *arguments.opts])

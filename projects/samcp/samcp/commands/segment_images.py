@@ -1,4 +1,4 @@
-"""Segmentation of a folder of images by a trained model."""
+"""Segmentation of a folder of images with a trained model."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ from samcp.visualization.drawing import draw_prediction
 from samcp.vocabulary import Vocabulary
 
 _PICTURE_QUALITY = 92
-_MAX_8_BITS = 255  # classes in a map of 8 bits, whose highest value is for none
+_MAX_8_BITS = 255  # maximum number of classes in an 8-bit map; 255 is unlabeled
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -39,7 +39,7 @@ def segment(arguments: argparse.Namespace) -> None:
     images, cache = from_folder(arguments.images), PatchCache(arguments.patches)
     failed = [image for image in images if image.key in cache.manifest.failures]
     for image in failed:
-        print(f"left out: {image.path}: {cache.manifest.failures[image.key]}", file=sys.stderr)
+        print(f"skipped: {image.path}: {cache.manifest.failures[image.key]}", file=sys.stderr)
     images = [image for image in images if image not in failed]
     missing = cache.missing([image.key for image in images])
     if missing:
@@ -62,27 +62,27 @@ def segment(arguments: argparse.Namespace) -> None:
 
 
 def _check_output(output: Path, images: Path) -> None:
-    """That no picture is written over an image, or read as one the next time."""
+    """Raise ValueError if the output is inside the image folder, where it would be read as input."""
     if images.resolve() in (output.resolve(), *output.resolve().parents):
-        raise ValueError(f"--output {output} lies in the folder of the images, {images}; name another folder")
+        raise ValueError(f"--output {output} is inside the folder of the images, {images}; choose another folder")
 
 
 def _check_sizes(images: Sequence[ImageFile], cache: PatchCache) -> list[tuple[int, int]]:
-    """(height, width) of each image, whose patches are of this size: seen before hours are spent on the first ones."""
+    """Return (height, width) of each image; raise ValueError if it differs from the size of its patches."""
     sizes = []
     for image in images:
         size, patches = image_size(image.path), cache[image.key]
         if size is not None and size != (patches.width, patches.height):
             raise ValueError(
                 f"{image.path} is {size[0]} x {size[1]} pixels, but its patches in {cache.path} are of "
-                f"{patches.width} x {patches.height}; make patches of this very image, in another cache"
+                f"{patches.width} x {patches.height}; generate the patches from this image, in another cache"
             )
         sizes.append((patches.height, patches.width))
     return sizes
 
 
 def write_answer(answer: Answer, image: ImageFile, output: Path) -> list[dict[str, Any]]:
-    """Write the picture and the map of an image; the panoptic annotation, where the model tells instances apart."""
+    """Write visualization and map of an image; return its panoptic annotation if the model has instances."""
     annotations: list[dict[str, Any]] = []
     if answer.has_instances:
         ids, segments = answer.panoptic()
