@@ -12,7 +12,9 @@ from samcp.upstream_warnings import ignore_upstream_warnings
 
 def warn_of_meshgrid():
     """Warn as torch.meshgrid does without `indexing`, which torch itself does once per process only."""
-    warnings.warn_explicit("torch.meshgrid: in an upcoming release", UserWarning, "functional.py", 1, "torch.functional")
+    warnings.warn_explicit(
+        "torch.meshgrid: in an upcoming release", UserWarning, "functional.py", 1, "torch.functional"
+    )
 
 
 def test_importing_everything_prints_nothing():
