@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""Where the time of a forward pass goes, beside Mask2Former, and how it grows with patches and classes.
+"""Time the parts of a forward pass, compare with Mask2Former, and measure growth with patches and classes.
 
     python scripts/benchmark_model.py
     python scripts/benchmark_model.py --device cuda --threads 1
 
-Prints three tables, each measured in one run, taking turns:
+Prints three tables; the rows of each are measured in turns within one run:
 
 1. the parts of SAM-CP's forward pass, R50-FPN alone, and Mask2Former-R50 of transformers (`pip install -e '.[bench]'`);
 2. merging patches into queries' masks, by RLEs and densely, as a maximum over float masks;
-3. the time and the peak memory of all that comes after the FPN, for more and more patches and classes, of which those
-   that are stuff have a semantic query, or all.
+3. time and peak memory of everything after the FPN, for increasing numbers of patches and classes, with semantic
+   queries for stuff or for all classes.
 
 Weights are random, which changes no part's work but two. Merged boxes: a trained model's queries often share theirs, so
 each instance query is given its own patch's box, moved in every layer for a third of the queries, so that a third of

@@ -84,7 +84,7 @@ class Format(Protocol):
         """After the last image."""
 
     def opened(self) -> Callable[[str], Any]:
-        """What loads the patches of a key, into whatever the format gives by itself."""
+        """Return a function that loads the patches of a key, in the format's own representation."""
 
     def size(self) -> int:
         """Bytes of all files."""
@@ -211,7 +211,7 @@ class MaskPool:
 
 
 def sam_records(patches: Patches) -> Records:
-    """What segment-anything's generator returns with `output_mode="coco_rle"`."""
+    """Return patches as segment-anything's generator does with `output_mode="coco_rle"`."""
     boxes = patches.boxes.astype(int).tolist()
     return [
         {

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Learn a few images by heart and compare with their oracle: does matching, targets and losses lead where they should?
+"""Overfit a few images and compare with their oracle, as a check of matching, targets and losses.
 
     python scripts/overfit.py --dataset coco --images 8 --output output/overfit
 
-Makes patches of the images (generator "regions"), trains a small model on them without augmentation, evaluates model
-and oracle on the same images, prints model / oracle / fraction, and exits with 1 if a fraction is below --least.
+Generates patches (generator "regions"), trains a small model on the images without augmentation, evaluates model and
+oracle on the same images, prints model / oracle / fraction, and exits with 1 if a fraction is below --least.
 """
 
 import argparse

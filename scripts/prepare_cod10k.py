@@ -3,8 +3,8 @@
 
     python scripts/prepare_cod10k.py --workers 8
 
-The folder holds Train and Test, unpacked from COD10K-v3.zip. A json that is there already is kept while it lists the
-images that are there; delete it to make it anew. An interrupted run continues.
+The folder holds Train and Test, unpacked from COD10K-v3.zip. An existing json is kept if it lists the images
+in the folder; delete it to create it again. An interrupted run continues.
 """
 
 from samcp.command_line import conversion_parser

@@ -4,8 +4,8 @@
     python scripts/prepare_pascal_part.py --workers 8
 
 The folder holds Annotations_Part, unpacked from Pascal-Part's trainval.tar.gz, and VOCdevkit, unpacked from Pascal
-VOC's VOCtrainval_03-May-2010.tar. Jsons that are there already are kept while they list the
-images that are there; delete them to make them anew. An interrupted run continues.
+VOC's VOCtrainval_03-May-2010.tar. Existing jsons are kept if they list the
+images in the folder; delete them to create them again. An interrupted run continues.
 """
 
 from samcp.command_line import conversion_parser

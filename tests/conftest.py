@@ -1,4 +1,4 @@
-"""What tests of several packages share: the synthetic dataset with its patches, cut once a session."""
+"""Shared fixtures: the synthetic dataset with its patches, generated once per session."""
 
 import signal
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def pytest_configure() -> None:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Where the synthetic dataset lies, registered as synthetic_train and synthetic_val, and the caches of both."""
+    """Folder of the synthetic dataset, registered as synthetic_train and synthetic_val, and the caches of both."""
 
     folder: Path
     train_patches: Path

@@ -1,4 +1,4 @@
-"""What a model that knows the ground truth returns: the evaluators' 100, from which tests take away."""
+"""Outputs of a model that knows the ground truth, which evaluators score with 100; tests change them."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

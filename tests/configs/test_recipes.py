@@ -16,7 +16,7 @@ from tests.toy_datasets import panoptic_dataset
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASES = CONFIGS / "_base_"
 RECIPES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.parent != BASES)
-# What only changes how long a step takes.
+# Overrides that only make a step faster.
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",

@@ -83,7 +83,7 @@ def make_patches(num: int, height: int = 64, width: int = 96, seed: int = 0) -> 
 
 
 def make_input(num_patches: int, groups: dict[int, list[int]], seed: int = 0, size: tuple[int, int] = (64, 96)) -> dict:
-    """What the mapper gives for an image whose entities are unions of patches.
+    """Return the mapper's output for an image whose entities are unions of patches.
 
     Args:
         groups: for each class, the patches that its one entity is made of.

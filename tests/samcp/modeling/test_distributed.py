@@ -31,7 +31,7 @@ def gradients(model: torch.nn.Module, batch: list[dict]) -> dict[str, Tensor]:
 
 def work(rank: int, folder: Path, cfg: CfgNode, batches: list[list[dict]]) -> None:
     """One of two workers: image `rank` of each batch."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     model = _distributed(build(cfg))
     torch.save([gradients(model, [batch[rank]]) for batch in batches], folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
