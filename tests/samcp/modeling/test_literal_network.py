@@ -1,6 +1,6 @@
-"""Encoder, queries, decoder and classifier against the method written as loops, image by image, in float64.
+"""Encoder, queries, decoder and classifier against a literal implementation of the method, in float64.
 
-The batch is padded and each image of the loops is not, so padding shows wherever it leaks.
+The batch is padded and the literal implementation is not, so the tests detect any influence of padding.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ EXACT = {"atol": 1e-9, "rtol": 1e-9}
 
 @pytest.fixture(autouse=True)
 def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Positions are float32 whatever the network's type is; here they are float64 too, to compare to nine digits."""
+    """Use float64 everywhere, also for positions, which are otherwise float32; this allows tolerances of 1e-9."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
@@ -38,7 +38,7 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @torch.no_grad()
 def randomize_parameters(module: nn.Module) -> None:
-    """Parameters of which none is 0 and all matter, unlike those that training starts from."""
+    """Set all parameters to random values, since some initial values are 0 and would hide errors."""
     for m in module.modules():
         for name, parameter in m.named_parameters(recurse=False):
             if parameter.ndim == 2:
@@ -48,7 +48,7 @@ def randomize_parameters(module: nn.Module) -> None:
 
 
 class Network(nn.Module):
-    """The parts of the network between the feature maps and the scores.
+    """Network from the feature maps to the scores.
 
     Args:
         encoder: options of the patch encoder.
@@ -75,10 +75,11 @@ class Network(nn.Module):
 
 
 class Batch:
-    """Images with ``counts`` patches each.
+    """Batch of random images.
 
     Args:
-        shrink: divides the images' sizes, where every cell of the feature maps is looped over.
+        counts: number of patches per image.
+        shrink: divisor of the image sizes, for tests that loop over all cells of the feature maps.
     """
 
     def __init__(self, *counts: int, shrink: int = 1) -> None:
@@ -102,7 +103,10 @@ class Batch:
 
 
 def random_boxes(count: int, size: tuple[int, int], smallest: int) -> Tensor:
-    """From small to nearly the whole image. Corners are odd numbers, which no centre of a feature map's cell is."""
+    """Return boxes from `smallest` pixels to nearly the whole image.
+
+    Corners are odd numbers, so that none coincides with the centre of a feature cell.
+    """
     boxes = torch.zeros(count, 4)
     for n in range(count):
         for axis, length in ((0, size[1]), (1, size[0])):
@@ -169,7 +173,7 @@ def run_literal(
 
 
 def real_queries(queries: QuerySet, batch: Batch, i: int, denoising: DenoisingQueries | None) -> Tensor:
-    """Which queries of an image are no padding: (M,) bool."""
+    """Return which queries of an image are not padding, (M,) bool."""
     parts = [torch.ones(queries.num_semantic, dtype=torch.bool)]
     if queries.num_instance:
         parts.append(batch.patches.valid[i])
@@ -183,7 +187,7 @@ def matrix(rows: list[list[Tensor]], width: int) -> Tensor:
 
 
 def assert_affinities_cover_thresholds(layers: list[literal.Layer]) -> None:
-    """Affinities lie on both sides of the thresholds that a mistake may put in place of 0.5, and near none."""
+    """Assert that affinities lie on both sides of 0.1, 0.5 and 0.9, so that a wrong threshold is detected."""
     values = torch.tensor([row for layer in layers for row in layer.normalized]).flatten()
     assert (values - 0.5).abs().min() > 1e-5
     for low, high in ((0, 0.1), (0.1, 0.5), (0.5, 0.9), (0.9, 1.1)):
@@ -206,7 +210,7 @@ def test_encoder(options: dict[str, Any]) -> None:
 
 
 def test_boxes_cover_several_levels() -> None:
-    """So that the tests here would notice a wrong one."""
+    """Otherwise the tests could not detect a wrong FPN level."""
     boxes = Batch(6, 3).patches.boxes[0]
     sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     assert {int(level) for level in (4 + (sizes / 224).log2()).floor()} >= {2, 3, 4}
@@ -264,7 +268,7 @@ def test_decoder(switches: dict[str, Any], kinds: dict[str, Any], counts: tuple[
 
 
 def test_image_tokens_in_padding_are_masked() -> None:
-    """Not even by a query in whose box no token's centre lies."""
+    """Padding is masked even for a query with a box that contains no token centre."""
     network = Network(decoder={"dca": "image"}).eval()
     batch = Batch(2, 2, shrink=7)
     batch.patches.boxes[1] = torch.tensor([[17.0, 17.0, 17.5, 17.5], [30.5, 31.0, 31.0, 31.5]])
@@ -288,7 +292,7 @@ def test_classifier() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"activation_checkpoint": True}, {"dca": "image"}], ids=str)
 def test_gradients(options: dict[str, Any]) -> None:
-    """Of everything that all layers say, for every parameter and every feature level."""
+    """Compare the gradients of all layer outputs for every parameter and feature level."""
     network = Network(encoder={k: v for k, v in options.items() if k != "dca"}, decoder=options | {"num_layers": 2})
     batch = Batch(4, 3, shrink=7 if options.get("dca") == "image" else 1)
     for level in batch.levels:
