@@ -1,4 +1,4 @@
-"""The demo (`make demo`) with two training iterations."""
+"""Demo (`make demo`) with two training iterations."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""The installed wheel, used outside the checkout."""
+"""Installed wheel, used outside the checkout."""
 
 import os
 import shutil

@@ -1,6 +1,5 @@
 """scripts/check_dataset.py on valid and invalid datasets, and a custom dataset from its yaml to results."""
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -20,6 +19,21 @@ from samcp.errors import DataError
 from samcp.export import ModelFile
 from samcp.trainer import Trainer
 from tests.samcp.data.datasets.test_custom import write_data
+from tests.scripts.dataset_faults import (
+    add_containing_kite,
+    add_image,
+    add_segment_without_pixels,
+    break_box,
+    break_polygon,
+    duplicate,
+    duplicate_as_boat,
+    edit,
+    fill,
+    renumber,
+    set_value,
+    wrong_area,
+    wrong_height,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import check_dataset
@@ -63,74 +77,6 @@ def test_valid_dataset(beach, tmp_path, monkeypatch, capsys):
         assert "one.jpg" in page
     kites = next(line for line in out.splitlines() if line.startswith("kite"))
     assert kites.split() == ["kite", "2", "2", str(12 * 20 + 12 * 19)]
-
-
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-def fill(path, value, where=np.s_[30:35, 5:9]):
-    pixels = np.asarray(Image.open(path)).copy()
-    pixels[where] = value
-    Image.fromarray(pixels).save(path)
-
-
-def break_box(content):
-    content["annotations"][0]["bbox"] = [50, 8, 20, 12]
-
-
-def break_polygon(content):
-    content["annotations"][0]["segmentation"] = [[1, 2]]
-
-
-def duplicate(content):
-    content["annotations"].append({**content["annotations"][0], "id": 9})
-
-
-def duplicate_as_boat(content):
-    """Add a copy of the first instance with another category."""
-    content["categories"].append({"id": 8, "name": "boat"})
-    duplicate(content)
-    content["annotations"][-1]["category_id"] = 8
-
-
-def add_containing_kite(content):
-    """Add a kite that contains the first one."""
-    duplicate(content)
-    box = {"segmentation": [[10, 8, 50, 8, 50, 20, 10, 20]], "bbox": [10, 8, 40, 12], "area": 480}
-    content["annotations"][-1].update(box)
-
-
-def set_value(which, key, value):
-    def change(content):
-        content[which][0][key] = value
-
-    return change
-
-
-def add_image(content):
-    content["images"].append({**content["images"][0], "id": 3, "file_name": "three.jpg"})
-
-
-def renumber(content):
-    for image in content["images"]:
-        image["id"] = f"x{image['id']}"
-    for annotation in content["annotations"]:
-        annotation["image_id"] = f"x{annotation['image_id']}"
-
-
-def wrong_height(content):
-    content["images"][0]["height"] = 41
-
-
-def wrong_area(content):
-    content["annotations"][0]["segments_info"][0]["area"] = 5
-
-
-def add_segment_without_pixels(content):
-    content["annotations"][0]["segments_info"].append({"id": 99, "category_id": 7, "area": 3, "iscrowd": 0})
 
 
 FAULTS = {
@@ -204,7 +150,7 @@ FAULTS = {
     "wrong area": (
         lambda f: edit(f / "panoptic.json", wrong_area),
         "own_panoptic",
-        r"0\.png: segment 1 has 240 pixels, but the json says 5",
+        r"0\.png: segment 1 has 240 pixels, but area 5 in the json",
     ),
 }
 
@@ -324,5 +270,5 @@ def test_custom_dataset_from_yaml_to_results(beach, tmp_path, monkeypatch, capsy
     Image.new("L", (50, 40)).save(beach / "labels" / "three.png")
     capsys.readouterr()
     assert run(check_dataset, monkeypatch, *register, "own_labels", "--output", tmp_path / "out") == 1
-    message = "repeat the command that made it, which generates the missing patches only "
+    message = "repeat the command that generated it, which processes only the missing images "
     assert f"no patches of 'three'; {message}" in capsys.readouterr().out

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.scripts.test_check_dataset import add_image, beach, check_dataset, edit, run, set_value
+from tests.scripts.dataset_faults import add_image, edit, set_value
+from tests.scripts.test_check_dataset import beach, check_dataset, run
 
 __all__ = ["beach"]  # a fixture
 

@@ -105,7 +105,7 @@ def test_errors(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "beach.jpg")
     where = ("--patches", synthetic.val_patches, "--output", tmp_path / "out")
-    with pytest.raises(SystemExit, match=r"lacks 1 of 1 images, beach for one; repeat the command that made it"):
+    with pytest.raises(SystemExit, match=r"lacks 1 of 1 images, for example beach; repeat the command that generated"):
         run(monkeypatch, "--weights", tmp_path / "no.pth", "--images", tmp_path / "photos", *where)
     where = ("--images", synthetic.folder / "val", *where)
     with pytest.raises(SystemExit, match=r"error: .*no\.pth: no such checkpoint"):

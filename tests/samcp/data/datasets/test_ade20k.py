@@ -21,7 +21,7 @@ import prepare_ade20k as script
 
 SIZE = (40, 60)
 WALL, BED, PERSON, CHAIR = 1, 8, 13, 20  # in the label maps
-BED_THING, PERSON_THING, CHAIR_THING = 1, 4, 8  # in the instance release, which has ids of its own
+BED_THING, PERSON_THING, CHAIR_THING = 1, 4, 8  # in the instance release, which has separate ids
 
 
 def write_release(folder: Path, name: str, *, instances: bool = True) -> None:
