@@ -149,7 +149,7 @@ def _dense(mapper: SAMCPDatasetMapper, patches: Patches, seconds: dict[str, floa
     """Decode all masks and augment each of them, as Detectron2 does."""
     image = np.zeros((patches.height, patches.width, 3), np.uint8)
     transforms: T.Transform = mapper.augmentations(T.AugInput(image))
-    with _clock(seconds, "decode all masks and augment them"):
+    with _clock(seconds, "decode and augment all masks"):
         with _clock(seconds, "decode all masks"):
             masks = patches.decode()
         for mask in masks:
