@@ -4,8 +4,8 @@
     python scripts/benchmark_inference.py --weights model_final.pth --images coco/val2017 --limit 100 --device cuda \\
         --checkpoint sam_vit_h_4b8939.pth
 
-Prints seconds per image (mean and percentiles) of each stage, the peak memory and the device. With --generator sam2 or
-regions, patches come from there. The first image is run once more before the clock starts.
+Prints seconds per image (mean and percentiles) of each stage, the peak memory and the device. --generator selects
+another source of patches. The first image is processed once before timing starts.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint or model file of SAM-CP")
-    parser.add_argument("--clip", default="", metavar="FILE", help="its CLIP's checkpoint, if it was moved")
+    parser.add_argument("--clip", default="", metavar="FILE", help="CLIP checkpoint, if it was moved since training")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="the first N images (default %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for both networks (default %(default)s)")

@@ -4,9 +4,9 @@
     python scripts/benchmark_scaling.py workers --engine local ray --workers 1 2 3
     python scripts/benchmark_scaling.py index --images 1000000
 
-`workers` runs a generator that sleeps as long as a GPU would work, so that one machine stands in for several: with
+`workers` runs a generator that sleeps instead of using a GPU, so that one machine can simulate several: with
 `--engine ray`, each worker is a simulated node with one GPU. `index` writes the manifest and the key index of a cache
-without its shards, and measures each step in a process of its own.
+without shards, and measures each step in a separate process.
 """
 
 import argparse
@@ -46,8 +46,8 @@ _STEPS: dict[str, Callable[[int, Path], object]] = {
 
 
 @dataclass(frozen=True)
-class Sleeps:
-    """Generator that sleeps, returns 100 patches, and records when it was called in a file of a folder."""
+class SleepingGenerator:
+    """Generator that sleeps, returns 100 patches, and writes the time of each call to a file in a folder."""
 
     seconds: float
     record: Path
@@ -68,12 +68,12 @@ class Sleeps:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    scaling = commands.add_parser("workers", help="images per second of 1, 2, ... workers")
+    scaling = commands.add_parser("workers", help="images per second by number of workers")
     scaling.add_argument("--engine", nargs="+", choices=("local", "ray"), default=["local", "ray"])
     scaling.add_argument("--workers", nargs="+", type=int, default=[1, 2, 3])
     scaling.add_argument("--images", type=int, default=96)
     scaling.add_argument(
-        "--seconds", type=float, default=1.61, help="that the generator sleeps per image (default 1.61)"
+        "--seconds", type=float, default=1.61, help="seconds that the generator sleeps per image (default %(default)s)"
     )
     index = commands.add_parser("index", help="memory and file sizes of a large cache")
     index.add_argument("--images", type=int, default=1_000_000)
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def _measure_workers(arguments: argparse.Namespace) -> None:
-    print("engine  workers  images/s  share of the ideal, workers / seconds per image")
+    print("engine  workers  images/s  share of the ideal rate, workers / seconds per image")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for i in range(arguments.images):
@@ -101,7 +101,7 @@ def _measure_workers(arguments: argparse.Namespace) -> None:
 
 
 def _measure(name: str, workers: int, images: list[ImageFile], seconds: float) -> float:
-    """Return the images per second, without the start of the engine."""
+    """Return images per second, without the startup of the engine."""
     if name == "local":
         return _rate(LocalEngine(workers=workers), images, seconds)
     import ray
@@ -124,7 +124,7 @@ def _measure(name: str, workers: int, images: list[ImageFile], seconds: float) -
 def _rate(engine: Engine, images: list[ImageFile], seconds: float) -> float:
     """Return images per second from the first call of the generator to the end of the last one."""
     with tempfile.TemporaryDirectory() as output, tempfile.TemporaryDirectory() as record:
-        generate(images, Sleeps(seconds, Path(record)), output, "scaling", engine=engine, progress=False)
+        generate(images, SleepingGenerator(seconds, Path(record)), output, "scaling", engine=engine, progress=False)
         times = [float(path.read_text()) for path in Path(record).iterdir()]
     return len(times) / (max(times) + seconds - min(times))
 
@@ -154,7 +154,7 @@ def _run_step(step: str, images: int, cache: Path) -> None:
     seconds = time.process_time()
     del kept
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    peak = int(status["VmHWM"].split()[0]) / 1024  # getrusage would report that of the parent process
+    peak = int(status["VmHWM"].split()[0]) / 1024  # getrusage would include the parent process
     print(json.dumps({"megabytes": peak, "seconds": seconds}))
 
 

@@ -5,12 +5,12 @@
     python scripts/convert_checkpoint.py released released.pth model.safetensors
     python scripts/convert_checkpoint.py show model.safetensors
 
-A model file is smaller, since it has no state of the optimiser, and cannot hold code. It is evaluated as a checkpoint:
+A model file is smaller than a checkpoint, since it has no optimizer state, and cannot contain code. To evaluate it:
 
     python projects/samcp/train_net.py --config-file ... --eval-only MODEL.WEIGHTS model.safetensors
 
-"released" reads a checkpoint of the code that the paper's authors released, given the config of the same model here.
-Checkpoints are read with PyTorch's weights_only, which runs no code either.
+"released" converts a checkpoint of the paper's released code, given the config of the same model. Checkpoints are read
+with torch.load(weights_only=True), which runs no code.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def export(source: Path, target: Path) -> None:
 
 
 def convert_released_checkpoint(source: Path, target: Path, config_file: str, opts: list[str]) -> None:
-    """Write a checkpoint of the released code as a model file, and print which of its modules are not used."""
+    """Write a checkpoint of the released code as a model file, and print its unused modules."""
     from detectron2.engine import default_argument_parser
 
     from samcp.config import load_config
@@ -80,17 +80,19 @@ def show(path: Path) -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    export_parser = commands.add_parser("export", help="a checkpoint of train_net.py to a model file")
+    export_parser = commands.add_parser("export", help="convert a checkpoint of train_net.py")
     export_parser.add_argument("source", type=Path, help="checkpoint of train_net.py")
-    export_parser.add_argument("target", type=Path, nargs="?", help=f"default: beside the checkpoint, with {_SUFFIX}")
-    released_parser = commands.add_parser("released", help="a checkpoint of the released code to a model file")
+    export_parser.add_argument(
+        "target", type=Path, nargs="?", help=f"model file (default: the checkpoint's path with {_SUFFIX})"
+    )
+    released_parser = commands.add_parser("released", help="convert a checkpoint of the released code")
     released_parser.add_argument("source", type=Path, help="checkpoint or state dict of the released code")
     released_parser.add_argument("target", type=Path, help=f"model file, *{_SUFFIX}")
     released_parser.add_argument(
-        "--config-file", default=_CONFIG, metavar="FILE", help="of the same model (default %(default)s)"
+        "--config-file", default=_CONFIG, metavar="FILE", help="config of the same model (default %(default)s)"
     )
     released_parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, as for train_net.py")
-    commands.add_parser("show", help="print a model file's contents").add_argument("source", type=Path)
+    commands.add_parser("show", help="print the contents of a model file").add_argument("source", type=Path)
     return parser.parse_args()
 
 

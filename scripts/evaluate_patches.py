@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How well the patches of a cache fit a dataset's ground truth (Table 9), before any model is trained on them.
+"""Evaluate the patches of a cache against the ground truth of a dataset, without a model (Table 9).
 
     python scripts/evaluate_patches.py --dataset coco_2017_val --patches datasets/coco/sam_patches/val2017
     python scripts/evaluate_patches.py --dataset coco_2017_val_panoptic --patches datasets/coco/sam_patches/val2017 \\
@@ -7,14 +7,13 @@
     python scripts/evaluate_patches.py --register beach/beach.yaml --dataset beach_val --patches beach/patches/val \\
         --limit 100
 
-The first is the paper's table, of COCO's instances. Objects are all segments that are no crowd: instances, and what an
-image shows of a class of stuff; in label maps all classes are such. A row has the mean IoU of the objects with the
-patch that fits each best; the same over those whose best IoU is above 0.5; and the missing rates MR x, the share of
-objects that no patch fits with an IoU above x. The row "merged" below it has the same of the union of all patches that
-belong to an object as training has it, those that lie inside it by more than 0.8 above all (docs/method.md, 6): what a
-model without a mistake would make of them. It is 0 for an object that no patch belongs to, whatever its best patch.
-Small, medium and large are COCO's: below 32 x 32 pixels, below 96 x 96, and the rest. The json has the figures of every
-class beside, the class that patches fit worst first.
+The first command gives the paper's table on COCO's instances. Objects are all segments except crowds: instances, and
+one segment per stuff class and image (in label maps, all classes are stuff). The best IoU of an object is the highest
+IoU with any patch. Each row has the mean best IoU, the same over objects with a best IoU above 0.5, and the missing
+rates MR x, the share of objects with a best IoU of at most x. The row "merged" replaces the best patch by the union of
+all patches that belong to the object by the rule of training (docs/method.md, 6), which is the result of a perfect
+model; its IoU is 0 if no patch belongs to the object. Sizes are COCO's: small is below 32 x 32 pixels, medium below
+96 x 96. The json also has the metrics of every class, in ascending order of mean IoU.
 """
 
 import argparse
@@ -33,12 +32,14 @@ def main() -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="registered in Detectron2, or by --register")
-    parser.add_argument("--patches", type=Path, required=True, metavar="DIR", help="the cache of its patches")
+    parser.add_argument(
+        "--dataset", required=True, metavar="NAME", help="dataset registered in Detectron2 or by --register"
+    )
+    parser.add_argument("--patches", type=Path, required=True, metavar="DIR", help="patch cache")
     add_register_option(parser)
-    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N images (default: all)")
+    parser.add_argument("--limit", type=_count, metavar="N", help="evaluate the first N images only (default: all)")
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes (default %(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="a json of all figures, of every class too")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="json file for all metrics, also per class")
     return parser.parse_args()
 
 

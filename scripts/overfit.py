@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Overfit a few images and compare with their oracle, as a check of matching, targets and losses.
+"""Overfit a few images and compare with the oracle, to check matching, targets and losses.
 
     python scripts/overfit.py --dataset coco --images 8 --output output/overfit
 
@@ -24,8 +24,10 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--dataset", default="coco", help="coco, camvid, or a registered name (default %(default)s)")
-    parser.add_argument("--images", type=int, default=8, help="how many (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="which images, and the training's (default %(default)s)")
+    parser.add_argument("--images", type=int, default=8, help="number of images (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of image selection and training (default %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=Path("output/overfit"), help="folder (default %(default)s)")
     parser.add_argument("--least", type=float, default=0.95, help="least share of the oracle (default %(default)s)")
     parser.add_argument("--config", default="miniature/overfit.yaml", help="(default %(default)s)")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Convert ADE20K's releases into the layout in which it is trained on and evaluated.
+"""Convert the releases of ADE20K into label maps, panoptic PNGs and COCO json files.
 
     python scripts/prepare_ade20k.py --workers 8
 
-The folder holds the unpacked ADEChallengeData2016.zip, and in it annotations_instance, the unpacked
-annotations_instance.tar; without the latter only the semantic part is made. Files that are there already are kept, so
-that an interrupted run continues.
+The folder contains the unpacked ADEChallengeData2016.zip and, as annotations_instance, the unpacked
+annotations_instance.tar. Without the latter, only label maps are written. Existing files are kept, so that an
+interrupted run can be continued.
 """
 
 from samcp.command_line import conversion_parser

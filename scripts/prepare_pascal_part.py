@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Convert Pascal-Part's .mat annotations into COCO instance jsons of 93 kinds of parts, and of parts and objects.
+"""Convert Pascal-Part's .mat files into COCO instance json files: 93 part classes, and parts with 20 object classes.
 
     python scripts/prepare_pascal_part.py --workers 8
 
-The folder holds Annotations_Part, unpacked from Pascal-Part's trainval.tar.gz, and VOCdevkit, unpacked from Pascal
-VOC's VOCtrainval_03-May-2010.tar. Existing jsons are kept if they list the
-images in the folder; delete them to create them again. An interrupted run continues.
+The folder contains Annotations_Part, unpacked from Pascal-Part's trainval.tar.gz, and VOCdevkit, unpacked from Pascal
+VOC's VOCtrainval_03-May-2010.tar. An existing json is kept if it lists the images of the folder; delete it to create it
+again. An interrupted run can be continued.
 """
 
 from samcp.command_line import conversion_parser

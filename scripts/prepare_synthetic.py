@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Draw the synthetic dataset: shapes of two colours in front of sky, grass, sand and water, with panoptic ground truth.
+"""Draw the synthetic dataset: two-coloured shapes in front of sky, grass, sand and water, with panoptic ground truth.
 
     python scripts/prepare_synthetic.py
 
-Afterwards synthetic_train and synthetic_val are known to every command by these names.
+The datasets are registered as synthetic_train and synthetic_val.
 """
 
 import os
@@ -20,7 +20,7 @@ def main() -> None:
         "--output",
         type=Path,
         default=Path(root) / "synthetic",
-        help="folder to write; the default, synthetic under DETECTRON2_DATASETS, is where the datasets' names point to",
+        help="folder to write (default: synthetic under DETECTRON2_DATASETS, where the datasets are registered)",
     )
     parser.add_argument("--train", type=int, default=300, metavar="N", help="training images (default %(default)s)")
     parser.add_argument("--val", type=int, default=40, metavar="N", help="validation images (default %(default)s)")

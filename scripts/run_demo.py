@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""The main job on a small scale: patches, training, evaluation, oracle, and a page of pictures. No network, no GPU.
+"""Run the whole pipeline at small scale on a CPU: patches, training, evaluation, oracle, and a page of pictures.
 
     python scripts/run_demo.py --output output/demo
 
-Run it again, and it goes on where it stopped; what is done is kept.
+No network is needed. A repeated command skips finished stages and resumes training.
 """
 
 import argparse

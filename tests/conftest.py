@@ -18,14 +18,14 @@ from samcp.data.datasets.synthetic.register import register_synthetic
 
 
 def pytest_configure() -> None:
-    """In the background of a shell, as by `make test &`, tests ignore Ctrl-C, and so would all that they start."""
+    """Restore Ctrl-C, which a background job such as `make test &` and its child processes ignore."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Folder of the synthetic dataset, registered as synthetic_train and synthetic_val, and the caches of both."""
+    """Folder of the synthetic dataset (synthetic_train and synthetic_val) and the patch caches of both splits."""
 
     folder: Path
     train_patches: Path
@@ -33,13 +33,13 @@ class Synthetic:
 
 
 @pytest.fixture(autouse=True)
-def _same_numbers_in_every_run() -> None:
+def _seed_torch() -> None:
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests leave nothing in the user's cache, and take nothing from it."""
+def _temporary_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Use a temporary folder instead of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMCP_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -60,7 +60,7 @@ def _synthetic_files(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
 
 @pytest.fixture
 def synthetic(_synthetic_files: Synthetic) -> Iterator[Synthetic]:
-    """A dataset of 6 + 4 drawn scenes and their patches, some 60 a scene; not to be changed by a test."""
+    """Dataset of 6 + 4 drawn scenes with about 60 patches per scene; tests must not change it."""
     register_synthetic(_synthetic_files.folder)
     yield _synthetic_files
-    register_synthetic()  # where the name points outside of tests
+    register_synthetic()  # restore the default folder

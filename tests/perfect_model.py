@@ -1,4 +1,4 @@
-"""Outputs of a model that knows the ground truth, which evaluators score with 100; tests change them."""
+"""Ground truth in the format of model outputs, which evaluators must score with 100."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,9 +21,9 @@ Outputs = dict[str, Any]
 
 
 def perfect_outputs(record: Mapping[str, Any], dataset: str) -> Outputs:
-    """The "instances", "panoptic_seg" and "sem_seg" that the record has a ground truth for.
+    """Return "instances", "panoptic_seg" and "sem_seg", as far as the record has ground truth for them.
 
-    A crowd is no predicted segment, but its pixels have their class.
+    A crowd is not a predicted segment, but its pixels are labeled in "sem_seg".
     """
     with Image.open(record["file_name"]) as image:
         size = image.size[::-1]
@@ -46,7 +46,7 @@ def perfect_outputs(record: Mapping[str, Any], dataset: str) -> Outputs:
 
 
 def instances_of(masks: Patches, classes: np.ndarray, scores: np.ndarray | None = None) -> Instances:
-    """Predicted instances, where no scores are given of score 1."""
+    """Return masks as predicted instances; the default score is 1."""
     size = (masks.height, masks.width)
     return Instances(
         size,
@@ -60,9 +60,9 @@ def instances_of(masks: Patches, classes: np.ndarray, scores: np.ndarray | None 
 def evaluate_truth(
     dataset: str, folder: Path, change: Callable[[Outputs], Outputs] = lambda outputs: outputs, *options: Any
 ) -> dict[str, dict[str, float]]:
-    """The figures of a dataset's evaluators for its ground truth as `change` alters it, image by image.
+    """Evaluate a dataset's ground truth, modified per image by `change`, with the dataset's evaluators.
 
-    The evaluators write into `folder`; `options` are keys and values of the config.
+    The evaluators write into `folder`; `options` are config keys and values.
     """
     cfg = get_cfg()
     add_samcp_config(cfg)

@@ -1,4 +1,4 @@
-"""`make demo`, with a training of two iterations."""
+"""Demo (`make demo`) with two training iterations."""
 
 import html
 import re
@@ -18,31 +18,31 @@ def run_demo(folder, *options):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The folder after the first run, and what it printed."""
+    """Return the output folder and the printed text of a first run."""
     folder = tmp_path_factory.mktemp("demo")
     done = run_demo(folder, "--train", "4", "--val", "2", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
 
-def test_it_tells_its_stages_its_figures_and_where_the_page_is(demo):
+def test_prints_stages_metrics_and_path_of_page(demo):
     folder, printed = demo
     assert re.findall(r"== (\d)/5", printed) == ["1", "2", "3", "4", "5"]
     assert re.search(r"mIoU +[\d.]+ +[\d.]+ +\d+ %", printed)
     assert str(folder / "index.html") in printed
 
 
-def test_the_page_has_the_figures_and_a_picture_for_every_file_it_names(demo):
+def test_page_contains_metrics_and_existing_pictures(demo):
     folder, printed = demo
     page = (folder / "index.html").read_text()
     pictures = re.findall(r'src="([^"]+)"', page)
-    assert len(pictures) == 2 * 4 + 4 * 2  # scenes with result and truth; photographs with patches
+    assert len(pictures) == 2 * 4 + 4 * 2  # four pictures per scene; two per photograph
     assert all((folder / picture).stat().st_size > 1000 for picture in pictures)
     model, oracle = re.search(r" PQ +([\d.]+) +([\d.]+)", printed).groups()
     assert f"<td>{model}</td><td>{oracle}</td>" in re.sub(r">\s+<", "><", page)
 
 
-def test_the_commands_on_the_page_do_the_same(demo):
+def test_commands_on_page_reproduce_metrics(demo):
     folder, printed = demo
     commands = html.unescape(re.search(r"<pre><code>(.*?)</code></pre>", (folder / "index.html").read_text(), re.S)[1])
     assert "--train 4 --val 2" in commands
@@ -54,7 +54,7 @@ def test_the_commands_on_the_page_do_the_same(demo):
     assert re.search(rf"\| +{pq} +\|", done.stdout), done.stdout[-2000:]
 
 
-def test_run_again_it_skips_what_is_done(demo):
+def test_second_run_skips_finished_stages(demo):
     folder, _ = demo
     checkpoint = folder / "run" / "model_final.pth"
     before = checkpoint.stat().st_mtime_ns
@@ -64,9 +64,9 @@ def test_run_again_it_skips_what_is_done(demo):
     assert checkpoint.stat().st_mtime_ns == before
 
 
-def test_other_scenes_in_the_same_folder_are_refused_with_a_message(demo):
+def test_rejects_other_number_of_scenes_in_same_folder(demo):
     folder, _ = demo
-    refused = run_demo(folder, "--train", "5", "--val", "2")
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("error: ")
-    assert "another folder" in refused.stderr
+    rejected = run_demo(folder, "--train", "5", "--val", "2")
+    assert rejected.returncode == 1
+    assert rejected.stderr.startswith("error: ")
+    assert "another folder" in rejected.stderr

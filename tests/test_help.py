@@ -1,4 +1,4 @@
-"""--help of every command answers without importing the libraries that take seconds to import."""
+"""`--help` of every command works without importing PyTorch and Detectron2, which take seconds to import."""
 
 import subprocess
 import sys

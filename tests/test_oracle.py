@@ -1,4 +1,4 @@
-"""The chain from drawn images to the evaluators, without a network in it: patches, cache, mapper, G, inference."""
+"""Oracle evaluation end to end, without a network: patches, cache, mapper, affinity targets, inference."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs" / "miniature" / "dem
 
 
 def options(synthetic, output):
-    """Of an evaluation of the oracle on the validation split."""
+    """Return command-line options that evaluate the oracle on the validation split."""
     overrides = [
         *("DATASETS.PATCHES_TRAIN", repr((str(synthetic.train_patches),))),
         *("DATASETS.PATCHES_TEST", repr((str(synthetic.val_patches),))),
@@ -27,12 +27,12 @@ def options(synthetic, output):
 
 @pytest.fixture
 def results(synthetic, tmp_path):
-    """The oracle's figures."""
+    """Return the metrics of the oracle."""
     return train_net.run(train_net.argument_parser().parse_args(options(synthetic, tmp_path / "oracle")))
 
 
-def test_figures_of_region_patches_merged_by_the_ground_truth(results):
-    """Region patches follow the sharp edges of drawn shapes: every segment is found, and only borders differ."""
+def test_oracle_metrics_of_region_patches(results):
+    """Region patches follow the sharp edges of drawn shapes: all segments are found, with errors at boundaries only."""
     measured = {
         ("panoptic_seg", "PQ"): 93.8,
         ("panoptic_seg", "PQ_th"): 91.0,
@@ -46,20 +46,20 @@ def test_figures_of_region_patches_merged_by_the_ground_truth(results):
 
 
 def work(rank, folder, scenes, arguments):
-    """One of two processes that have a half of the images each."""
+    """Evaluate half of the images in one of two processes."""
     register_synthetic(scenes)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     comm.create_local_process_group(2)
     found = train_net.run(train_net.argument_parser().parse_args(arguments))
     (folder / f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_find_what_one_finds(synthetic, results, tmp_path):
+def test_two_processes_equal_one_process(synthetic, results, tmp_path):
     arguments = options(synthetic, tmp_path / "two")
     torch.multiprocessing.spawn(work, (tmp_path, synthetic.folder, arguments), nprocs=2)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    assert not found[1], "only the first process has figures"
+    assert not found[1], "only rank 0 returns metrics"
     assert found[0].keys() == results.keys()
-    for task, figures in results.items():
-        assert found[0][task] == pytest.approx(figures, nan_ok=True), task
+    for task, metrics in results.items():
+        assert found[0][task] == pytest.approx(metrics, nan_ok=True), task

@@ -1,4 +1,4 @@
-"""The command line of training and evaluation, on a small dataset and a small model."""
+"""Command line of training and evaluation, with a toy dataset and a small model."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from samcp.config import load_config
 from samcp.data.datasets.catalog import register, unregister
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.ground_truth import read_panoptic_ids
-from tests.toy_datasets import cut, panoptic_dataset, write_patches
+from tests.toy_datasets import panoptic_dataset, split_segments, write_patches
 
 CONFIG = "configs/miniature/panoptic.yaml"
 
@@ -29,8 +29,8 @@ def toy(tmp_path_factory):
 
 
 @contextmanager
-def another_view(name, **metadata):
-    """The toy dataset under another name, with some of its metadata changed."""
+def toy_copy(name, **metadata):
+    """Register the toy dataset under another name with modified metadata."""
     toy = {k: v for k, v in MetadataCatalog.get("toy_train_net").as_dict().items() if k != "name"}
     register(name, lambda: DatasetCatalog.get("toy_train_net"), **{**toy, **metadata})
     try:
@@ -39,14 +39,14 @@ def another_view(name, **metadata):
         unregister(name)
 
 
-def two_tests(toy, name):
-    """Overrides that evaluate on the toy dataset and on another view of it."""
+def two_test_datasets(toy, name):
+    """Return overrides that evaluate on the toy dataset and on the dataset `name`."""
     patches = str(toy / "patches")
     return {"DATASETS__TEST": ("toy_train_net", name), "DATASETS__PATCHES_TEST": (patches, patches)}
 
 
 def arguments(toy, output, *options, **overrides):
-    """As parsed from a command line that trains and tests on the toy dataset."""
+    """Return the parsed arguments of a command that trains and tests on the toy dataset."""
     settings = {
         "DATASETS.TRAIN": "('toy_train_net',)",
         "DATASETS.TEST": "('toy_train_net',)",
@@ -63,57 +63,57 @@ def arguments(toy, output, *options, **overrides):
 
 @pytest.fixture(scope="module")
 def trained(toy, tmp_path_factory):
-    """Where a training of two iterations was left, and the results it ended with."""
+    """Return the output folder of a training of two iterations, and its final metrics."""
     output = tmp_path_factory.mktemp("run")
     train_net.main(arguments(toy, output))
     lines = (output / "metrics.json").read_text().splitlines()
     return output, json.loads(lines[-1])
 
 
-def test_training_leaves_a_checkpoint_and_results(trained):
+def test_training_writes_checkpoint_and_metrics(trained):
     output, metrics = trained
     assert (output / "model_final.pth").is_file()
-    for figure in ("panoptic_seg/PQ", "segm/AP", "bbox/AP", "sem_seg/mIoU"):
-        assert figure in metrics
+    for metric in ("panoptic_seg/PQ", "segm/AP", "bbox/AP", "sem_seg/mIoU"):
+        assert metric in metrics
     assert all(torch.isfinite(torch.tensor(v)) for k, v in metrics.items() if "loss" in k)
 
 
-def test_eval_only_gives_what_training_ended_with(toy, trained, tmp_path):
+def test_eval_only_equals_evaluation_after_training(toy, trained, tmp_path):
     output, metrics = trained
     results = train_net.run(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=output / "model_final.pth"))
     assert results["sem_seg"]["mIoU"] == pytest.approx(metrics["sem_seg/mIoU"])
     assert results["panoptic_seg"]["PQ"] == pytest.approx(metrics["panoptic_seg/PQ"])
 
 
-def test_classes_keep_their_rows_whatever_order_a_dataset_has_them_in(toy, trained, tmp_path):
-    """The same validation images, whose json numbers its categories the other way round."""
+def test_evaluation_with_classes_in_another_order(toy, trained, tmp_path):
+    """Evaluate the same images with the classes in reverse order."""
     output, metrics = trained
-    turned, weights = MetadataCatalog.get("toy_train_net").as_dict(), output / "model_final.pth"
-    names = turned["stuff_classes"]
+    metadata, weights = MetadataCatalog.get("toy_train_net").as_dict(), output / "model_final.pth"
+    names = metadata["stuff_classes"]
     last = len(names) - 1
     for key in ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"):
-        turned[key] = {i: last - c for i, c in turned[key].items()}
-    turned |= {"thing_classes": names[::-1], "stuff_classes": names[::-1]}
-    turned.pop("name")
+        metadata[key] = {i: last - c for i, c in metadata[key].items()}
+    metadata |= {"thing_classes": names[::-1], "stuff_classes": names[::-1]}
+    metadata.pop("name")
     records = [
         {**r, "segments_info": [{**s, "category_id": last - s["category_id"]} for s in r["segments_info"]]}
         for r in DatasetCatalog.get("toy_train_net")
     ]
-    register("toy_turned", lambda: records, **turned)
-    only = {"DATASETS__TRAIN": "()", "DATASETS__PATCHES_TRAIN": "()", "DATASETS__TEST": "('toy_turned',)"}
+    register("toy_reversed", lambda: records, **metadata)
+    only = {"DATASETS__TRAIN": "()", "DATASETS__PATCHES_TRAIN": "()", "DATASETS__TEST": "('toy_reversed',)"}
     results = train_net.run(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **only))
-    unregister("toy_turned")
+    unregister("toy_reversed")
     found = {name: results["sem_seg"][f"IoU-{name}"] for name in names}
     assert found == pytest.approx({name: metrics[f"sem_seg/IoU-{name}"] for name in names})
-    assert len(set(found.values())) > 1, "mixed up classes would show"
+    assert len(set(found.values())) > 1, "otherwise mixed-up classes would not be detected"
 
 
-def test_training_needs_no_validation_images(toy, tmp_path):
+def test_training_without_test_datasets(toy, tmp_path):
     train_net.main(arguments(toy, tmp_path, DATASETS__TEST="()", DATASETS__PATCHES_TEST="()"))
     assert (tmp_path / "model_final.pth").is_file()
 
 
-def test_resume_goes_on_where_training_stopped(toy, tmp_path):
+def test_resume_continues_at_last_iteration(toy, tmp_path):
     train_net.main(arguments(toy, tmp_path, SOLVER__MAX_ITER=2))
     train_net.main(arguments(toy, tmp_path, "--resume", SOLVER__MAX_ITER=4))
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
@@ -121,26 +121,26 @@ def test_resume_goes_on_where_training_stopped(toy, tmp_path):
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 3
 
 
-def test_resume_under_a_config_that_trains_something_else(toy, tmp_path):
+def test_resume_rejects_config_with_other_trained_parameters(toy, tmp_path):
     train_net.main(arguments(toy, tmp_path))
     with pytest.raises(SystemExit, match=r"cannot be resumed with this config"):
         train_net.main(arguments(toy, tmp_path, "--resume", MODEL__BACKBONE__FREEZE_AT=5, SOLVER__MAX_ITER=3))
 
 
-def test_resume_with_other_classes(toy, tmp_path):
+def test_resume_rejects_other_classes(toy, tmp_path):
     train_net.main(arguments(toy, tmp_path))
     classes = ["square", "disc", "sky", "grass"]
-    with another_view("toy_swapped", stuff_classes=classes, thing_classes=classes):
+    with toy_copy("toy_swapped", stuff_classes=classes, thing_classes=classes):
         other = {"DATASETS__TRAIN": ("toy_swapped",), "SOLVER__MAX_ITER": 4}
         refused = r"model_final.pth: trained on other classes .* class 1 was 'disc' \(thing\) of 4 and is 'square'"
         with pytest.raises(SystemExit, match=refused):
             train_net.main(arguments(toy, tmp_path, "--resume", **other))
         weights = tmp_path / "model_final.pth"
-        train_net.main(arguments(toy, tmp_path / "anew", MODEL__WEIGHTS=weights, **other))
+        train_net.main(arguments(toy, tmp_path / "new", MODEL__WEIGHTS=weights, **other))
 
 
-def test_the_oracle_needs_no_checkpoint(toy, tmp_path):
-    """The cache holds every segment; only the crowd region of discs, which is never predicted, keeps it from 100."""
+def test_oracle_needs_no_checkpoint(toy, tmp_path):
+    """The cache contains every segment; only the crowd of discs, which is never predicted, lowers the IoU."""
     results = train_net.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
     assert results["segm"]["AP"] == pytest.approx(100)
     assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100)
@@ -149,7 +149,7 @@ def test_the_oracle_needs_no_checkpoint(toy, tmp_path):
     assert results["sem_seg"]["IoU-disc"] < 100
 
 
-def test_the_figures_end_in_one_table(toy, tmp_path, caplog):
+def test_logs_one_table_of_metrics(toy, tmp_path, caplog):
     log = logging.getLogger("samcp")
     log.addHandler(caplog.handler)
     train_net.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
@@ -194,49 +194,49 @@ def test_the_figures_end_in_one_table(toy, tmp_path, caplog):
         (("--eval-only",), {"MODEL__WEIGHTS": CONFIG}, r"panoptic.yaml: not a checkpoint"),
     ],
 )
-def test_what_a_user_can_put_right_is_one_message(toy, tmp_path, options, overrides, message):
+def test_user_errors_are_one_line(toy, tmp_path, options, overrides, message):
     with pytest.raises(SystemExit, match=rf"error: .*{message}") as stop:
         train_net.main(arguments(toy, tmp_path, *options, **overrides))
     assert "Traceback" not in str(stop.value)
-    assert not (tmp_path / "model_final.pth").exists(), "and it is said before the training"
+    assert not (tmp_path / "model_final.pth").exists(), "must be reported before training"
 
 
-class TestBeforeTheTraining:
-    """What an evaluation needs is tried first, for a training that ends in one that cannot be is lost time."""
+class TestEvaluationIsCheckedBeforeTraining:
+    """Files and classes that the final evaluation needs are checked before training starts."""
 
-    def test_the_json_of_instances_is_gone(self, tmp_path):
+    def test_missing_instance_json(self, tmp_path):
         with panoptic_dataset(tmp_path / "data", "toy_train_net"):
             (tmp_path / "data" / "instances.json").unlink()
             with pytest.raises(SystemExit, match=r"error: \S*instances.json: .* toy_train_net's instances cannot"):
                 train_net.main(arguments(tmp_path / "data", tmp_path))
         assert not (tmp_path / "model_final.pth").exists()
 
-    def test_a_test_dataset_has_classes_that_are_not_learned(self, toy, tmp_path):
+    def test_test_dataset_with_classes_that_are_not_learned(self, toy, tmp_path):
         classes = ["disc", "square", "sky", "lawn"]
         message = r"toy_lawn cannot be evaluated: this model has learned .* not lawn"
-        view = another_view("toy_lawn", stuff_classes=classes, thing_classes=classes)
+        view = toy_copy("toy_lawn", stuff_classes=classes, thing_classes=classes)
         with view, pytest.raises(SystemExit, match=message):
-            train_net.main(arguments(toy, tmp_path, **two_tests(toy, "toy_lawn")))
+            train_net.main(arguments(toy, tmp_path, **two_test_datasets(toy, "toy_lawn")))
         assert not (tmp_path / "model_final.pth").exists()
 
 
-def test_evaluation_tries_all_datasets_before_it_begins(toy, trained, tmp_path):
+def test_evaluation_checks_all_datasets_first(toy, trained, tmp_path):
     weights = trained[0] / "model_final.pth"
     classes = ["disc", "square", "sky", "lawn"]
-    with another_view("toy_lawn", stuff_classes=classes, thing_classes=classes):
-        asked = arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **two_tests(toy, "toy_lawn"))
+    with toy_copy("toy_lawn", stuff_classes=classes, thing_classes=classes):
+        options = arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **two_test_datasets(toy, "toy_lawn"))
         with pytest.raises(SystemExit, match=r"toy_lawn cannot be evaluated"):
-            train_net.main(asked)
-    with another_view("toy_gone", json_file=str(tmp_path / "gone.json")):
-        asked = arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **two_tests(toy, "toy_gone"))
+            train_net.main(options)
+    with toy_copy("toy_gone", json_file=str(tmp_path / "gone.json")):
+        options = arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **two_test_datasets(toy, "toy_gone"))
         with pytest.raises(SystemExit, match=r"gone.json: the json of toy_gone's instances"):
-            train_net.main(asked)
-    assert not list(tmp_path.rglob("coco_instances_results.json")), "none was evaluated"
+            train_net.main(options)
+    assert not list(tmp_path.rglob("coco_instances_results.json")), "no dataset may be evaluated"
 
 
-def test_each_dataset_has_its_own_files_of_results(toy, tmp_path):
-    with another_view("toy_twin"):
-        overrides = {"TEST__ORACLE": True, **two_tests(toy, "toy_twin")}
+def test_results_are_written_per_dataset(toy, tmp_path):
+    with toy_copy("toy_twin"):
+        overrides = {"TEST__ORACLE": True, **two_test_datasets(toy, "toy_twin")}
         results = train_net.run(arguments(toy, tmp_path / "two", "--eval-only", **overrides))
     assert list(results) == ["toy_train_net", "toy_twin"]
     train_net.run(arguments(toy, tmp_path / "one", "--eval-only", TEST__ORACLE=True))
@@ -248,39 +248,39 @@ def test_each_dataset_has_its_own_files_of_results(toy, tmp_path):
     }
 
 
-def test_a_checkpoint_needs_no_weights_that_its_training_began_with(toy, trained, tmp_path):
+def test_evaluation_needs_no_pretrained_weights(toy, trained, tmp_path):
     output, metrics = trained
-    began = {"MODEL__TIMM__WEIGHTS": "gone.pth", "MODEL__WEIGHTS": output / "model_final.pth"}
-    results = train_net.run(arguments(toy, tmp_path, "--eval-only", **began))
+    missing = {"MODEL__TIMM__WEIGHTS": "gone.pth", "MODEL__WEIGHTS": output / "model_final.pth"}
+    results = train_net.run(arguments(toy, tmp_path, "--eval-only", **missing))
     assert results["panoptic_seg"]["PQ"] == pytest.approx(metrics["panoptic_seg/PQ"])
 
 
-def test_a_whole_number_is_a_fraction_where_the_config_has_one(toy, tmp_path):
+def test_float_keys_accept_integers(toy, tmp_path):
     cfg = load_config(arguments(toy, tmp_path, MODEL__SAMCP__OPEN_VOCABULARY__KAPPA=1, SOLVER__BASE_LR="1"))
     assert (cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (1.0, 1.0, 2)
 
 
-def test_no_gpu(toy, tmp_path, monkeypatch):
+def test_cuda_without_gpu(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match=r"MODEL.DEVICE is cuda, but PyTorch sees no GPU here; add: MODEL.DEVICE cpu"):
         train_net.main(arguments(toy, tmp_path, MODEL__DEVICE="cuda"))
 
 
-def test_a_checkpoint_of_a_larger_model(toy, trained, tmp_path):
+def test_rejects_checkpoint_with_more_layers(toy, trained, tmp_path):
     larger = {"MODEL__WEIGHTS": trained[0] / "model_final.pth", "MODEL__SAMCP__DEC_LAYERS": 1}
     with pytest.raises(SystemExit, match=r"not a checkpoint of this config's model: .* tensors unexpected"):
         train_net.main(arguments(toy, tmp_path, "--eval-only", **larger))
 
 
-def test_a_checkpoint_of_another_model(toy, trained, tmp_path):
+def test_rejects_checkpoint_with_fewer_layers(toy, trained, tmp_path):
     output, _ = trained
     weights = output / "model_final.pth"
     with pytest.raises(SystemExit, match=r"model_final.pth: not a checkpoint of this config's model"):
         train_net.main(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, MODEL__SAMCP__DEC_LAYERS=3))
 
 
-def test_a_broken_image_in_a_worker_process_is_one_message(tmp_path):
-    """What a DataLoader's worker raises comes wrapped in its traceback."""
+def test_unreadable_image_in_worker_process_is_one_line(tmp_path):
+    """DataLoader wraps the error of a worker process in a traceback."""
     with panoptic_dataset(tmp_path / "data", "toy_train_net"):
         (tmp_path / "data" / "images" / "001.jpg").write_bytes(b"no picture")
         options = {"TEST__ORACLE": True, "DATALOADER__NUM_WORKERS": 1}
@@ -290,14 +290,14 @@ def test_a_broken_image_in_a_worker_process_is_one_message(tmp_path):
 
 
 def test_two_processes(tmp_path):
-    """The command itself, on two CPU processes, on a dataset that each of them can register."""
+    """Run the command with two CPU processes and a dataset that both can register."""
     datasets = tmp_path / "datasets"
     make_synthetic_dataset(datasets / "synthetic", num_train=4, num_val=2)
     for split, count in (("train", 4), ("val", 2)):
         images = sorted((datasets / "synthetic" / split).glob("*.jpg"))
         assert len(images) == count
         masks = {i.stem: datasets / "synthetic" / f"panoptic_{split}" / f"{i.stem}.png" for i in images}
-        patches = {key: cut(read_panoptic_ids(str(path))) for key, path in masks.items()}
+        patches = {key: split_segments(read_panoptic_ids(str(path))) for key, path in masks.items()}
         write_patches(datasets / f"patches_{split}", f"synthetic_{split}", patches)
     settings = {
         "DATASETS.TRAIN": "('synthetic_train',)",

@@ -1,4 +1,4 @@
-"""An installed wheel works outside the checkout."""
+"""Installed wheel, used outside the checkout."""
 
 import os
 import shutil
@@ -23,9 +23,9 @@ print(load_config(training_parser(None).parse_args(options)).MODEL.META_ARCHITEC
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """Function that runs the interpreter of an environment with the wheel and this environment's dependencies."""
+    """Return a function that runs Python in an environment with the wheel and this environment's dependencies."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:  # a build leaves files behind, which do not belong into the checkout
+    for name in SOURCES:  # building in the checkout would leave files there
         source, copy = ROOT / name, folder / "source" / name
         if source.is_dir():
             shutil.copytree(source, copy, symlinks=True, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
@@ -39,7 +39,7 @@ def python(tmp_path_factory):
 
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     interpreter = folder / "venv" / "bin" / "python"
-    # Behind the environment's own packages, so that the wheel hides an editable installation.
+    # Last on sys.path, so that the wheel takes precedence over an editable installation.
     [packages] = (folder / "venv" / "lib").glob("python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     subprocess.run([*pip, "--python", interpreter, "install", "--no-deps", wheel], check=True)

@@ -1,4 +1,4 @@
-"""CLIP models of a few thousand weights, made with open_clip's own classes and saved as its checkpoints are."""
+"""Tiny CLIP models, built with open_clip's classes and saved in its checkpoint format."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ _VISION = {
 
 
 def make_tiny_clip(folder: Path, kind: str) -> tuple[str, str]:
-    """Register a model with random weights; its name, and the checkpoint's path.
+    """Register a model with random weights, and return its name and the path of its checkpoint.
 
     Args:
-        kind: of the image tower: transformer, convnext or resnet.
+        kind: architecture of the image tower: transformer, convnext or resnet.
     """
     name = f"samcp_tiny_{kind}"
     config = {
@@ -31,7 +31,7 @@ def make_tiny_clip(folder: Path, kind: str) -> tuple[str, str]:
     open_clip.add_model_config(configs)
     torch.manual_seed(0)
     model = open_clip.create_model(name)
-    for module in model.modules():  # as after training: running statistics that say something
+    for module in model.modules():  # non-trivial running statistics, as after training
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)

@@ -1,4 +1,4 @@
-"""A panoptic dataset of simple scenes with its patch cache, written in COCO's layout and registered in Detectron2."""
+"""Toy panoptic dataset in COCO's layout with a patch cache, registered in Detectron2."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ NAMES = ["disc", "square", "sky", "grass"]
 NUM_THINGS = 2
 SIZE = (60, 80)
 _COLORS = [(220, 40, 40), (240, 220, 60), (120, 170, 240), (60, 150, 60)]
-_CATEGORY_IDS = [11, 22, 33, 44]  # not contiguous, as COCO's
+_CATEGORY_IDS = [11, 22, 33, 44]  # not contiguous, as in COCO
 _GENERATOR = {"name": "toy"}
 
 
@@ -27,12 +27,16 @@ def panoptic_dataset(
 ) -> Iterator[str]:
     """Write and register `count` scenes of discs and squares between sky and grass.
 
-    Image 1 has a crowd region of discs, and the left edge of every image is void. The cache, at root/patches, holds for
-    each segment its left half, its right half and itself; it is not written where `patches` is false. With
-    `things_only` sky and grass are void too. A dataset of the same name comes back when the context ends.
+    Image 1 has a crowd of discs, and the left edge of every image is void. The cache at root/patches contains the left
+    half, the right half and the whole of each segment. A dataset that was registered under the same name is restored
+    on exit.
+
+    Args:
+        patches: whether to write the cache.
+        things_only: whether sky and grass are void, too.
 
     Yields:
-        the name, under which the dataset is registered while the context lasts.
+        name of the registered dataset.
     """
     (root / "images").mkdir(parents=True)
     (root / "panoptic").mkdir()
@@ -54,8 +58,8 @@ def panoptic_dataset(
     _write_json(root / "panoptic.json", scenes, panoptic)
     _write_json(root / "instances.json", scenes, instances)
     if patches:
-        write_patches(root / "patches", name, {f"{i:03d}": cut(ids) for i, (_, ids, _) in scenes.items()})
-    shadowed = (DatasetCatalog.pop(name, None), MetadataCatalog.pop(name, None))
+        write_patches(root / "patches", name, {f"{i:03d}": split_segments(ids) for i, (_, ids, _) in scenes.items()})
+    previous = (DatasetCatalog.pop(name, None), MetadataCatalog.pop(name, None))
     register_coco_panoptic(
         name,
         _metadata(),
@@ -69,8 +73,8 @@ def panoptic_dataset(
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-        if shadowed[0]:
-            DatasetCatalog[name], MetadataCatalog[name] = shadowed
+        if previous[0]:
+            DatasetCatalog[name], MetadataCatalog[name] = previous
 
 
 def write_patches(path: Path, dataset: str, patches: dict[str, Patches]) -> None:
@@ -80,8 +84,8 @@ def write_patches(path: Path, dataset: str, patches: dict[str, Patches]) -> None
             writer.add(key, value)
 
 
-def cut(ids: np.ndarray) -> Patches:
-    """Patches of segment ids (H, W): of each segment the left half, the right half and the whole."""
+def split_segments(ids: np.ndarray) -> Patches:
+    """Return the left half, the right half and the whole of each segment of ids (H, W) as patches."""
     masks = []
     for i in np.unique(ids[ids > 0]):
         mask = ids == i
@@ -95,7 +99,7 @@ def cut(ids: np.ndarray) -> Patches:
 def _metadata() -> dict:
     contiguous = dict(zip(_CATEGORY_IDS, range(len(NAMES)), strict=True))
     return {
-        # All names in both lists, as Detectron2's "standard" panoptic metadata has them.
+        # All names are in both lists, as in Detectron2's "standard" panoptic metadata.
         "thing_classes": NAMES,
         "stuff_classes": NAMES,
         "thing_colors": _COLORS,
@@ -106,7 +110,7 @@ def _metadata() -> dict:
 
 
 def _draw(rng: np.random.Generator, with_crowd: bool) -> tuple[np.ndarray, np.ndarray, list[dict]]:
-    """An image (H, W, 3), its segment ids (H, W), and the segments' info."""
+    """Return an image (H, W, 3), its segment ids (H, W) and its segments_info."""
     height, width = SIZE
     ys, xs = np.mgrid[:height, :width]
     horizon = int(rng.integers(20, 40))
@@ -115,9 +119,9 @@ def _draw(rng: np.random.Generator, with_crowd: bool) -> tuple[np.ndarray, np.nd
     for column in range(3):
         x, y, radius = 14 + 24 * column, int(rng.integers(14, 46)), int(rng.integers(6, 11))
         label = int(rng.integers(NUM_THINGS))
-        away = np.hypot(ys - y, xs - x) if label == 0 else np.maximum(np.abs(ys - y), np.abs(xs - x))
+        distance = np.hypot(ys - y, xs - x) if label == 0 else np.maximum(np.abs(ys - y), np.abs(xs - x))
         classes.append(label)
-        ids[away <= radius] = len(classes)
+        ids[distance <= radius] = len(classes)
     if with_crowd:
         classes.append(0)
         ids[50:58, 4:40] = len(classes)

@@ -1,4 +1,4 @@
-"""Every ablation changes what it is named after, and nothing else."""
+"""Ablation configs: each changes the keys that it is named after, and no others."""
 
 import re
 from functools import cache
@@ -23,7 +23,7 @@ def load(path):
 
 
 def flat(cfg, prefix=""):
-    """Every value by its full key."""
+    """Return all values by their full keys."""
     values = {}
     for key, value in cfg.items():
         values |= flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
@@ -56,19 +56,19 @@ EXPECTED = {
 }
 
 
-def test_there_is_a_row_for_every_ablation():
+def test_every_ablation_config_is_expected():
     assert names(CONFIGS / "ablations") == sorted(f"ablations/{row}.yaml" for row in EXPECTED)
 
 
 @pytest.mark.parametrize("row", EXPECTED)
-def test_an_ablation_changes_one_thing(row):
+def test_ablation_changes_expected_keys_only(row):
     base, ablation = flat(load(ABLATED)), flat(load(CONFIGS / "ablations" / f"{row}.yaml"))
     changed = {key: value for key, value in ablation.items() if value != base[key]}
     assert changed.pop("OUTPUT_DIR") == f"output/ablations/{row}"
     assert changed == {f"MODEL.SAMCP.{key}": value for key, value in EXPECTED[row].items()}
 
 
-def test_the_open_domain_rows_of_the_model_zoo_change_what_the_closed_ones_change():
+def test_open_domain_rows_of_model_zoo_equal_ablation_configs():
     zoo = (CONFIGS.parent / "MODEL_ZOO.md").read_text()
     rows = dict(re.findall(r"^    row (\w+) (.+)$", zoo, re.MULTILINE))
     closed = {row.partition("/")[2]: keys for row, keys in EXPECTED.items() if row.startswith(("table3", "table4"))}

@@ -1,4 +1,4 @@
-"""Every recipe is built, trained for a step and evaluated, on a small dataset in the place of its own."""
+"""Every config: build the model, train one step and evaluate, with a toy dataset instead of its own."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.toy_datasets import panoptic_dataset
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASES = CONFIGS / "_base_"
 RECIPES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.parent != BASES)
-# Overrides that only make a step faster.
+# Overrides that make a step faster.
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
@@ -38,8 +38,8 @@ SMALL = {
     "SOLVER.STEPS": (),
     "TEST.EVAL_PERIOD": 0,
 }
-# (task, figure) of the evaluation for each switch of MODEL.SAMCP.TEST.
-FIGURES = {
+# (task, metric) of the results for each switch of MODEL.SAMCP.TEST.
+METRICS = {
     "SEMANTIC_ON": [("sem_seg", "mIoU")],
     "INSTANCE_ON": [("segm", "AP"), ("bbox", "AP")],
     "PANOPTIC_ON": [("panoptic_seg", "PQ")],
@@ -48,10 +48,10 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module")
-def stand_in(tmp_path_factory):
-    root = tmp_path_factory.mktemp("stand_in")
+def toy_settings(tmp_path_factory):
+    root = tmp_path_factory.mktemp("toy_settings")
     clip_name, clip_weights = make_tiny_clip(root, "convnext")
-    with panoptic_dataset(root, "stand_in", count=2) as name:
+    with panoptic_dataset(root, "toy_settings", count=2) as name:
         yield {
             "DATASETS.TRAIN": (name,),
             "DATASETS.TEST": (name,),
@@ -63,7 +63,7 @@ def stand_in(tmp_path_factory):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_names_a_cache_for_each_dataset_and_drops_before_the_end(recipe):
+def test_one_cache_per_dataset_and_steps_before_end(recipe):
     cfg = get_cfg()
     add_samcp_config(cfg)
     cfg.merge_from_file(str(CONFIGS / recipe))
@@ -74,8 +74,8 @@ def test_names_a_cache_for_each_dataset_and_drops_before_the_end(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_an_evaluation_that_fails_loses_nothing(recipe):
-    """Each one in the midst of the training begins with a checkpoint."""
+def test_checkpoint_before_each_evaluation(recipe):
+    """A failed evaluation must not lose training progress."""
     cfg = get_cfg()
     add_samcp_config(cfg)
     cfg.merge_from_file(str(CONFIGS / recipe))
@@ -83,8 +83,8 @@ def test_an_evaluation_that_fails_loses_nothing(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_trains_a_step_and_evaluates(recipe, stand_in, tmp_path):
-    settings = {**SMALL, **stand_in, "OUTPUT_DIR": str(tmp_path)}
+def test_trains_a_step_and_evaluates(recipe, toy_settings, tmp_path):
+    settings = {**SMALL, **toy_settings, "OUTPUT_DIR": str(tmp_path)}
     overrides = [str(part) for item in settings.items() for part in item]
     arguments = ["--config-file", str(CONFIGS / recipe), *overrides]
     trainer = Trainer(load_config(default_argument_parser().parse_args(arguments)))
@@ -93,7 +93,7 @@ def test_trains_a_step_and_evaluates(recipe, stand_in, tmp_path):
     assert losses
     assert all(math.isfinite(value) for value in losses.values())
     switches = trainer.cfg.MODEL.SAMCP.TEST
-    expected = [figure for switch, figures in FIGURES.items() if switches[switch] for figure in figures]
+    expected = [metric for switch, metrics in METRICS.items() if switches[switch] for metric in metrics]
     results = trainer._last_eval_results
     assert set(results) == {task for task, _ in expected}
-    assert all(0 <= results[task][figure] <= 100 for task, figure in expected)
+    assert all(0 <= results[task][metric] <= 100 for task, metric in expected)

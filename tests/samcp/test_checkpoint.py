@@ -1,4 +1,4 @@
-"""Checkpoints that fit, and what is said of those that do not."""
+"""Loading and saving of checkpoints, and errors for invalid ones."""
 
 import functools
 import pickle
@@ -46,9 +46,9 @@ def test_round_trip_with_config(cfg, tmp_path):
 def test_partial_weights_can_only_initialize(cfg, tmp_path):
     path = str(tmp_path / "part.pth")
     torch.save({"model": {"0.weight": torch.ones(3, 2)}}, path)
-    started = model()
-    Checkpointer(started, cfg).resume_or_load(path, resume=False)
-    assert (started[0].weight == 1).all()
+    initialized = model()
+    Checkpointer(initialized, cfg).resume_or_load(path, resume=False)
+    assert (initialized[0].weight == 1).all()
     with pytest.raises(CheckpointError, match=r"part.pth: not a checkpoint of this config's model: 3 tensors missing"):
         Checkpointer(model(), cfg).load(path)
 
@@ -71,12 +71,12 @@ def test_rejects_other_shapes(cfg, tmp_path):
 def test_other_classes_can_only_initialize(cfg, classes, difference):
     trained = model(classes="kite: dragon, sea~")
     Checkpointer(trained, cfg).save("last")
-    refused = rf"last.pth: trained on other classes .*: {difference}; resume with .*MODEL.WEIGHTS"
-    with pytest.raises(CheckpointError, match=refused):
+    message = rf"last.pth: trained on other classes .*: {difference}; resume with .*MODEL.WEIGHTS"
+    with pytest.raises(CheckpointError, match=message):
         Checkpointer(model(classes=classes), cfg).resume_or_load("", resume=True)
-    started = model(classes=classes)
-    Checkpointer(started, cfg).resume_or_load(f"{cfg.OUTPUT_DIR}/last.pth", resume=False)
-    assert torch.equal(started[0].weight, trained[0].weight)
+    initialized = model(classes=classes)
+    Checkpointer(initialized, cfg).resume_or_load(f"{cfg.OUTPUT_DIR}/last.pth", resume=False)
+    assert torch.equal(initialized[0].weight, trained[0].weight)
 
 
 @pytest.mark.parametrize("classes", ["kite, sea~: ocean | water", None])
@@ -107,8 +107,8 @@ def test_missing_file(cfg, tmp_path):
         Checkpointer(model(), cfg).load(str(tmp_path / "gone.pth"))
 
 
-def test_checkpoints_cannot_run_code(cfg, tmp_path, monkeypatch):
-    """What would create a file when unpickled is refused unrun, in PyTorch's format, pycls's and Detectron2's own."""
+def test_loading_runs_no_code(cfg, tmp_path, monkeypatch):
+    """A pickle that would create a file is rejected in the formats of PyTorch, pycls and Detectron2."""
     monkeypatch.setattr(torch, "load", functools.partial(torch.load, weights_only=False))  # PyTorch 2.5's default
     victim = tmp_path / "victim"
 

@@ -1,4 +1,4 @@
-"""Finding a config by its path or by its name in the package."""
+"""Lookup of configs by path or by packaged name."""
 
 import pytest
 

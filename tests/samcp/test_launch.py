@@ -1,4 +1,4 @@
-"""How several processes end."""
+"""Errors of multi-process launches."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from samcp.launch import launch
 
 @pytest.fixture(autouse=True)
 def _quick_start(monkeypatch):
-    """Processes that need not import everything first, nor find each other."""
+    """Fork processes instead of spawning them, without a process group."""
 
     def start(main, count, *, args):
         mp.start_processes(lambda rank: main(rank, *args), nprocs=count, start_method="fork")
@@ -32,7 +32,7 @@ def end_with_message(rank, message):
 
 
 def test_killed_process_has_an_error_message():
-    """As where the system kills one because memory runs out."""
+    """For example, if the system kills a process that exceeds the memory."""
     message = r"error: process 1 terminated with signal SIGKILL.* memory ran out.*DATALOADER.NUM_WORKERS"
     with pytest.raises(SystemExit, match=message):
         launch(end_by_signal, 2, args=(signal.SIGKILL,))
@@ -42,6 +42,6 @@ def test_exit_message_is_printed_once(capfd):
     with pytest.raises(SystemExit) as stop:
         launch(end_with_message, 2, args=("error: no such dataset",))
     assert stop.value.code == 1
-    said = capfd.readouterr().err.strip().splitlines()
-    # torch says so where the other process had not ended by itself yet
-    assert [line for line in said if "Terminating process" not in line] == ["error: no such dataset"]
+    lines = capfd.readouterr().err.strip().splitlines()
+    # torch logs this line if the other process has not ended yet
+    assert [line for line in lines if "Terminating process" not in line] == ["error: no such dataset"]

@@ -1,4 +1,4 @@
-"""Prompts asked of a small model with random weights, and the README's example."""
+"""Prompts of the Predictor with a small random model, and the example of README.md."""
 
 import re
 from pathlib import Path
@@ -34,7 +34,7 @@ def config(**overrides):
 
 
 def model_of(cfg):
-    """Random weights whose scores and affinities differ widely enough that segments come of them."""
+    """Return a random model with scores and affinities that differ enough to give segments."""
     torch.manual_seed(0)
     model = SAMCP(cfg).eval()
     with torch.no_grad():
@@ -59,7 +59,7 @@ def predictor(checkpoint):
 
 @pytest.fixture
 def images(synthetic):
-    """Paths and patches of two images."""
+    """Return paths and patches of two images."""
     cache = PatchCache(synthetic.val_patches)
     paths = [Path(record["file_name"]) for record in DatasetCatalog.get("synthetic_val")[:2]]
     return [(path, cache[path.stem]) for path in paths]
@@ -72,7 +72,7 @@ def scene(predictor, images):
 
 def test_segmentations_equal_evaluation(predictor, synthetic, images, monkeypatch):
     for threshold in ("score_threshold", "affinity_threshold", "overlap_threshold"):
-        monkeypatch.setattr(predictor.model.inference, threshold, 0.0)  # random weights are sure of little
+        monkeypatch.setattr(predictor.model.inference, threshold, 0.0)  # scores of random weights are low
     cfg = config(DATASETS__PATCHES_TEST=(str(synthetic.val_patches),))
     [[inputs], *_] = build_test_loader(cfg, "synthetic_val")
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_segmentations_equal_evaluation(predictor, synthetic, images, monkeypatc
     ids, segments = answer.panoptic()
     assert torch.equal(ids, expected["panoptic_seg"][0])
     assert segments == expected["panoptic_seg"][1]
-    assert segments, "or the test would prove little"
+    assert segments, "segments are required for this comparison"
     instances = answer.instances()
     assert torch.equal(instances.scores, expected["instances"].scores)
     assert torch.equal(instances.pred_classes, expected["instances"].pred_classes)
@@ -110,7 +110,7 @@ def test_prompts_equal_definition(predictor, scene):
     claims = ((affinity[best] - low) / (high - low)).sqrt()
     joint = (score[best, disc, None, None] * claims[:, :, None] * claims[:, None, :]).amax(0)
     assert torch.allclose(answer.affinities("disc"), joint, atol=1e-6)
-    assert (answer.affinities() >= answer.affinities("disc")).all(), "of any thing"
+    assert (answer.affinities() >= answer.affinities("disc")).all(), "the default label is any thing class"
 
 
 def test_path_and_array_are_equivalent(predictor, images):
@@ -164,7 +164,7 @@ def test_with_patches(predictor, images):
 
 
 def test_ask_other_vocabulary(predictor, scene):
-    """Queries of different classes see nothing of each other: a class has the same answer in every vocabulary."""
+    """Semantic queries do not attend to each other, so the scores of a class do not depend on the vocabulary."""
     first = scene.ask()
     before = first.panoptic()[1]
     chosen = [len(NAMES) - 1, 1, 0]
@@ -172,7 +172,7 @@ def test_ask_other_vocabulary(predictor, scene):
     few = scene.ask(Vocabulary(tuple(NAMES[c] for c in chosen), tuple(things[c] for c in chosen)))
     assert torch.allclose(few.label_scores(), first.label_scores()[:, chosen], atol=1e-6)
     assert set(few.semantic().unique().tolist()) <= {-1, 0, 1, 2}
-    assert first.panoptic()[1] == before, "an answer stays what it was"
+    assert first.panoptic()[1] == before, "earlier answers must not change"
     assert torch.equal(scene.ask().label_scores(), first.label_scores())
 
 
@@ -197,7 +197,7 @@ def test_image_without_patches(predictor, images):
 
 
 def test_model_file_contains_vocabulary(checkpoint, images, tmp_path):
-    """It needs no dataset to be registered."""
+    """Loading a model file requires no registered dataset."""
     file = ModelFile.of_checkpoint(checkpoint)
     text = file.config.replace("synthetic_train", "never_registered")
     ModelFile(file.tensors, text, file.vocabulary).save(tmp_path / "model.safetensors")
@@ -210,7 +210,7 @@ def test_model_file_contains_vocabulary(checkpoint, images, tmp_path):
 def test_model_without_instance_queries(images):
     cfg = config(MODEL__SAMCP__INSTANCE_QUERIES=False, MODEL__SAMCP__SEMANTIC_QUERIES="all")
     answer = Predictor(model_of(cfg), augmentations=[], image_format="RGB").encode(*images[0]).ask()
-    assert (answer.label_scores() > 0).all(), "things, too, have semantic queries"
+    assert (answer.label_scores() > 0).all(), "things also have semantic queries"
     with pytest.raises(ValueError, match="INSTANCE_QUERIES"):
         answer.affinities()
 
@@ -253,7 +253,7 @@ def test_readme_example(checkpoint, synthetic, tmp_path, monkeypatch):
     code = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
     lines = [line for line in code.splitlines() if line]
     assert 5 < len(lines) < 15
-    # The files it names, where it looks for them.
+    # Link the files that the example reads.
     for name, target in (("output/tour/model_final.pth", checkpoint), ("datasets/synthetic", synthetic.folder)):
         assert name in code
         (tmp_path / name).parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Same weights and inputs, same numbers: against outputs captured from the released code (tests/data)."""
+"""Decoder and assignment against outputs recorded from the released code (tests/data)."""
 
 from pathlib import Path
 
@@ -21,34 +21,34 @@ SEMANTIC, DIM, LAYERS = 13, 64, 3
 
 
 @pytest.fixture(scope="module")
-def captured() -> dict[str, Tensor]:
-    """Inputs, outputs and weights ("w.") of the released decoder."""
+def recorded() -> dict[str, Tensor]:
+    """Return inputs, outputs and weights ("w.") of the released decoder."""
     with np.load(DATA / "authors_decoder.npz") as file:
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 
 @pytest.fixture(scope="module")
-def released_state(captured: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The decoder's state dict, with the names that it has inside the released model."""
-    return {f"decoder.{name[2:]}": value for name, value in captured.items() if name.startswith("w.")}
+def released_state(recorded: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the decoder's state dict with the names of the released model."""
+    return {f"decoder.{name[2:]}": value for name, value in recorded.items() if name.startswith("w.")}
 
 
 @pytest.fixture(scope="module")
-def outputs(captured: dict[str, Tensor], released_state: dict[str, Tensor]) -> list[DecoderOutput]:
+def outputs(recorded: dict[str, Tensor], released_state: dict[str, Tensor]) -> list[DecoderOutput]:
     decoder = AffinityDecoder(dim=DIM, num_heads=8, ffn_dim=128, num_layers=LAYERS, query_enhancement=False)
     state, _ = convert_released(released_state)
     decoder.load_state_dict({name.removeprefix("decoder."): value for name, value in state.items()})
-    valid = ~captured["patch_padding"]
+    valid = ~recorded["patch_padding"]
     num_patches = valid.shape[1]
     patches = PatchBatch(
-        boxes=captured["patch_boxes"],
+        boxes=recorded["patch_boxes"],
         roi_masks=torch.ones(*valid.shape, 7, 7),
         valid=valid,
-        image_sizes=captured["image_shape"].expand(len(valid), 2),
+        image_sizes=recorded["image_shape"].expand(len(valid), 2),
     )
     queries = QuerySet(
-        content=captured["query"],
-        boxes=box_convert(captured["reference"], "cxcywh", "xyxy"),
+        content=recorded["query"],
+        boxes=box_convert(recorded["reference"], "cxcywh", "xyxy"),
         visible=query_visibility(SEMANTIC, num_patches, valid, None),
         num_semantic=SEMANTIC,
         num_instance=num_patches,
@@ -57,48 +57,48 @@ def outputs(captured: dict[str, Tensor], released_state: dict[str, Tensor]) -> l
     with torch.no_grad():
         return decoder.eval()(
             queries=queries,
-            features=captured["patches"],
-            position=captured["patch_pos"],
+            features=recorded["patches"],
+            position=recorded["patch_pos"],
             patches=patches,
             levels=[torch.zeros(len(valid), DIM, 8, 8)],
             roi_embedding=RoIEmbedding(strides=[4], in_channels=DIM, dim=DIM, roi_size=7, fc_dim=8),
         )
 
 
-def largest_difference(what: str, ours: Tensor, theirs: Tensor) -> float:
+def largest_difference(name: str, ours: Tensor, theirs: Tensor) -> float:
     difference = (ours - theirs).abs().max().item()
-    print(f"\n{what}: largest difference {difference:.1e}", end="")
+    print(f"\n{name}: largest difference {difference:.1e}", end="")
     return difference
 
 
 @pytest.mark.parametrize("layer", range(LAYERS))
 def test_decoder_equals_the_released_code(
-    layer: int, captured: dict[str, Tensor], outputs: list[DecoderOutput], capsys: pytest.CaptureFixture[str]
+    layer: int, recorded: dict[str, Tensor], outputs: list[DecoderOutput], capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = outputs[layer]
-    boxes = box_convert(captured["out_boxes"][layer + 1], "cxcywh", "xyxy")
+    boxes = box_convert(recorded["out_boxes"][layer + 1], "cxcywh", "xyxy")
     with capsys.disabled():
-        assert largest_difference(f"layer {layer}, queries", output.queries[0], captured["out"][layer, 0]) < 1e-5
-        logits = captured["affinity"][layer, 0]
+        assert largest_difference(f"layer {layer}, queries", output.queries[0], recorded["out"][layer, 0]) < 1e-5
+        logits = recorded["affinity"][layer, 0]
         assert largest_difference(f"layer {layer}, affinities", output.affinity_logits[0], logits) < 1e-5
         assert largest_difference(f"layer {layer}, boxes", output.boxes[0], boxes[0]) < 1e-5
 
 
-def test_padded_image_equals_the_released_code_up_to_its_first_boxes(
-    captured: dict[str, Tensor], outputs: list[DecoderOutput], capsys: pytest.CaptureFixture[str]
+def test_first_layer_of_padded_image_equals_the_released_code(
+    recorded: dict[str, Tensor], outputs: list[DecoderOutput], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Padded patches enter the released code's query boxes, so that the later layers of a padded image differ."""
-    queries, patches = ~captured["query_padding"][1], ~captured["patch_padding"][1]
-    ours, theirs = outputs[0].affinity_logits[1][queries][:, patches], captured["affinity"][0, 1][queries][:, patches]
+    """Later layers differ, since padded patches enter the query boxes in the released code."""
+    queries, patches = ~recorded["query_padding"][1], ~recorded["patch_padding"][1]
+    ours, theirs = outputs[0].affinity_logits[1][queries][:, patches], recorded["affinity"][0, 1][queries][:, patches]
     with capsys.disabled():
         assert (
-            largest_difference("padded, queries", outputs[0].queries[1, queries], captured["out"][0, 1, queries]) < 1e-5
+            largest_difference("padded, queries", outputs[0].queries[1, queries], recorded["out"][0, 1, queries]) < 1e-5
         )
         assert largest_difference("padded, affinities", ours, theirs) < 1e-5
 
 
 def test_assignment_equals_the_released_code(capsys: pytest.CaptureFixture[str]) -> None:
-    """Positive, negative and ignored pairs of 9 entities and 60 patches, of given overlaps."""
+    """Compare positive, negative and ignored pairs of 9 entities and 60 patches, given their overlaps."""
     with np.load(DATA / "authors_assigner.npz") as file:
         iop, iou, assigned = file["iop"], file["iou"], file["assigned"].T
     affinity, ignore = AffinityRule().assign(iop, iou)

@@ -1,4 +1,4 @@
-"""Rates, decay and clipping of the optimiser."""
+"""Learning rates, weight decay and gradient clipping of the optimizer."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from samcp.solver import build_optimizer
 
 
 class Model(nn.Module):
-    """Named as a SAM-CP model over Detectron2's FPN is."""
+    """Model with the parameter names of SAM-CP on Detectron2's FPN."""
 
     def __init__(self):
         super().__init__()
@@ -47,7 +47,7 @@ def test_parameter_groups():
         "backbone.bottom_up.0.bias": (1e-4, 1e-2),
         "backbone.bottom_up.1.weight": (1e-4, 0),
         "backbone.bottom_up.1.bias": (1e-4, 0),
-        "backbone.fpn_lateral2.weight": (1e-3, 1e-2),  # starts from nothing, so learns at full rate
+        "backbone.fpn_lateral2.weight": (1e-3, 1e-2),  # not pretrained: full learning rate
         "backbone.fpn_lateral2.bias": (1e-3, 1e-2),
         "norm.weight": (1e-3, 0),
         "norm.bias": (1e-3, 0),
@@ -62,11 +62,11 @@ def test_clipping_uses_total_norm():
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.grad = torch.full_like(parameter, 7.0)
-    trained[0].grad = None  # a part that a batch did not use
+    trained[0].grad = None  # a parameter that the batch did not use
     optimizer.step()
     gradients = torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
     assert gradients.norm() == pytest.approx(0.1, rel=1e-3)
-    assert gradients.std() == pytest.approx(0, abs=1e-8)  # all scaled alike
+    assert gradients.std() == pytest.approx(0, abs=1e-8)  # all gradients are scaled by the same factor
 
 
 def test_rejects_other_clipping():

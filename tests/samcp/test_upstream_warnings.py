@@ -1,4 +1,4 @@
-"""Filters of warnings that dependencies raise about their own code."""
+"""Filters for warnings of dependencies about their own code."""
 
 import logging
 import subprocess
@@ -11,7 +11,7 @@ from samcp.upstream_warnings import ignore_upstream_warnings
 
 
 def warn_of_meshgrid():
-    """Warn as torch.meshgrid does without `indexing`, which torch itself does once per process only."""
+    """Emit the warning of torch.meshgrid without `indexing`, which torch emits once per process."""
     warnings.warn_explicit(
         "torch.meshgrid: in an upcoming release", UserWarning, "functional.py", 1, "torch.functional"
     )

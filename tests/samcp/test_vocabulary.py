@@ -1,4 +1,4 @@
-"""What classes are called: on a command line, in a file, in the vocabularies that come with the project."""
+"""Vocabularies from the command line, from files, from the package and from datasets."""
 
 from pathlib import Path
 
@@ -23,9 +23,9 @@ def test_load(tmp_path: Path) -> None:
     vocabulary = Vocabulary.load(file)
     assert vocabulary == Vocabulary.parse("kite,sea~:ocean,person:man|woman")
     file.write_text("kite\nsea~: ocean\nperson: man | woman\n")
-    assert Vocabulary.load(file) == vocabulary, "or as on a command line"
+    assert Vocabulary.load(file) == vocabulary, "command-line syntax in a file"
     file.write_text("kite\nsea~: ocean\nperson: man, woman\n")
-    assert Vocabulary.load(file) == vocabulary, "or both"
+    assert Vocabulary.load(file) == vocabulary, "both separators in a file"
     assert Vocabulary.of_list(["kite", "sea~: ocean", "person, man, woman"]) == vocabulary
 
 
@@ -97,7 +97,7 @@ def test_read(tmp_path: Path) -> None:
     assert Vocabulary.read("coco") == Vocabulary.read("COCO") == Vocabulary.load("coco")
     assert Vocabulary.read("kite").names == ("kite",)
     many = [f"kind of animal number {i}" for i in range(100)]
-    assert Vocabulary.read(", ".join(many)).names == tuple(many), "too long for the name of a file"
+    assert Vocabulary.read(", ".join(many)).names == tuple(many), "longer than any file name"
     for absent in ("beach.txt", "/nope/my_classes", "./my_classes"):
         with pytest.raises(DataError, match=f"{absent}: neither one of .* nor a readable text file"):
             Vocabulary.read(absent)
@@ -127,11 +127,11 @@ def test_coco_has_the_order_of_detectron2() -> None:
     things = set(metadata.thing_dataset_id_to_contiguous_id.values())
     assert vocabulary.is_thing == tuple(i in things for i in range(133))
     for ours, theirs in zip(vocabulary.names, metadata.stuff_classes, strict=True):
-        meant = set(theirs.replace("playingfield", "playing-field").replace("-", " ").split())
-        assert set(ours.split()) == meant - {"stuff", "other", "merged"}
+        expected = set(theirs.replace("playingfield", "playing-field").replace("-", " ").split())
+        assert set(ours.split()) == expected - {"stuff", "other", "merged"}
 
 
-# Where Detectron2's name is unclear without its synonyms, or says less than the thing is.
+# Names that replace names of Detectron2 that are ambiguous or too general without their synonyms.
 CLEARER_IN_ADE20K = {
     *("bathtub", "railing", "display case", "palm tree", "television", "airplane", "conveyor belt", "washing machine"),
     *("toy", "swimming pool", "motorbike", "waterfall", "storage tank"),
@@ -168,7 +168,7 @@ def test_vocabulary_of_dataset(tmp_path: Path) -> None:
 
 
 def test_dataset_determines_things_and_stuff() -> None:
-    """A dataset of label maps tells no instances apart, whatever the words are."""
+    """All classes of a dataset of label maps are stuff, also those that are things in the vocabulary."""
     assert sum(Vocabulary.load("ade20k").is_thing) == 100
     assert not any(Vocabulary.of_dataset("ade20k_sem_seg_val").is_thing)
     assert sum(Vocabulary.of_dataset("coco_2017_val_panoptic").is_thing) == 80

@@ -1,4 +1,4 @@
-"""Table 11's command times every stage of whole images."""
+"""scripts/benchmark_inference.py (Table 11)."""
 
 import re
 import sys
@@ -18,7 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     benchmark_inference.main()
 
 
-def test_it_prints_stages_that_add_up(
+def test_times_of_stages_add_up(
     synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = ("--images", synthetic.folder / "val", "--limit", 2)
@@ -31,6 +31,6 @@ def test_it_prints_stages_that_add_up(
     assert re.search(r"2 images, \d+ patches per image; CPU .*, peak memory of the process [\d.]+ GiB", printed)
 
 
-def test_sam_without_weights_is_refused(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sam_requires_checkpoint(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="--generator sam needs --checkpoint FILE"):
         run(monkeypatch, "--weights", save_model(tmp_path), "--images", synthetic.folder / "val")

@@ -1,4 +1,4 @@
-"""The benchmarks of model and data run, small, and print their tables."""
+"""Benchmarks of data, model and scaling, at a small size."""
 
 import re
 import subprocess
@@ -15,21 +15,21 @@ def output(script: str, *arguments: object) -> str:
     return result.stdout
 
 
-def test_data_prints_its_parts_and_what_workers_load() -> None:
+def test_data_prints_stages_and_loading_rates() -> None:
     printed = output("benchmark_data.py", "--patches", 5, "--images", 4, "--workers", 0, 1)
-    for part in ("load its patches", "targets", "an image, whole"):
+    for part in ("load the patches", "targets", "whole image"):
         assert re.search(rf"^{part} +\d+\.\d+$", printed, re.MULTILINE)
-    assert re.search(r"^the dense way: decode all masks +[\d.]+ +=? ?[\d.]+ x ours$", printed, re.MULTILINE)
+    assert re.search(r"^dense: decode all masks +[\d.]+ +=? ?[\d.]+ x ours$", printed, re.MULTILINE)
     assert re.search(r"^ +1 +[\d.]+ +[\d.]+$", printed, re.MULTILINE)
 
 
-def test_model_prints_its_parts_peers_and_growth() -> None:
+def test_model_prints_parts_comparisons_and_scaling() -> None:
     sizes = ("--size", 96, 128, "--patches", 6, "--classes", 8, "--repeats", 1)
     printed = output("benchmark_model.py", *sizes, "--more-patches", 2, 4, 8, "--more-classes")
     for row in ("backbone", "decoder", "everything after the FPN"):
         assert re.search(rf"^{row} +\d+ +[\d.]+$", printed, re.MULTILINE)
     assert re.search(r"^SAM-CP / R50-FPN alone +[\d.]+$", printed, re.MULTILINE)
-    assert "Mask2Former-R50" in printed  # its figures, or how to install what they need
+    assert "Mask2Former-R50" in printed  # its times, or how to install its dependencies
     assert "6 masks into 100 queries" in printed
     assert len(re.findall(r"^fitted: ", printed, re.MULTILINE)) == 1
 

@@ -1,6 +1,5 @@
-"""scripts/check_dataset.py on valid and invalid datasets, and the whole path from a yaml to results."""
+"""scripts/check_dataset.py on valid and invalid datasets, and a custom dataset from its yaml to results."""
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -20,6 +19,21 @@ from samcp.errors import DataError
 from samcp.export import ModelFile
 from samcp.trainer import Trainer
 from tests.samcp.data.datasets.test_custom import write_data
+from tests.scripts.dataset_faults import (
+    add_containing_kite,
+    add_image,
+    add_segment_without_pixels,
+    break_box,
+    break_polygon,
+    duplicate,
+    duplicate_as_boat,
+    edit,
+    fill,
+    renumber,
+    set_value,
+    wrong_area,
+    wrong_height,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import check_dataset
@@ -30,7 +44,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.fixture
 def beach(tmp_path, monkeypatch):
-    """Folder of a valid dataset that is not registered."""
+    """Return the folder of a valid dataset that is not registered."""
     monkeypatch.setenv(VARIABLE, "")
     before = set(DatasetCatalog)
     yield write_data(tmp_path / "beach").parent
@@ -40,7 +54,7 @@ def beach(tmp_path, monkeypatch):
 
 
 def run(script, monkeypatch, *arguments):
-    """Run a script; return its exit status: 0, 1 or a message."""
+    """Run a script and return its exit status: 0, 1 or a message."""
     monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
     try:
         script.main()
@@ -65,84 +79,20 @@ def test_valid_dataset(beach, tmp_path, monkeypatch, capsys):
     assert kites.split() == ["kite", "2", "2", str(12 * 20 + 12 * 19)]
 
 
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-def paint(path, value, where=np.s_[30:35, 5:9]):
-    pixels = np.asarray(Image.open(path)).copy()
-    pixels[where] = value
-    Image.fromarray(pixels).save(path)
-
-
-def break_box(content):
-    content["annotations"][0]["bbox"] = [50, 8, 20, 12]
-
-
-def break_polygon(content):
-    content["annotations"][0]["segmentation"] = [[1, 2]]
-
-
-def double(content):
-    content["annotations"].append({**content["annotations"][0], "id": 9})
-
-
-def double_as_boat(content):
-    """Add a copy of the first instance with another category."""
-    content["categories"].append({"id": 8, "name": "boat"})
-    double(content)
-    content["annotations"][-1]["category_id"] = 8
-
-
-def lengthen(content):
-    """Add a kite that contains the first one."""
-    double(content)
-    box = {"segmentation": [[10, 8, 50, 8, 50, 20, 10, 20]], "bbox": [10, 8, 40, 12], "area": 480}
-    content["annotations"][-1].update(box)
-
-
-def put(which, key, value):
-    def change(content):
-        content[which][0][key] = value
-
-    return change
-
-
-def add_image(content):
-    content["images"].append({**content["images"][0], "id": 3, "file_name": "three.jpg"})
-
-
-def renumber(content):
-    for image in content["images"]:
-        image["id"] = f"x{image['id']}"
-    for annotation in content["annotations"]:
-        annotation["image_id"] = f"x{annotation['image_id']}"
-
-
-def wrong_height(content):
-    content["images"][0]["height"] = 41
-
-
-def wrong_area(content):
-    content["annotations"][0]["segments_info"][0]["area"] = 5
-
-
-def ghost(content):
-    content["annotations"][0]["segments_info"].append({"id": 99, "category_id": 7, "area": 3, "iscrowd": 0})
-
-
-BROKEN = {
-    "no image": (lambda f: (f / "images/one.jpg").unlink(), "own_instances", r"one\.jpg: the image is missing"),
-    "half an image": (
+FAULTS = {
+    "missing image": (lambda f: (f / "images/one.jpg").unlink(), "own_instances", r"one\.jpg: the image is missing"),
+    "truncated image": (
         lambda f: (f / "images/one.jpg").write_bytes((f / "images/one.jpg").read_bytes()[:300]),
         "own_labels",
         r"one\.jpg: the image cannot be read",
     ),
-    "no label map": (lambda f: (f / "labels/one.png").unlink(), "own_labels", r"one\.png: the ground truth is missing"),
-    "unknown label": (lambda f: paint(f / "labels/one.png", 7), "own_labels", r"one\.png: has the labels \[7\]"),
-    "another size": (
+    "missing label map": (
+        lambda f: (f / "labels/one.png").unlink(),
+        "own_labels",
+        r"one\.png: the ground truth is missing",
+    ),
+    "unknown label": (lambda f: fill(f / "labels/one.png", 7), "own_labels", r"one\.png: has the labels \[7\]"),
+    "label map of another size": (
         lambda f: Image.new("L", (9, 9)).save(f / "labels/one.png"),
         "own_labels",
         r"one\.png: is \(9, 9\) .* but its image is \(40, 60\)",
@@ -152,63 +102,63 @@ BROKEN = {
         "own_instances",
         r"one\.jpg: is 40 x 60 pixels .* the dataset lists \(41, 60\)",
     ),
-    "box outside": (
+    "box outside the image": (
         lambda f: edit(f / "instances.json", break_box),
         "own_instances",
         r"one\.jpg: the box \[50, 8, 20, 12\].*exceeds the image, which is 60 x 40",
     ),
-    "no polygon": (
+    "invalid polygon": (
         lambda f: edit(f / "instances.json", break_polygon),
         "own_instances",
         r"annotation 1 has a polygon of less than three points",
     ),
-    "drawn twice": (
-        lambda f: edit(f / "instances.json", double),
+    "duplicate instance": (
+        lambda f: edit(f / "instances.json", duplicate),
         "own_instances",
         r"one\.jpg: two instances of class 0 overlap with an IoU of 100%, at \[10, 8, 30, 20\]",
     ),
-    "an image that is not annotated": (
+    "image without annotation": (
         lambda f: edit(f / "panoptic.json", add_image),
         "own_panoptic",
         r"panoptic\.json: image three\.jpg has no annotation, so it would be skipped",
     ),
-    "other ids of images in the two jsons": (
+    "different image ids in the two jsons": (
         lambda f: edit(f / "panoptic.json", renumber),
         "own_panoptic",
         r"instances\.json: lacks 2 of the image ids of .*panoptic\.json: 'x0', 'x1'",
     ),
-    "more images beside": (
+    "additional image in the instance json": (
         lambda f: edit(f / "instances.json", add_image),
         "own_panoptic",
         r"panoptic\.json: lacks 1 of the image ids of .*instances\.json: 3;",
     ),
-    "another image of the same id": (
-        lambda f: edit(f / "instances.json", put("images", "file_name", "two.jpg")),
+    "different images with the same id": (
+        lambda f: edit(f / "instances.json", set_value("images", "file_name", "two.jpg")),
         "own_panoptic",
         r"instances\.json: image 0 is two\.jpg, but one\.jpg in .*panoptic\.json",
     ),
-    "unlisted pixels": (
-        lambda f: paint(f / "pngs/0.png", (44, 0, 0)),
+    "pixels of an unlisted segment": (
+        lambda f: fill(f / "pngs/0.png", (44, 0, 0)),
         "own_panoptic",
         r"0\.png: 20 pixels have the id 44, which the json does not list",
     ),
-    "listed without pixels": (
-        lambda f: edit(f / "panoptic.json", ghost),
+    "segment without pixels": (
+        lambda f: edit(f / "panoptic.json", add_segment_without_pixels),
         "own_panoptic",
         r"0\.png: segment 99 of the json has no pixel",
     ),
     "wrong area": (
         lambda f: edit(f / "panoptic.json", wrong_area),
         "own_panoptic",
-        r"0\.png: segment 1 has 240 pixels, but the json says 5",
+        r"0\.png: segment 1 has 240 pixels, but area 5 in the json",
     ),
 }
 
 
-@pytest.mark.parametrize("fault", BROKEN)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_each_error_is_reported(beach, tmp_path, monkeypatch, capsys, fault):
-    breaks, name, message = BROKEN[fault]
-    breaks(beach)
+    inject, name, message = FAULTS[fault]
+    inject(beach)
     files = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
     assert run(check_dataset, monkeypatch, name, *files, "--output", tmp_path / "out") == 1
     problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem: ")]
@@ -217,10 +167,10 @@ def test_each_error_is_reported(beach, tmp_path, monkeypatch, capsys, fault):
 
 
 def test_object_with_two_classes(beach, tmp_path, monkeypatch, capsys):
-    edit(beach / "instances.json", double_as_boat)
+    edit(beach / "instances.json", duplicate_as_boat)
     assert run(check_dataset, monkeypatch, "--register", beach / "kites.yaml", "--output", tmp_path / "out") == 1
-    said = "one.jpg: an instance of class 0 and one of class 1 overlap with an IoU of 100%, at [10, 8, 30, 20]"
-    assert said in capsys.readouterr().out
+    message = "one.jpg: an instance of class 0 and one of class 1 overlap with an IoU of 100%, at [10, 8, 30, 20]"
+    assert message in capsys.readouterr().out
 
 
 def test_exif_orientation_and_16_bit_images(beach, tmp_path, monkeypatch, capsys):
@@ -236,7 +186,7 @@ def test_exif_orientation_and_16_bit_images(beach, tmp_path, monkeypatch, capsys
     assert "deep.png: the image cannot be read (it has more than 8 bits per channel" in capsys.readouterr().out
 
 
-def test_unused_class_is_a_remark(beach, tmp_path, monkeypatch, capsys):
+def test_unused_class_is_a_note(beach, tmp_path, monkeypatch, capsys):
     content = yaml.safe_load((beach / "beach.yaml").read_text())
     content["classes"] += ", boat"
     del content["splits"]["own_panoptic"]
@@ -245,8 +195,8 @@ def test_unused_class_is_a_remark(beach, tmp_path, monkeypatch, capsys):
     assert "own_labels: boat: never occurs" in capsys.readouterr().out
 
 
-def test_remarks(beach, tmp_path, monkeypatch, capsys):
-    edit(beach / "instances.json", lengthen)
+def test_notes(beach, tmp_path, monkeypatch, capsys):
+    edit(beach / "instances.json", add_containing_kite)
     Image.new("L", (60, 40)).save(beach / "labels" / "three.png")
     content = yaml.safe_load((beach / "beach.yaml").read_text())
     content["classes"] = "kite, sea: water"
@@ -276,7 +226,7 @@ def test_unknown_datasets_and_files(beach, tmp_path, monkeypatch):
     assert "gone.yaml" in run(check_dataset, monkeypatch, "--register", tmp_path / "gone.yaml")
 
 
-def small(cfg: CfgNode) -> CfgNode:
+def shrink(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
     cfg.MODEL.SAMCP.ROI_FC_DIM = cfg.MODEL.SAMCP.FFN_DIM = 32
@@ -284,39 +234,41 @@ def small(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def test_from_a_yaml_to_results(beach, tmp_path, monkeypatch, capsys):
-    """Check, patch generation and training with evaluation: the commands of docs/datasets.md."""
+def test_custom_dataset_from_yaml_to_results(beach, tmp_path, monkeypatch, capsys):
+    """Run the commands of docs/datasets.md: check, patch generation, training and evaluation."""
     register = ("--register", beach / "beach.yaml")
     patches = beach / "patches"
     options = ("--dataset", "own_labels", "--generator", "regions", "--parts", "20", "--output", patches)
     assert run(generate_sam_patches, monkeypatch, *register, *options) == 0
     assert run(check_dataset, monkeypatch, *register, "own_labels", "--output", tmp_path / "out") == 0
-    assert len(list((tmp_path / "out" / "own_labels" / "pictures").iterdir())) == 6, "now with patches"
+    assert len(list((tmp_path / "out" / "own_labels" / "pictures").iterdir())) == 6, "pictures of patches are added"
     keys = ["DATASETS.TRAIN", "('own_labels',)", "DATASETS.TEST", "('own_labels',)", "MODEL.WEIGHTS", ""]
     keys += ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()"]
     keys += ["SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TEST", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)"]
     keys += ["DATALOADER.NUM_WORKERS", "0"]
     config = str(CONFIGS / "custom" / "semantic.yaml")
-    trainer = Trainer(small(load_config(default_argument_parser().parse_args(["--config-file", config, *keys]))))
+    trainer = Trainer(shrink(load_config(default_argument_parser().parse_args(["--config-file", config, *keys]))))
     trainer.train()
     trained = trainer._last_eval_results["sem_seg"]["mIoU"]
-    del keys[:2]  # whoever only evaluates need not name what was trained on
+    del keys[:2]  # evaluation of a checkpoint does not need DATASETS.TRAIN
     with pytest.raises(DataError, match="DATASETS.TRAIN is empty"):
         Trainer(load_config(default_argument_parser().parse_args(["--config-file", config, *keys])))
     weights = tmp_path / "run" / "model_final.pth"
-    cfg = small(load_config(default_argument_parser().parse_args(["--config-file", config, *keys])))
+    cfg = shrink(load_config(default_argument_parser().parse_args(["--config-file", config, *keys])))
     model = Trainer.build_model(cfg)
     Checkpointer(model, cfg).load(str(weights))
     assert Trainer.test(cfg, model)["sem_seg"]["mIoU"] == pytest.approx(trained)
 
     DatasetCatalog.remove("own_labels")
     MetadataCatalog.remove("own_labels")
-    assert ModelFile.of_checkpoint(weights).vocabulary.names == model.vocabulary.names, "wherever it is taken"
+    assert ModelFile.of_checkpoint(weights).vocabulary.names == model.vocabulary.names, (
+        "the checkpoint contains the vocabulary"
+    )
     register_files([beach / "beach.yaml"])
 
     Image.new("RGB", (50, 40)).save(beach / "images" / "three.jpg")
     Image.new("L", (50, 40)).save(beach / "labels" / "three.png")
     capsys.readouterr()
     assert run(check_dataset, monkeypatch, *register, "own_labels", "--output", tmp_path / "out") == 1
-    said = "repeat the command that made it, which generates the missing patches only "
-    assert f"no patches of 'three'; {said}" in capsys.readouterr().out
+    message = "repeat the command that generated it, which processes only the missing images "
+    assert f"no patches of 'three'; {message}" in capsys.readouterr().out

@@ -1,14 +1,15 @@
-"""All errors of a json are reported, not only the first."""
+"""Errors in the json files of a dataset: all are reported, not only the first."""
 
 import pytest
 
-from tests.scripts.test_check_dataset import add_image, beach, check_dataset, edit, put, run
+from tests.scripts.dataset_faults import add_image, edit, set_value
+from tests.scripts.test_check_dataset import beach, check_dataset, run
 
 __all__ = ["beach"]  # a fixture
 
 
 def drop(which, *keys):
-    """Remove keys from the first entry of a list or, without keys, the list itself."""
+    """Return a function that removes keys from the first entry of a list or, without keys, the list itself."""
 
     def change(content):
         for key in keys:
@@ -24,19 +25,25 @@ def drop(which, *keys):
     [
         (drop("annotations"), "instances.json: has no annotations, which is a list of objects"),
         (drop("images"), "instances.json: has no images, which is a list of objects"),
-        (put("images", "id", 1), "instances.json: 2 images have the id 1"),
+        (set_value("images", "id", 1), "instances.json: 2 images have the id 1"),
         (drop("images", "id", "width"), "instances.json: image one.jpg has no id and no width"),
         (drop("annotations", "id"), "annotation number 1 has no id, which COCO's evaluation needs"),
         (drop("annotations", "image_id", "category_id"), "annotation 1 has no image_id and no category_id"),
-        (put("annotations", "category_id", 8), "annotation 1 has the category_id 8, which is not in its categories"),
-        (put("annotations", "image_id", 8), "annotation 1 has the image_id 8, which is not in its images"),
         (
-            put("annotations", "segmentation", [10, 8, 30, 8, 30, 20]),
+            set_value("annotations", "category_id", 8),
+            "annotation 1 has the category_id 8, which is not in its categories",
+        ),
+        (set_value("annotations", "image_id", 8), "annotation 1 has the image_id 8, which is not in its images"),
+        (
+            set_value("annotations", "segmentation", [10, 8, 30, 8, 30, 20]),
             "annotation 1 has a segmentation that is not",
         ),
-        (put("annotations", "segmentation", {"size": [40, 60]}), "annotation 1 has an RLE without size or without"),
-        (put("annotations", "bbox", []), "annotation 1 has no bbox"),
-        (put("annotations", "id", [1]), "annotation number 1 has no id"),
+        (
+            set_value("annotations", "segmentation", {"size": [40, 60]}),
+            "annotation 1 has an RLE without size or without",
+        ),
+        (set_value("annotations", "bbox", []), "annotation 1 has no bbox"),
+        (set_value("annotations", "id", [1]), "annotation number 1 has no id"),
     ],
 )
 def test_errors_of_an_instance_json(beach, tmp_path, monkeypatch, capsys, fault, message):
@@ -45,7 +52,7 @@ def test_errors_of_an_instance_json(beach, tmp_path, monkeypatch, capsys, fault,
     assert run(check_dataset, monkeypatch, "--register", beach / "kites.yaml", "--output", tmp_path / "out") == 1
     out = capsys.readouterr().out
     assert message in out
-    assert "annotation 2 has no area" in out or "has no annotations" in out, "and what follows"
+    assert "annotation 2 has no area" in out or "has no annotations" in out, "later errors must be reported"
 
 
 @pytest.mark.parametrize(
@@ -55,9 +62,9 @@ def test_errors_of_an_instance_json(beach, tmp_path, monkeypatch, capsys, fault,
         (drop("annotations", "image_id"), "panoptic.json: annotation 0.png has no image_id"),
         (drop("annotations", "file_name"), "panoptic.json: annotation number 1 has no file_name"),
         (drop("annotations", "segments_info"), "panoptic.json: annotation 0.png has no segments_info"),
-        (put("annotations", "segments_info", [{"id": 1}]), "annotation 0.png, segment 1 has no category_id"),
+        (set_value("annotations", "segments_info", [{"id": 1}]), "annotation 0.png, segment 1 has no category_id"),
         (
-            put("annotations", "segments_info", [{"category_id": 8}]),
+            set_value("annotations", "segments_info", [{"category_id": 8}]),
             "annotation 0.png, segment number 1 has the category_id 8, which is not in its categories",
         ),
     ],
@@ -69,11 +76,11 @@ def test_errors_of_a_panoptic_json(beach, tmp_path, monkeypatch, capsys, fault, 
     assert run(check_dataset, monkeypatch, *where) == 1
     out = capsys.readouterr().out
     assert message in out
-    assert "image three.jpg has no annotation" in out, "and what follows"
+    assert "image three.jpg has no annotation" in out, "later errors must be reported"
 
 
-def forget(*keys):
-    """Remove a key from every annotation, segment and category."""
+def drop_everywhere(*keys):
+    """Return a function that removes keys from every annotation, segment and category."""
 
     def change(content):
         for annotation in content["annotations"]:
@@ -98,7 +105,7 @@ def forget(*keys):
 )
 def test_missing_keys_that_evaluation_needs(beach, tmp_path, monkeypatch, capsys, key, message):
     name = "panoptic.json" if key == "isthing" else "instances.json"
-    edit(beach / name, forget(key))
+    edit(beach / name, drop_everywhere(key))
     yamls = ("--register", beach / "beach.yaml", "--register", beach / "kites.yaml")
     code = run(check_dataset, monkeypatch, *yamls, "--output", tmp_path / "out")
     assert code not in (0, None)

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a file to hand on, which evaluates as the checkpoint did."""
+"""scripts/convert_checkpoint.py: export of checkpoints, and conversion of released ones."""
 
 import re
 import sys
@@ -42,13 +42,13 @@ def checkpoint(cfg: CfgNode, tmp_path: Path) -> Path:
     return tmp_path / "model_final.pth"
 
 
-def test_keeps_weights_config_and_vocabulary_and_drops_the_rest(
+def test_export_contains_weights_config_and_vocabulary_only(
     cfg: CfgNode, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = checkpoint.parent / "handed_on" / "model.safetensors"
+    target = checkpoint.parent / "exported" / "model.safetensors"
     convert_checkpoint.export(checkpoint, target)
     assert "2 classes, 1 of them things: kite, sea" in capsys.readouterr().out
-    assert target.stat().st_size < checkpoint.stat().st_size / 2.5  # two moments of AdamW are gone
+    assert target.stat().st_size < checkpoint.stat().st_size / 2.5  # without the two moments of AdamW
     assert [file.name for file in target.parent.iterdir()] == ["model.safetensors"]
 
     model = ModelFile.load(target)
@@ -78,7 +78,7 @@ def test_rejects_other_files(tmp_path: Path, content: object, message: str) -> N
         ModelFile.of_checkpoint(path)
 
 
-def test_what_is_no_model_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_rejects_invalid_model_files(checkpoint: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     with pytest.raises(CheckpointError, match=r"model\.pt: the name of a model file must end with \.safetensors"):
@@ -111,7 +111,7 @@ SMALL = {
     "MODEL.SAMCP.TEXT.ENCODER": "learned",
     "MODEL.SAMCP.TEXT.LEARNED_DIM": 12,
 }
-# Our names -> released ones, for a whole model; that of packed projections ends in their part.
+# Patterns of our names -> released names; after ":", the part of a packed projection.
 RELEASED = [
     (r"backbone\.bottom_up\.stem\.conv1\.norm", r"backbone.bn1"),
     (r"backbone\.bottom_up\.stem\.conv1", r"backbone.conv1"),
@@ -161,7 +161,7 @@ RELEASED = [
 
 
 def released_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A model's state dict as the released code has it; position embeddings keep our order of channels."""
+    """Return a state dict in the format of the released code, except for the channel order of position embeddings."""
     released: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         for ours, theirs in RELEASED:
@@ -191,7 +191,7 @@ def small_model() -> dict[str, torch.Tensor]:
 OPTIONS = [str(part) for item in SMALL.items() for part in item]
 
 
-def test_a_released_model_is_converted_whole(
+def test_conversion_of_released_model(
     small_model: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unused = {"encoder.layers.0.ffn.weight": torch.zeros(1), "backbone.bn1.num_batches_tracked": torch.tensor(3)}
@@ -216,7 +216,7 @@ def test_a_released_model_is_converted_whole(
         ({"head.weight": torch.zeros(3)}, "1 names are not of the released SamCP model: head.weight"),
     ],
 )
-def test_another_released_model_is_refused(
+def test_rejects_released_models_of_other_architectures(
     small_model: dict[str, torch.Tensor], tmp_path: Path, change: dict[str, torch.Tensor | None], message: str
 ) -> None:
     state = {name: value for name, value in (released_state(small_model) | change).items() if value is not None}

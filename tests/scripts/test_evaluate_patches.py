@@ -1,4 +1,4 @@
-"""A dataset and its patches give a table, and a json with every class; what is wrong is said in one line."""
+"""scripts/evaluate_patches.py: table, json of all classes and errors."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ evaluate = partial(run, evaluate_patches)
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """The folder of four scenes, whose patches hold every segment, and the name of their dataset."""
+    """Return folder and name of a dataset of four scenes, with a patch for every segment."""
     folder = tmp_path_factory.mktemp("toy")
     with panoptic_dataset(folder, "toy_evaluate_patches") as name:
         yield folder, name
@@ -31,19 +31,19 @@ def toy(tmp_path_factory):
 
 @pytest.fixture
 def patched(beach):
-    """A user's dataset of two images in all forms, with a cache where all of the image is one patch."""
+    """Return a custom dataset of two images in all forms, with one patch of the whole image each."""
     whole = Patches.from_masks(np.ones((1, *SIZE), bool))
     write_patches(beach / "patches", "own", {"one": whole, "deep/two": whole})
     return beach
 
 
 def table(text):
-    """Name of a row -> its cells."""
+    """Return the cells of a table by row name."""
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     return {name: cells for name, *cells in lines}
 
 
-def test_patches_that_are_the_segments(toy, tmp_path, monkeypatch, capsys):
+def test_patches_equal_to_segments(toy, tmp_path, monkeypatch, capsys):
     folder, name = toy
     out = tmp_path / "new" / "patches.json"
     assert evaluate(monkeypatch, "--dataset", name, "--patches", folder / "patches", "--output", out) == 0
@@ -78,7 +78,7 @@ def test_all_forms_of_ground_truth(patched, tmp_path, monkeypatch, capsys, name,
     assert kite["best_patch"]["MR 0.25"] == 100
 
 
-def test_images_without_patches_are_counted_and_named(toy, tmp_path, monkeypatch, capsys):
+def test_failed_images_are_counted_and_named(toy, tmp_path, monkeypatch, capsys):
     folder, name = toy
     whole = PatchCache(folder / "patches")
     with CacheWriter(tmp_path / "failed", {"name": "toy"}, name) as writer:
@@ -91,13 +91,13 @@ def test_images_without_patches_are_counted_and_named(toy, tmp_path, monkeypatch
     assert table(printed)["all"] == ["20", "75.0", "100.0", "25.0", "25.0", "25.0"]
 
 
-def test_only_some_images(toy, monkeypatch, capsys):
+def test_limit(toy, monkeypatch, capsys):
     folder, name = toy
     assert evaluate(monkeypatch, "--dataset", name, "--patches", folder / "patches", "--limit", "2") == 0
     assert f"{name}: 2 images, 10 objects" in capsys.readouterr().out
 
 
-def test_what_is_wrong_is_said(toy, tmp_path, monkeypatch, capsys):
+def test_errors(toy, tmp_path, monkeypatch, capsys):
     folder, name = toy
     patches = ("--patches", folder / "patches")
     assert "error: there is no dataset 'toys'" in evaluate(monkeypatch, "--dataset", "toys", *patches)

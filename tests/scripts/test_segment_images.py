@@ -1,4 +1,4 @@
-"""A folder of images, patches of it, a trained model and some words make pictures and COCO's panoptic files."""
+"""scripts/segment_images.py: pictures, COCO panoptic files and label maps of a folder of images."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "miniature" / "panoptic.yaml"
 
 
 def save_model(folder: Path, **keys: object) -> Path:
-    """A checkpoint of random weights that are sure of all they see."""
+    """Save a checkpoint of random weights with all thresholds at 0, and return its path."""
     cfg: CfgNode = get_cfg()
     add_samcp_config(cfg)
     cfg.merge_from_file(str(CONFIG))
@@ -49,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     segment_images.main()
 
 
-def test_panoptic_files_of_the_asked_classes(
+def test_panoptic_files_of_given_vocabulary(
     synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, out = save_model(tmp_path), tmp_path / "out"
@@ -69,7 +69,7 @@ def test_panoptic_files_of_the_asked_classes(
         assert Image.open(out / f"{image['id']}.jpg").size >= (image["width"], image["height"])
 
 
-def test_a_model_without_instances_writes_classes(
+def test_semantic_model_writes_label_maps(
     synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only = {"INSTANCE_QUERIES": False, "SEMANTIC_QUERIES": "all", "TEST.PANOPTIC_ON": False, "TEST.INSTANCE_ON": False}
@@ -82,7 +82,7 @@ def test_a_model_without_instances_writes_classes(
     assert set(np.unique(maps).tolist()) <= {0, 1, 2, 255}
 
 
-def test_a_map_of_many_classes_has_16_bits(synthetic: Synthetic, tmp_path: Path) -> None:
+def test_label_map_of_many_classes_has_16_bits(synthetic: Synthetic, tmp_path: Path) -> None:
     patches = PatchCache(synthetic.val_patches)["val_00000"]
     names = tuple(f"kind {i}" for i in range(300))
     predictions = Predictions(
@@ -101,11 +101,11 @@ def test_a_map_of_many_classes_has_16_bits(synthetic: Synthetic, tmp_path: Path)
     assert (labels == 299).any()
 
 
-def test_what_is_missing_is_said(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "beach.jpg")
     where = ("--patches", synthetic.val_patches, "--output", tmp_path / "out")
-    with pytest.raises(SystemExit, match=r"lacks 1 of 1 images, beach for one; repeat the command that made it"):
+    with pytest.raises(SystemExit, match=r"lacks 1 of 1 images, for example beach; repeat the command that generated"):
         run(monkeypatch, "--weights", tmp_path / "no.pth", "--images", tmp_path / "photos", *where)
     where = ("--images", synthetic.folder / "val", *where)
     with pytest.raises(SystemExit, match=r"error: .*no\.pth: no such checkpoint"):
@@ -117,12 +117,12 @@ def test_what_is_missing_is_said(synthetic: Synthetic, tmp_path: Path, monkeypat
         run(monkeypatch, "--weights", weights, *where[:-1], weights / "out")
     with pytest.raises(SystemExit, match=r"error: .*has learned the classes .*, not kite"):
         run(monkeypatch, "--weights", weights, *where, "--vocabulary", "kite")
-    with pytest.raises(SystemExit, match=r"error: .*vocabulary ''"):  # as of a shell's variable that is not set
+    with pytest.raises(SystemExit, match=r"error: .*vocabulary ''"):  # for example, from an unset shell variable
         run(monkeypatch, "--weights", weights, *where, "--vocabulary", "")
 
 
 @pytest.mark.parametrize("inside", [".", "result", "../photos", "link"])
-def test_photographs_are_not_written_over(
+def test_rejects_output_inside_image_folder(
     synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
 ) -> None:
     photos = tmp_path / "photos"
@@ -135,7 +135,7 @@ def test_photographs_are_not_written_over(
     assert {path: path.read_bytes() for path in photos.glob("*.jpg")} == before
 
 
-def test_an_image_of_another_size_is_named_before_the_first_is_done(
+def test_image_of_another_size_is_reported_before_inference(
     synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = tmp_path / "photos"
@@ -147,11 +147,11 @@ def test_an_image_of_another_size_is_named_before_the_first_is_done(
     assert not (tmp_path / "out").exists()
 
 
-def test_photographs_as_phones_leave_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turned by EXIF, in folders with equal names, and one of them broken; by a model of instances alone."""
+def test_exif_orientation_equal_names_and_broken_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotated by EXIF, equal file names in two folders, one broken file; with a model of instances only."""
     photos = tmp_path / "photos"
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     for folder in ("a", "b"):
         (photos / folder).mkdir(parents=True)
         Image.new("RGB", (120, 80), (200, 30, 30)).save(photos / folder / "x.jpg", exif=exif)

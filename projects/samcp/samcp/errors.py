@@ -7,15 +7,15 @@ from proposal_cache import CacheError
 
 
 class UsageError(ValueError):
-    """A config, or a combination of options, that cannot run; the message names the key."""
+    """Config or combination of options cannot run; the message names the key."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, unreadable, or has another model or other classes; the message names the fix."""
+    """Checkpoint is missing, unreadable, or has another model or other classes; the message names the fix."""
 
 
 class DataError(ValueError):
-    """A dataset, image or annotation is missing, unreadable or inconsistent; the message names the file and the fix."""
+    """Dataset, image or annotation is missing, unreadable or inconsistent; the message names the file and the fix."""
 
     @classmethod
     def missing(cls, path: str, what: str) -> "DataError":

@@ -1,4 +1,4 @@
-"""G of entities and patches against METHOD 6 on decoded masks."""
+"""Affinity targets against a literal implementation of METHOD 6 on decoded masks."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def patches_of(*masks):
 
 
 def ground_truth_of(*segments):
-    """Ground truth from segments (mask, class, is_thing, is_crowd)."""
+    """Return ground truth of segments (mask, class, is_thing, is_crowd)."""
     return GroundTruth(
         patches_of(*(s[0] for s in segments)),
         np.array([s[1] for s in segments], dtype=np.int64),
@@ -65,7 +65,7 @@ def literal_affinity(
     low_quality_iou=0.5,
     by_mask=False,
 ):
-    """METHOD 6 by loops over decoded masks in float64."""
+    """Compute affinity and ignored pairs by METHOD 6, with loops over decoded masks."""
     affinity = np.zeros((len(entities), len(patches)), dtype=bool)
     ignore = np.zeros_like(affinity)
     for k, entity in enumerate(entities):
@@ -88,7 +88,7 @@ def literal_affinity(
 
 
 def random_masks(rng, count):
-    """Random boxes with holes; some overlap."""
+    """Return random boxes with holes, some of them overlapping."""
     masks = []
     for _ in range(count):
         w, h = rng.integers(3, 40), rng.integers(3, 30)
@@ -150,8 +150,8 @@ def test_low_quality_match_must_exceed_assigned_patches():
 
 
 def test_patches_inside_a_crowd_are_ignored():
-    crowd, beside = box_mask(0, 0, 30, 30), box_mask(40, 0, 60, 30)
-    truth = ground_truth_of((crowd, 0, True, True), (beside, 1, True, False))
+    crowd, other = box_mask(0, 0, 30, 30), box_mask(40, 0, 60, 30)
+    truth = ground_truth_of((crowd, 0, True, True), (other, 1, True, False))
     patches = patches_of(box_mask(5, 5, 15, 15), box_mask(42, 5, 50, 15), box_mask(28, 0, 38, 10))
     targets = build_targets(patches, truth, rules=TargetRules(), mapping=identity())
     assert targets.in_crowd.tolist() == [True, False, False]
@@ -187,7 +187,7 @@ def augmented(mask, transforms):
 
 
 def test_crop_and_flip_equal_augmented_masks():
-    """At integer scales G from RLEs equals G from augmented masks."""
+    """At integer scales, targets computed from RLEs equal targets computed from augmented masks."""
     rng = np.random.default_rng(1)
     transforms = T.TransformList(
         [
@@ -213,7 +213,7 @@ def test_crop_and_flip_equal_augmented_masks():
 
 
 def test_crop_can_make_a_patch_positive():
-    """Overlaps are measured on the visible part: the crop hides the half of the patch outside the object."""
+    """Overlaps are computed on the visible part; here the crop removes the half of the patch outside the object."""
     entity, patch = box_mask(0, 0, 20, 20), box_mask(0, 0, 40, 20)
     transforms = T.TransformList([T.CropTransform(0, 0, 20, 20)])
     mapping = AxisAlignedMap.from_transforms(transforms, SIZE, (20, 20))

@@ -1,4 +1,4 @@
-"""Mapper and data loaders on a small dataset."""
+"""Dataset mapper and data loaders."""
 
 import pickle
 
@@ -21,7 +21,7 @@ from tests.toy_datasets import SIZE, panoptic_dataset, write_patches
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """A dataset of four images and its cache; tests must not change it."""
+    """Dataset of four images with its cache; tests must not change it."""
     root = tmp_path_factory.mktemp("toy")
     with panoptic_dataset(root, "toy_mapper"):
         yield root
@@ -68,11 +68,11 @@ def test_oracle_inputs_have_targets(toy):
     assert (instances.gt_classes < 2).all()
     assert regions.gt_classes.tolist() == sorted(set(regions.gt_classes.tolist()))
     assert {2, 3} <= set(regions.gt_classes.tolist())
-    # The cache has every segment and its halves, so each entity has a patch with its box.
+    # The cache contains every segment and its halves, so each entity has at least three patches.
     for entities in (instances, regions):
         assert entities.gt_affinity.shape == (len(entities), len(sample["patch_rles"]))
         assert (entities.gt_affinity.sum(dim=1) >= 3).all()
-    # The crowd of discs in image 1, and its halves, belong to no entity.
+    # The crowd of discs in image 1 and its halves belong to no entity.
     assert sample["patches"].in_crowd.sum() == 3
     assert instances.gt_ignore[:, sample["patches"].in_crowd].all()
 
@@ -94,9 +94,7 @@ def test_training_inputs(toy):
             assert boxes.nonempty().all()
         assert instances.gt_affinity.shape == instances.gt_ignore.shape == (len(instances), len(patches))
         assert not (instances.gt_affinity & instances.gt_ignore).any()
-        # Each visible entity is one of the patches, with the same box.
-        whole = sample["sem_segments"].gt_affinity.float().argmax(dim=1)
-        assert len(whole) > 0
+        assert len(sample["sem_segments"]) > 0
 
 
 def test_crop_after_the_resize_is_always_applied(toy):
@@ -107,7 +105,7 @@ def test_crop_after_the_resize_is_always_applied(toy):
 
 
 def test_boxes_follow_the_augmentation(toy):
-    """The centre of a disc's box has the colour of discs in the augmented image."""
+    """In the augmented image, the centre of a disc's box has the colour of discs."""
     np.random.seed(1)
     cfg = config(toy, INPUT__FORMAT="RGB", INPUT__CROP__ENABLED=True, INPUT__CROP__SIZE=[0.5, 0.5])
     disc = torch.tensor([220.0, 40, 40])
@@ -246,7 +244,7 @@ class TestBadInput:
 
 
 def test_datasets_with_the_same_images_share_a_cache(toy, tmp_path, caplog):
-    """Such as the semantic and panoptic datasets of ADE20K; a link to the image folder is the same folder."""
+    """For example, the semantic and panoptic datasets of ADE20K; symbolic links are resolved."""
     images, link = str(toy / "images"), tmp_path / "link"
     link.symlink_to(images, target_is_directory=True)
     records = [{**r, "file_name": r["file_name"].replace(images, str(link))} for r in DatasetCatalog.get("toy_mapper")]

@@ -1,4 +1,4 @@
-"""Patches under augmentation of the image."""
+"""Geometric augmentation of patches."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def random_patches(rng, count):
 
 
 def mapping_of(*transforms):
-    """Compose transforms; return their map and the TransformList."""
+    """Return the AxisAlignedMap and the TransformList of transforms."""
     transform = T.TransformList(list(transforms))
     shape = transform.apply_image(np.zeros((*SIZE, 3), dtype=np.uint8)).shape[:2]
     return AxisAlignedMap.from_transforms(transform, SIZE, shape), transform
@@ -59,11 +59,11 @@ def test_boxes_equal_detectron2(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_visible_part_of_the_image(name):
-    """Augment an image of pixel numbers, and compare the remaining numbers."""
+    """Augment an image of pixel indices, and find the visible rectangle from the remaining indices."""
     mapping, transform = mapping_of(*CASES[name])
-    shown = transform.apply_segmentation(np.arange(1, HEIGHT * WIDTH + 1).reshape(SIZE).astype(np.float32))
-    ys, xs = np.divmod(shown[shown > 0].astype(int) - 1, WIDTH)
-    if name == "extent":  # Detectron2's resampling shifts it by up to half a pixel
+    remaining = transform.apply_segmentation(np.arange(1, HEIGHT * WIDTH + 1).reshape(SIZE).astype(np.float32))
+    ys, xs = np.divmod(remaining[remaining > 0].astype(int) - 1, WIDTH)
+    if name == "extent":  # Detectron2's resampling shifts the image by up to half a pixel
         assert mapping.visible == (10, 5, 40, 35)
     elif name == "pad":
         assert mapping.visible == (0, 0, WIDTH, HEIGHT)

@@ -1,4 +1,4 @@
-"""Random subsets of a dataset, with their part of COCO's json."""
+"""Random subsets of a dataset, with matching COCO json files."""
 
 import json
 from pathlib import Path

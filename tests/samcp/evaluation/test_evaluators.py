@@ -1,4 +1,4 @@
-"""The evaluators on a small dataset: 100 for the ground truth, hand-computed values for known errors."""
+"""Evaluators: 100 for the ground truth, and values computed by hand for known errors."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def toy(tmp_path_factory):
 
 
 def evaluate(evaluator, name, change=lambda record, outputs: outputs):
-    """Run an evaluator on the ground truth after `change`."""
+    """Evaluate the ground truth modified by `change`."""
     evaluator.reset()
     for record in DatasetCatalog.get(name):
         evaluator.process([record], [change(record, perfect_outputs(record, name))])
@@ -85,7 +85,7 @@ class TestSemantic:
         assert 40 < expected[3] < 60
 
     def test_unlabeled_pixels_count_as_errors(self, toy):
-        """Half of the sky has no prediction: its IoU and accuracy halve."""
+        """Half of the sky is not predicted, which halves its IoU and accuracy."""
 
         def unlabeled(record, outputs):
             labels = outputs["sem_seg"].clone()
@@ -98,7 +98,7 @@ class TestSemantic:
         assert results["IoU-grass"] == pytest.approx(100)
 
     def test_scores_equal_labels(self, toy):
-        """(C, H, W) scores; a pixel with no positive score is unlabeled."""
+        """Scores (C, H, W) may replace labels; a pixel without a positive score is unlabeled."""
 
         def scores(record, outputs):
             labels = outputs["sem_seg"]
@@ -139,7 +139,7 @@ class TestSemantic:
 
 class TestInstances:
     def test_missing_objects_lower_the_recall(self, toy, tmp_path):
-        """Without the squares their AP is 0, and the AP of discs does not change."""
+        """If squares are not predicted, their AP is 0 and the AP of discs is unchanged."""
 
         def without_squares(record, outputs):
             instances = outputs["instances"]
@@ -152,7 +152,7 @@ class TestInstances:
             assert results[task]["AP"] == pytest.approx(50)
 
     def test_equals_detectron2_on_decoded_masks(self, tmp_path):
-        """Detectron2's evaluator gets the names of things only, as it requires."""
+        """Detectron2's evaluator requires metadata with the names of things only."""
         rng = np.random.default_rng(0)
 
         def noisy(record, outputs):
@@ -194,7 +194,7 @@ class TestInstances:
 
 class TestPanoptic:
     def test_swapped_stuff_classes(self, toy, tmp_path):
-        """Sky and grass swapped: PQ of stuff is 0, PQ of things stays."""
+        """Swapping sky and grass sets PQ of stuff to 0 and does not change PQ of things."""
 
         def swapped(record, outputs):
             ids, info = outputs["panoptic_seg"]

@@ -1,4 +1,4 @@
-"""Patch quality on RLEs against its definitions on decoded masks."""
+"""Patch quality computed on RLEs, against its definition on decoded masks."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def patches_of(*masks):
 
 
 def truth_of(*masks, classes=None, is_thing=None, is_crowd=None):
-    """Segments; by default things of class 0 that are not crowds."""
+    """Return ground truth of masks; by default things of class 0 that are not crowds."""
     n = len(masks)
     return GroundTruth(
         patches_of(*masks),
@@ -42,21 +42,21 @@ def box(mask):
     return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) if len(xs) else np.zeros(4)
 
 
-def in_common(a, b):
-    """Area of the intersection of two boxes."""
+def intersection_area(a, b):
+    """Return the intersection area of two boxes."""
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     return np.prod(np.maximum(sides, 0))
 
 
 def box_iou(a, b):
-    common = in_common(a, b)
+    common = intersection_area(a, b)
     whole = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common
     return common / whole if whole else 0.0
 
 
 def box_iop(patch, entity):
     area = np.prod(patch[2:] - patch[:2])
-    return in_common(patch, entity) / area if area else 0.0
+    return intersection_area(patch, entity) / area if area else 0.0
 
 
 def mask_iou(a, b):
@@ -64,15 +64,15 @@ def mask_iou(a, b):
 
 
 def belongs(patches, entity):
-    """The rule of METHOD 6 for one thing: whether each patch belongs to it."""
+    """Return whether each patch belongs to a thing by the rule of METHOD 6."""
     inside = [p.any() and min((p & entity).sum() / p.sum(), box_iop(box(p), box(entity))) > 0.8 for p in patches]
     ious = [box_iou(box(p), box(entity)) for p in patches]
     least = max([0.5, *(iou for iou, own in zip(ious, inside, strict=True) if own)])
     return [own or iou > least for iou, own in zip(ious, inside, strict=True)]  # low-quality matches
 
 
-def literally(patches, truth):
-    """Class, area, best IoU and merged IoU of each object, from decoded masks."""
+def literal_quality(patches, truth):
+    """Return class, area, best IoU and merged IoU of each object, computed on decoded masks."""
     masks, rows = list(patches.decode()), []
     for c, crowd, entity in zip(truth.classes, truth.is_crowd, truth.masks.decode(), strict=True):
         if crowd or not entity.any():
@@ -89,7 +89,7 @@ def rows(fits):
 
 
 def random_masks(rng, count):
-    """Ellipses and rectangles, some of them empty."""
+    """Yield random ellipses and rectangles, some of them empty."""
     ys, xs = np.mgrid[:HEIGHT, :WIDTH]
     for _ in range(count):
         x, y, w, h = rng.integers(WIDTH), rng.integers(HEIGHT), *rng.integers(0, 16, 2)
@@ -98,13 +98,13 @@ def random_masks(rng, count):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_equals_the_definitions_on_decoded_masks(seed):
+def test_equals_definition_on_decoded_masks(seed):
     rng = np.random.default_rng(seed)
     entities = list(random_masks(rng, 8))
     near = [np.roll(e, rng.integers(-3, 4, 2), axis=(0, 1)) & (rng.random() < 0.9) for e in entities for _ in range(3)]
     truth = truth_of(*entities, classes=rng.integers(0, 3, 8), is_crowd=rng.random(8) < 0.2)
     patches = patches_of(*near, *random_masks(rng, 10))
-    np.testing.assert_allclose(rows(measure_image(patches, truth)), literally(patches, truth), rtol=1e-12)
+    np.testing.assert_allclose(rows(measure_image(patches, truth)), literal_quality(patches, truth), rtol=1e-12)
 
 
 def test_object_covered_by_two_patches():
@@ -164,14 +164,14 @@ def test_groups_and_classes():
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """Folder and name of a dataset of four scenes."""
+    """Return folder and name of a dataset of four scenes."""
     folder = tmp_path_factory.mktemp("toy")
     with panoptic_dataset(folder, "toy_quality") as name:
         yield folder, name
 
 
 def halves(folder):
-    """The toy's patches without every third, which is the whole segment."""
+    """Return the toy's patches without every third one, which is a whole segment."""
     cache = PatchCache(folder / "patches")
     return {key: cache[key].select(np.arange(len(cache[key])) % 3 < 2) for key in cache}
 
@@ -208,7 +208,7 @@ def test_several_workers_give_the_same_result(toy):
     assert alone.patches == together.patches
 
 
-def test_failed_image_counts_as_without_patches(toy, tmp_path):
+def test_failed_image_counts_as_image_without_patches(toy, tmp_path):
     folder, name = toy
     with CacheWriter(tmp_path / "failed", {"name": "toy"}, name) as writer:
         writer.add_failure("001", "broken")

@@ -13,7 +13,7 @@ from samcp.modeling.inference import Predictions
 
 @pytest.fixture
 def evaluator():
-    """Two thing classes, disc and square, and one stuff class, sky."""
+    """Evaluator with the thing classes disc and square and the stuff class sky."""
     MetadataCatalog.get("prompts_toy").set(
         stuff_classes=["disc", "square", "sky"], thing_dataset_id_to_contiguous_id={0: 0, 1: 1}
     )
@@ -50,7 +50,7 @@ def test_perfect_predictions(evaluator):
     metrics = evaluator.evaluate()
     assert metrics["prompt_1"]["accuracy"] == 100
     assert metrics["prompt_2"] == {"precision": 100, "recall": 100, "F1": 100}
-    assert math.isnan(metrics["prompt_1"]["accuracy-square"]), "no square to count"
+    assert math.isnan(metrics["prompt_1"]["accuracy-square"]), "undefined without squares"
 
 
 def test_errors_by_hand(evaluator):

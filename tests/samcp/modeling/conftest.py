@@ -1,4 +1,4 @@
-"""A small model and made-up images, for tests of the network's parts."""
+"""Fixtures for tests of the network: a small model and random inputs."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ THINGS, CLASSES = 3, 5  # classes 0..2 are things, 3 and 4 stuff
 
 @pytest.fixture(scope="session")
 def toy_vocabulary() -> str:
-    """The name of a registered vocabulary of three things and two kinds of stuff."""
+    """Return the name of registered metadata with three thing classes and two stuff classes."""
     name = "modeling_toy"
     MetadataCatalog.get(name).set(
         stuff_classes=["disc", "square", "ring", "sky", "grass"],
@@ -29,7 +29,7 @@ def toy_vocabulary() -> str:
 
 @pytest.fixture
 def toy_cfg(toy_vocabulary: str) -> CfgNode:
-    """A config of a model that runs in a fraction of a second."""
+    """Config of a model that runs in a fraction of a second."""
     cfg = get_cfg()
     add_samcp_config(cfg)
     cfg.merge_from_list(
@@ -57,13 +57,13 @@ def toy_cfg(toy_vocabulary: str) -> CfgNode:
 
 @pytest.fixture
 def toy_model(toy_cfg: CfgNode) -> SAMCP:
-    """The model, with weights of a fixed seed, and affinities spread widely enough to tell patches apart."""
+    """Model with weights of a fixed seed and affinities that differ between patches."""
     torch.manual_seed(0)
-    return spread(build_model(toy_cfg))
+    return spread_affinities(build_model(toy_cfg))
 
 
-def spread(model: SAMCP) -> SAMCP:
-    """With affinities that differ widely from patch to patch."""
+def spread_affinities(model: SAMCP) -> SAMCP:
+    """Randomize the patch biases of a model, so that affinities differ between patches; return the model."""
     with torch.no_grad():
         for layer in model.decoder.layers:
             layer.affinity.patch_bias.normal_(std=0.2)
@@ -71,7 +71,7 @@ def spread(model: SAMCP) -> SAMCP:
 
 
 def make_patches(num: int, height: int = 64, width: int = 96, seed: int = 0) -> Patches:
-    """``num`` random ellipses, some of them overlapping."""
+    """Return ``num`` random ellipses, some of them overlapping."""
     rng = np.random.default_rng(seed)
     ys, xs = np.mgrid[:height, :width]
     masks = np.zeros((num, height, width), bool)
@@ -86,7 +86,7 @@ def make_input(num_patches: int, groups: dict[int, list[int]], seed: int = 0, si
     """Return the mapper's output for an image whose entities are unions of patches.
 
     Args:
-        groups: for each class, the patches that its one entity is made of.
+        groups: class to the patches of its only entity.
     """
     height, width = size
     rles = make_patches(num_patches, height, width, seed)
@@ -107,7 +107,7 @@ def make_input(num_patches: int, groups: dict[int, list[int]], seed: int = 0, si
 
 
 def make_entities(rles: Patches, groups: dict[int, list[int]]) -> Instances:
-    """Entities that are exactly the unions of patches."""
+    """Return entities that are exact unions of patches."""
     entities = Instances((rles.height, rles.width))
     affinity = torch.zeros(len(groups), len(rles), dtype=torch.bool)
     boxes = torch.zeros(len(groups), 4)
@@ -126,7 +126,7 @@ def make_entities(rles: Patches, groups: dict[int, list[int]]) -> Instances:
 
 @pytest.fixture
 def toy() -> Any:
-    """The makers above, for tests to call."""
+    """Functions above that make inputs."""
 
     class Toy:
         patches = staticmethod(make_patches)

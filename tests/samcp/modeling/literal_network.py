@@ -1,7 +1,7 @@
-"""METHOD 2 to 5 word by word: one query, head and patch at a time, every image alone and without padding.
+"""Literal implementation of METHOD 2 to 5: loops over queries, heads and patches of one image, without padding.
 
-Slow, and differentiable. Of the modules only the parameters are read; nothing here calls what the project computes.
-Vectors are (D,) tensors, and what there is one of for each patch, query or class is a list.
+Slow, but differentiable. It reads the parameters of the project's modules and calls none of their code.
+Vectors are (D,) tensors; values per patch, query or class are lists.
 """
 
 import math
@@ -17,7 +17,7 @@ Vectors = list[Tensor]
 
 @dataclass(frozen=True)
 class Image:
-    """One image: its size, its patches (XYXY in pixels, and RoI masks), and its feature levels with their strides."""
+    """Image size, patches (XYXY boxes in pixels and RoI masks) and feature levels by stride."""
 
     height: int
     width: int
@@ -31,16 +31,16 @@ class Image:
 
 @dataclass(frozen=True)
 class Query:
-    """A query's content and reference box (XYXY, normalised), and which queries it sees."""
+    """Content, reference box (XYXY, normalised) and indices of the visible queries of a query."""
 
     content: Tensor
     box: Tensor
-    sees: list[int]
+    visible: list[int]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's output: a vector, a row of affinity logits and a box for every query."""
+    """Output of a layer: vector, affinity logits, box and normalised affinities of every query."""
 
     queries: Vectors
     logits: list[Vectors]
@@ -61,21 +61,21 @@ def layer_norm(module: nn.LayerNorm, x: Tensor) -> Tensor:
     return centered / (centered.square().sum() / len(x) + 1e-5).sqrt() * module.weight + module.bias
 
 
-def sines(value: Tensor, dim: int) -> Vectors:
+def sine_embedding(value: Tensor, dim: int) -> Vectors:
     angles = [2 * math.pi * value / 10000 ** (i / (dim // 2)) for i in range(dim // 2)]
     return [a.sin() for a in angles] + [a.cos() for a in angles]
 
 
-def place(module: nn.Module, box: Tensor) -> Tensor:
-    """METHOD 2.5."""
+def embed_position(module: nn.Module, box: Tensor) -> Tensor:
+    """Return the position embedding of a box (METHOD 2.5)."""
     x0, y0, x1, y1 = box
     dim = module.mlp[0].in_features // 4
     values = (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
-    return mlp(module.mlp, torch.stack([channel for value in values for channel in sines(value, dim)]))
+    return mlp(module.mlp, torch.stack([channel for value in values for channel in sine_embedding(value, dim)]))
 
 
 def roi_embedding(module: nn.Module, image: Image, box: Tensor, mask: Tensor | None = None) -> Tensor:
-    """METHOD 2.2 to 2.4, the level as in "Feature pyramid networks", Eq. 1."""
+    """Return the RoI embedding of a box (METHOD 2.2 to 2.4); the level is that of "Feature pyramid networks", Eq. 1."""
     strides = sorted(image.levels)
     area = float((box[2] - box[0]) * (box[3] - box[1]))
     stride = 2 ** math.floor(4 + math.log2(math.sqrt(area) / 224))
@@ -96,17 +96,17 @@ def attention(
     x_pos: Vectors,
     memory: Vectors,
     memory_pos: Vectors,
-    sees: list[list[int]],
+    visible: list[list[int]],
 ) -> Vectors:
-    """Multi-head attention, residual and LayerNorm; ``sees`` has the indices into ``memory`` for every query."""
+    """Apply multi-head attention, residual and LayerNorm; ``visible`` lists indices into ``memory`` per query."""
     keys = [linear(module.k_proj, f + p).chunk(heads) for f, p in zip(memory, memory_pos, strict=True)]
     values = [linear(module.v_proj, f).chunk(heads) for f in memory]
     out = []
     for m, (content, position) in enumerate(zip(x, x_pos, strict=True)):
         parts = []
         for h, query in enumerate(linear(module.q_proj, content + position).chunk(heads)):
-            weights = [(query @ keys[n][h] / math.sqrt(len(query))).exp() for n in sees[m]]
-            weighted = [weight * values[n][h] for weight, n in zip(weights, sees[m], strict=True)]
+            weights = [(query @ keys[n][h] / math.sqrt(len(query))).exp() for n in visible[m]]
+            weighted = [weight * values[n][h] for weight, n in zip(weights, visible[m], strict=True)]
             parts.append(torch.stack(weighted).sum(0) / torch.stack(weights).sum())
         out.append(layer_norm(module.norm, content + linear(module.out_proj, torch.cat(parts))))
     return out
@@ -117,13 +117,13 @@ def feed_forward(module: nn.Module, x: Vectors) -> Vectors:
 
 
 def encode(module: nn.Module, heads: int, image: Image, *, mask_roi: bool = True) -> tuple[Vectors, Vectors]:
-    """METHOD 2: the patches' features F and places P_F."""
+    """Return the patches' features F and position embeddings P_F (METHOD 2)."""
     masks = image.roi_masks if mask_roi else [None] * len(image.boxes)
     x = [roi_embedding(module.roi_embedding, image, b, m) for b, m in zip(image.boxes, masks, strict=True)]
-    positions = [place(module.position, image.normalize(box)) for box in image.boxes]
-    everyone = [list(range(len(x)))] * len(x)
+    positions = [embed_position(module.position, image.normalize(box)) for box in image.boxes]
+    all_indices = [list(range(len(x)))] * len(x)
     for layer in module.layers:
-        x = feed_forward(layer.ffn, attention(layer.self_attention, heads, x, positions, x, positions, everyone))
+        x = feed_forward(layer.ffn, attention(layer.self_attention, heads, x, positions, x, positions, all_indices))
     return x, positions
 
 
@@ -136,7 +136,7 @@ def make_queries(
     denoising: Sequence[tuple[int, Tensor, int]] = (),
     instance_queries: bool = True,
 ) -> list[Query]:
-    """METHOD 3: semantic, instance and denoising queries, the last given as label, box and group."""
+    """Return semantic, instance and denoising queries (METHOD 3); ``denoising`` has label, box and group of each."""
 
     def content(c: int) -> Tensor:
         return layer_norm(module.text_content[1], linear(module.text_content[0], embeddings[c]))
@@ -163,12 +163,12 @@ def make_queries(
             return kinds[n] == "instance"
         return kinds[n] != "denoising" or groups[m] == groups[n]
 
-    everyone = range(len(kinds))
-    return [Query(contents[m], boxes[m], [n for n in everyone if is_seen(m, n)]) for m in everyone]
+    all_indices = range(len(kinds))
+    return [Query(contents[m], boxes[m], [n for n in all_indices if is_seen(m, n)]) for m in all_indices]
 
 
 def affinity(module: nn.Module, heads: int, query: Tensor, patch: Tensor) -> Tensor:
-    """METHOD 4, step 2; both with their positions added."""
+    """Return the affinity logit of a query and a patch (METHOD 4, step 2); both include their positions."""
     q, k = query + mlp(module.query_ffn, query), patch + mlp(module.patch_ffn, patch)
     pairs = zip(q.chunk(heads), k.chunk(heads), strict=True)
     x = torch.stack([q @ k / math.sqrt(len(q)) for q, k in pairs])
@@ -178,7 +178,7 @@ def affinity(module: nn.Module, heads: int, query: Tensor, patch: Tensor) -> Ten
 
 
 def normalize(row: Vectors) -> list[float]:
-    """METHOD 4, step 4."""
+    """Normalize a row of affinity logits (METHOD 4, step 4)."""
     values = [x.sigmoid().item() for x in row]
     if max(values) == min(values):
         return [1.0] * len(values)
@@ -199,7 +199,7 @@ def decode(
     affinity_refinement: bool = True,
     query_enhancement: bool = True,
 ) -> list[Layer]:
-    """METHOD 4. In an image without patches the queries look at one of zeros."""
+    """Return the outputs of all decoder layers (METHOD 4); without patches, queries attend to one zero token."""
     pixels = [torch.tensor([0.0, 0.0, image.width, image.height]) for _ in queries]
     boxes = [query.box for query in queries]
     x = [query.content for query in queries]
@@ -213,8 +213,8 @@ def decode(
 
     out: list[Layer] = []
     for layer in module.layers:
-        x_pos = [place(module.position, box) for box in boxes]
-        x = attention(layer.self_attention, heads, x, x_pos, x, x_pos, [query.sees for query in queries])
+        x_pos = [embed_position(module.position, box) for box in boxes]
+        x = attention(layer.self_attention, heads, x, x_pos, x, x_pos, [query.visible for query in queries])
         logits = [
             [affinity(layer.affinity, heads, q + q_pos, f + p) for f, p in zip(features, positions, strict=True)]
             for q, q_pos in zip(x, x_pos, strict=True)
@@ -222,17 +222,19 @@ def decode(
         if affinity_refinement and out:
             logits = [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(logits, out[-1].logits, strict=True)]
 
-        everything = list(range(len(memory)))
-        sees = [everything for _ in queries]
+        all_tokens = list(range(len(memory)))
+        visible = [all_tokens for _ in queries]
         if dca_mask and out and in_box is not None:
-            sees = [[t for t in everything if in_box(t, box)] or everything for box in pixels]
+            visible = [[t for t in all_tokens if in_box(t, box)] or all_tokens for box in pixels]
         elif dca_mask and out and features:
-            sees = [[n for n, a in enumerate(row) if a >= 0.5] for row in out[-1].normalized]
-        x = attention(layer.cross_attention, heads, x, x_pos, memory, memory_pos, sees)
+            visible = [[n for n, a in enumerate(row) if a >= 0.5] for row in out[-1].normalized]
+        x = attention(layer.cross_attention, heads, x, x_pos, memory, memory_pos, visible)
         x = feed_forward(layer.ffn, x)
 
         normalized = [normalize(row) if row else [] for row in logits]
-        pixels = [surround(image, [b for b, a in zip(image.boxes, row, strict=True) if a > 0.5]) for row in normalized]
+        pixels = [
+            enclosing_box(image, [b for b, a in zip(image.boxes, row, strict=True) if a > 0.5]) for row in normalized
+        ]
         boxes = [image.normalize(box) for box in pixels]
         if query_enhancement:
             x = [(query + roi_embedding(roi, image, box)) / 2 for query, box in zip(x, pixels, strict=True)]
@@ -240,8 +242,8 @@ def decode(
     return out
 
 
-def surround(image: Image, boxes: Vectors) -> Tensor:
-    """METHOD 4, step 6."""
+def enclosing_box(image: Image, boxes: Vectors) -> Tensor:
+    """Return the box around boxes, or the whole image if there are none (METHOD 4, step 6)."""
     if not boxes:
         return torch.tensor([0.0, 0.0, image.width, image.height])
     corners = [min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes)]
@@ -249,7 +251,7 @@ def surround(image: Image, boxes: Vectors) -> Tensor:
 
 
 def image_tokens(image: Image, level_embedding: Tensor) -> tuple[Vectors, Vectors, Vectors]:
-    """The cells of all levels whose centre is inside the image: features, places, centres in pixels."""
+    """Return features, position embeddings and centres (pixels) of all cells with a centre inside the image."""
     dim = level_embedding.shape[1]
     tokens, positions, centers = [], [], []
     for i, stride in enumerate(sorted(image.levels)):
@@ -260,14 +262,16 @@ def image_tokens(image: Image, level_embedding: Tensor) -> tuple[Vectors, Vector
                 if x < image.width and y < image.height:
                     tokens.append(level[:, row, column])
                     relative = torch.tensor([x / image.width, y / image.height])
-                    place = torch.stack(sines(relative[0], dim // 2) + sines(relative[1], dim // 2))
-                    positions.append(place + level_embedding[i])
+                    position = torch.stack(
+                        sine_embedding(relative[0], dim // 2) + sine_embedding(relative[1], dim // 2)
+                    )
+                    positions.append(position + level_embedding[i])
                     centers.append(torch.tensor([x, y]))
     return tokens, positions, centers
 
 
 def score(module: nn.Module, query: Tensor, embedding: Tensor) -> Tensor:
-    """METHOD 5, Eq. 1."""
+    """Return the score of a query and a class embedding (METHOD 5, Eq. 1)."""
     unit = embedding / embedding.square().sum().sqrt()
     q, e = linear(module.query_proj, query), linear(module.text_proj, 10 * unit)
     return q @ e / q.square().sum().sqrt() / module.log_scale.exp() + unit @ module.text_bias + module.bias

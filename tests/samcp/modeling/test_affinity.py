@@ -1,4 +1,4 @@
-"""Algorithm 1, normalisation and merged boxes against loops over scalars."""
+"""Affinity (Algorithm 1), its normalisation and merged boxes, against loops over scalars."""
 
 import math
 
@@ -9,7 +9,7 @@ from samcp.modeling.affinity_decoder import Affinity, merged_boxes, normalize_af
 
 
 def literal_affinity(module: Affinity, queries: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-    """Algorithm 1, one pair of query and patch at a time."""
+    """Compute Algorithm 1 with loops over queries, patches and channels."""
     heads, dim = module.num_heads, queries.shape[1]
     width = dim // heads
     out = torch.zeros(len(queries), len(patches), dtype=queries.dtype)
@@ -40,7 +40,7 @@ def test_affinity_equals_algorithm_1() -> None:
 
 
 def test_initial_affinity_equals_prior() -> None:
-    """Without similarity only the bias is left: sigma(b0) = 0.01."""
+    """If all products are 0, the affinity is that of the bias: sigmoid(b0) = 0.01."""
     module = Affinity(8, 4, 12)
     for linear in module.mix:
         torch.nn.init.zeros_(linear.weight)
@@ -61,8 +61,8 @@ def test_normalize_affinity() -> None:
     valid = torch.tensor([True, True, True, False])
     normalized = normalize_affinity(affinity, valid)
     assert normalized[0].tolist() == pytest.approx([0.0, 0.5, 1.0, 0.0])
-    assert normalized[1].tolist() == [1.0, 1.0, 1.0, 0.0], "a flat row masks nothing"
-    assert normalized[2].tolist() == [0.0, 0.0, 0.0, 0.0], "a row of zeros has no patch"
+    assert normalized[1].tolist() == [1.0, 1.0, 1.0, 0.0], "a constant row masks nothing"
+    assert normalized[2].tolist() == [0.0, 0.0, 0.0, 0.0], "a row of zeros selects no patch"
 
 
 def test_merged_boxes() -> None:
@@ -71,4 +71,4 @@ def test_merged_boxes() -> None:
     merged = merged_boxes(members, boxes)[0]
     assert torch.allclose(merged[0], torch.tensor([0.1, 0.1, 0.5, 0.4]))
     assert torch.allclose(merged[1], boxes[0, 2])
-    assert merged[2].tolist() == [0.0, 0.0, 1.0, 1.0], "no member: the whole image"
+    assert merged[2].tolist() == [0.0, 0.0, 1.0, 1.0], "no members: the whole image"

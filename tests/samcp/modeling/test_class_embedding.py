@@ -1,4 +1,4 @@
-"""Class embeddings of a small open_clip model that is made, saved and loaded here."""
+"""Class embeddings, with a tiny open_clip model."""
 
 import logging
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_max_over_words(tiny_clip: tuple[str, str]) -> None:
     assert torch.equal(best, expected)
     best.sum().backward()
     assert values.grad is not None
-    assert (values.grad.sum(-1) == 3).all(), "each class teaches one of its words"
+    assert (values.grad.sum(-1) == 3).all(), "each class has a gradient for one of its words"
 
 
 def test_embeddings_are_cached(
@@ -58,23 +58,23 @@ def test_embeddings_are_cached(
 ) -> None:
     monkeypatch.setenv("SAMCP_CACHE", str(tmp_path))
     name, weights = tiny_clip
-    made = []
+    calls = []
 
     def embed(*arguments: object) -> torch.Tensor:
-        made.append(arguments)
+        calls.append(arguments)
         return original(*arguments)
 
     original = class_embedding._embed
     monkeypatch.setattr(class_embedding, "_embed", embed)
     first = embed_words(["kite", "sea"], name, weights, PROMPTS)
     assert torch.equal(embed_words(["kite", "sea"], name, weights, PROMPTS), first)
-    assert len(made) == 1
+    assert len(calls) == 1
 
     [file] = (tmp_path / "text_embeddings").iterdir()
     file.write_bytes(b"half a file")
     assert torch.equal(embed_words(["kite", "sea"], name, weights, PROMPTS), first)
     assert f"{file} is damaged" in caplog.text
-    assert len(made) == 2
+    assert len(calls) == 2
 
     embed_words(["sea", "kite"], name, weights, PROMPTS)
     embed_words(["kite", "sea"], name, weights, PROMPTS[:1])
@@ -82,7 +82,7 @@ def test_embeddings_are_cached(
     torch.manual_seed(1)
     torch.save(open_clip.create_model(name).state_dict(), other)
     assert not torch.allclose(embed_words(["kite", "sea"], name, str(other), PROMPTS), first)
-    assert len(made) == 5, "other words, templates and weights are others"
+    assert len(calls) == 5, "other words, templates or weights must be encoded"
 
 
 def test_unwritable_cache_folder_logs_a_warning(
@@ -103,7 +103,7 @@ def test_check_words_accepts_all_words_without_encoding(
 
 
 def test_state_dict_is_independent_of_vocabulary(toy_cfg: CfgNode, tiny_clip: tuple[str, str]) -> None:
-    """So a checkpoint loads whatever words are asked for, however many a class has."""
+    """A checkpoint can be loaded for any vocabulary."""
     name, weights = tiny_clip
     toy_cfg.MODEL.SAMCP.TEXT.ENCODER = "clip"
     toy_cfg.MODEL.CLIP.NAME, toy_cfg.MODEL.CLIP.PRETRAINED = name, weights
@@ -126,7 +126,7 @@ def test_learned_embedding() -> None:
         with pytest.raises(ValueError, match=r"learned the classes kite, sea, not dragon"):
             ask([("dragon",)])
     table.check_words([("kite",)])
-    assert torch.equal(table(), both[1:]), "to look changes nothing"
+    assert torch.equal(table(), both[1:]), "check_words must not change the table"
 
 
 def test_missing_weights(tiny_clip: tuple[str, str], tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_download_logs_one_line(
     tiny_clip: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     load_clip(*tiny_clip)
-    assert not caplog.messages, "a file is no matter of the network"
+    assert not caplog.messages, "loading a local file logs nothing"
 
     def fail(name: str, pretrained: str) -> None:
         logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s")

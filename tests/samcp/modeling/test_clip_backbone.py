@@ -1,4 +1,4 @@
-"""CLIP's image towers as frozen backbones, on small open_clip models."""
+"""CLIP image towers as frozen backbones, with tiny open_clip models."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_pooling_uses_only_cells_of_the_segment(tiny_clip: tuple[str, str]) -> N
     weights[1] = 1
     before = backbone.pool(dense, weights)
     assert torch.allclose(before[:2].norm(dim=-1), torch.ones(2), atol=1e-5)
-    assert (before[2] == 0).all(), "nothing to pool"
+    assert (before[2] == 0).all(), "zero weights give a zero vector"
     assert torch.allclose(backbone.pool(dense, 3 * weights), before, atol=1e-5)
     changed = dense.clone()
     changed[:, 2, 3] = torch.randn(len(dense))
@@ -74,7 +74,7 @@ def test_output_shapes_and_frozen_weights(clip_cfg: CfgNode) -> None:
 
 
 def test_last_feature_map_equals_clip(tiny_clip: tuple[str, str]) -> None:
-    """Weights are loaded: another checkpoint gives other maps."""
+    """The feature map depends on the checkpoint and equals that of open_clip."""
     name, weights = tiny_clip
     images = torch.randn(1, 3, 64, 64)
     torch.manual_seed(1)
@@ -93,7 +93,7 @@ def test_rejects_vision_transformer(tmp_path: Path) -> None:
 
 
 def test_resnet_attention_pooling_at_other_sizes(tmp_path: Path) -> None:
-    """Against open_clip's attention, whose position embedding is of one size, and by halves of an image."""
+    """Pooling equals open_clip's attention at its own size, and accepts other sizes."""
     backbone = CLIPBackbone(load_clip(*make_tiny_clip(tmp_path, "resnet")))
     dense = torch.randn(backbone.output_shape()[DENSE].channels, 2, 2)
     own = F.normalize(backbone.tower.attnpool(dense[None])[0], dim=-1)

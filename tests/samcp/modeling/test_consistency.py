@@ -1,7 +1,7 @@
-"""Flipping or enlarging an image, its patches with it, changes nothing where the network's weights give no reason to.
+"""Flip equivariance and scale invariance of the network.
 
-A network has learned left from right and large from small. Here its weights are made blind to that, so that what would
-be left of a difference is wrong in the geometry: boxes, RoI masks, pooling, merged boxes or position embeddings.
+Trained weights can distinguish left from right and large from small. Here the weights are made invariant, so that any
+difference is an error of geometry: boxes, RoI masks, pooling, merged boxes or position embeddings.
 """
 
 from typing import Any
@@ -22,12 +22,12 @@ from samcp import SAMCP
 from samcp.data.dataset_mapper import augment_image
 from samcp.modeling.inference import Predictions
 
-SIZE = (256, 384)  # multiples of 32: no padding, which would be on the other side after a flip
+SIZE = (256, 384)  # multiples of 32, since padding would be on the other side after a flip
 
 
 @BACKBONE_REGISTRY.register()
 class PoolingBackbone(Backbone):
-    """Mean colours of cells, turned by one matrix into channels: p3 of an image twice as large is its p2."""
+    """Backbone of average-pooled colours and one linear layer: p3 of an image at twice the size equals p2."""
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def model(toy_cfg: CfgNode) -> SAMCP:
 
 @torch.no_grad()
 def make_flip_invariant(model: SAMCP) -> None:
-    """The embedding of RoI features gets mirrored weights, that of boxes none for a box's place along x."""
+    """Symmetrize the weights of the RoI embedding along x, and zero those of the box position along x."""
     first = model.patch_encoder.roi_embedding.mlp[0]
     cells = first.weight.unflatten(1, (-1, 7, 7))
     first.weight.copy_(((cells + cells.flip(-1)) / 2).flatten(1))
@@ -61,12 +61,12 @@ def make_flip_invariant(model: SAMCP) -> None:
         position.mlp[0].weight[:, : position.dim // 2] = 0
 
 
-def picture() -> np.ndarray:
+def random_image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
 
 
 def large_patches(count: int) -> Patches:
-    """Rectangles with ragged edges, of 56 pixels and more: none is so small that its pyramid level is cut off at p2."""
+    """Return rectangles with ragged edges of at least 56 pixels, so that no FPN level is clamped to p2."""
     rng = np.random.default_rng(1)
     masks = np.zeros((count, *SIZE), dtype=bool)
     for mask in masks:
@@ -78,7 +78,7 @@ def large_patches(count: int) -> Patches:
 
 def predict(model: SAMCP, patches: Patches, *transforms: Any) -> Predictions:
     augmented = augment_image(
-        picture(), patches, augmentations=T.AugmentationList(transforms), roi_size=7, min_patch_area=0
+        random_image(), patches, augmentations=T.AugmentationList(transforms), roi_size=7, min_patch_area=0
     )
     with torch.no_grad():
         images = model.encode([{"image": augmented.image, "patches": augmented.patches}])
@@ -94,12 +94,12 @@ def test_flip_equivariance(model: SAMCP) -> None:
     make_flip_invariant(model)
     patches = large_patches(9)
     plain, flipped = predict(model, patches), predict(model, patches, T.HFlipTransform(SIZE[1]))
-    assert plain.instance_affinity.std() > 1e-3, "patches differ, or the test would prove nothing"
+    assert plain.instance_affinity.std() > 1e-3, "affinities must differ between patches"
     assert largest_difference(plain, flipped) < 1e-4
 
 
 def test_flip_of_image_only_changes_predictions(model: SAMCP) -> None:
-    """So that the test above can fail."""
+    """Control: flipped patches on an image that is not flipped change the predictions."""
     make_flip_invariant(model)
     patches = large_patches(9)
     mirrored = Patches.from_masks(patches.decode()[:, :, ::-1])

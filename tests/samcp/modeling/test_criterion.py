@@ -1,4 +1,4 @@
-"""Denominators and weights of the losses, kind of query by kind, against sums over single rows."""
+"""Denominators and weights of the losses per kind of query, against sums over rows."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ ROWS = {
 
 
 def make_targets(kinds: list[str], *, self_affinity: bool) -> QueryTargets:
-    """Positive queries with a class and two patches; unmatched instance queries with their own patch."""
+    """Return targets: a class and two patches for positive queries, their own patch for unmatched instance queries."""
     total = sum(len(ROWS[kind]) for kind in kinds)
     targets = QueryTargets.zeros(1, total, CLASSES, PATCHES, torch.device("cpu"))
     first = 0
@@ -44,8 +44,8 @@ def make_targets(kinds: list[str], *, self_affinity: bool) -> QueryTargets:
     return targets
 
 
-class Builder:
-    """Gives the targets above."""
+class FakeTargetBuilder:
+    """Target builder that returns the targets above."""
 
     def __init__(self, self_affinity: bool) -> None:
         self.self_affinity = self_affinity
@@ -59,7 +59,7 @@ class Builder:
 
 @pytest.fixture
 def predictions() -> tuple[Tensor, Tensor]:
-    """Class logits and affinity logits of all queries of one image."""
+    """Return class logits and affinity logits of all queries of one image."""
     torch.manual_seed(0)
     total = SEMANTIC + INSTANCE + DENOISING
     return torch.randn(1, total, CLASSES), torch.randn(1, total, PATCHES)
@@ -74,7 +74,7 @@ def compute(
         ("semantic_classes", "thing_classes", "patches", "in_crowd", "regions", "instances")
     )
     criterion = Criterion(
-        targets=Builder(self_affinity),  # type: ignore[arg-type]
+        targets=FakeTargetBuilder(self_affinity),  # type: ignore[arg-type]
         cls=2,
         mask_focal=1,
         dice=3,

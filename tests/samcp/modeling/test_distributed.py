@@ -1,4 +1,4 @@
-"""Two processes that have a half of the batch each take the step that one with all of it takes."""
+"""Gradients of two processes with half of the batch each equal those of one process."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from samcp.vocabulary import Vocabulary
 def build(cfg: CfgNode) -> SAMCP:
     torch.manual_seed(0)
     model = SAMCP(cfg, vocabulary=Vocabulary(("disc", "square", "ring", "sky", "grass"), (True,) * 3 + (False,) * 2))
-    with torch.no_grad():  # affinities so far apart that rounding does not decide who is masked
+    with torch.no_grad():  # affinities far apart, so that rounding does not change the attention masks
         for layer in model.decoder.layers:
             layer.affinity.patch_bias.normal_(std=0.2)
     return model
@@ -30,19 +30,19 @@ def gradients(model: torch.nn.Module, batch: list[dict]) -> dict[str, Tensor]:
 
 
 def work(rank: int, folder: Path, cfg: CfgNode, batches: list[list[dict]]) -> None:
-    """One of two workers: image `rank` of each batch."""
+    """Compute the gradients for image `rank` of each batch."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     model = _distributed(build(cfg))
     torch.save([gradients(model, [batch[rank]]) for batch in batches], folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_compute_the_gradients_of_one(toy: Any, toy_cfg: CfgNode, tmp_path: Path) -> None:
-    toy_cfg.MODEL.SAMCP.DENOISING.ENABLED = False  # its noise is drawn anew in every process
+def test_gradients_of_two_processes_equal_one_process(toy: Any, toy_cfg: CfgNode, tmp_path: Path) -> None:
+    toy_cfg.MODEL.SAMCP.DENOISING.ENABLED = False  # its noise differs between processes
     batches = [
         [toy.input(12, {0: [1, 2], 1: [7], 3: [5]}), toy.input(7, {2: [0]}, seed=2)],
-        [toy.input(9, {0: [1, 2]}, seed=3), toy.input(6, {}, seed=4)],  # nothing to learn for the second one
-        [toy.input(0, {}, seed=5), toy.input(6, {1: [3]}, seed=6)],  # no patches for the first one
+        [toy.input(9, {0: [1, 2]}, seed=3), toy.input(6, {}, seed=4)],  # the second image has no entities
+        [toy.input(0, {}, seed=5), toy.input(6, {1: [3]}, seed=6)],  # the first image has no patches
     ]
     torch.multiprocessing.spawn(work, (tmp_path, toy_cfg, batches), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

@@ -1,4 +1,4 @@
-"""Segmentations against literal versions, pixel by pixel."""
+"""Segmentations against literal implementations that loop over pixels."""
 
 import math
 from typing import Any
@@ -52,18 +52,18 @@ def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int], merge: str) 
             )
     for y in range(20):
         for x in range(30):
-            said = [(value[n], 1 / masks[n].sum()) for n in np.flatnonzero(masks[:, y, x])]
-            if not said:
+            votes = [(value[n], 1 / masks[n].sum()) for n in np.flatnonzero(masks[:, y, x])]
+            if not votes:
                 assert label[y, x] == -1
                 assert not scores[:, y, x].any()
                 continue
-            if not any(v.any() for v, _ in said):
-                assert label[y, x] == -1, "members of no query"
+            if not any(v.any() for v, _ in votes):
+                assert label[y, x] == -1, "pixel is covered by patches of no query"
                 continue
             if merge == "paper":
-                expected = np.max([v for v, _ in said], axis=0)
+                expected = np.max([v for v, _ in votes], axis=0)
             else:
-                expected = sum(v * w for v, w in said) / sum(w for _, w in said)
+                expected = sum(v * w for v, w in votes) / sum(w for _, w in votes)
             assert scores[:, y, x].tolist() == pytest.approx(expected.tolist())
             assert label[y, x] == np.argmax(expected)
 
@@ -84,7 +84,7 @@ def test_pixels_below_semantic_threshold_are_unlabeled() -> None:
 
 
 def test_large_patches_have_less_weight() -> None:
-    """A patch over everything that is all but sure of its class does not paint over the sure parts in it."""
+    """A large patch with a high score does not override a small patch inside it."""
     masks = np.ones((2, 10, 10), bool)
     masks[1, 4:] = False
     predictions = Predictions(
@@ -120,7 +120,7 @@ def test_instances(toy: Any) -> None:
 def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
     patches = toy.patches(10, seed=3)
     predictions = make_predictions(10, semantic=[3, 4], instances=10, seed=3)
-    predictions.instance_affinity[4] *= 0.2  # never sure of a patch: dropped
+    predictions.instance_affinity[4] *= 0.2  # dropped: all affinities are below the threshold
     inference = Inference(thing_classes=THINGS, num_classes=CLASSES, overlap_threshold=0.5, merge=merge)
     panoptic, segments = inference.panoptic(predictions, patches)
 
@@ -141,8 +141,8 @@ def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
                 here = [n for n in members(affinity) if masks[n, y, x]]
                 if merge == "mean":
                     covering.append((score * sum(float(affinity[n]) / masks[n].sum() for n in here), i))
-                    said = sum(1 / masks[n].sum() for n in range(10) if masks[n, y, x])
-                    areas[i] += bool(here) and sum(1 / masks[n].sum() for n in here) >= 0.5 * said
+                    total = sum(1 / masks[n].sum() for n in range(10) if masks[n, y, x])
+                    areas[i] += bool(here) and sum(1 / masks[n].sum() for n in here) >= 0.5 * total
                 elif here:
                     covering.append((score, i))
             if covering and max(covering)[0] > 0:
@@ -152,7 +152,7 @@ def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
         if (owner == i).sum() >= max(0.5 * area, 1):
             expected[i] = owner == i
     assert len(segments) == len(expected)
-    assert 0 < len(expected) < len(entities), "the test wants some entities kept and some dropped"
+    assert 0 < len(expected) < len(entities), "some entities must be kept and some dropped"
     for segment, (i, mask) in zip(segments, expected.items(), strict=True):
         assert segment["category_id"] == entities[i][1]
         assert segment["isthing"] == (entities[i][1] in THINGS)
@@ -162,7 +162,7 @@ def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
 
 
 def test_entity_with_one_oversized_patch_is_kept() -> None:
-    """It belongs to sky by mistake and covers the sea as well, whose own patches keep most of it."""
+    """A patch of the whole image is assigned to class 3 by mistake; the other patches still determine the map."""
     masks = np.zeros((3, 10, 10), bool)
     masks[0, :5], masks[1, 5:], masks[2] = True, True, True
     predictions = Predictions(

@@ -1,6 +1,6 @@
-"""Encoder, queries, decoder and classifier against the method written as loops, image by image, in float64.
+"""Encoder, queries, decoder and classifier against a literal implementation of the method, in float64.
 
-The batch is padded and each image of the loops is not, so padding shows wherever it leaks.
+The batch is padded and the literal implementation is not, so the tests detect any influence of padding.
 """
 
 from collections.abc import Iterator
@@ -13,22 +13,19 @@ from torch import Tensor, nn
 from samcp.modeling.affinity_decoder import AffinityDecoder, DecoderOutput
 from samcp.modeling.classifier import Classifier
 from samcp.modeling.denoising import DenoisingQueries
-from samcp.modeling.patch_batch import PatchBatch
 from samcp.modeling.patch_encoder import PatchEncoder, RoIEmbedding
 from samcp.modeling.queries import QueryBuilder, QuerySet
 from tests.samcp.modeling import literal_network as literal
+from tests.samcp.modeling.random_batch import CLASSES, DIM, ROI_SIZE, STRIDES, Batch, make_denoising
 
-DIM, TEXT_DIM, HEADS, CLASSES, ROI_SIZE = 16, 6, 4, 5, 3
-STRIDES = (4, 8, 16, 32)
-PADDED = (448, 512)
-SIZES = [(448, 512), (300, 330)]
+TEXT_DIM, HEADS = 6, 4
 LAYERS = 3
 EXACT = {"atol": 1e-9, "rtol": 1e-9}
 
 
 @pytest.fixture(autouse=True)
 def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Positions are float32 whatever the network's type is; here they are float64 too, to compare to nine digits."""
+    """Use float64 everywhere, also for positions, which are otherwise float32; this allows tolerances of 1e-9."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
@@ -38,7 +35,7 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @torch.no_grad()
 def randomize_parameters(module: nn.Module) -> None:
-    """Parameters of which none is 0 and all matter, unlike those that training starts from."""
+    """Set all parameters to random values, since some initial values are 0 and would hide errors."""
     for m in module.modules():
         for name, parameter in m.named_parameters(recurse=False):
             if parameter.ndim == 2:
@@ -48,7 +45,7 @@ def randomize_parameters(module: nn.Module) -> None:
 
 
 class Network(nn.Module):
-    """The parts of the network between the feature maps and the scores.
+    """Network from the feature maps to the scores.
 
     Args:
         encoder: options of the patch encoder.
@@ -72,56 +69,6 @@ class Network(nn.Module):
         self.embeddings = nn.Parameter(torch.randn(CLASSES, TEXT_DIM))
         randomize_parameters(self)
         nn.init.normal_(self.embeddings)
-
-
-class Batch:
-    """Images with ``counts`` patches each.
-
-    Args:
-        shrink: divides the images' sizes, where every cell of the feature maps is looped over.
-    """
-
-    def __init__(self, *counts: int, shrink: int = 1) -> None:
-        height, width = PADDED[0] // shrink // 32 * 32, PADDED[1] // shrink // 32 * 32
-        self.levels = [torch.randn(len(counts), DIM, height // s, width // s) for s in STRIDES]
-        self.sizes = [(h // shrink // 2 * 2, w // shrink // 2 * 2) for h, w in SIZES[: len(counts)]]
-        self.patches = PatchBatch(
-            boxes=torch.zeros(len(counts), max(1, *counts), 4),
-            roi_masks=torch.zeros(len(counts), max(1, *counts), ROI_SIZE, ROI_SIZE),
-            valid=torch.tensor([[n < count for n in range(max(1, *counts))] for count in counts]),
-            image_sizes=torch.tensor(self.sizes),
-        )
-        for i, count in enumerate(counts):
-            self.patches.boxes[i, :count] = random_boxes(count, self.sizes[i], 33 // shrink)
-            self.patches.roi_masks[i, :count] = torch.rand(count, ROI_SIZE, ROI_SIZE)
-
-    def image(self, i: int) -> literal.Image:
-        valid = self.patches.valid[i]
-        levels = {stride: level[i] for stride, level in zip(STRIDES, self.levels, strict=True)}
-        return literal.Image(*self.sizes[i], self.patches.boxes[i, valid], self.patches.roi_masks[i, valid], levels)
-
-
-def random_boxes(count: int, size: tuple[int, int], smallest: int) -> Tensor:
-    """From small to nearly the whole image. Corners are odd numbers, which no centre of a feature map's cell is."""
-    boxes = torch.zeros(count, 4)
-    for n in range(count):
-        for axis, length in ((0, size[1]), (1, size[0])):
-            extent = smallest + (length - smallest - 2) * (n + torch.rand(()).item()) / count
-            low = torch.rand(()).item() * (length - 1 - extent)
-            boxes[n, axis], boxes[n, axis + 2] = low // 2 * 2 + 1, (low + extent) // 2 * 2 + 1
-    return boxes
-
-
-def make_denoising(valid: list[list[bool]], group: list[int]) -> DenoisingQueries:
-    corners = torch.rand(len(valid), len(group), 2, 2).sort(dim=2).values
-    return DenoisingQueries(
-        labels=torch.randint(CLASSES, (len(valid), len(group))),
-        boxes=corners.flatten(2),
-        entity=torch.zeros(len(group), dtype=torch.long),
-        positive=torch.ones(len(group), dtype=torch.bool),
-        group=torch.tensor(group),
-        valid=torch.tensor(valid),
-    )
 
 
 def run(
@@ -169,7 +116,7 @@ def run_literal(
 
 
 def real_queries(queries: QuerySet, batch: Batch, i: int, denoising: DenoisingQueries | None) -> Tensor:
-    """Which queries of an image are no padding: (M,) bool."""
+    """Return which queries of an image are not padding, (M,) bool."""
     parts = [torch.ones(queries.num_semantic, dtype=torch.bool)]
     if queries.num_instance:
         parts.append(batch.patches.valid[i])
@@ -183,7 +130,7 @@ def matrix(rows: list[list[Tensor]], width: int) -> Tensor:
 
 
 def assert_affinities_cover_thresholds(layers: list[literal.Layer]) -> None:
-    """Affinities lie on both sides of the thresholds that a mistake may put in place of 0.5, and near none."""
+    """Assert that affinities lie on both sides of 0.1, 0.5 and 0.9, so that a wrong threshold is detected."""
     values = torch.tensor([row for layer in layers for row in layer.normalized]).flatten()
     assert (values - 0.5).abs().min() > 1e-5
     for low, high in ((0, 0.1), (0.1, 0.5), (0.5, 0.9), (0.9, 1.1)):
@@ -206,7 +153,7 @@ def test_encoder(options: dict[str, Any]) -> None:
 
 
 def test_boxes_cover_several_levels() -> None:
-    """So that the tests here would notice a wrong one."""
+    """Otherwise the tests could not detect a wrong FPN level."""
     boxes = Batch(6, 3).patches.boxes[0]
     sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     assert {int(level) for level in (4 + (sizes / 224).log2()).floor()} >= {2, 3, 4}
@@ -264,7 +211,7 @@ def test_decoder(switches: dict[str, Any], kinds: dict[str, Any], counts: tuple[
 
 
 def test_image_tokens_in_padding_are_masked() -> None:
-    """Not even by a query in whose box no token's centre lies."""
+    """Padding is masked even for a query with a box that contains no token centre."""
     network = Network(decoder={"dca": "image"}).eval()
     batch = Batch(2, 2, shrink=7)
     batch.patches.boxes[1] = torch.tensor([[17.0, 17.0, 17.5, 17.5], [30.5, 31.0, 31.0, 31.5]])
@@ -288,7 +235,7 @@ def test_classifier() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"activation_checkpoint": True}, {"dca": "image"}], ids=str)
 def test_gradients(options: dict[str, Any]) -> None:
-    """Of everything that all layers say, for every parameter and every feature level."""
+    """Compare the gradients of all layer outputs for every parameter and feature level."""
     network = Network(encoder={k: v for k, v in options.items() if k != "dca"}, decoder=options | {"num_layers": 2})
     batch = Batch(4, 3, shrink=7 if options.get("dca") == "image" else 1)
     for level in batch.levels:

@@ -1,4 +1,4 @@
-"""Losses and matching costs against loops over scalars in float64."""
+"""Losses and matching costs against loops over scalars, in float64."""
 
 import math
 
@@ -18,7 +18,7 @@ def literal_focal(logit: float, target: float) -> float:
 
 @pytest.fixture
 def rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits, targets and weights of four rows; the last is not supervised, the third has no positive."""
+    """Return logits, targets and weights of four rows; row 2 has no positives, row 3 has weight 0."""
     torch.manual_seed(0)
     logits = torch.randn(4, 7).double() * 2
     targets = (torch.rand(4, 7) < 0.4).double()
@@ -51,7 +51,7 @@ def test_dice_loss(rows: tuple[torch.Tensor, ...]) -> None:
 def test_loss_gradients(rows: tuple[torch.Tensor, ...]) -> None:
     logits, targets, weights = rows
     logits = logits.clone().requires_grad_()
-    # fvcore's focal loss works in float32, so its finite differences need a wide step.
+    # fvcore's focal loss computes in float32, so that finite differences need a large step.
     assert torch.autograd.gradcheck(lambda x: affinity_focal_loss(x, targets, weights), (logits,), eps=1e-2, atol=2e-3)
     assert torch.autograd.gradcheck(lambda x: dice_loss(x, targets, weights), (logits,))
 
@@ -76,7 +76,7 @@ def test_focal_class_cost() -> None:
 
 
 def test_matching_cost() -> None:
-    """Every term of the cost with its weight, one pair at a time, and the cheapest assignment."""
+    """Compare the weighted sum of all cost terms per pair, and the minimum-cost assignment."""
     torch.manual_seed(1)
     logits, affinity = torch.randn(3, 4).double(), torch.randn(3, 6).double()
     boxes = torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.3, 0.3, 0.9, 0.9], [0.0, 0.5, 0.2, 1.0]]).double()
@@ -135,7 +135,7 @@ def test_classifier_equals_equation_1() -> None:
 
 
 def test_classifier_is_independent_of_vocabulary() -> None:
-    """A class scores the same whatever the others are, and no weight's shape depends on their number."""
+    """The score of a class does not depend on the other classes, nor any parameter shape on their number."""
     classifier = Classifier(dim=6, text_dim=4)
     queries, embeddings = torch.randn(1, 3, 6), torch.randn(5, 4)
     both = classifier(queries, embeddings)

@@ -1,4 +1,4 @@
-"""The whole network: what must not matter does not, and what is empty does not crash."""
+"""Whole network: invariances, options and empty inputs."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from detectron2.structures import Boxes, Instances
 
 from proposal_cache import Patches
 from samcp import SAMCP
-from tests.samcp.modeling.conftest import spread
+from tests.samcp.modeling.conftest import spread_affinities
 
 
 def raw_outputs(model: SAMCP, images: list[dict]) -> list[Any]:
-    """The predictions of every image before they become segmentations."""
+    """Return the predictions of every image before inference."""
     kept: list[Any] = []
     model.inference = lambda predictions, patches: kept.append(predictions) or {}  # type: ignore[assignment]
     model.eval()
@@ -27,18 +27,18 @@ def test_losses_and_gradients(toy: Any, toy_model: SAMCP) -> None:
     losses = toy_model([toy.input(12, {0: [1, 2], 2: [5], 3: [0]}), toy.input(7, {4: [3]}, seed=5)])
     kinds = {"loss_cls": 3, "loss_mask_focal": 4, "loss_dice": 4}  # instance, semantic, denoising; self-affinity
     for term, count in kinds.items():
-        assert sum(name.startswith(term) for name in losses) == count * 3, f"{term}: one per kind and layer"
+        assert sum(name.startswith(term) for name in losses) == count * 3, f"{term}: one per kind of query and layer"
     assert len(losses) == sum(kinds.values()) * 3
     assert all(torch.isfinite(loss) and loss > 0 for loss in losses.values()), losses
     sum(losses.values()).backward()
-    silent = [n for n, p in toy_model.named_parameters() if p.requires_grad and p.grad is None]
-    assert silent == [], "every parameter is part of every step, as DistributedDataParallel wants it"
+    without_gradient = [n for n, p in toy_model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without_gradient == [], "DistributedDataParallel requires a gradient for every parameter"
 
 
 @pytest.mark.parametrize(
     "images",
     [[(0, {})], [(0, {}), (5, {})], [(5, {0: [1]}), (0, {})], [(1, {0: [0], 3: [0]})]],
-    ids=["no patches", "nothing anywhere", "one empty image", "one patch"],
+    ids=["no patches", "no entities", "one empty image", "one patch"],
 )
 def test_empty_images_train_and_predict(toy: Any, toy_model: SAMCP, images: list[tuple[int, dict]]) -> None:
     batch = [toy.input(n, groups) for n, groups in images]
@@ -63,9 +63,9 @@ def test_image_without_patches_has_no_loss(toy: Any, toy_model: SAMCP) -> None:
 @pytest.mark.parametrize("other", [(64, 96), (128, 160), (32, 160)], ids=str)
 @pytest.mark.parametrize("dca", ["patch", "image"])
 def test_predictions_are_independent_of_padding(toy: Any, toy_cfg: CfgNode, other: tuple[int, int], dca: str) -> None:
-    """An image gives the same alone and beside one with more patches, or of another size."""
+    """Predictions for an image do not depend on the other image in the batch."""
     toy_cfg.MODEL.SAMCP.DCA = dca
-    toy_model = spread(build_model(toy_cfg))
+    toy_model = spread_affinities(build_model(toy_cfg))
     small, large = toy.input(4, {}), toy.input(11, {}, seed=7, size=other)
     alone, together = raw_outputs(toy_model, [small])[0], raw_outputs(toy_model, [small, large])[0]
     for name, value in vars(alone).items():
@@ -77,7 +77,7 @@ def test_permutation_equivariance(toy: Any, toy_model: SAMCP) -> None:
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
     shuffled = dict(image, patches=image["patches"][order], patch_rles=image["patch_rles"].select(order.numpy()))
     first, second = raw_outputs(toy_model, [image])[0], raw_outputs(toy_model, [shuffled])[0]
-    assert first.semantic_affinity.std() > 1e-4, "affinities differ, or the test would prove nothing"
+    assert first.semantic_affinity.std() > 1e-4, "affinities must differ between patches"
     assert torch.allclose(first.semantic_scores, second.semantic_scores, atol=1e-5)
     assert torch.allclose(first.semantic_affinity[:, order], second.semantic_affinity, atol=1e-5)
     assert torch.allclose(first.instance_scores[order], second.instance_scores, atol=1e-5)
@@ -111,7 +111,7 @@ SWITCHES = [
 
 @pytest.mark.parametrize(("key", "value"), SWITCHES, ids=[f"{k}={v}" for k, v in SWITCHES])
 def test_each_option_changes_the_losses(toy: Any, toy_cfg: CfgNode, key: str, value: Any) -> None:
-    """By configuration alone, and it still trains."""
+    """Each option is switched by config alone, and the model still trains."""
 
     def losses(cfg: CfgNode) -> dict[str, float]:
         torch.manual_seed(0)
@@ -159,7 +159,7 @@ def test_without_instance_queries(toy: Any, toy_cfg: CfgNode) -> None:
     model = build_model(toy_cfg)
     losses = model([toy.input(6, {0: [1], 3: [2]})])
     assert not any("_dn" in name for name in losses)
-    model.inference.semantic_threshold = 0.0  # random weights are sure of nothing
+    model.inference.semantic_threshold = 0.0  # scores of random weights are low
     with torch.no_grad():
         result = model.eval()([toy.input(6, {})])[0]
     assert len(result["instances"]) == 0

@@ -1,4 +1,4 @@
-"""CLIP's scores of predicted masks and their fusion with the learned ones, against literal versions."""
+"""CLIP scores of predicted masks and their fusion with learned scores, against literal implementations."""
 
 from typing import Any
 
@@ -18,17 +18,17 @@ from tests.tiny_clip import make_tiny_clip
 
 def predictions(num_classes: int = 3) -> tuple[Predictions, ClipScores]:
     torch.manual_seed(0)
-    said = Predictions(
+    learned_predictions = Predictions(
         torch.tensor([2, 0]), torch.rand(2), torch.rand(2, 4), torch.rand(4, num_classes), torch.rand(4, 4)
     )
-    return said, ClipScores(torch.rand(2), torch.rand(4, num_classes).softmax(-1))
+    return learned_predictions, ClipScores(torch.rand(2), torch.rand(4, num_classes).softmax(-1))
 
 
 @pytest.mark.parametrize("rule", ["product", "sum"])
 def test_fusion(rule: str) -> None:
-    said, clip = predictions()
+    learned_predictions, clip = predictions()
     seen = torch.tensor([True, False, True])
-    fused = ScoreFusion(clip_weight=0.4, clip_weight_unseen=0.7, rule=rule)(said, clip, seen)
+    fused = ScoreFusion(clip_weight=0.4, clip_weight_unseen=0.7, rule=rule)(learned_predictions, clip, seen)
 
     def expected(learned: float, other: float, c: int) -> float:
         k = 0.4 if seen[c] else 0.7
@@ -37,21 +37,21 @@ def test_fusion(rule: str) -> None:
 
     for i in range(4):
         for c in range(3):
-            value = expected(float(said.instance_scores[i, c]), float(clip.instance[i, c]), c)
+            value = expected(float(learned_predictions.instance_scores[i, c]), float(clip.instance[i, c]), c)
             assert fused.instance_scores[i, c] == pytest.approx(value, rel=1e-5)
     for i, c in enumerate([2, 0]):
-        value = expected(float(said.semantic_scores[i]), float(clip.semantic[i]), c)
+        value = expected(float(learned_predictions.semantic_scores[i]), float(clip.semantic[i]), c)
         assert fused.semantic_scores[i] == pytest.approx(value, rel=1e-5)
-    assert torch.equal(fused.instance_affinity, said.instance_affinity)
+    assert torch.equal(fused.instance_affinity, learned_predictions.instance_affinity)
 
 
 def test_clip_weight_of_0_and_1_select_one_classifier() -> None:
-    """Table 6: learnable, CLIP, both."""
-    said, clip = predictions()
+    """Weights of the single-classifier rows of Table 6."""
+    learned_predictions, clip = predictions()
     seen = torch.ones(3, dtype=torch.bool)
-    learned = ScoreFusion(clip_weight=0, clip_weight_unseen=0, rule="product")(said, clip, seen)
-    clips = ScoreFusion(clip_weight=1, clip_weight_unseen=1, rule="product")(said, clip, seen)
-    assert torch.allclose(learned.instance_scores, said.instance_scores)
+    learned = ScoreFusion(clip_weight=0, clip_weight_unseen=0, rule="product")(learned_predictions, clip, seen)
+    clips = ScoreFusion(clip_weight=1, clip_weight_unseen=1, rule="product")(learned_predictions, clip, seen)
+    assert torch.allclose(learned.instance_scores, learned_predictions.instance_scores)
     assert torch.allclose(clips.instance_scores, clip.instance)
 
 
@@ -111,15 +111,15 @@ def test_predict_clip(model: SAMCP, toy: Any) -> None:
     model.set_vocabulary(Vocabulary(("disc", "kite", "sky"), (True, True, False), (("circle",), (), ("heaven", "air"))))
     inputs = [toy.input(8, {}, size=(64, 96)), toy.input(5, {}, size=(64, 96), seed=4)]
     images = model.encode(inputs)
-    said = model.predict_learned(images)
+    learned_predictions = model.predict_learned(images)
     rles = [x["patch_rles"] for x in inputs]
-    for i, clip in enumerate(model.predict_clip(images, said, rles)):
-        alone = model.predict_clip(model.encode(inputs[i : i + 1]), said[i : i + 1], rles[i : i + 1])[0]
-        assert torch.allclose(clip.instance, alone.instance, atol=1e-5), "in any batch"
+    for i, clip in enumerate(model.predict_clip(images, learned_predictions, rles)):
+        alone = model.predict_clip(model.encode(inputs[i : i + 1]), learned_predictions[i : i + 1], rles[i : i + 1])[0]
+        assert torch.allclose(clip.instance, alone.instance, atol=1e-5), "scores must not depend on the batch"
         height, width = inputs[i]["image"].shape[1:]
         dense = images.features[DENSE][i, :, : -(-height // 32), : -(-width // 32)]
         words = model.class_embedding()
-        for affinity, row in zip(said[i].instance_affinity, clip.instance, strict=True):
+        for affinity, row in zip(learned_predictions[i].instance_affinity, clip.instance, strict=True):
             members = (affinity - affinity.min()) / (affinity.max() - affinity.min()) > 0.5
             weights = mask_weights(members[None], rles[i], (height, width), 32)
             [pooled] = model.backbone.bottom_up.pool(dense, weights)
@@ -144,7 +144,7 @@ def test_model_returns_fused_scores(model: SAMCP, toy: Any) -> None:
 
 
 def test_seen_classes_include_synonyms(model: SAMCP) -> None:
-    """The toy's vocabulary is disc, square, ring, sky, grass."""
+    """The toy model is trained on disc, square, ring, sky and grass."""
     model.set_vocabulary(Vocabulary(("round", "kite", "Sky"), (True, True, False), (("ring",), (), ())))
     assert model.seen_classes.tolist() == [True, False, True]
 

@@ -1,4 +1,4 @@
-"""Queries: visibility by enumeration, and denoising groups."""
+"""Denoising queries, and visibility between queries."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def test_number_of_denoising_groups() -> None:
     assert queries.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert queries.entity.tolist() == [0, 1] * 6
     assert queries.positive.tolist() == [True, True, False, False] * 3
-    assert queries.valid[1].tolist() == [True, False] * 6, "the second image has one instance only"
+    assert queries.valid[1].tolist() == [True, False] * 6, "the second image has one instance"
 
 
 def test_at_least_one_denoising_group() -> None:
@@ -46,7 +46,7 @@ def test_noised_boxes_are_valid() -> None:
 
 @pytest.mark.parametrize("noise", [1.0, 0.4])
 def test_box_noise_of_positives_and_negatives(noise: float) -> None:
-    """A side of a positive moves by less than half the box's size, a negative's by that and up to twice as much."""
+    """Each side moves by up to half the box size for positives, and by half to the whole box size for negatives."""
     torch.manual_seed(0)
     box = torch.tensor([0.4, 0.3, 0.5, 0.6])  # even a negative's sides stay inside the image
     queries = make_denoising_queries(
@@ -59,7 +59,7 @@ def test_box_noise_of_positives_and_negatives(noise: float) -> None:
     )
     half_size = torch.tensor([0.05, 0.15])
     outwards = torch.stack([box[:2] - queries.boxes[0, :, :2], queries.boxes[0, :, 2:] - box[2:]]) / (noise * half_size)
-    # Where both sides of a negative move inwards they may pass each other, and one cannot tell which is which.
+    # If both sides of a negative move inwards, they may cross, and their noise cannot be recovered.
     kept = (outwards > 0).any(0)
     for positive, least in ((True, 0), (False, 1)):
         chosen = kept & (queries.positive == positive)[:, None]
@@ -68,7 +68,7 @@ def test_box_noise_of_positives_and_negatives(noise: float) -> None:
                 moves = outwards[side, chosen[:, axis], axis]
                 assert moves.abs().min() == pytest.approx(least, abs=0.01)
                 assert moves.abs().max() == pytest.approx(least + 1, abs=0.01)
-                # Of the three ways kept (one side moves outwards, the other, both) two move this side outwards.
+                # Two of the three remaining cases (this side moves outwards, the other, both) move this side outwards.
                 assert (moves > 0).double().mean().item() == pytest.approx(2 / 3, abs=0.05)
 
 
@@ -76,7 +76,7 @@ def test_label_noise() -> None:
     torch.manual_seed(0)
     queries = make(max_queries=8000)
     changed = (queries.labels[1] != 5)[queries.valid[1]].float().mean().item()
-    assert abs(changed - 0.25 * 2 / 3) < 0.02, "a quarter is drawn anew, and a third of the draws hits the same class"
+    assert abs(changed - 0.25 * 2 / 3) < 0.02, "a quarter is redrawn from three classes, one of them the same"
 
 
 def test_no_denoising_queries_without_instances() -> None:
@@ -92,7 +92,7 @@ def test_no_denoising_queries_without_instances() -> None:
 
 
 def test_query_visibility() -> None:
-    """Of instance and denoising queries; whom semantic ones see is in the attention itself (test_literal_network)."""
+    """Compare instance and denoising queries with an enumeration; test_literal_network covers semantic queries."""
     queries = make()
     valid = torch.tensor([[True, True, True], [True, False, False]])
     visible = query_visibility(2, 3, valid, queries)

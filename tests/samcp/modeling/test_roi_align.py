@@ -1,4 +1,4 @@
-"""RoIAlign on a CPU against torchvision's, and boxes embedded once against boxes embedded each time."""
+"""CPU RoIAlign against torchvision's, and cached against uncached RoI embeddings."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 9, 14
 
 
 def make_rois() -> torch.Tensor:
-    """Inside, over every border, far outside, the whole image, without area, thin."""
+    """Return RoIs inside, across and outside the image, of the whole image, without area, and thin."""
     return torch.tensor(
         [
             [0, 10.3, 8.1, 60.7, 33.9],
@@ -57,7 +57,7 @@ def test_channels_last_keeps_values() -> None:
 
 
 class TestRoIEmbeddingCache:
-    """In float64, for the two ways add in another order."""
+    """Computed in float64, since the order of summation differs."""
 
     levels = tuple(torch.randn(2, 4, HEIGHT // shrunk, WIDTH // shrunk, dtype=torch.float64) for shrunk in (1, 2))
 
@@ -66,7 +66,7 @@ class TestRoIEmbeddingCache:
         return RoIEmbedding(strides=[8, 16], in_channels=4, dim=6, roi_size=3, fc_dim=8).double()
 
     def layers(self) -> list[torch.Tensor]:
-        """Boxes of three layers, (2, 5, 4): some are the same within an image, between images and between layers."""
+        """Return boxes of three layers, each (2, 5, 4), with duplicates within and between images and layers."""
         pool = torch.tensor([[0, 0, 112, 72], [8, 9, 50, 40], [8, 9, 50, 41], [60, 0, 112, 72.0]])
         index = torch.tensor(
             [[[0, 1, 1, 0, 2], [0, 0, 3, 3, 1]], [[2, 2, 1, 0, 0], [1, 1, 1, 1, 1]], [[3] * 5, [2] * 5]]

@@ -1,4 +1,4 @@
-"""Swin backbones, and the official release's weights against timm's own Swin."""
+"""Swin backbones, and weights in the official release's format against timm's Swin."""
 
 import math
 import os
@@ -21,7 +21,7 @@ EMBED, DEPTHS, HEADS, WINDOW = 8, (1, 2, 2, 2), (1, 2, 4, 8), 4
 
 
 def release(window: int = WINDOW, depths: tuple[int, ...] = DEPTHS) -> dict[str, Tensor]:
-    """A tiny Swin's tensors as the official release names them, written down from its files."""
+    """Return the tensors of a tiny Swin under the names of the official release."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -87,7 +87,7 @@ def swin_cfg(toy_cfg: CfgNode) -> CfgNode:
 def test_release_equals_timm(body: SwinTransformer, tmp_path: Path) -> None:
     weights = release()
     load_swin_weights(body, write(tmp_path / "swin.pth", weights))
-    size = 256  # no padding and no window larger than its map, where the two would differ
+    size = 256  # no padding and no window larger than its feature map, where the implementations differ
     settings = {"img_size": size, "window_size": WINDOW, "embed_dim": EMBED, "depths": DEPTHS, "num_heads": HEADS}
     theirs = timm.create_model("swin_tiny_patch4_window7_224", **settings, num_classes=21841).eval()
     del weights["head.weight"], weights["head.bias"]
@@ -98,7 +98,7 @@ def test_release_equals_timm(body: SwinTransformer, tmp_path: Path) -> None:
         ours = body(image)
         x = theirs.patch_embed(image)
         for i, stage in enumerate(theirs.layers):
-            # timm merges pixels at a stage's start, the release at the end of the one before.
+            # timm merges patches at the start of a stage, the release at the end of the previous stage.
             x = stage(x)
             expected = F.layer_norm(x, x.shape[-1:]).permute(0, 3, 1, 2)
             assert ours[f"p{i}"].std() > 0.1
@@ -106,12 +106,12 @@ def test_release_equals_timm(body: SwinTransformer, tmp_path: Path) -> None:
 
 
 def test_resize_bias_table(tmp_path: Path) -> None:
-    """Biases that are a plane over the offsets are the same plane in a larger window, away from its border."""
+    """Biases that are linear in the offsets remain linear in a larger window, except near its border."""
     offsets = torch.arange(-6.0, 7) / 7  # a window of 7
     plane = offsets[:, None] * 3 + offsets[None, :]
     resized = resize_bias_table(plane.reshape(-1, 1), 23**2).view(23, 23)  # a window of 12
-    there = (torch.arange(23) + 0.5) * 13 / 23 - 6.5  # the offset that each new cell stands for, in old cells
-    expected = (there[:, None] * 3 + there[None, :]) / 7
+    offsets_of_cells = (torch.arange(23) + 0.5) * 13 / 23 - 6.5  # offset of each new cell, in old cells
+    expected = (offsets_of_cells[:, None] * 3 + offsets_of_cells[None, :]) / 7
     assert torch.allclose(resized[3:-3, 3:-3], expected[3:-3, 3:-3], atol=0.03)
     larger = SwinTransformer(embed_dim=EMBED, depths=DEPTHS, num_heads=HEADS, window_size=6)
     weights = release()
@@ -157,7 +157,7 @@ def test_activation_checkpointing_keeps_gradients(swin_cfg: CfgNode) -> None:
         return {name: p.grad for name, p in backbone.named_parameters()}
 
     kept, recomputed = gradients(False), gradients(True)
-    assert kept.keys() == recomputed.keys(), "and no name in a checkpoint"
+    assert kept.keys() == recomputed.keys(), "parameter names must not change"
     for name, gradient in kept.items():
         assert torch.allclose(gradient, recomputed[name], rtol=1e-4, atol=1e-4), name
 

@@ -1,4 +1,4 @@
-"""What queries are taught, entity by entity."""
+"""Training targets of queries."""
 
 from typing import Any
 
@@ -21,14 +21,18 @@ def build(
     *,
     self_affinity: bool = True,
     thing_loss_only: bool = True,
-    favourite: dict[int, int] | None = None,
+    matched: dict[int, int] | None = None,
 ) -> QueryTargets:
-    """Targets of one image where query ``q`` already predicts entity k's patches, for ``favourite[k] = q``."""
+    """Return targets of one image.
+
+    Args:
+        matched: entity to the instance query that predicts its patches and box, and is therefore matched to it.
+    """
     patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
     num = patches.valid.shape[1]
     affinity = torch.full((1, len(SEMANTIC) + num, num), -4.0)
     boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, len(SEMANTIC) + num, 4).clone()
-    for k, q in (favourite or {}).items():
+    for k, q in (matched or {}).items():
         affinity[0, len(SEMANTIC) + q] = torch.where(image["instances"].gt_affinity[k], 6.0, -6.0)
         boxes[0, len(SEMANTIC) + q] = image["instances"].gt_boxes.tensor[k] / patches.scale[0]
     total = len(SEMANTIC) + num
@@ -50,7 +54,7 @@ def build(
 
 def test_matched_query(toy: Any) -> None:
     image = toy.input(6, {1: [0, 2], 2: [4], 3: [5]})
-    targets = build(image, favourite={0: 2, 1: 4})
+    targets = build(image, matched={0: 2, 1: 4})
     row = len(SEMANTIC) + 2
     assert targets.classes[0, row].tolist() == [0, 1, 0, 0, 0]
     assert targets.affinity[0, row].tolist() == [1, 0, 1, 0, 0, 0]
@@ -60,11 +64,11 @@ def test_matched_query(toy: Any) -> None:
 def test_unmatched_query(toy: Any) -> None:
     image = toy.input(6, {1: [0, 2]})
     row = len(SEMANTIC) + 5
-    with_bg, without = (build(image, favourite={0: 2}, self_affinity=on) for on in (True, False))
+    with_bg, without = (build(image, matched={0: 2}, self_affinity=on) for on in (True, False))
     assert with_bg.affinity[0, row].tolist() == [0, 0, 0, 0, 0, 1]
     assert with_bg.affinity_weights[0, row].sum() == 6
     assert with_bg.classes[0, row].sum() == 0
-    assert with_bg.class_weights[0, row].tolist() == [1, 1, 1, 0, 0], "it learns to be no thing"
+    assert with_bg.class_weights[0, row].tolist() == [1, 1, 1, 0, 0], "its target is no thing class"
     assert without.affinity_weights[0, row].sum() == 0
 
 
@@ -73,7 +77,7 @@ def test_semantic_query(toy: Any) -> None:
     assert targets.class_weights[0, 0].tolist() == [0, 0, 0, 1, 0]
     assert targets.classes[0, 0, 3] == 1
     assert targets.affinity[0, 0].tolist() == [0, 1, 0, 0, 0, 1]
-    assert targets.class_weights[0, 1].tolist() == [0, 0, 0, 0, 1], "grass is absent: judged, and negative"
+    assert targets.class_weights[0, 1].tolist() == [0, 0, 0, 0, 1], "an absent class is a negative"
     assert targets.classes[0, 1].sum() == 0
     assert targets.affinity_weights[0, 1].sum() == 0, "an absent class has no affinity loss"
 
@@ -88,28 +92,28 @@ def test_weights_of_ignored_pairs(toy: Any) -> None:
     image = toy.input(4, {1: [0, 1]})
     image["instances"].gt_ignore[0] = torch.tensor([True, False, False, True])
     row = len(SEMANTIC)
-    targets = build(image, favourite={0: 0})
+    targets = build(image, matched={0: 0})
     assert targets.affinity_weights[0, row].tolist() == [1, 1, 1, 0]
 
 
-@pytest.mark.parametrize("why", ["no patch", "patches elsewhere"])
-def test_unbuildable_entity_has_no_loss(toy: Any, why: str) -> None:
+@pytest.mark.parametrize("reason", ["no patch", "patches elsewhere"])
+def test_unbuildable_entity_has_no_loss(toy: Any, reason: str) -> None:
     image = toy.input(4, {1: [0, 1]})
-    if why == "no patch":
+    if reason == "no patch":
         image["instances"].gt_affinity[:] = False
     else:
         image["instances"].gt_boxes.tensor[:] = torch.tensor([90.0, 60.0, 95.0, 63.0])
     targets = build(image)
     assert not targets.positive[0, len(SEMANTIC) :].any()
-    silent = targets.class_weights[0, len(SEMANTIC) :].sum(-1) == 0
-    assert silent.sum() == 1, "the query matched to it has no loss"
-    assert targets.affinity_weights[0, len(SEMANTIC) :][silent].sum() == 0
+    without_loss = targets.class_weights[0, len(SEMANTIC) :].sum(-1) == 0
+    assert without_loss.sum() == 1, "the query matched to the entity has no loss"
+    assert targets.affinity_weights[0, len(SEMANTIC) :][without_loss].sum() == 0
 
 
 def test_patch_in_crowd_has_no_class_loss(toy: Any) -> None:
     image = toy.input(4, {1: [0]})
     image["patches"].in_crowd[3] = True
-    targets = build(image, favourite={0: 0})
+    targets = build(image, matched={0: 0})
     assert targets.class_weights[0, len(SEMANTIC) + 3].sum() == 0
     assert targets.class_weights[0, len(SEMANTIC) + 2].sum() == len(THINGS)
 
@@ -174,7 +178,7 @@ def test_denoising_queries_of_unbuildable_entities_keep_their_class_loss(toy: An
 def test_thing_loss_only(toy: Any) -> None:
     image = toy.input(6, {1: [0, 2]})
     unmatched = len(SEMANTIC) + 5
-    assert build(image, favourite={0: 2}).class_weights[0, unmatched].tolist() == [1, 1, 1, 0, 0]
-    all_classes = build(image, favourite={0: 2}, thing_loss_only=False)
+    assert build(image, matched={0: 2}).class_weights[0, unmatched].tolist() == [1, 1, 1, 0, 0]
+    all_classes = build(image, matched={0: 2}, thing_loss_only=False)
     assert all_classes.class_weights[0, unmatched].tolist() == [1, 1, 1, 1, 1]
     assert all_classes.class_weights[0, 0].tolist() == [0, 0, 0, 1, 0], "a semantic query keeps its own class"

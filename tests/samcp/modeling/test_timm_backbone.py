@@ -1,4 +1,4 @@
-"""timm backbones with real ImageNet weights."""
+"""timm backbones, with ImageNet weights of an installed package."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_output_shapes() -> None:
 
 
 def test_package_weights_classify_a_cat() -> None:
-    """The weights came from another port under other names; put in by order, they classify as they should."""
+    """The package uses other parameter names; weights are assigned by order."""
     file = find_weights(WEIGHTS)
     model = timm.create_model("tf_efficientnet_lite0").eval()
     load_timm_weights(model, file)
@@ -38,7 +38,7 @@ def test_package_weights_classify_a_cat() -> None:
     image = F.interpolate((image - 127) / 128, size=(224, 224), mode="bilinear", antialias=True)
     with torch.no_grad():
         top = model(image).topk(3).indices[0].tolist()
-    assert set(top) <= {281, 282, 283, 284, 285, 287}, f"ImageNet's cats, not {top}"
+    assert set(top) <= {281, 282, 283, 284, 285, 287}, f"not ImageNet's cats: {top}"
 
 
 def test_freeze_norm() -> None:
@@ -55,7 +55,7 @@ def test_freeze_norm() -> None:
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto"])
 def test_freeze_at(name: str) -> None:
-    """What res3 is computed from stays, all behind it is trained."""
+    """All layers up to res3 are frozen, and all later layers are trained."""
     backbone = TimmBackbone(name=name, freeze_norm=False, freeze_at=3)
     features = backbone(torch.randn(2, 3, 64, 64))
     assert not features["res2"].requires_grad

@@ -1,4 +1,4 @@
-"""Steps of training: repeatable, in half precision, and without any BatchNorm that would need all workers' images."""
+"""Training steps: reproducible, in half precision, without trainable BatchNorm."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def test_training_is_reproducible(toy: Any, toy_cfg: CfgNode) -> None:
 
 
 def test_half_precision_approximates_full_precision(toy: Any, toy_cfg: CfgNode) -> None:
-    toy_cfg.MODEL.SAMCP.DCA_MASK = False  # who is masked is a yes or no that rounding may turn
+    toy_cfg.MODEL.SAMCP.DCA_MASK = False  # rounding may change the attention masks
     torch.manual_seed(0)
     toy_model = SAMCP(toy_cfg)
     batch = [toy.input(8, {0: [1, 2], 3: [5]}), toy.input(0, {}), toy.input(5, {2: [0]}, seed=3)]
@@ -52,7 +52,7 @@ def test_half_precision_approximates_full_precision(toy: Any, toy_cfg: CfgNode) 
 
     full, gradient = losses_and_gradient(False)
     half, rough_gradient = losses_and_gradient(True)
-    assert full == pytest.approx(half, rel=0.25, abs=0.02)  # a loss may be that of one row
+    assert full == pytest.approx(half, rel=0.25, abs=0.02)  # a loss may depend on a single row
     assert full != half
     assert torch.isfinite(rough_gradient).all()
     assert torch.cosine_similarity(gradient, rough_gradient, dim=0) > 0.9
@@ -69,16 +69,16 @@ def test_classifier_and_matcher_ignore_autocast() -> None:
         "gt_weights": torch.ones(12, 40),
         "gt_boxes": torch.tensor([0.1, 0.1, 0.6, 0.6]).repeat(12, 1),
     }
-    said = {
+    predictions = {
         "class_logits": torch.randn(20, 9),
         "affinity_logits": torch.randn(20, 40),
         "boxes": torch.tensor([0.0, 0.1, 0.6, 0.6]).repeat(20, 1),
     }
-    exact = matcher(**said, **entity)
+    exact = matcher(**predictions, **entity)
     with torch.autocast("cpu", torch.bfloat16):
-        logits, matched = classifier(queries, words), matcher(**said, **entity)
+        logits, matched = classifier(queries, words), matcher(**predictions, **entity)
     assert logits.dtype == torch.float32
-    assert logits.unique().numel() > 150, "of 180; products in half precision fall together"
+    assert logits.unique().numel() > 150, "of 180; half precision would give fewer distinct values"
     assert torch.equal(matched[0], exact[0])
     assert torch.equal(matched[1], exact[1])
 
@@ -100,7 +100,7 @@ def test_matcher_accepts_nan() -> None:
 
 @pytest.mark.parametrize("base", ["samcp_R50", "samcp_SwinL", "samcp_lite0"])
 def test_batch_norm_is_frozen(toy_vocabulary: str, base: str) -> None:
-    """The backbone's BatchNorm is frozen and all other norms are of single images: there is nothing to synchronise."""
+    """BatchNorm is frozen in the backbone and not used elsewhere, so that SyncBatchNorm is not needed."""
     cfg = get_cfg()
     add_samcp_config(cfg)
     cfg.merge_from_file(str(CONFIGS / "_base_" / f"{base}.yaml"))

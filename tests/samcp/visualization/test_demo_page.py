@@ -40,7 +40,7 @@ def test_photographs_are_written_once(photographs):
     assert first.stat().st_mtime_ns == before
 
 
-def test_photograph_rows_state_the_coverage(photographs, tmp_path):
+def test_photograph_rows_contain_coverage(photographs, tmp_path):
     with CacheWriter(tmp_path / "patches", {"name": "halves"}, "photographs") as writer:
         for name in PHOTOGRAPHS:
             width, height = Image.open(photographs / f"{name}.jpg").size

@@ -1,4 +1,4 @@
-"""Pictures of predictions and ground truth, and panels."""
+"""Drawing of predictions and ground truth."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def patches(record):
 
 @pytest.fixture(scope="module")
 def prediction(record):
-    """The ground truth as a prediction."""
+    """Return the ground truth as a prediction."""
     ids = rgb2id(np.asarray(Image.open(record["pan_seg_file_name"])))
     infos = [{**segment, "score": 0.9} for segment in record["segments_info"]]
     return {"panoptic_seg": (torch.tensor(ids, dtype=torch.int32), infos)}
@@ -116,7 +116,7 @@ def test_holes_of_instances_are_not_filled(metadata):
 
 
 def test_labels_at_the_border_stay_inside_the_image(metadata):
-    def ink(x: int) -> int:
+    def label_pixels(x: int) -> int:
         """Count the black background pixels of the label of an instance at column x."""
         ids = torch.zeros(320, 400, dtype=torch.int32)
         ids[100:150, x : x + 50] = 1
@@ -124,9 +124,9 @@ def test_labels_at_the_border_stay_inside_the_image(metadata):
         picture = draw_prediction(np.full((320, 400, 3), 255, np.uint8), {"panoptic_seg": (ids, infos)}, metadata)
         return int((picture.max(-1) < 60).sum())
 
-    middle = ink(180)
+    middle = label_pixels(180)
     assert middle > 100
-    assert min(ink(0), ink(350)) > 0.95 * middle
+    assert min(label_pixels(0), label_pixels(350)) > 0.95 * middle
 
 
 def test_stuff_class_has_the_same_colour_in_all_images():

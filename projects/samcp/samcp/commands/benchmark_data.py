@@ -38,13 +38,13 @@ _NAME = "benchmark_data"
 _PICTURES = ("astronaut", "coffee", "chelsea", "rocket", "hubble_deep_field", "immunohistochemistry")
 _PARTS = {
     "read_image": "read the image",
-    "read_patches": "load its patches",
-    "crop_patches": "cut them to the crop",
-    "patch_instances": "their boxes and 7x7 masks",
+    "read_patches": "load the patches",
+    "crop_patches": "crop the patches",
+    "patch_instances": "boxes and 7 x 7 masks",
     "read_ground_truth": "read the ground truth",
     "build_targets": "targets",
 }
-_MASK_WORK = ("load its patches", "cut them to the crop", "their boxes and 7x7 masks", "targets")
+_MASK_WORK = ("load the patches", "crop the patches", "boxes and 7 x 7 masks", "targets")
 _V100_IMAGES_PER_SECOND = 16 / 0.261 / 8
 _H100_PER_V100 = 4
 
@@ -116,11 +116,11 @@ def parts_table(cfg: CfgNode, images: int) -> str:
     ours = sum(ms[name] for name in _MASK_WORK)
     rest = ms["whole"] - sum(ms[name] for name in _PARTS.values())
     rows = [[name, f"{ms[name]:.2f}"] for name in _PARTS.values()]
-    rows += [["augment the image, and the rest", f"{rest:.2f}"], ["an image, whole", f"{ms['whole']:.2f}"]]
+    rows += [["augment the image, and the rest", f"{rest:.2f}"], ["whole image", f"{ms['whole']:.2f}"]]
     rows += [["", ""], ["all work on patches and targets", f"{ours:.2f}"]]
-    for name in ("decode all masks", "decode all masks and augment them"):
-        rows.append([f"the dense way: {name}", f"{ms[name]:.2f}  = {ms[name] / ours:.1f} x ours"])
-    return tabulate(rows, [f"{images} images, {np.mean(counts):.0f} patches on average", "ms an image"])
+    for name in ("decode all masks", "decode and augment all masks"):
+        rows.append([f"dense: {name}", f"{ms[name]:.2f}  = {ms[name] / ours:.1f} x ours"])
+    return tabulate(rows, [f"{images} images, {np.mean(counts):.0f} patches on average", "ms per image"])
 
 
 def loader_table(cfg: CfgNode, arguments: argparse.Namespace) -> str:
@@ -140,14 +140,16 @@ def loader_table(cfg: CfgNode, arguments: argparse.Namespace) -> str:
         rate = 2 * (arguments.images // 2) / (time.perf_counter() - start)
         rows.append([workers, f"{rate:.1f}", f"{rate / consumed:.2f}"])
         del batches
-    return tabulate(rows, ["workers", "images / s", f"of the {consumed:.0f} / s that an H100 is estimated to consume"])
+    return tabulate(
+        rows, ["workers", "images / s", f"share of {consumed:.0f} / s, the estimated training speed on an H100"]
+    )
 
 
 def _dense(mapper: SAMCPDatasetMapper, patches: Patches, seconds: dict[str, float]) -> None:
     """Decode all masks and augment each of them, as Detectron2 does."""
     image = np.zeros((patches.height, patches.width, 3), np.uint8)
     transforms: T.Transform = mapper.augmentations(T.AugInput(image))
-    with _clock(seconds, "decode all masks and augment them"):
+    with _clock(seconds, "decode and augment all masks"):
         with _clock(seconds, "decode all masks"):
             masks = patches.decode()
         for mask in masks:

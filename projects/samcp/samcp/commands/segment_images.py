@@ -44,9 +44,9 @@ def segment(arguments: argparse.Namespace) -> None:
     missing = cache.missing([image.key for image in images])
     if missing:
         raise ValueError(
-            f"{arguments.patches} lacks {len(missing)} of {len(images)} images, {missing[0]} for one; repeat the "
-            "command that made it, which makes those that are missing (`proposal-cache info "
-            f"{arguments.patches}` tells its dataset and generator)"
+            f"{arguments.patches} lacks {len(missing)} of {len(images)} images, for example {missing[0]}; repeat the "
+            "command that generated the patches, which processes only the missing images (`proposal-cache info "
+            f"{arguments.patches}` prints its dataset and generator)"
         )
     sizes = _check_sizes(images, cache)
     predictor = Predictor.load(arguments.weights, device=arguments.device, clip=arguments.clip)

@@ -27,7 +27,7 @@ _SIZES_BEFORE_CROP = (400, 500, 600)
 
 @dataclass(frozen=True)
 class AugmentedImage:
-    """An image and its patches after augmentation.
+    """Image and its patches after augmentation.
 
     Attributes:
         image: (3, H, W) uint8.
@@ -158,7 +158,7 @@ class SAMCPDatasetMapper:
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """Build Detectron2's resize and flip, for training with INPUT.CROP and INPUT.COLOR_AUG_SSD between them.
 
-    The crop is applied either with probability 0.5 before the resize, after a resize of its own, as in DETR; or always
+    The crop is applied either with probability 0.5 before the resize, after a separate resize, as in DETR; or always
     and after the resize, as in Mask2Former (INPUT.CROP.AFTER_RESIZE).
     """
     augmentations = detection_utils.build_augmentation(cfg, is_train)

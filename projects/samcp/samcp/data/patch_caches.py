@@ -123,13 +123,13 @@ def generate_command(dataset: str, path: str) -> str:
     """Return the command that generates a dataset's patches with SAM."""
     described_in = MetadataCatalog.get(dataset).get("described_in")  # a custom dataset
     register = f"--register {described_in} " if described_in else ""
-    what = f"{register}--dataset {dataset} --output {path}"
-    return f"python scripts/generate_sam_patches.py {what} --checkpoint FILE"
+    options = f"{register}--dataset {dataset} --output {path}"
+    return f"python scripts/generate_sam_patches.py {options} --checkpoint FILE"
 
 
 def _complete(path: str) -> str:
     return (
-        "repeat the command that made it, which generates the missing patches only "
+        "repeat the command that generated it, which processes only the missing images "
         f"(proposal-cache info {path} prints its dataset, generator and options)"
     )
 

@@ -1,4 +1,4 @@
-"""Build the evaluators of a dataset."""
+"""Construction of the evaluators of a dataset."""
 
 import os
 

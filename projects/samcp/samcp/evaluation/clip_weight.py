@@ -12,7 +12,7 @@ from samcp.modeling.open_vocabulary import ScoreFusion
 
 
 class ClipWeightSweep(nn.Module):
-    """A model that returns, for each image, the outputs of ``model`` for every CLIP weight.
+    """Model that returns, for each image, the outputs of ``model`` for every CLIP weight.
 
     Args:
         model: a SAMCP with a CLIP backbone.

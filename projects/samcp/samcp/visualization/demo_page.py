@@ -1,4 +1,4 @@
-"""The page of `make demo`."""
+"""Page of `make demo`."""
 
 import math
 import os

@@ -13,7 +13,7 @@ from samcp.visualization.drawing import Picture
 
 @dataclass
 class Row:
-    """A row of pictures.
+    """Row of pictures.
 
     Attributes:
         title: heading of the row.
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass
 class Section:
-    """A section of a page: paragraphs, a table, rows of pictures and commands, in this order and each optional.
+    """Section of a page: paragraphs, a table, rows of pictures and commands, in this order and each optional.
 
     Attributes:
         heading: of the section.

@@ -21,11 +21,11 @@ import prepare_ade20k as script
 
 SIZE = (40, 60)
 WALL, BED, PERSON, CHAIR = 1, 8, 13, 20  # in the label maps
-BED_THING, PERSON_THING, CHAIR_THING = 1, 4, 8  # in the instance release, which numbers the things
+BED_THING, PERSON_THING, CHAIR_THING = 1, 4, 8  # in the instance release, which has separate ids
 
 
 def write_release(folder: Path, name: str, *, instances: bool = True) -> None:
-    """A bed, two chairs and a person without instance in front of a wall; one chair overlaps the wall."""
+    """Write a bed, two chairs and a person without instance in front of a wall; one chair overlaps the wall."""
     labels = np.full(SIZE, WALL, np.uint8)
     labels[:5] = 0  # void
     things = np.zeros((*SIZE, 3), np.uint8)
@@ -54,7 +54,7 @@ def release(tmp_path):
 
 @pytest.fixture
 def ade20k(release):
-    """The converted release, registered."""
+    """Convert and register the release."""
     prepare_ade20k(release)
     register_ade20k(release.parent)
     yield release
@@ -84,12 +84,12 @@ def test_script_converts_both_releases(release, monkeypatch, capsys, caplog):
 
 def test_interrupted_run_continues(release):
     prepare_ade20k(release)
-    kept = release / "ade20k_panoptic_val" / "ADE_val_00000001.png"
-    lost = release / "ade20k_panoptic_val" / "ADE_val_00000002.png"
-    before = kept.stat().st_mtime_ns, lost.read_bytes()
-    lost.unlink()
+    existing = release / "ade20k_panoptic_val" / "ADE_val_00000001.png"
+    removed = release / "ade20k_panoptic_val" / "ADE_val_00000002.png"
+    before = existing.stat().st_mtime_ns, removed.read_bytes()
+    removed.unlink()
     assert prepare_ade20k(release, workers=2) == {"val": "2 images, semantic, instance and panoptic"}
-    assert (kept.stat().st_mtime_ns, lost.read_bytes()) == before
+    assert (existing.stat().st_mtime_ns, removed.read_bytes()) == before
     assert not list(release.rglob(".*"))  # no temporary files
 
 
@@ -138,27 +138,27 @@ def test_registered_classes(ade20k):
 
 def test_ground_truth_scores_100(ade20k, tmp_path):
     results = evaluate_truth("ade20k_panoptic_val", tmp_path)
-    for task, figure in (("panoptic_seg", "PQ_th"), ("panoptic_seg", "PQ_st"), ("segm", "AP"), ("sem_seg", "mIoU")):
-        assert results[task][figure] == pytest.approx(100), (task, figure)
+    for task, metric in (("panoptic_seg", "PQ_th"), ("panoptic_seg", "PQ_st"), ("segm", "AP"), ("sem_seg", "mIoU")):
+        assert results[task][metric] == pytest.approx(100), (task, metric)
     assert results["sem_seg"]["IoU-person"] == pytest.approx(100)  # only in the label maps
     assert evaluate_truth("ade20k_instance_val", tmp_path)["segm"]["AP"] == pytest.approx(100)
 
 
 def test_missed_chair(ade20k, tmp_path):
-    """One of two chairs per image is predicted: RQ and recall of chairs by hand."""
+    """One of two chairs per image is predicted; RQ and recall are computed by hand."""
 
-    def lose_one(outputs):
+    def drop_chair(outputs):
         ids, segments = outputs["panoptic_seg"]
-        lost = max(s["id"] for s in segments if s["isthing"])
-        ids[ids == lost] = 0
+        removed = max(s["id"] for s in segments if s["isthing"])
+        ids[ids == removed] = 0
         outputs["sem_seg"][:, 40:50][outputs["sem_seg"][:, 40:50] == CHAIR - 1] = -1
         return {
             **outputs,
             "instances": outputs["instances"][:2],
-            "panoptic_seg": (ids, [s for s in segments if s["id"] != lost]),
+            "panoptic_seg": (ids, [s for s in segments if s["id"] != removed]),
         }
 
-    results = evaluate_truth("ade20k_panoptic_val", tmp_path, lose_one)
+    results = evaluate_truth("ade20k_panoptic_val", tmp_path, drop_chair)
     # One chair of two: RQ = 1 / (1 + 0.5); bed and wall are perfect.
     assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100 * (1 + 2 / 3) / 2)
     assert results["panoptic_seg"]["SQ"] == pytest.approx(100)

@@ -21,7 +21,7 @@ import prepare_camvid as script
 
 @pytest.fixture
 def camvid(tmp_path):
-    """CamVid registered under tmp_path."""
+    """Register CamVid under tmp_path."""
     register_camvid(tmp_path)
     yield tmp_path / "camvid"
     register_camvid()

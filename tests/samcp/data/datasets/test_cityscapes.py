@@ -32,7 +32,7 @@ WITHOUT_AP = ("MODEL.SAMCP.TEST.INSTANCE_ON", False)
 
 
 def write_release(folder: Path, name: str) -> None:
-    """Two cars, a group of bicycles, road, sky and the ego vehicle."""
+    """Write a scene of two cars, a group of bicycles, road, sky and the ego vehicle."""
     ids = np.full(SIZE, SKY, np.int32)
     ids[24:] = ROAD
     ids[44:] = EGO_VEHICLE
@@ -59,7 +59,7 @@ def release(tmp_path):
 
 @pytest.fixture
 def cityscapes(release):
-    """The converted release, registered."""
+    """Convert and register the release."""
     prepare_cityscapes(release)
     register_cityscapes(release.parent)
     yield release
@@ -91,11 +91,11 @@ def test_script_writes_label_maps_and_panoptic_files(release, monkeypatch, capsy
 
 def test_interrupted_run_continues(release):
     prepare_cityscapes(release)
-    (kept, lost) = sorted((release / "gtFine" / "cityscapes_panoptic_val").iterdir())
-    before = kept.stat().st_mtime_ns, lost.read_bytes()
-    lost.unlink()
+    (existing, removed) = sorted((release / "gtFine" / "cityscapes_panoptic_val").iterdir())
+    before = existing.stat().st_mtime_ns, removed.read_bytes()
+    removed.unlink()
     prepare_cityscapes(release)
-    assert (kept.stat().st_mtime_ns, lost.read_bytes()) == before
+    assert (existing.stat().st_mtime_ns, removed.read_bytes()) == before
 
 
 def test_errors_name_the_missing_file(release, tmp_path):
@@ -134,21 +134,21 @@ def test_records_have_isthing_and_label_maps(cityscapes):
 
 def test_ground_truth_scores_100(cityscapes, tmp_path):
     results = evaluate_truth(PANOPTIC_VAL, tmp_path, lambda outputs: outputs, *WITHOUT_AP)
-    for task, figure in (("panoptic_seg", "PQ_th"), ("panoptic_seg", "PQ_st"), ("sem_seg", "mIoU")):
-        assert results[task][figure] == pytest.approx(100), (task, figure)
+    for task, metric in (("panoptic_seg", "PQ_th"), ("panoptic_seg", "PQ_st"), ("sem_seg", "mIoU")):
+        assert results[task][metric] == pytest.approx(100), (task, metric)
 
 
 def test_cars_predicted_as_bicycles(cityscapes, tmp_path):
     """Cars are missed; as bicycles they are false positives, since they do not overlap the crowd of bicycles."""
 
-    def mistake(outputs):
+    def predict_bicycles(outputs):
         ids, segments = outputs["panoptic_seg"]
         labels = outputs["sem_seg"]
         labels[labels == 13] = 18
         segments = [{**s, "category_id": 18 if s["category_id"] == 13 else s["category_id"]} for s in segments]
         return {**outputs, "panoptic_seg": (ids, segments), "sem_seg": labels}
 
-    results = evaluate_truth(PANOPTIC_VAL, tmp_path, mistake, *WITHOUT_AP)
+    results = evaluate_truth(PANOPTIC_VAL, tmp_path, predict_bicycles, *WITHOUT_AP)
     assert results["panoptic_seg"]["PQ_th"] == pytest.approx(0)
     assert results["panoptic_seg"]["PQ"] == pytest.approx(50)  # mean of road, sky, cars and bicycles
     assert results["sem_seg"]["IoU-car"] == pytest.approx(0)
@@ -163,7 +163,7 @@ def test_ap_without_cityscapesscripts(cityscapes, tmp_path, monkeypatch):
         evaluate_truth(PANOPTIC_VAL, tmp_path)
 
 
-def test_equals_the_official_ap(cityscapes, tmp_path, monkeypatch):
+def test_official_ap(cityscapes, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     results = evaluate_truth(PANOPTIC_VAL, tmp_path)
@@ -171,7 +171,7 @@ def test_equals_the_official_ap(cityscapes, tmp_path, monkeypatch):
     # One of the second image's two cars is missing; car is the only class with instances.
     results = evaluate_truth(PANOPTIC_VAL, tmp_path, lambda o: {**o, "instances": o["instances"][:1]})
     assert 0 < results["segm"]["AP"] < 60
-    assert not list((tmp_path / "here").iterdir()), "the evaluation leaves nothing where the user is"
+    assert not list((tmp_path / "here").iterdir()), "evaluation must not write to the working directory"
 
 
 def test_panoptic_files_equal_those_of_the_official_script(cityscapes, tmp_path):

@@ -1,4 +1,4 @@
-"""COCO under Detectron2's names: evaluation of two images in the layout of the release."""
+"""COCO: registration and evaluation of two images in the layout of the release."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ SEGMENTS = [
     (3226956, DOG, 0, (45, 40, 65, 50)),
     (70000, PERSON, 1, (65, 20, 75, 30)),
 ]
-LOST = 8555433
+MISSED = 8555433
 
 
 def pixels(box: tuple[int, int, int, int]) -> np.ndarray:
@@ -38,7 +38,7 @@ def pixels(box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def segmentation(box: tuple[int, int, int, int], crowd: int) -> list | dict:
-    """A polygon or, for a crowd, an uncompressed RLE, as in the release."""
+    """Return a polygon or, for a crowd, an uncompressed RLE, as in the release."""
     x0, y0, x1, y1 = box
     if not crowd:
         return [[x0, y0, x1, y0, x1, y1, x0, y1]]
@@ -47,7 +47,7 @@ def segmentation(box: tuple[int, int, int, int], crowd: int) -> list | dict:
 
 
 def write_release(folder: Path) -> None:
-    """Two images, each with two people, a crowd of people, a dog, sky and grass."""
+    """Write two images, each with two people, a crowd of people, a dog, sky and grass."""
     for part in ("val2017", "panoptic_val2017", "annotations"):
         (folder / part).mkdir(parents=True)
     images, panoptic, instances = [], [], []
@@ -82,7 +82,7 @@ def write_release(folder: Path) -> None:
 
 @pytest.fixture
 def coco(tmp_path, monkeypatch):
-    """The dataset, registered by Detectron2 in otherwise empty catalogs."""
+    """Register the dataset with Detectron2, in otherwise empty catalogs."""
     for catalog in (DatasetCatalog, MetadataCatalog):
         monkeypatch.setattr(catalog, "data", {})
     write_release(tmp_path / "coco")
@@ -93,27 +93,27 @@ def coco(tmp_path, monkeypatch):
 
 def test_ground_truth_scores_100(coco, tmp_path):
     results = evaluate_truth(PANOPTIC_VAL, tmp_path)
-    figures = {"panoptic_seg": ["PQ", "PQ_th", "PQ_st"], "segm": ["AP"], "bbox": ["AP"], "sem_seg": ["mIoU"]}
-    for task, names in figures.items():
+    metrics = {"panoptic_seg": ["PQ", "PQ_th", "PQ_st"], "segm": ["AP"], "bbox": ["AP"], "sem_seg": ["mIoU"]}
+    for task, names in metrics.items():
         for name in names:
             assert results[task][name] == pytest.approx(100), (task, name)
 
 
 def test_missed_person(coco, tmp_path):
-    """One of two people per image is predicted: metrics by hand."""
+    """One of two people per image is predicted; the metrics are computed by hand."""
 
-    def lose_one(outputs):
+    def drop_person(outputs):
         ids, segments = outputs["panoptic_seg"]
-        outputs["sem_seg"][ids == LOST] = -1
-        ids[ids == LOST] = 0
+        outputs["sem_seg"][ids == MISSED] = -1
+        ids[ids == MISSED] = 0
         boxes = outputs["instances"].pred_boxes.tensor
         return {
             **outputs,
             "instances": outputs["instances"][boxes[:, 0] != 25],
-            "panoptic_seg": (ids, [s for s in segments if s["id"] != LOST]),
+            "panoptic_seg": (ids, [s for s in segments if s["id"] != MISSED]),
         }
 
-    results = evaluate_truth(PANOPTIC_VAL, tmp_path, lose_one)
+    results = evaluate_truth(PANOPTIC_VAL, tmp_path, drop_person)
     # One person of two: RQ = 1 / (1 + 0.5). The crowd is not counted; the dog is perfect.
     assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100 * (1 + 2 / 3) / 2)
     assert results["panoptic_seg"]["PQ_st"] == pytest.approx(100)

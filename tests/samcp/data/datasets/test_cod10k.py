@@ -28,7 +28,7 @@ def write_image(folder: Path, name: str, *instances: tuple, with_colours: bool =
     colours, whole = np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, np.uint8)
     for where, colour in instances:
         colours[where], whole[where] = colour, 255
-    # A trace of smoothing beside the object, which belongs to no instance.
+    # A smoothing artifact beside the object, which belongs to no instance.
     whole[0, 0], colours[0, 0] = 40, (40, 40, 40)
     pictures = {"Image": (".jpg", np.zeros((*SIZE, 3), np.uint8)), "GT_Object": (".png", whole)}
     if with_colours:
@@ -51,7 +51,7 @@ def release(tmp_path):
 
 @pytest.fixture
 def cod10k(release):
-    """The converted release, registered."""
+    """Convert and register the release."""
     prepare_cod10k(release)
     register_cod10k(release.parent)
     yield release
@@ -70,7 +70,7 @@ def test_script_reads_instances_by_colour_and_classes_by_name(release, monkeypat
     ]
     names = {category["id"]: category["name"] for category in content["categories"]}
     found = [(a["image_id"], names[a["category_id"]], a["bbox"], a["area"]) for a in content["annotations"]]
-    # The two pixels of mixed colours are no instance; blue has the smaller value and comes first.
+    # The two pixels of mixed colours are not an instance; blue has the smaller value and comes first.
     assert found == [
         (1, "pipefish", [21, 5, 19, 20], 380),
         (1, "pipefish", [5, 5, 15, 20], 300),
@@ -141,8 +141,8 @@ def test_ground_truth_scores_100(cod10k, tmp_path):
 def test_missed_owls(cod10k, tmp_path):
     owl = Vocabulary.load("cod10k").names.index("owl")
 
-    def lose_owls(outputs):
+    def drop_owls(outputs):
         instances = outputs["instances"]
         return {"instances": instances[instances.pred_classes != owl]}
 
-    assert evaluate_truth("cod10k_train", tmp_path, lose_owls)["segm"]["AP"] == pytest.approx(50)
+    assert evaluate_truth("cod10k_train", tmp_path, drop_owls)["segm"]["AP"] == pytest.approx(50)

@@ -1,4 +1,4 @@
-"""Custom datasets described by a yaml file."""
+"""Custom datasets description by a yaml file."""
 
 import json
 import os
@@ -89,14 +89,14 @@ def test_all_forms_of_annotations_are_evaluated(beach, tmp_path):
     assert results["segm"]["AP"] == pytest.approx(100)
     results = evaluate_truth("own_panoptic", tmp_path)
     assert [
-        results[task][figure] for task, figure in (("panoptic_seg", "PQ"), ("segm", "AP"), ("sem_seg", "mIoU"))
+        results[task][metric] for task, metric in (("panoptic_seg", "PQ"), ("segm", "AP"), ("sem_seg", "mIoU"))
     ] == [pytest.approx(100)] * 3
 
 
-def test_kite_missed_in_one_of_two_images(beach, tmp_path):
+def test_missed_kite(beach, tmp_path):
     seen = []
 
-    def miss(outputs):
+    def drop_first_kite(outputs):
         seen.append(outputs)
         if len(seen) > 1:
             return outputs
@@ -106,7 +106,7 @@ def test_kite_missed_in_one_of_two_images(beach, tmp_path):
         ids = torch.where(ids == sea[0]["id"], ids, 0)
         return {"panoptic_seg": (ids, sea), "instances": outputs["instances"][:0], "sem_seg": labels}
 
-    results = evaluate_truth("own_panoptic", tmp_path, miss)
+    results = evaluate_truth("own_panoptic", tmp_path, drop_first_kite)
     assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100 / 1.5)  # one true positive, one false negative
     assert results["panoptic_seg"]["PQ_st"] == pytest.approx(100)
     assert results["sem_seg"]["IoU-kite"] == pytest.approx(100 * 19 / (20 + 19))
@@ -115,8 +115,8 @@ def test_kite_missed_in_one_of_two_images(beach, tmp_path):
 def test_words_from_the_yaml_and_isthing_from_the_json(beach):
     assert Vocabulary.of_dataset("own_panoptic").words == (("kite", "dragon"), ("sea", "water"))
     assert Vocabulary.of_dataset("own_panoptic").is_thing == (True, False)
-    assert Vocabulary.of_dataset("own_labels").is_thing == (False, False), "label maps tell no instances apart"
-    assert Vocabulary.of_dataset("own_instances").names == ("dragon",), "without classes, the json's names"
+    assert Vocabulary.of_dataset("own_labels").is_thing == (False, False), "label maps contain no instances"
+    assert Vocabulary.of_dataset("own_instances").names == ("dragon",), "default: the names in the json"
 
 
 def test_default_patch_caches_from_the_yaml(beach):
@@ -217,7 +217,7 @@ def test_classes_as_a_list(beach):
 
 
 def test_equal_file_names_in_two_folders(beach, tmp_path):
-    """Predictions are not confused; `classes` is a list, and the name of a folder is a number."""
+    """Images are identified by path; also, `classes` is a list and the folder name a number in YAML."""
     folder = beach.parent
     os.rename(folder / "images", folder / "2017")
     os.rename(folder / "2017" / "deep" / "two.jpg", folder / "2017" / "deep" / "one.jpg")
@@ -225,8 +225,8 @@ def test_equal_file_names_in_two_folders(beach, tmp_path):
     content["images"][1]["file_name"] = "deep/one.jpg"
     (folder / "panoptic.json").write_text(json.dumps(content))
     split = {"images": 2017, "panoptic": "panoptic.json", "panoptic_pngs": "pngs"}
-    described = {"classes": ["kite: dragon", "sea~"], "splits": {"own_panoptic": split}}
-    beach.write_text(yaml.safe_dump(described))
+    description = {"classes": ["kite: dragon", "sea~"], "splits": {"own_panoptic": split}}
+    beach.write_text(yaml.safe_dump(description))
     register_files([beach])
     assert Vocabulary.of_dataset("own_panoptic").words == (("kite", "dragon"), ("sea",))
     assert evaluate_truth("own_panoptic", tmp_path)["panoptic_seg"]["PQ"] == pytest.approx(100)

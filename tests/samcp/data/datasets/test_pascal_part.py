@@ -45,7 +45,7 @@ CAR += [("door_1", box_mask(0, 0, 0, 0))]  # hidden
 
 
 def struct(**columns: list) -> np.ndarray:
-    """A nested MATLAB struct array (1, N), as in the release."""
+    """Return a nested MATLAB struct array (1, N), as in the release."""
     array = np.empty((1, len(next(iter(columns.values())))), dtype=[(name, object) for name in columns])
     for name, values in columns.items():
         for i, value in enumerate(values):
@@ -89,7 +89,7 @@ def release(tmp_path):
 
 @pytest.fixture
 def pascal_part(release):
-    """The converted release, registered."""
+    """Convert and register the release."""
     prepare_pascal_part(release)
     register_pascal_part(release.parent)
     yield release
@@ -207,20 +207,20 @@ def test_ground_truth_scores_100(pascal_part, tmp_path):
 
 
 def test_missed_ears(pascal_part, tmp_path):
-    """Of heads, ears, a wheel and a plate, the ears are missing."""
+    """All cat ears are missed, one of four classes."""
     ear = PARTS.index("cat ear")
 
-    def lose_ears(outputs):
+    def drop_ears(outputs):
         instances = outputs["instances"]
         return {"instances": instances[instances.pred_classes != ear]}
 
-    results = evaluate_truth("pascal_part_train", tmp_path, lose_ears)
+    results = evaluate_truth("pascal_part_train", tmp_path, drop_ears)
     assert results["segm"]["AP-cat ear"] == pytest.approx(0)
     assert results["segm"]["AP"] == pytest.approx(75)
 
 
 def test_model_of_parts_and_objects_is_evaluated_on_parts(pascal_part, tmp_path):
-    """Row 2 of Table 10 by its config: 113 classes in training, 93 in evaluation."""
+    """Config of Table 10, row 2: 113 classes in training, 93 in evaluation."""
     images = pascal_part / "VOCdevkit" / "VOC2010" / "JPEGImages"
     patches = {
         path.stem: Patches.from_masks(np.stack([box_mask(5, 5, 15, 15), box_mask(5, 5, 30, 25)]).astype(bool))
@@ -240,6 +240,6 @@ def test_model_of_parts_and_objects_is_evaluated_on_parts(pascal_part, tmp_path)
     trainer = Trainer(load_config(default_argument_parser().parse_args(options)))
     trainer.train()
     assert len(trainer._trainer.model.vocabulary.names) == 113
-    figures = trainer._last_eval_results["segm"]
-    assert "AP-cat head" in figures
-    assert "AP-cat" not in figures
+    metrics = trainer._last_eval_results["segm"]
+    assert "AP-cat head" in metrics
+    assert "AP-cat" not in metrics

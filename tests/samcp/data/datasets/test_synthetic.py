@@ -1,4 +1,4 @@
-"""The synthetic dataset: exact, reproducible, and in COCO's layout."""
+"""Synthetic dataset: reproducible files, exact masks, COCO's layout."""
 
 import json
 from pathlib import Path
@@ -59,14 +59,14 @@ def test_segments_partition_the_scene():
 
 
 def test_things_have_two_colours_independent_of_the_class():
-    """So patches of one colour must be merged."""
+    """Regions of one colour are therefore not whole objects."""
     image, segments = draw_scene(np.random.default_rng(3), 160, 224)
     things = [s for s in segments if s.name in THINGS and not s.crowd]
     for thing in things:
         colors = image[thing.mask].astype(int)
         first = colors[0]
-        far = np.abs(colors - first).sum(1) > 100
-        assert 0.05 < far.mean() < 0.95
+        other_color = np.abs(colors - first).sum(1) > 100
+        assert 0.05 < other_color.mean() < 0.95
 
 
 def test_registered_as_coco_panoptic_dataset(dataset):

@@ -19,7 +19,7 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Json:
-    """The lists of a json, without entries that are not objects; these are reported in `problems`."""
+    """Lists of a json, without entries that are not objects; these are reported in `problems`."""
 
     path: str
     images: Sequence[Entry]

@@ -224,7 +224,7 @@ def _check_segments(record: Mapping[str, Any]) -> list[str]:
         if key not in info
     ]
     problems += [
-        f"{path}: segment {info['id']} has {painted[info['id']]} pixels, but the json says {info['area']}"
+        f"{path}: segment {info['id']} has {painted[info['id']]} pixels, but area {info['area']} in the json"
         for info in infos
         if "area" in info and info["id"] in painted and info["area"] != painted[info["id"]]
     ]

@@ -1,1 +1,1 @@
-"""A user's own datasets, described by a yaml file."""
+"""Custom datasets, described by a yaml file."""

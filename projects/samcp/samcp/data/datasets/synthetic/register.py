@@ -1,4 +1,4 @@
-"""A small panoptic dataset of drawn scenes: five things and four stuff classes, in COCO's layout.
+"""Small panoptic dataset of drawn scenes: five things and four stuff classes, in COCO's layout.
 
 Layout of its folder (by default `synthetic` under DETECTRON2_DATASETS):
 
