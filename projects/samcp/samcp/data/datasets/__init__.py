@@ -1,6 +1,7 @@
 """Datasets that Detectron2 lacks or registers differently; importing this registers them under DETECTRON2_DATASETS."""
 
 from samcp.data.datasets.ade20k.register import register_ade20k
+from samcp.data.datasets.bsds500.register import register_bsds500
 from samcp.data.datasets.camvid.register import register_camvid
 from samcp.data.datasets.cityscapes.register import register_cityscapes
 from samcp.data.datasets.coco.register import register_coco
@@ -10,6 +11,7 @@ from samcp.data.datasets.pascal_part.register import register_pascal_part
 from samcp.data.datasets.synthetic.register import register_synthetic
 
 register_ade20k()
+register_bsds500()
 register_camvid()
 register_cityscapes()
 register_coco()

@@ -1,0 +1,126 @@
+"""Training of the generator `contours`: network, cost of merges, validation."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from proposal_cache.generation.pipeline import generate
+from proposal_cache.generation.sources import from_list, image_key
+from proposal_cache.generators.contours import ContourGenerator
+from proposal_cache.generators.contours.graph import FloatArray
+from proposal_cache.generators.contours.hierarchy import Perceptron, build_hierarchy, pair_features
+from proposal_cache.generators.contours.weights import save_weights
+from samcp.commands.evaluate_patches import describe, make_table
+from samcp.contours.covering import best_scales, covering
+from samcp.contours.dataset import SegmentedImage, find_images
+from samcp.contours.merging import PairSamples, fit_cost, sample_pairs
+from samcp.contours.training import SHARES, ContourTrainer, Schedule
+from samcp.data.build import load_dataset
+from samcp.data.files import write_json
+from samcp.data.patch_caches import image_root
+from samcp.errors import USER_ERRORS
+from samcp.evaluation.patch_quality import measure_dataset
+
+_LEVELS = 40  # heights at which the covering is computed
+_ROUNDS = 2  # of sampling pairs from the hierarchy of the last cost
+
+
+def main(arguments: argparse.Namespace) -> None:
+    try:
+        run(arguments)
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; repeat the same command to continue from the last checkpoint")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train what is missing in the output folder, then validate and print the figures."""
+    output: Path = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    images = find_images(root, "train")
+    trainer = ContourTrainer(
+        images, Schedule(iterations=arguments.iterations, batch=arguments.batch, seed=arguments.seed), output
+    )
+    for iteration, losses in trainer.run(workers=arguments.workers):
+        with (output / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"iteration": iteration, **losses}) + "\n")
+    weights = output / "contours.safetensors"
+    if not weights.exists():
+        cost = _train_cost(trainer, _draw(images, arguments.pair_images, arguments.seed), output, arguments.seed)
+        save_weights(weights, trainer.network, cost)
+    generator = ContourGenerator(weights=weights)
+    results = _validate(generator, output, arguments.validate, arguments.limit)
+    ods, ois = _measure_covering(generator, find_images(root, "val")["bsds500"][: arguments.limit])
+    print(f"covering of bsds500 val: {ods:.3f} at the best common scale, {ois:.3f} at the best scale of each image")
+    write_json(output / "validation.json", results | {"bsds500 covering": {"ODS": ods, "OIS": ois}})
+    print(f"{weights}, {output / 'validation.json'}")
+
+
+def _draw(images: dict[str, list[SegmentedImage]], count: int, seed: int) -> list[SegmentedImage]:
+    """Return random images of each dataset, by their shares in training."""
+    random = np.random.default_rng(seed)
+    drawn: list[SegmentedImage] = []
+    for name, share in SHARES.items():
+        order = random.permutation(len(images[name]))[: round(share * count)]
+        drawn += [images[name][i] for i in order]
+    return drawn
+
+
+def _train_cost(trainer: ContourTrainer, images: Sequence[SegmentedImage], output: Path, seed: int) -> Perceptron:
+    """Return the cost of merges, trained on pairs of the hierarchies of an untrained cost, then of itself."""
+    cost = _mean_strength()
+    samples: list[PairSamples] = []
+    for number in range(_ROUNDS):
+        draft = output / "draft.safetensors"
+        save_weights(draft, trainer.network, cost)
+        generator = ContourGenerator(weights=draft)
+        draft.unlink()
+        random = np.random.default_rng([seed, number])
+        for image in tqdm(images, f"pairs of regions, round {number + 1}/{_ROUNDS}", unit="image"):
+            pixels, segmentations = image.read()
+            graph, leaves = generator.graph(pixels)
+            hierarchy = build_hierarchy(graph, generator.cost(leaves.size))
+            samples.append(sample_pairs(graph, hierarchy.children, leaves, segmentations, random))
+        cost = fit_cost(PairSamples.concatenate(samples), seed=seed)
+    return cost
+
+
+def _mean_strength() -> Perceptron:
+    """Return the cost that rises with the mean boundary strength and the distance of embeddings, and nothing else."""
+    features = pair_features(np.ones((1, 41)), np.ones((1, 41)), np.ones((1, 3)), 1).shape[1]
+    hidden = np.zeros((features, 1))
+    hidden[0], hidden[2] = 8.0, 1.0
+    return Perceptron(hidden, np.zeros(1), np.ones(1), -4.0)
+
+
+def _validate(generator: ContourGenerator, output: Path, datasets: Sequence[str], limit: int | None) -> dict[str, Any]:
+    """Generate the patches of datasets, and print and return Table 9."""
+    results: dict[str, Any] = {}
+    for name in datasets:
+        records, root = load_dataset(name)[:limit], image_root(name)
+        images = from_list(((image_key(record["file_name"], root), record["file_name"]) for record in records), name)
+        generate(images, generator, output / "patches" / name, name)
+        quality = measure_dataset(name, str(output / "patches" / name), limit=limit)
+        print(make_table(quality.fits))
+        results[name] = describe(name, quality)
+        print(f"{name}: {quality.images} images, {results[name]['patches_per_image']:.1f} patches per image")
+    return results
+
+
+def _measure_covering(generator: ContourGenerator, images: Sequence[SegmentedImage]) -> tuple[float, float]:
+    found = []
+    for image in tqdm(images, "covering", unit="image"):
+        pixels, segmentations = image.read()
+        graph, leaves = generator.graph(pixels)
+        found.append((build_hierarchy(graph, generator.cost(leaves.size)), leaves, segmentations))
+    heights: FloatArray = np.quantile(np.concatenate([h.heights[-30:] for h, *_ in found]), np.linspace(0, 1, _LEVELS))
+    return best_scales(np.array([covering(*one, heights) for one in found]))

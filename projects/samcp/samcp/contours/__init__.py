@@ -1,0 +1,1 @@
+"""Training of the boundary network of `proposal_cache.generators.contours`."""

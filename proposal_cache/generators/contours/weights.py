@@ -1,0 +1,85 @@
+"""File of weights of the generator `contours`: the network and the cost of merges, in half precision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from proposal_cache.errors import CacheError
+from proposal_cache.generators.base import sha256_of
+from proposal_cache.generators.contours.hierarchy import Perceptron
+from proposal_cache.generators.contours.network import ContourNetwork
+
+SHIPPED = Path(__file__).parents[2] / "weights" / "contours.safetensors"
+
+
+@dataclass(frozen=True)
+class ContourWeights:
+    """Trained parts of the generator.
+
+    Attributes:
+        network: on its device, in evaluation mode.
+        merge: logit that two neighbouring regions belong to different objects, from `pair_features`.
+        sha256: of the file.
+    """
+
+    network: ContourNetwork
+    merge: Perceptron
+    sha256: str
+
+    def predict(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the boundary probability (H, W) and the scaled embedding (D, H / 4, W / 4) of an image (H, W, 3)."""
+        height, width = image.shape[:2]
+        device = self.network.log_scale.device
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(device, torch.float32)
+        boundary, embedding = self.network.predict(pixels)
+        size = (2 * boundary.shape[0], 2 * boundary.shape[1])
+        boundary = F.interpolate(boundary[None, None], size=size, mode="bilinear", align_corners=False)
+        return boundary[0, 0, :height, :width].cpu().numpy(), embedding.cpu().numpy()
+
+
+def load_weights(path: Path | None, device: str) -> ContourWeights:
+    """Load a file of weights; None for the one that is shipped.
+
+    Raises:
+        CacheError: if the file is missing, damaged or of another architecture.
+    """
+    path = SHIPPED if path is None else Path(path)
+    if not path.is_file():
+        raise CacheError(f"no weights of the generator contours at {path}; write them with scripts/train_contours.py")
+    try:
+        tensors = load_file(path)
+        network = ContourNetwork()
+        prefix = "network."
+        network.load_state_dict(
+            {name.removeprefix(prefix): tensor.float() for name, tensor in tensors.items() if name.startswith(prefix)},
+            strict=True,
+        )
+        merge = _read_perceptron(tensors)
+    except Exception as error:  # safetensors, missing names, other shapes
+        raise CacheError(f"{path} is damaged or not a file of weights of the generator contours: {error}") from error
+    network.eval().to(device).to(memory_format=torch.channels_last)
+    return ContourWeights(network, merge, sha256_of(path))
+
+
+def save_weights(path: Path, network: ContourNetwork, merge: Perceptron) -> None:
+    """Write a file of weights in half precision."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"merge.{part}": torch.tensor(value) for part, value in merge._asdict().items()}
+    halves = {
+        name: tensor.half().contiguous() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(halves, path)
+
+
+def _read_perceptron(tensors: Mapping[str, Tensor]) -> Perceptron:
+    parts = (tensors[f"merge.{part}"].double().numpy() for part in Perceptron._fields)
+    hidden, hidden_bias, output, output_bias = parts
+    return Perceptron(hidden, hidden_bias, output, float(output_bias))
