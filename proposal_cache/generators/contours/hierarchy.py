@@ -146,8 +146,8 @@ def _differences(one: FloatArray, others: FloatArray) -> tuple[FloatArray, Float
     """Return the differences of M pairs of regions.
 
     Returns:
-        Differences of L, of a and b, and of the histograms of colour and of texture, (M, 4); and the squared distances of
-        the embeddings, (M,).
+        Differences of L, of a and b, and of the histograms of colour and of texture, (M, 4); and the squared distances
+        of the embeddings, (M,).
     """
     gap = one[..., COLOUR.start :] / one[..., AREA, None] - others[:, COLOUR.start :] / others[:, AREA, None]
     shift = COLOUR.start
