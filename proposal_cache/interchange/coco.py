@@ -79,7 +79,8 @@ def import_results(
     entries = _load(results)
     if not isinstance(entries, list):
         raise InterchangeError(f"{results} is not COCO results, which are a list; for panoptic PNGs give --panoptic")
-    images = _images(annotations)
+    listed = _load(annotations)
+    images = _images(annotations, listed)
     found: dict[Any, list[_Result]] = {image_id: [] for image_id in images}
     for number, entry in enumerate(entries):
         image_id = entry.get("image_id") if isinstance(entry, dict) else None
@@ -92,7 +93,7 @@ def import_results(
         except CacheError as error:
             raise InterchangeError(f"entry {number} of {results}, of image {image_id!r}: {error}") from error
     categories = _categories((result.category for per_image in found.values() for result in per_image), labels)
-    sources = _sources(results, categories, _names(annotations), scores)
+    sources = _sources(results, categories, _names(annotations, listed), scores)
     with CacheWriter(output, sources, dataset) as writer:
         for image_id, image in tqdm(images.items(), "importing", unit="image", disable=not progress):
             if image.key in writer.done:
@@ -143,7 +144,7 @@ def import_panoptic(
     keys = [_key(annotations, image_name) for image_name, _, _ in entries]
     _check_unique(annotations, keys)
     categories = _categories((c for _, _, segments in entries for c in segments.values()), labels)
-    sources = _sources(annotations, categories, _names(annotations), scores=False)
+    sources = _sources(annotations, categories, _names(annotations, content), scores=False)
     with CacheWriter(output, sources, dataset) as writer:
         images = zip(keys, entries, strict=True)
         for key, (_, png_name, segments) in tqdm(images, "importing", len(keys), unit="image", disable=not progress):
@@ -183,13 +184,14 @@ def export_results(
         MissingKeyError: if it contains an image that is not in the cache.
         StorageError: if `output` cannot be written.
     """
-    ids = {image.key: i for i, image in _images(annotations).items()} if annotations else {key: key for key in cache}
-    path, count = Path(output), 0
-    with atomic_file(path) as file:
+    ids = {key: key for key in cache}
+    if annotations:
+        ids = {image.key: i for i, image in _images(annotations, _load(annotations)).items()}
+    count = 0
+    with atomic_file(Path(output)) as file:
         file.write(b"[")
-        for entry in _entries(cache, ids, progress):
-            file.write((("," if count else "") + "\n" + json.dumps(entry)).encode())
-            count += 1
+        for count, entry in enumerate(_entries(cache, ids, progress), 1):
+            file.write(((",\n" if count > 1 else "\n") + json.dumps(entry)).encode())
         file.write(b"\n]\n")
     return count
 
@@ -256,9 +258,8 @@ def _sources(file: PathLike, categories: Sequence[Any], names: Mapping[Any, str]
     return [{**common, "category_id": number, "category": names.get(number)} for number in categories] or [common]
 
 
-def _images(annotations: PathLike) -> dict[Any, _Image]:
+def _images(annotations: PathLike, content: Any) -> dict[Any, _Image]:
     """Return the images of a COCO json by id."""
-    content = _load(annotations)
     try:
         entries = [
             (image["id"], str(image["file_name"]), int(image["height"]), int(image["width"]))
@@ -300,9 +301,9 @@ def _check_unique(annotations: PathLike, keys: Sequence[str]) -> None:
         )
 
 
-def _names(annotations: PathLike) -> dict[Any, str]:
-    content = _load(annotations)
-    categories = content.get("categories", []) if isinstance(content, dict) else []
+def _names(annotations: PathLike, content: dict[str, Any]) -> dict[Any, str]:
+    """Return the names of the categories of a COCO json by id."""
+    categories = content.get("categories", [])
     if not isinstance(categories, list) or not all(isinstance(category, dict) for category in categories):
         raise InterchangeError(f"the categories of {annotations} are not a list of objects with id and name")
     return {_category(c.get("id")): str(c.get("name")) for c in categories}

@@ -185,10 +185,10 @@ def test_merge_of_other_generators_keeps_them_apart(cache: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("command", "work", "message"),
     [
-        ("verify cache", "store.verify", "to start again"),
-        ("export cache --output out.json", "interchange.coco.export_results", "to start again"),
-        ("merge cache --output new", "store.merge", "to continue"),
-        ("import a.json --annotations b.json --output new", "interchange.importing.import_results", "to continue"),
+        ("verify cache", "verify", "to start again"),
+        ("export cache --output out.json", "export_results", "to start again"),
+        ("merge cache --output new", "merge", "to continue"),
+        ("import a.json --annotations b.json --output new", "import_results", "to continue"),
     ],
 )
 def test_interrupted(
@@ -203,7 +203,7 @@ def test_interrupted(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(cache.parent)
-    monkeypatch.setattr(f"proposal_cache.{work}", interrupt)
+    monkeypatch.setattr(f"proposal_cache.cli.{work}", interrupt)
     assert run(*command.split()) == 130
     error = capsys.readouterr().err
     assert error.startswith("interrupted: ")
