@@ -5,16 +5,16 @@ import pickle
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generation.engines import GeneratorFactory, Outcome
-from proposal_cache.generation.engines.local import Input, generate_patches
-from proposal_cache.generation.sources import ImageError, ImageFile, SourceError
-from proposal_cache.generation.streams import EncodedImage, Source, TarShard, read_sources
+from proposal_cache.generation.engines.local import generate_patches
+from proposal_cache.generation.sources import ImageError, ImageFile
+from proposal_cache.generation.streams import Source, TarShard, duplicate, read_sources
 from proposal_cache.generators.base import Generator as PatchGenerator
 from proposal_cache.generators.base import descriptions
 from proposal_cache.patches import Patches
@@ -24,6 +24,13 @@ from proposal_cache.store.writer import STAGED, stage_shard
 _BLOCK_BYTES = 8 << 20  # of images in a task: some tens of photographs, which is what a lost node loses
 _BATCH = 8  # images per call of an actor
 _MAX_INPUT_BLOCKS = 1000
+
+
+class ShardKeys(NamedTuple):
+    """Keys of all images in a tar shard, finished ones included, with the suffix of each."""
+
+    shard: str
+    suffixes: dict[str, str]
 
 
 class RayEngine:
@@ -72,6 +79,7 @@ class RayEngine:
         except ImportError as error:
             raise CacheError('--engine ray needs Ray: pip install "samcp[ray]"') from error
         started = not ray.is_initialized()
+        shards: dict[str, str] = {}
         try:
             if started:
                 ray.init(address=self._address, log_to_driver=False)
@@ -79,7 +87,11 @@ class RayEngine:
                 for shard in batch.to_pylist():
                     if shard["file"]:
                         writer.commit(writer.path / STAGED / shard["file"])
-                    yield from pickle.loads(shard["outcomes"])
+                    for outcome in pickle.loads(shard["outcomes"]):
+                        if isinstance(outcome, ShardKeys):
+                            yield from find_duplicates(outcome, shards)
+                        else:
+                            yield outcome
             writer.commit_staged()
             with suppress(OSError):
                 (writer.path / STAGED).rmdir()
@@ -120,12 +132,29 @@ class RayEngine:
         )
 
 
+def find_duplicates(keys: ShardKeys, shards: dict[str, str]) -> Iterator[Outcome]:
+    """Yield an error for each image of a tar shard whose key another shard has.
+
+    Args:
+        keys: of the shard.
+        shards: key -> tar shard, for the keys found before; is updated.
+    """
+    for key, suffix in keys.suffixes.items():
+        if shards.setdefault(key, keys.shard) != keys.shard:
+            yield Outcome("", duplicate(keys.shard, key, suffix))
+
+
 def _read(batch: Any, done: NDArray[np.uint64]) -> Iterator[Any]:
-    """Fetch the images of a table of sources."""
-    for image in read_sources(map(pickle.loads, batch["source"].to_pylist()), lambda key: _contains(done, key)):
-        with suppress(ImageError):  # the actor reports it
-            image = _fetch(image)
-        yield _table(image=[pickle.dumps(image)])
+    """Fetch the images of a table of sources; the images of a tar shard are followed by its keys."""
+    for source in map(pickle.loads, batch["source"].to_pylist()):
+        suffixes: dict[str, str] = {}
+        for image in read_sources([source], lambda key: _contains(done, key), suffixes):
+            if isinstance(image, ImageFile):
+                with suppress(ImageError):  # the actor reports it
+                    image = image.fetch()
+            yield _table(image=[pickle.dumps(image)])
+        if isinstance(source, TarShard):
+            yield _table(image=[pickle.dumps(ShardKeys(source.url, suffixes))])
 
 
 class _Actor:
@@ -136,29 +165,25 @@ class _Actor:
         self._options = {"loaders": loaders, "threads": factory.threads}
 
     def __call__(self, batch: Any) -> Any:
-        images = map(pickle.loads, batch["image"].to_pylist())
-        results = [
-            pickle.dumps(("" if isinstance(image, SourceError) else image.key, result))
-            for image, result in generate_patches(images, self._generator, **self._options)
-        ]
-        return _table(result=results)
+        rows = [pickle.loads(row) for row in batch["image"].to_pylist()]
+        images = [row for row in rows if not isinstance(row, ShardKeys)]
+        results: list[tuple[str, object]] = [("", row) for row in rows if isinstance(row, ShardKeys)]
+        results += generate_patches(images, self._generator, **self._options)
+        return _table(result=[pickle.dumps(result) for result in results])
 
 
 def _write(batch: Any, cache: Path, generators: int) -> Any:
     """Stage a shard of the patches of a table."""
     results = [pickle.loads(result) for result in batch["result"].to_pylist()]
     done = [(key, result) for key, result in results if isinstance(result, Patches)]
-    outcomes = [Outcome(key, None if isinstance(result, Patches) else result) for key, result in results]
+    outcomes = [
+        result if isinstance(result, ShardKeys) else Outcome(key, None if isinstance(result, Patches) else result)
+        for key, result in results
+    ]
     file = stage_shard(cache, done, generators).name if done else ""
     import pyarrow
 
     return pyarrow.table({"file": [file], "outcomes": pyarrow.array([pickle.dumps(outcomes)], pyarrow.binary())})
-
-
-def _fetch(image: Input) -> Input:
-    if isinstance(image, ImageFile):
-        return EncodedImage(image.key, image.url, image.boxes).fetch()
-    return image.fetch() if isinstance(image, EncodedImage) else image
 
 
 def _table(**columns: list[bytes]) -> Any:

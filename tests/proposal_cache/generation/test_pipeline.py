@@ -123,7 +123,7 @@ def test_out_of_memory_is_recorded(images: list[ImageFile], tmp_path: Path, erro
 
 
 def test_broken_generator_stops_the_run(images: list[ImageFile], tmp_path: Path) -> None:
-    many = [ImageFile(f"{copy}-{image.key}", image.path) for copy in range(3) for image in images]
+    many = [ImageFile(f"{copy}-{image.key}", image.url) for copy in range(3) for image in images]
     run(many, tmp_path / "9 in a row", Fails(on=frozenset(range(1, 10))))
     broken = Fails(on=frozenset(range(10)))
     with pytest.raises(CacheError, match=r"failed on 10 images in a row, the last one: .*09\.png .*RuntimeError"):

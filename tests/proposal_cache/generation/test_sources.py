@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import detection_utils
 from PIL import ExifTags, Image
 
 from proposal_cache.generation.sources import (
@@ -18,9 +17,11 @@ from proposal_cache.generation.sources import (
     from_folder,
     from_list,
     image_key,
+    image_size,
     read_image,
     with_boxes,
 )
+from tests.proposal_cache.turned_images import UPRIGHT, write_turned
 
 
 def write(path: Path, color: tuple[int, int, int] = (255, 0, 0), size: tuple[int, int] = (6, 4)) -> Path:
@@ -77,7 +78,7 @@ def test_unreadable_files_and_folders_are_not_skipped(tmp_path: Path, monkeypatc
     (tmp_path / "sub").mkdir()
     images = from_folder(tmp_path)
     assert [image.key for image in images] == ["a", "b"]
-    with pytest.raises(ImageError, match=r"b\.png .*no such file"):
+    with pytest.raises(ImageError, match=r"b\.png .*No such file"):
         read_image(images[1].path)
     scan = os.scandir
 
@@ -168,14 +169,13 @@ def test_all_modes_are_read_as_rgb(tmp_path: Path) -> None:
         assert pixels.dtype == np.uint8
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "lzw.tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_equals_detectron2(tmp_path: Path, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    pixels = np.random.default_rng(0).integers(256, size=(4, 6, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    expected = detection_utils.read_image(str(tmp_path / "turned.png"), "RGB")
-    assert np.array_equal(read_image(tmp_path / "turned.png"), expected)
+def test_images_are_turned_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+    path = tmp_path / f"turned.{suffix}"
+    write_turned(path, UPRIGHT, orientation)
+    np.testing.assert_allclose(read_image(path).astype(int), UPRIGHT, atol=8)
+    assert image_size(path) == UPRIGHT.shape[1::-1]
 
 
 def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_unreadable_images(tmp_path: Path) -> None:
     empty.touch()
     with pytest.raises(ImageError, match=r"empty\.jpg .*the file is empty"):
         read_image(empty)
-    with pytest.raises(ImageError, match=r"absent\.jpg .*no such file"):
+    with pytest.raises(ImageError, match=r"absent\.jpg .*No such file"):
         read_image(tmp_path / "absent.jpg")
     whole = write(tmp_path / "cut.png", size=(200, 200))
     whole.write_bytes(whole.read_bytes()[:60])
