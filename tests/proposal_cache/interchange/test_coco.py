@@ -166,7 +166,7 @@ def error_into(file: Path, command: list[str]) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([(1, "a.jpg", 12), (2, "a.png", 12)], "has 2 images with the key 'a'"),
+        ([(1, "a.jpg", 12), (2, "a.png", 12)], "has two images with the key 'a'"),
         ([(1, "a.jpg", 12), (1, "b.jpg", 12)], "has b.jpg with the id 1"),
         ([([1], "a.jpg", 12)], r"has a.jpg with the id \[1\]"),
         ([(1, "a.jpg", 0)], "has a.jpg with the invalid size 0 x 20"),
@@ -233,4 +233,4 @@ def test_import_rejects_invalid_panoptic_entries(tmp_path: Path) -> None:
     content = json.loads(file.read_text())
     content["annotations"] *= 2
     write_json(file, content)
-    assert "has 2 images with the key 'a'" in error_of(*command[:-3], "--output", tmp_path / "new")
+    assert "has two images with the key 'a'" in error_of(*command[:-3], "--output", tmp_path / "new")
