@@ -4,6 +4,8 @@ import hashlib
 import pickle
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +35,11 @@ class ShardKeys(NamedTuple):
     suffixes: dict[str, str]
 
 
+@dataclass(kw_only=True)
 class RayEngine:
     """Engine on a Ray cluster whose nodes share the file system of the cache; nodes may join and leave.
 
-    Args:
+    Attributes:
         address: of the cluster; "auto" to find it on this machine; None to start one on this machine.
         actors: minimum and maximum number of processes that run the generator; None for no maximum.
         gpus: GPUs per actor, which may be a fraction; 0 to run the generator on the CPU.
@@ -44,20 +47,11 @@ class RayEngine:
         shard_size: images per shard.
     """
 
-    def __init__(
-        self,
-        *,
-        address: str | None = None,
-        actors: tuple[int, int | None] = (1, None),
-        gpus: float = 0.0,
-        loaders: int = 2,
-        shard_size: int = 1000,
-    ) -> None:
-        self._address = address
-        self._actors = actors
-        self._gpus = gpus
-        self._loaders = loaders
-        self._shard_size = shard_size
+    address: str | None = None
+    actors: tuple[int, int | None] = (1, None)
+    gpus: float = 0.0
+    loaders: int = 2
+    shard_size: int = 1000
 
     def start(self, factory: GeneratorFactory) -> PatchGenerator:
         """Return a generator on the CPU; those that run are built by the actors."""
@@ -82,7 +76,7 @@ class RayEngine:
         shards: dict[str, str] = {}
         try:
             if started:
-                ray.init(address=self._address, log_to_driver=False)
+                ray.init(address=self.address, log_to_driver=False)
             for batch in self._dataset(sources, writer).iter_batches(batch_size=None, batch_format="pyarrow"):
                 for shard in batch.to_pylist():
                     if shard["file"]:
@@ -96,7 +90,8 @@ class RayEngine:
             with suppress(OSError):
                 (writer.path / STAGED).rmdir()
         except (ray.exceptions.RayError, ConnectionError) as error:
-            raise CacheError(f"Ray failed: {_last_line(error)}; the same command continues") from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+            raise CacheError(f"Ray failed: {reason}; the same command continues") from error
         finally:
             if started:
                 ray.shutdown()
@@ -108,24 +103,24 @@ class RayEngine:
         items = [{"source": pickle.dumps(source)} for source in sources]
         tars = any(isinstance(source, TarShard) for source in sources)
         done = ray.put(_hashes(writer.done) if tars else np.empty(0, np.uint64))
-        low, high = self._actors
+        low, high = self.actors
         dataset: Any = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_INPUT_BLOCKS))
         dataset.context.target_max_block_size = _BLOCK_BYTES
         return (
             dataset.map_batches(_read, fn_args=(done,), batch_size=1, batch_format="pyarrow", num_cpus=0.5)
             .map_batches(
                 _Actor,
-                fn_constructor_args=(self._factory, "cuda:0" if self._gpus else "cpu", self._loaders),
+                fn_constructor_args=(self._factory, "cuda:0" if self.gpus else "cpu", self.loaders),
                 batch_size=_BATCH,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(min_size=low, max_size=high),
-                num_gpus=self._gpus or None,
-                num_cpus=None if self._gpus else 1,
+                num_gpus=self.gpus or None,
+                num_cpus=None if self.gpus else 1,
             )
             .map_batches(
                 _write,
                 fn_args=(writer.path.resolve(), self._generators),
-                batch_size=self._shard_size,
+                batch_size=self.shard_size,
                 batch_format="pyarrow",
                 num_cpus=0.5,
             )
@@ -161,14 +156,15 @@ class _Actor:
     """Process that runs the generator."""
 
     def __init__(self, factory: GeneratorFactory, device: str, loaders: int) -> None:
-        self._generator = factory.build(device)
-        self._options = {"loaders": loaders, "threads": factory.threads}
+        self._generate = partial(
+            generate_patches, generator=factory.build(device), loaders=loaders, threads=factory.threads
+        )
 
     def __call__(self, batch: Any) -> Any:
         rows = [pickle.loads(row) for row in batch["image"].to_pylist()]
         images = [row for row in rows if not isinstance(row, ShardKeys)]
         results: list[tuple[str, object]] = [("", row) for row in rows if isinstance(row, ShardKeys)]
-        results += generate_patches(images, self._generator, **self._options)
+        results += self._generate(images)
         return _table(result=[pickle.dumps(result) for result in results])
 
 
@@ -198,14 +194,9 @@ def _hashes(keys: set[str]) -> NDArray[np.uint64]:
 
 
 def _contains(hashes: NDArray[np.uint64], key: str) -> bool:
-    place = int(np.searchsorted(hashes, _hash(key)))
-    return place < len(hashes) and hashes[place] == _hash(key)
+    place = np.searchsorted(hashes, _hash(key))
+    return bool((hashes[place : place + 1] == _hash(key)).any())
 
 
 def _hash(key: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()))
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
