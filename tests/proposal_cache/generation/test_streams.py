@@ -15,7 +15,7 @@ from PIL import Image
 from proposal_cache import PatchCache
 from proposal_cache.generation.engines.local import LocalEngine
 from proposal_cache.generation.pipeline import generate
-from proposal_cache.generation.sources import ImageError, ImageFile, SourceError
+from proposal_cache.generation.sources import ImageError, ImageFile, SourceError, with_boxes
 from proposal_cache.generation.streams import TarShard, find_sources, read_sources
 from tests.proposal_cache.generation.fake_generators import Halves, content, write_images
 
@@ -103,6 +103,15 @@ def test_members_without_a_valid_key(tmp_path: Path) -> None:
     assert found[0].read().shape == (8, 16, 3)
     assert "cannot be a key" in str(found[1])
     assert "1.tar/sub/a.png: another image has the key 'sub/a'" in str(found[2])
+
+
+def test_boxes_of_images_at_urls(folder: Path, tmp_path: Path, server: str) -> None:
+    boxes, images = tmp_path / "boxes.json", find_sources(f"{server}/images")
+    boxes.write_text('{"03": [[1, 2, 15, 7]]}')
+    assert with_boxes(images, boxes)[0][3].boxes == ((1, 2, 15, 7),)
+    boxes.write_text('{"03": [[16, 2, 17, 7]]}')
+    with pytest.raises(SourceError, match=r"is outside http.*/03\.png of 16 x 8 pixels"):
+        with_boxes(images, boxes)
 
 
 def test_locations_without_images(folder: Path, tmp_path: Path, server: str) -> None:
