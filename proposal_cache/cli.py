@@ -18,7 +18,7 @@ from tqdm import tqdm
 from proposal_cache.errors import CacheError
 from proposal_cache.generation import options
 from proposal_cache.generation.parts import unfinished_parts
-from proposal_cache.generation.pipeline import Summary, coverage
+from proposal_cache.generation.pipeline import coverage, mean_coverage, summary
 from proposal_cache.generation.sources import read_image
 from proposal_cache.generation.streams import find_sources
 from proposal_cache.interchange.coco import export_results, import_panoptic, import_results
@@ -157,7 +157,7 @@ def _finalize(arguments: argparse.Namespace) -> None:
     unfinished = unfinished_parts(arguments.cache)
     if unfinished:
         print(f"warning: these parts are not finished: {', '.join(map(str, unfinished))}", file=sys.stderr)
-    print(Summary.of(PatchCache(arguments.cache)))
+    print(summary(PatchCache(arguments.cache)))
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -167,15 +167,17 @@ def _info(arguments: argparse.Namespace) -> None:
       proposal-cache info CACHE
     """
     cache = PatchCache(arguments.cache)
-    manifest, summary = cache.manifest, Summary.of(cache)
+    manifest, images = cache.manifest, max(len(cache), 1)
     print(f"dataset     {manifest.dataset}")
     for number, generator in enumerate(manifest.generators):
         print(f"source {number:<4} {json.dumps(generator)}")
-    print(f"images      {summary.images}, first: {', '.join(islice(cache, _KEYS_SHOWN)) or 'none'}")
-    print(f"patches     {manifest.patches}, {summary.patches:.1f} per image")
-    print(f"size        {manifest.bytes} bytes in {len(manifest.shards)} shards, {summary.bytes:.0f} per image")
-    print(f"coverage    {100 * summary.coverage:.1f} % of pixels")
-    print(f"failures    {summary.failed}")
+    print(f"images      {len(cache)}, first: {', '.join(islice(cache, _KEYS_SHOWN)) or 'none'}")
+    print(f"patches     {manifest.patches}, {manifest.patches / images:.1f} per image")
+    print(
+        f"size        {manifest.bytes} bytes in {len(manifest.shards)} shards, {manifest.bytes / images:.0f} per image"
+    )
+    print(f"coverage    {100 * mean_coverage(cache):.1f} % of pixels")
+    print(f"failures    {len(manifest.failures)}")
     for key, reason in manifest.failures.items():
         print(f"  {key}: {reason}")
 
@@ -228,7 +230,7 @@ def _merge(arguments: argparse.Namespace) -> None:
       proposal-cache merge sam regions --output both
     """
     merge([PatchCache(path) for path in arguments.caches], arguments.output, dataset=arguments.dataset, progress=True)
-    print(Summary.of(PatchCache(arguments.output)))
+    print(summary(PatchCache(arguments.output)))
 
 
 def _import(arguments: argparse.Namespace) -> None:
@@ -259,7 +261,7 @@ def _import(arguments: argparse.Namespace) -> None:
             imported = PatchCache(Path(name) / "cache")
             _check_keys(base, imported, arguments.results)
             merge([base, imported], output, dataset=dataset, progress=True)
-    print(Summary.of(PatchCache(output)))
+    print(summary(PatchCache(output)))
 
 
 def _importer(arguments: argparse.Namespace) -> Callable[[Path, str], None]:

@@ -13,7 +13,7 @@ from proposal_cache.errors import CacheError
 from proposal_cache.generation.engines import Engine, GeneratorFactory
 from proposal_cache.generation.engines.local import LocalEngine
 from proposal_cache.generation.parts import Part
-from proposal_cache.generation.pipeline import Summary, generate
+from proposal_cache.generation.pipeline import generate, summary
 from proposal_cache.generation.sources import ImageFile, with_boxes
 from proposal_cache.generation.streams import Source
 from proposal_cache.generators.base import Generator
@@ -123,11 +123,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, sources: Sequence[Source], dataset: str) -> int:
-    """Generate a cache according to the options, and print its statistics.
-
-    Returns:
-        The exit status: 1 if there are images and all of them failed.
-    """
+    """Generate a cache, print its statistics, and return the exit status: 1 if all images failed."""
     options = _generator_options(arguments)
     part = Part.parse(arguments.part) if arguments.part else Part.from_environment()
     wrap = {"crops": arguments.crops, "refine": arguments.refine or bool(arguments.boxes), "boxes_sha256": None}
@@ -151,9 +147,9 @@ def run(arguments: argparse.Namespace, sources: Sequence[Source], dataset: str) 
     if not complete:
         print(f"{arguments.output}: part {part} is finished, others are not")
         return 0
-    summary = Summary.of(PatchCache(arguments.output))
-    print(summary)
-    return int(summary.failed > 0 and summary.images == 0)
+    cache = PatchCache(arguments.output)
+    print(summary(cache))
+    return int(len(cache) == 0 and len(cache.manifest.failures) > 0)
 
 
 def build_generator(

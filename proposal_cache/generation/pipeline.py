@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,44 +25,21 @@ _FAILURES_IN_A_ROW = 10  # after which the generator is considered broken
 _COVERAGE_SAMPLE = 200  # images that the coverage of a cache is estimated from
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Statistics of a cache.
+def summary(cache: PatchCache) -> str:
+    """Return the statistics of a cache in one line."""
+    manifest, images = cache.manifest, max(len(cache), 1)
+    failed = f", {len(manifest.failures)} failed (see failures in its manifest)" if manifest.failures else ""
+    return (
+        f"{cache.path}: {len(cache)} images{failed}, {manifest.patches / images:.1f} patches and "
+        f"{manifest.bytes / images:.0f} bytes per image, {100 * mean_coverage(cache):.1f} % of pixels covered"
+    )
 
-    Attributes:
-        images, failed: number of images with patches, and of those that could not be read or processed.
-        patches, bytes: mean per image.
-        coverage: share of an image's pixels that are in at least one patch, mean of a sample of images.
-    """
 
-    path: Path
-    images: int
-    failed: int
-    patches: float
-    bytes: float
-    coverage: float
-
-    @classmethod
-    def of(cls, cache: PatchCache) -> "Summary":
-        """Compute the statistics; reads the patches of a sample of images only."""
-        keys = list(cache)
-        sample = keys[:: -(-len(keys) // _COVERAGE_SAMPLE)] if keys else []
-        images, manifest = max(len(keys), 1), cache.manifest
-        return cls(
-            cache.path,
-            len(keys),
-            len(manifest.failures),
-            manifest.patches / images,
-            manifest.bytes / images,
-            float(np.mean([coverage(cache[key]) for key in sample])) if sample else 0.0,
-        )
-
-    def __str__(self) -> str:
-        failed = f", {self.failed} failed (see failures in its manifest)" if self.failed else ""
-        return (
-            f"{self.path}: {self.images} images{failed}, {self.patches:.1f} patches and {self.bytes:.0f} bytes "
-            f"per image, {100 * self.coverage:.1f} % of pixels covered"
-        )
+def mean_coverage(cache: PatchCache) -> float:
+    """Return the mean `coverage` of a sample of images."""
+    keys = list(cache)
+    sample = keys[:: max(-(-len(keys) // _COVERAGE_SAMPLE), 1)]
+    return float(np.mean([coverage(cache[key]) for key in sample])) if sample else 0.0
 
 
 def coverage(patches: Patches) -> float:
@@ -93,7 +69,7 @@ def generate(
         sources: images and tar shards of the whole dataset; images with boxes need a `BoxGenerator`.
         generator: creates the patches; it must be picklable if the engine starts processes. Or a recipe for it.
         output: directory of the cache.
-        dataset: name of the dataset, stored in the manifest.
+        dataset: its name in the manifest.
         engine: where to run the generator; None for this process.
         part: process this share of the sources only; the last part to finish makes the cache readable.
         shard_size: images per shard.

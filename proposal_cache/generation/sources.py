@@ -20,6 +20,7 @@ from proposal_cache.store.format import check_key
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
 _NAMED = 5  # files or keys listed in an error message
+_FAR = 2**31  # pixels that no coordinate of a box exceeds
 
 # Transposition that corrects each EXIF orientation. ImageOps.exif_transpose fails on damaged EXIF, which is common.
 _TRANSPOSITIONS = {
@@ -69,11 +70,7 @@ class ImageFile:
         return read_image(self.url, self.data)
 
     def fetch(self) -> "ImageFile":
-        """Return the image with its data.
-
-        Raises:
-            ImageError: if the file cannot be read.
-        """
+        """Return the image with its data; raises ImageError as `read_image`."""
         return self if self.data is not None else replace(self, data=_read_file(self.url))
 
 
@@ -96,9 +93,6 @@ def image_key(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> str
 
     >>> image_key("/data/leftImg8bit/val/frankfurt/f_000294_leftImg8bit.png", "/data/leftImg8bit/val")
     'frankfurt/f_000294_leftImg8bit'
-
-    Raises:
-        SourceError: if the image is not under the root.
     """
     # Links are not resolved: a dataset's images are often links to files outside its root.
     parts = Path(os.path.relpath(os.path.abspath(path), os.path.abspath(root))).parts
@@ -111,10 +105,6 @@ def from_folder(folder: str | os.PathLike[str]) -> list[ImageFile]:
     """Return all images in a folder and its subfolders, sorted by path. Links are followed unless they form a cycle.
 
     Broken links are included, so that reading them reports an error.
-
-    Raises:
-        SourceError: if there is no such folder, a subfolder cannot be listed, there are no images, or `from_list`
-            rejects them.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -126,14 +116,11 @@ def from_folder(folder: str | os.PathLike[str]) -> list[ImageFile]:
 
 
 def from_list(entries: Iterable[tuple[str, str | os.PathLike[str]]], name: str = "the list") -> list[ImageFile]:
-    """Return the images of (key, path) pairs, in order; repeated pairs are dropped.
+    """Return the images of (key, path or URL) pairs, in order; repeated pairs are dropped.
 
     Args:
-        entries: key and path, or URL, of each image.
+        entries: the pairs.
         name: of the list, for error messages.
-
-    Raises:
-        SourceError: if two paths have the same key, or a key is invalid.
     """
     images: dict[str, ImageFile] = {}
     invalid: list[tuple[str, CacheError]] = []
@@ -157,17 +144,12 @@ def with_boxes(images: Sequence[ImageFile], file: str | os.PathLike[str]) -> tup
     """Return the images with the boxes listed in a json file, and the SHA-256 of the file.
 
     The file is a json object: key of an image -> list of boxes [x0, y0, x1, y1] in pixels of the upright image.
-
-    Raises:
-        SourceError: if the file is not such a json, has an unknown key, or a box outside its image.
     """
     try:
         content = Path(file).read_bytes()
         boxes = json.loads(content)
-    except OSError as error:
-        raise SourceError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SourceError(f"{file} is not valid json: {error}") from error
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{file} cannot be read as json: {reason(error)}") from error
     if not isinstance(boxes, dict) or not all(isinstance(one, list) for one in boxes.values()):
         raise SourceError(f"{file} must be a json object: key of an image -> list of boxes [x0, y0, x1, y1]")
     unknown = sorted(boxes.keys() - {image.key for image in images})
@@ -277,18 +259,14 @@ def _is_cycle(folder: Path) -> bool:
 def _check_boxes(image: ImageFile, boxes: list[Any], file: str | os.PathLike[str]) -> None:
     size = image_size(image.url) if boxes else None
     for box in boxes:
-        if not _is_box(box):
+        numbers = isinstance(box, list) and len(box) == 4 and all(type(number) in (int, float) for number in box)
+        # The bounds also reject infinity and NaN.
+        if not (numbers and -_FAR < box[0] < box[2] < _FAR and -_FAR < box[1] < box[3] < _FAR):
             raise SourceError(
                 f"{file}: {box!r:.100} of {image.key!r} is not a box [x0, y0, x1, y1] with x0 < x1, y0 < y1"
             )
         if size and not (box[0] < size[0] and box[1] < size[1] and box[2] > 0 and box[3] > 0):
             raise SourceError(f"{file}: the box {box} is outside {image.url} of {size[0]} x {size[1]} pixels")
-
-
-def _is_box(value: Any) -> bool:
-    numbers = isinstance(value, list) and len(value) == 4 and all(type(number) in (int, float) for number in value)
-    # The bounds also reject infinity and NaN.
-    return numbers and -(2**31) < value[0] < value[2] < 2**31 and -(2**31) < value[1] < value[3] < 2**31
 
 
 def _orientation(image: Image.Image) -> int:

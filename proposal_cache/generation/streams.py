@@ -31,10 +31,6 @@ class TarShard:
     def members(self, suffixes: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
         """Yield sample key, suffix and content of all members with one of the suffixes, reading the tar once.
 
-        >>> from proposal_cache.generation.streams import TarShard
-        >>> for key, suffix, content in TarShard("shard-000.tar").members({".jpg"}):  # doctest: +SKIP
-        ...     print(key, len(content))
-
         Raises:
             SourceError: if the tar file cannot be read to its end.
         """
@@ -62,9 +58,6 @@ def find_sources(location: str) -> list[ImageFile] | list[TarShard]:
     Args:
         location: a folder; the URL of a folder; or the path or URL of tar files, where `{000..099}`, `{a,b}`, `*` and
             `?` name several.
-
-    Raises:
-        SourceError: if there are no images or tar files, or the location cannot be listed.
     """
     if not location.endswith(_TAR_SUFFIXES):
         return _list_url(location) if "://" in location else from_folder(location)

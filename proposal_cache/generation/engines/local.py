@@ -93,14 +93,13 @@ def generate_patches(
 ) -> Iterator[tuple[str, Result]]:
     """Run a generator over images in this process, in order, while the next images are read and decoded.
 
+    Yields the key of each image and its patches or the error; a SourceError is passed through, with the key "".
+
     Args:
-        images: to process; a SourceError is passed through.
+        images: to process.
         generator: to run.
         loaders: threads that decode images.
         threads: threads that run the generator; 1 to run it in the calling thread.
-
-    Yields:
-        The key of each image, "" for a SourceError, and its patches or the error.
     """
     generate = partial(_generate, generator)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(loaders) as decoders:
@@ -136,11 +135,7 @@ def process_pool(
 ) -> Iterator[ProcessPoolExecutor]:
     """Process pool whose workers ignore Ctrl-C, and exit at once if the block raises or this process is killed.
 
-    Workers are spawned, since forking a process with threads may deadlock.
-
-    Args:
-        workers: number of processes.
-        initializer, initargs: called in each process; must be picklable.
+    Workers are spawned, since forking a process with threads may deadlock. They call `initializer(*initargs)` first.
     """
     context = _Context()
     receiver, sender = context.Pipe(duplex=False)

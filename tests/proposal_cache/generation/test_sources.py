@@ -135,7 +135,7 @@ def test_boxes_are_added_to_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("[1", r"boxes\.json is not valid json"),
+        ("[1", r"boxes\.json cannot be read as json"),
         ("[]", "must be a json object"),
         ('{"a": 3}', "must be a json object"),
         ('{"a": [], "x": [], "y/z": []}', r"2 keys that are not images \('x', 'y/z'\)"),
