@@ -31,12 +31,6 @@ class InterchangeError(CacheError):
     """File to import is invalid; the message names the file and the entry."""
 
 
-class _Image(NamedTuple):
-    key: str
-    height: int
-    width: int
-
-
 class _Result(NamedTuple):
     counts: bytes
     score: float  # NaN if missing
@@ -123,9 +117,6 @@ def import_panoptic(
         annotations: panoptic json.
         png_root: folder of its PNGs.
         output, dataset, labels, progress: as in `import_results`.
-
-    Raises:
-        InterchangeError: if a file is invalid.
     """
     content = _load(annotations)
     try:
@@ -138,9 +129,9 @@ def import_panoptic(
             for entry in content["annotations"]
         ]
         keys = _keys(annotations, (names.get(e["image_id"], e["file_name"]) for e in content["annotations"]))
+    except InterchangeError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, InterchangeError):
-            raise
         raise InterchangeError(f"{annotations} is not a COCO panoptic json: {error!r}") from error
     categories = _categories((c for _, segments in entries for c in segments.values()), labels)
     with CacheWriter(output, _sources(annotations, categories, annotations, content, False), dataset) as writer:
@@ -173,13 +164,11 @@ def export_results(
         progress: show a progress bar on stderr.
 
     Raises:
-        InterchangeError: if `annotations` is invalid.
-        MissingKeyError: if it contains an image that is not in the cache.
-        StorageError: if `output` cannot be written.
+        MissingKeyError: if `annotations` contains an image that is not in the cache.
     """
     ids = {key: key for key in cache}
     if annotations:
-        ids = {image.key: i for i, image in _images(annotations, _load(annotations)).items()}
+        ids = {key: i for i, (key, _, _) in _images(annotations, _load(annotations)).items()}
     count = 0
     with atomic_file(Path(output)) as file:
         file.write(b"[")
@@ -210,11 +199,7 @@ def _entries(cache: PatchCache, ids: Mapping[str, Any], progress: bool) -> Itera
 
 
 def read_score(entry: Mapping[str, Any], name: str) -> float:
-    """Return a score of an entry of a json.
-
-    Raises:
-        InterchangeError: if it is not a number that fits float32.
-    """
+    """Return a score of an entry; raise InterchangeError if it is not a number that fits float32."""
     score = entry[name]
     if type(score) not in (int, float) or not -_MAX_SCORE <= score <= _MAX_SCORE:
         raise InterchangeError(f"{name} {abbreviate(score)} is not a finite number")
@@ -263,8 +248,8 @@ def _sources(
     return [{**common, "category_id": number, "category": names.get(number)} for number in categories] or [common]
 
 
-def _images(annotations: PathLike, content: Any) -> dict[Any, _Image]:
-    """Return the images in the content of a COCO json by id."""
+def _images(annotations: PathLike, content: Any) -> dict[Any, tuple[str, int, int]]:
+    """Return id -> key, height and width of the images in the content of a COCO json."""
     try:
         ids = [image["id"] for image in content["images"]]
         names = [str(image["file_name"]) for image in content["images"]]
@@ -273,7 +258,7 @@ def _images(annotations: PathLike, content: Any) -> dict[Any, _Image]:
         raise InterchangeError(
             f"{annotations} is not a COCO json whose images have id, file_name, height and width: {error!r}"
         ) from error
-    images: dict[Any, _Image] = {}
+    images: dict[Any, tuple[str, int, int]] = {}
     for image_id, name, key, (height, width) in zip(ids, names, _keys(annotations, names), sizes, strict=True):
         if not isinstance(image_id, int | str) or image_id in images:
             raise InterchangeError(
@@ -281,7 +266,7 @@ def _images(annotations: PathLike, content: Any) -> dict[Any, _Image]:
             )
         if height < 1 or width < 1 or height * width > rle.MAX_PIXELS:
             raise InterchangeError(f"{annotations} has {name} with the invalid size {height} x {width}")
-        images[image_id] = _Image(key, height, width)
+        images[image_id] = key, height, width
     return images
 
 

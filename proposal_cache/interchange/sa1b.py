@@ -33,9 +33,6 @@ def import_sa1b(
         output: directory of the cache.
         dataset: name of the dataset.
         progress: show a progress bar on stderr.
-
-    Raises:
-        SourceError: if there are no json files, or a tar file cannot be read to its end.
     """
     files = _find_json_files(str(location))
     with CacheWriter(output, _DESCRIPTION, dataset) as writer:
@@ -73,8 +70,6 @@ def read_sa1b(content: bytes) -> Patches:
             stability_score=[read_score(mask, "stability_score") for mask in masks],
         )
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
-        if isinstance(error, InterchangeError):
-            raise
         reason = str(error) if isinstance(error, CacheError) else repr(error)
         raise InterchangeError(f"not a json of SA-1B: {reason}") from error
     return patches.select(patches.areas > 0)
