@@ -1,7 +1,7 @@
 """Segment-everything patches: generated once, stored in a sharded cache, processed without decoding.
 
-Usable alone: depends on numpy, h5py, pycocotools, zstandard, pillow and tqdm. Generators need their own libraries,
-which are imported on first use.
+Usable alone: depends on numpy, h5py, pycocotools, zstandard, pillow and tqdm. Generators, URLs and tar files need
+their own libraries, which are imported on first use.
 """
 
 import importlib

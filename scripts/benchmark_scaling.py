@@ -37,9 +37,7 @@ from proposal_cache.store.index import KeyIndex, write_index
 _SHARD_SIZE = 1000
 _STEPS: dict[str, Callable[[int, Path], object]] = {
     "start Python and import": lambda images, cache: None,
-    "list of images (driver)": lambda images, cache: [
-        ImageFile(_key(i), Path(f"{_key(i)}.jpg")) for i in range(images)
-    ],
+    "list of images (driver)": lambda images, cache: [ImageFile(_key(i), f"{_key(i)}.jpg") for i in range(images)],
     "set of finished keys (driver)": lambda images, cache: {_key(i) for i in range(images)},
     "open manifest and index (reader)": lambda images, cache: _open(cache),
 }

@@ -13,7 +13,6 @@ the exit status is 1 if all of them fail. After an interruption, repeat the comm
 import argparse
 import difflib
 import os
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from proposal_cache.cli import run_command
 from proposal_cache.generation import options
 from proposal_cache.generation.sources import ImageFile, SourceError, from_list, image_key
 from proposal_cache.generation.streams import find_sources
+from samcp.command_line import add_register_option, command_parser
 
 
 def main() -> None:
@@ -39,18 +39,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", metavar="NAME", help="registered in Detectron2; found under DETECTRON2_DATASETS")
     source.add_argument("--images", metavar="WHERE", help="folder, URL or tar files; see `proposal-cache generate`")
     parser.add_argument("--name", help="of the dataset of --images in the cache (default: last part of --images)")
-    parser.add_argument(
-        "--register",
-        action="append",
-        default=[],
-        metavar="YAML",
-        help="definition of a custom dataset (docs/datasets.md); may be repeated",
-    )
+    add_register_option(parser)
     options.add_options(parser)
     return parser
 
@@ -62,14 +56,10 @@ def _dataset_images(name: str, register: list[str]) -> list[ImageFile]:
         name: of the dataset.
         register: yaml files of custom datasets to register first.
     """
-    with warnings.catch_warnings():
-        # Warnings of Detectron2 and its dependencies about their own code.
-        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-        warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated")
-        from detectron2.data import DatasetCatalog
+    from detectron2.data import DatasetCatalog
 
-        from samcp.data.datasets.custom.register import register_files
-        from samcp.data.patch_caches import image_root
+    from samcp.data.datasets.custom.register import register_files
+    from samcp.data.patch_caches import image_root
 
     register_files(register)
     if name not in DatasetCatalog:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from proposal_cache.errors import CacheError, LockedError
 from proposal_cache.generation.streams import Source, TarShard
@@ -21,23 +20,24 @@ from proposal_cache.store.durable import list_directory, remove, write_durably
 
 _MARK = re.compile(r"part-(\d+)-of-(\d+)\.json")
 
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True)
 class Part:
-    """Part `index` of `count`, counted from 0."""
+    """Part `index` of `count`, counted from 0; written as "index/count"."""
 
     index: int = 0
     count: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
-            raise CacheError(f"part {self.index}/{self.count}: parts are counted from 0, so use 0 to {self.count - 1}")
+            raise CacheError(f"part {self}: parts are counted from 0, so use 0 to {self.count - 1}")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
 
     @classmethod
     def parse(cls, text: str) -> "Part":
-        """Return the part written as "I/N".
+        """Return the part that a text names.
 
         >>> from proposal_cache.generation.parts import Part
         >>> Part.parse("3/8")
@@ -53,14 +53,11 @@ class Part:
         """Return the part of this process in a Slurm array, under torchrun, or under srun; 0/1 in none of them.
 
         An array of jobs each of which starts several processes has one part per process.
-
-        Raises:
-            CacheError: if the variables contradict each other.
         """
         array = cls()
         if "SLURM_ARRAY_TASK_ID" in environment:
-            first, step = (_number(environment, f"SLURM_ARRAY_TASK_{name}", d) for name, d in (("MIN", 0), ("STEP", 1)))
-            task, tasks = (_number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))
+            names = ("ID", "MIN", "STEP", "COUNT")
+            task, first, step, tasks = (_number(environment, f"SLURM_ARRAY_TASK_{name}") for name in names)
             if (task - first) % step or not 0 <= (task - first) // step < tasks:
                 raise CacheError(f"the Slurm array is not a regular range, so that task {task} needs --part I/N")
             array = cls((task - first) // step, tasks)
@@ -70,10 +67,6 @@ class Part:
         elif "SLURM_STEP_NUM_TASKS" in environment:  # a batch script has SLURM_PROCID too, but is not a step
             process = cls(_number(environment, "SLURM_PROCID"), _number(environment, "SLURM_STEP_NUM_TASKS"))
         return cls(array.index * process.count + process.index, array.count * process.count)
-
-    def share(self, items: Sequence[Item]) -> list[Item]:
-        """Return every N-th item, from the I-th on."""
-        return list(items[self.index :: self.count])
 
 
 def start_part(cache: Path, part: Part) -> None:
@@ -89,20 +82,20 @@ def finish_part(cache: Path, part: Part, sources: Sequence[Source]) -> bool:
         part: whose images are done.
         sources: those of all parts. Each part takes its share by position, so all must be given the same.
     """
-    record = {"sources": len(sources), "sha256": hashlib.sha256("\n".join(map(_name, sources)).encode()).hexdigest()}
+    names = "\n".join(repr(source.url if isinstance(source, TarShard) else source.key) for source in sources)
+    record = {"sources": len(sources), "sha256": hashlib.sha256(names.encode()).hexdigest()}
     write_durably(_path(cache, part), json.dumps(record).encode())
-    marks = _marks(cache, part.count)
+    marks = {other: mark for other, mark in _marks(cache).items() if other.count == part.count}
     if len(marks) < part.count:
         return False
-    other = sorted(index for index, mark in marks.items() if mark != record)
-    if other:
-        print(
-            f"warning: part {other[0]}/{part.count} was given {marks[other[0]]['sources']} sources, "
-            f"part {part.index}/{part.count} {len(sources)} or others: run all parts with the same images, then "
-            f"proposal-cache finalize {cache}",
-            file=sys.stderr,
-        )
-        return False
+    for other, mark in marks.items():
+        if mark != record:
+            print(
+                f"warning: part {other} was given {mark['sources']} sources, part {part} {len(sources)} or others: "
+                f"run all parts with the same images, then proposal-cache finalize {cache}",
+                file=sys.stderr,
+            )
+            return False
     try:
         finalize(cache)
     except LockedError as error:  # another part does the same
@@ -112,28 +105,24 @@ def finish_part(cache: Path, part: Part, sources: Sequence[Source]) -> bool:
 
 
 def unfinished_parts(cache: Path) -> list[Part]:
-    """Return the parts that are not finished, where a cache was made in parts."""
-    counts = [int(numbers[2]) for path in list_directory(cache) if (numbers := _MARK.fullmatch(path.name))]
-    count = max(counts, default=0)
-    return [Part(index, count) for index in range(count) if index not in _marks(cache, count)]
+    """Return the parts that are not finished; none if the cache was not made in parts."""
+    finished = _marks(cache)
+    count = max((part.count for part in finished), default=0)
+    return [part for part in (Part(index, count) for index in range(count)) if part not in finished]
 
 
-def _marks(cache: Path, count: int) -> dict[int, dict[str, object]]:
-    """Return what each finished part of `count` has recorded."""
+def _marks(cache: Path) -> dict[Part, dict[str, object]]:
+    """Return the record of each finished part."""
     found = [(path, _MARK.fullmatch(path.name)) for path in list_directory(cache)]
-    return {int(m[1]): json.loads(path.read_bytes()) for path, m in found if m and int(m[2]) == count}
+    return {Part(int(mark[1]), int(mark[2])): json.loads(path.read_bytes()) for path, mark in found if mark}
 
 
 def _path(cache: Path, part: Part) -> Path:
     return cache / f"part-{part.index:05d}-of-{part.count:05d}.json"
 
 
-def _name(source: Source) -> str:
-    return repr(source.url if isinstance(source, TarShard) else source.key)
-
-
-def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
-    value = environment.get(name, "" if default is None else str(default))
+def _number(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name, "")
     if not value.isdecimal():
         raise CacheError(f"the environment variable {name} is {value!r}, not a number")
     return int(value)

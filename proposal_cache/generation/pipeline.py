@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,46 +25,21 @@ _FAILURES_IN_A_ROW = 10  # after which the generator is considered broken
 _COVERAGE_SAMPLE = 200  # images that the coverage of a cache is estimated from
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Statistics of a cache.
+def summary(cache: PatchCache) -> str:
+    """Return the statistics of a cache in one line."""
+    manifest, images = cache.manifest, max(len(cache), 1)
+    failed = f", {len(manifest.failures)} failed (see failures in its manifest)" if manifest.failures else ""
+    return (
+        f"{cache.path}: {len(cache)} images{failed}, {manifest.patches / images:.1f} patches and "
+        f"{manifest.bytes / images:.0f} bytes per image, {100 * mean_coverage(cache):.1f} % of pixels covered"
+    )
 
-    Attributes:
-        path: directory of the cache.
-        images: number of images with patches.
-        failed: number of images that could not be read or processed.
-        patches, bytes: mean per image.
-        coverage: share of an image's pixels that are in at least one patch, mean of a sample of images.
-    """
 
-    path: Path
-    images: int
-    failed: int
-    patches: float
-    bytes: float
-    coverage: float
-
-    @classmethod
-    def of(cls, cache: PatchCache) -> "Summary":
-        """Compute the statistics; reads the patches of a sample of images only."""
-        keys = list(cache)
-        sample = keys[:: -(-len(keys) // _COVERAGE_SAMPLE)] if keys else []
-        images, manifest = max(len(keys), 1), cache.manifest
-        return cls(
-            cache.path,
-            len(keys),
-            len(manifest.failures),
-            manifest.patches / images,
-            manifest.bytes / images,
-            float(np.mean([coverage(cache[key]) for key in sample])) if sample else 0.0,
-        )
-
-    def __str__(self) -> str:
-        failed = f", {self.failed} failed (see failures in its manifest)" if self.failed else ""
-        return (
-            f"{self.path}: {self.images} images{failed}, {self.patches:.1f} patches and {self.bytes:.0f} bytes "
-            f"per image, {100 * self.coverage:.1f} % of pixels covered"
-        )
+def mean_coverage(cache: PatchCache) -> float:
+    """Return the mean `coverage` of a sample of images."""
+    keys = list(cache)
+    sample = keys[:: max(-(-len(keys) // _COVERAGE_SAMPLE), 1)]
+    return float(np.mean([coverage(cache[key]) for key in sample])) if sample else 0.0
 
 
 def coverage(patches: Patches) -> float:
@@ -89,13 +63,13 @@ def generate(
 
     Images that cannot be read, or that the generator fails on, are reported on stderr, recorded in the cache and tried
     again by the next call. If interrupted, the same call continues. The content of the cache depends only on images and
-    generator, not on the engine or the number of processes.
+    generator, not on the engine.
 
     Args:
         sources: images and tar shards of the whole dataset; images with boxes need a `BoxGenerator`.
         generator: creates the patches; it must be picklable if the engine starts processes. Or a recipe for it.
         output: directory of the cache.
-        dataset: name of the dataset, stored in the manifest.
+        dataset: its name in the manifest.
         engine: where to run the generator; None for this process.
         part: process this share of the sources only; the last part to finish makes the cache readable.
         shard_size: images per shard.
@@ -107,10 +81,10 @@ def generate(
     Raises:
         CacheError: if the cache is of another dataset or generator, the disk is full, a worker process died, or the
             generator fails on many images in a row.
-        SourceError: if tar shards could not be read to their end; all other images are done then.
+        SourceError: if images of tar shards could not be read or have the same key; all others are done then.
     """
     engine, part = engine or LocalEngine(), part or Part()
-    factory = generator if isinstance(generator, GeneratorFactory) else GeneratorFactory(partial(_ready, generator))
+    factory = generator if isinstance(generator, GeneratorFactory) else GeneratorFactory(partial(_same, generator))
     example = engine.start(factory)
     if not isinstance(example, BoxGenerator) and any(not isinstance(s, TarShard) and s.boxes for s in sources):
         raise CacheError(f"{type(example).__name__} does not accept boxes; use RefineGenerator")
@@ -118,45 +92,44 @@ def generate(
     with CacheWriter(output, example.describe(), dataset, shard_size, rank=part.index, ranks=part.count) as writer:
         if part.count == 1:
             writer.commit_staged()
-        unread = _run(engine, part.share(sources), writer, _bar(dataset, part, progress))
+        title = f"patches of {dataset}" + (f" (part {part})" if part.count > 1 else "")
+        unread = _run(engine, sources[part.index :: part.count], writer, title if progress else None)
     if unread:
         raise SourceError(f"{len(unread)} images or tar shards were not read, the first one: {unread[0]}")
     return part.count == 1 or finish_part(Path(output), part, sources)
 
 
-def _run(engine: Engine, share: Sequence[Source], writer: CacheWriter, bar: tqdm) -> list[CacheError]:
-    """Run an engine over what is missing, and return the errors of tar shards."""
+def _run(engine: Engine, share: Sequence[Source], writer: CacheWriter, title: str | None) -> list[CacheError]:
+    """Run an engine over what is missing, with a progress bar of this title, and return the errors of tar shards."""
     missing = [source for source in share if isinstance(source, TarShard) or source.key not in writer.done]
-    bar.reset(None if any(isinstance(source, TarShard) for source in missing) else len(share))
-    bar.update(len(share) - len(missing))
+    total = None if any(isinstance(source, TarShard) for source in missing) else len(share)
+    bar = tqdm(
+        desc=title, total=total, initial=len(share) - len(missing), unit="image", disable=title is None, smoothing=0.1
+    )
     unread: list[CacheError] = []
     # Images that failed in an earlier run do not count: they may fail again with a generator that is not broken.
     failed_before = {*Manifest.load(writer.path).failures, *read_failures(writer.path)}
     in_a_row = 0
     with bar, closing(engine.run(missing, writer)) as outcomes:
         for key, error in outcomes:
+            if error:
+                tqdm.write(f"warning: skipped: {error}", file=sys.stderr)
+            if isinstance(error, SourceError):
+                unread.append(error)
+                continue
+            bar.update()
             if error is None:
                 in_a_row = 0
-            else:
-                tqdm.write(f"warning: skipped: {error}", file=sys.stderr)
-                if isinstance(error, SourceError):
-                    unread.append(error)
-                    continue
-                writer.add_failure(key, str(error))
-                in_a_row += isinstance(error, GeneratorError) and key not in failed_before
+                continue
+            writer.add_failure(key, str(error))
+            in_a_row += isinstance(error, GeneratorError) and key not in failed_before
             if in_a_row == _FAILURES_IN_A_ROW:
                 raise CacheError(
                     f"the generator failed on {in_a_row} images in a row, the last one: {error}; fix it and run the "
                     "same command again. If these images are the cause, run it again without a change to skip them"
                 )
-            bar.update()
     return unread
 
 
-def _bar(dataset: str, part: Part, progress: bool) -> tqdm:
-    name = f"patches of {dataset}" + (f" (part {part.index}/{part.count})" if part.count > 1 else "")
-    return tqdm(desc=name, unit="image", disable=not progress, smoothing=0.1)
-
-
-def _ready(generator: Generator, _device: str) -> Generator:
+def _same(generator: Generator, _device: str) -> Generator:
     return generator

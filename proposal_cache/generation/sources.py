@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from proposal_cache.errors import CacheError
 from proposal_cache.store.format import check_key
@@ -20,8 +20,9 @@ from proposal_cache.store.format import check_key
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
 _NAMED = 5  # files or keys listed in an error message
+_FAR = 2**31  # pixels that no coordinate of a box exceeds
 
-# Transposition that corrects each EXIF orientation.
+# Transposition that corrects each EXIF orientation. ImageOps.exif_transpose fails on damaged EXIF, which is common.
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,25 +46,46 @@ class ImageError(CacheError):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """Image on disk.
+    """Image on disk or at a URL of any fsspec file system.
 
     Attributes:
         key: of the image in the cache.
+        url: its path or URL.
         boxes: (x0, y0, x1, y1) in pixels of the upright image, regions to search again; see `with_boxes`.
+        data: content of the file; None to read it when it is needed.
     """
 
     key: str
-    path: Path
+    url: str
     boxes: tuple[Box, ...] = ()
+    data: bytes | None = None
 
     @property
-    def url(self) -> str:
-        """The path as text."""
-        return str(self.path)
+    def path(self) -> Path:
+        """The path of an image on disk."""
+        return Path(self.url)
 
     def read(self) -> NDArray[np.uint8]:
         """Return the pixels; see `read_image`."""
-        return read_image(self.path)
+        return read_image(self.url, self.data)
+
+    def fetch(self) -> "ImageFile":
+        """Return the image with its data; raises ImageError as `read_image`."""
+        return self if self.data is not None else replace(self, data=_read_file(self.url))
+
+
+def open_url(url: str) -> Any:
+    """Return a context manager that opens a file, by its path or URL, for reading bytes."""
+    if "://" not in url:
+        return open(url, "rb")
+    import fsspec  # a third of a second
+
+    return fsspec.open(url, "rb")
+
+
+def reason(error: Exception) -> str:
+    """Return the message of an exception of a file system or decoder without the name of the file."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def image_key(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> str:
@@ -71,14 +93,10 @@ def image_key(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> str
 
     >>> image_key("/data/leftImg8bit/val/frankfurt/f_000294_leftImg8bit.png", "/data/leftImg8bit/val")
     'frankfurt/f_000294_leftImg8bit'
-
-    Raises:
-        SourceError: if the image is not under the root.
     """
     # Links are not resolved: a dataset's images are often links to files outside its root.
-    relative = os.path.relpath(os.path.abspath(path), os.path.abspath(root))
-    parts = Path(relative).parts
-    if not parts or parts[0] in (os.pardir, os.curdir) or os.path.isabs(relative):
+    parts = Path(os.path.relpath(os.path.abspath(path), os.path.abspath(root))).parts
+    if not parts or parts[0] == os.pardir:
         raise SourceError(f"{path} is not under the image root {root}, so it has no key")
     return str(PurePosixPath(*parts).with_suffix(""))
 
@@ -87,10 +105,6 @@ def from_folder(folder: str | os.PathLike[str]) -> list[ImageFile]:
     """Return all images in a folder and its subfolders, sorted by path. Links are followed unless they form a cycle.
 
     Broken links are included, so that reading them reports an error.
-
-    Raises:
-        SourceError: if there is no such folder, a subfolder cannot be listed, there are no images, or `from_list`
-            rejects them.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -102,28 +116,26 @@ def from_folder(folder: str | os.PathLike[str]) -> list[ImageFile]:
 
 
 def from_list(entries: Iterable[tuple[str, str | os.PathLike[str]]], name: str = "the list") -> list[ImageFile]:
-    """Return the images of (key, path) pairs, in order; repeated pairs are dropped.
+    """Return the images of (key, path or URL) pairs, in order; repeated pairs are dropped.
 
     Args:
-        entries: key and path of each image.
+        entries: the pairs.
         name: of the list, for error messages.
-
-    Raises:
-        SourceError: if two paths have the same key, or a key is invalid.
     """
     images: dict[str, ImageFile] = {}
-    invalid: list[tuple[Path, CacheError]] = []
+    invalid: list[tuple[str, CacheError]] = []
     for key, path in entries:
+        url = os.fspath(path)
         try:
             check_key(key)
         except CacheError as error:
-            invalid.append((Path(path), error))
+            invalid.append((url, error))
             continue
-        image = images.setdefault(key, ImageFile(key, Path(path)))
-        if image.path != Path(path):
-            raise SourceError(f"{name} has two images with the key {key!r}: {image.path} and {path}; rename one")
+        image = images.setdefault(key, ImageFile(key, url))
+        if image.url != url:
+            raise SourceError(f"{name} has two images with the key {key!r}: {image.url} and {url}; rename one")
     if invalid:
-        files = _first([str(path) for path, _ in invalid])
+        files = _first([url for url, _ in invalid])
         raise SourceError(f"rename {len(invalid)} images of {name} ({files}): {invalid[0][1]}")
     return list(images.values())
 
@@ -132,17 +144,12 @@ def with_boxes(images: Sequence[ImageFile], file: str | os.PathLike[str]) -> tup
     """Return the images with the boxes listed in a json file, and the SHA-256 of the file.
 
     The file is a json object: key of an image -> list of boxes [x0, y0, x1, y1] in pixels of the upright image.
-
-    Raises:
-        SourceError: if the file is not such a json, has an unknown key, or a box outside its image.
     """
     try:
         content = Path(file).read_bytes()
         boxes = json.loads(content)
-    except OSError as error:
-        raise SourceError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SourceError(f"{file} is not valid json: {error}") from error
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{file} cannot be read as json: {reason(error)}") from error
     if not isinstance(boxes, dict) or not all(isinstance(one, list) for one in boxes.values()):
         raise SourceError(f"{file} must be a json object: key of an image -> list of boxes [x0, y0, x1, y1]")
     unknown = sorted(boxes.keys() - {image.key for image in images})
@@ -159,36 +166,70 @@ def with_boxes(images: Sequence[ImageFile], file: str | os.PathLike[str]) -> tup
 
 
 def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArray[np.uint8]:
-    """Return an image as (H, W, 3) uint8 RGB, upright according to its EXIF orientation, as Detectron2 reads it.
+    """Return an image as (H, W, 3) uint8 RGB, upright according to its EXIF orientation.
 
     Args:
-        path: of the file, or its name in error messages if there is `data`.
+        path: of the file, or its URL.
         data: content of the file; None to read it.
 
     Raises:
         ImageError: if the file is missing, empty, damaged, not an image, or too large for the memory.
     """
+    data = _read_file(os.fspath(path)) if data is None else data
     try:
-        with Image.open(path if data is None else io.BytesIO(data)) as image:
-            check_depth(image)
-            transposition = _TRANSPOSITIONS.get(_orientation(image))
-            upright = image if transposition is None else image.transpose(transposition)
-            return np.asarray(upright.convert("RGB"))
+        if not data:
+            raise ValueError("the file is empty")
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(turn_upright(image).convert("RGB"))
     except Exception as error:  # Pillow's decoders raise almost any exception on a damaged file
-        raise ImageError(f"{path} cannot be read as an image: {_reason(path, data, error)}") from error
+        why = "its format is unknown" if isinstance(error, UnidentifiedImageError) else reason(error)
+        raise ImageError(f"{path} cannot be read as an image: {why}") from error
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Decode an image that was opened by Pillow, and turn it upright according to its EXIF orientation.
+
+    All parts of the project that read images use this function, so that patches and annotations fit the pixels.
+
+    Raises:
+        ValueError: if the image has more than 8 bits per channel, which Pillow would convert to almost white.
+    """
+    _check_depth(image)
+    image.load()  # first: Pillow turns a TIFF upright here, and finds EXIF behind the pixels of a PNG
+    transposition = _TRANSPOSITIONS.get(_orientation(image))
+    return image if transposition is None else image.transpose(transposition)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height that `turn_upright` would give an image; decodes TIFF and PNG only.
+
+    Raises:
+        ValueError: as `turn_upright`.
+    """
+    if image.format == "TIFF":
+        return turn_upright(image).size
+    _check_depth(image)
+    return (image.height, image.width) if _orientation(image) >= 5 else image.size
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """Return width and height of an image turned upright; None if it cannot be read."""
     try:
-        with Image.open(path) as image:
-            return (image.height, image.width) if _orientation(image) >= 5 else image.size
+        with open_url(os.fspath(path)) as file, Image.open(file) as image:
+            return upright_size(image)
     except Exception:
         return None
 
 
-def check_depth(image: Image.Image) -> None:
-    """Raise ValueError for an image of more than 8 bits per channel, which Pillow would convert to almost white."""
+def _read_file(url: str) -> bytes:
+    try:
+        with open_url(url) as file:
+            return file.read()
+    except Exception as error:  # each file system has its own exceptions
+        raise ImageError(f"{url} cannot be read: {reason(error)}") from error
+
+
+def _check_depth(image: Image.Image) -> None:
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"it has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits first")
 
@@ -216,20 +257,16 @@ def _is_cycle(folder: Path) -> bool:
 
 
 def _check_boxes(image: ImageFile, boxes: list[Any], file: str | os.PathLike[str]) -> None:
-    size = image_size(image.path) if boxes else None
+    size = image_size(image.url) if boxes else None
     for box in boxes:
-        if not _is_box(box):
+        numbers = isinstance(box, list) and len(box) == 4 and all(type(number) in (int, float) for number in box)
+        # The bounds also reject infinity and NaN.
+        if not (numbers and -_FAR < box[0] < box[2] < _FAR and -_FAR < box[1] < box[3] < _FAR):
             raise SourceError(
                 f"{file}: {box!r:.100} of {image.key!r} is not a box [x0, y0, x1, y1] with x0 < x1, y0 < y1"
             )
         if size and not (box[0] < size[0] and box[1] < size[1] and box[2] > 0 and box[3] > 0):
-            raise SourceError(f"{file}: the box {box} is outside {image.path} of {size[0]} x {size[1]} pixels")
-
-
-def _is_box(value: Any) -> bool:
-    numbers = isinstance(value, list) and len(value) == 4 and all(type(number) in (int, float) for number in value)
-    # The bounds also reject infinity and NaN.
-    return numbers and -(2**31) < value[0] < value[2] < 2**31 and -(2**31) < value[1] < value[3] < 2**31
+            raise SourceError(f"{file}: the box {box} is outside {image.url} of {size[0]} x {size[1]} pixels")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -243,11 +280,3 @@ def _orientation(image: Image.Image) -> int:
 
 def _first(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
-
-
-def _reason(path: str | os.PathLike[str], data: bytes | None, error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if data == b"" or (data is None and os.path.isfile(path) and os.path.getsize(path) == 0):
-        return "the file is empty"
-    return str(error) or type(error).__name__

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,6 @@ from proposal_cache.store.format import check_key
 _MAX_SOURCES = 256  # Patches.source is uint8
 _MAX_SCORE = float(np.finfo(np.float32).max)
 
-Descriptions = list[dict[str, Any]]
 PathLike = str | os.PathLike[str]
 
 
@@ -33,19 +31,9 @@ class InterchangeError(CacheError):
     """File to import is invalid; the message names the file and the entry."""
 
 
-class _Image(NamedTuple):
-    """Image entry of a COCO json."""
-
-    key: str
-    height: int
-    width: int
-
-
 class _Result(NamedTuple):
-    """Entry of COCO results; score is NaN if missing."""
-
     counts: bytes
-    score: float
+    score: float  # NaN if missing
     category: int | str | None
 
 
@@ -68,7 +56,7 @@ def import_results(
         annotations: COCO json whose `images` give each image's id, file name (hence its key) and size. Images without
             results get zero patches.
         output: directory of the cache.
-        dataset: name of the dataset.
+        dataset: its name in the cache.
         labels: store each category as a separate source; otherwise categories are dropped.
         scores: store scores as predicted IoU; otherwise they are dropped.
         progress: show a progress bar on stderr.
@@ -76,10 +64,10 @@ def import_results(
     Raises:
         InterchangeError: if a file is invalid.
     """
-    entries = _load(results)
+    entries, listed = _load(results), _load(annotations)
     if not isinstance(entries, list):
         raise InterchangeError(f"{results} is not COCO results, which are a list; for panoptic PNGs give --panoptic")
-    images = _images(annotations)
+    images = _images(annotations, listed)
     found: dict[Any, list[_Result]] = {image_id: [] for image_id in images}
     for number, entry in enumerate(entries):
         image_id = entry.get("image_id") if isinstance(entry, dict) else None
@@ -87,25 +75,31 @@ def import_results(
             raise InterchangeError(
                 f"entry {number} of {results} has no segmentation, or its image_id {image_id!r} is not in {annotations}"
             )
+        _, height, width = images[image_id]
         try:
-            found[image_id].append(_read_result(entry, images[image_id], labels))
+            found[image_id].append(
+                _Result(
+                    rle.from_json(entry["segmentation"], height, width),
+                    read_score(entry, "score") if "score" in entry else math.nan,
+                    _category(entry) if labels else None,
+                )
+            )
         except CacheError as error:
             raise InterchangeError(f"entry {number} of {results}, of image {image_id!r}: {error}") from error
     categories = _categories((result.category for per_image in found.values() for result in per_image), labels)
-    sources = _sources(results, categories, _names(annotations), scores)
-    with CacheWriter(output, sources, dataset) as writer:
-        for image_id, image in tqdm(images.items(), "importing", unit="image", disable=not progress):
-            if image.key in writer.done:
+    with CacheWriter(output, _sources(results, categories, annotations, listed, scores), dataset) as writer:
+        for image_id, (key, height, width) in tqdm(images.items(), "importing", unit="image", disable=not progress):
+            if key in writer.done:
                 continue
             per_image = found[image_id]
             patches = Patches.from_rles(
-                image.height,
-                image.width,
+                height,
+                width,
                 [result.counts for result in per_image],
                 predicted_iou=[result.score for result in per_image] if scores else None,
                 source=[categories.index(result.category) if labels else 0 for result in per_image],
             )
-            writer.add(image.key, patches.select(patches.areas > 0))
+            writer.add(key, patches.select(patches.areas > 0))
 
 
 def import_panoptic(
@@ -123,38 +117,32 @@ def import_panoptic(
         annotations: panoptic json.
         png_root: folder of its PNGs.
         output, dataset, labels, progress: as in `import_results`.
-
-    Raises:
-        InterchangeError: if a file is invalid.
     """
     content = _load(annotations)
     try:
-        file_names = {image["id"]: image["file_name"] for image in content.get("images", ())}
+        names = {image["id"]: image["file_name"] for image in content.get("images", ())}
         entries = [
             (
-                str(file_names.get(entry["image_id"], entry["file_name"])),
                 str(entry["file_name"]),
-                {int(s["id"]): _category(s.get("category_id")) if labels else None for s in entry["segments_info"]},
+                {int(segment["id"]): _category(segment) if labels else None for segment in entry["segments_info"]},
             )
             for entry in content["annotations"]
         ]
+        keys = _keys(annotations, (names.get(e["image_id"], e["file_name"]) for e in content["annotations"]))
+    except InterchangeError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InterchangeError(f"{annotations} is not a COCO panoptic json: {error!r}") from error
-    keys = [_key(annotations, image_name) for image_name, _, _ in entries]
-    _check_unique(annotations, keys)
-    categories = _categories((c for _, _, segments in entries for c in segments.values()), labels)
-    sources = _sources(annotations, categories, _names(annotations), scores=False)
-    with CacheWriter(output, sources, dataset) as writer:
+    categories = _categories((c for _, segments in entries for c in segments.values()), labels)
+    with CacheWriter(output, _sources(annotations, categories, annotations, content, False), dataset) as writer:
         images = zip(keys, entries, strict=True)
-        for key, (_, png_name, segments) in tqdm(images, "importing", len(keys), unit="image", disable=not progress):
+        for key, (name, segments) in tqdm(images, "importing", len(keys), unit="image", disable=not progress):
             if key in writer.done:
                 continue
-            ids, rles, (height, width) = _read_segments(Path(png_root) / png_name)
+            ids, rles, (height, width) = _read_segments(Path(png_root) / name)
             unknown = set(ids) - segments.keys() - {0}  # 0 is void
             if unknown:
-                raise InterchangeError(
-                    f"{png_name} has segments that {annotations} does not list: {sorted(unknown)[:5]}"
-                )
+                raise InterchangeError(f"{name} has segments that {annotations} does not list: {sorted(unknown)[:5]}")
             kept = [i for i, segment_id in enumerate(ids) if segment_id in segments]
             source = [categories.index(segments[ids[i]]) if labels else 0 for i in kept]
             writer.add(key, Patches.from_rles(height, width, [rles[i] for i in kept], source=source))
@@ -163,7 +151,7 @@ def import_panoptic(
 def export_results(
     cache: PatchCache, output: PathLike, annotations: PathLike | None = None, *, progress: bool = False
 ) -> int:
-    """Export a cache as COCO results, one entry per patch.
+    """Export a cache as COCO results, one entry per patch, and return their number.
 
     `category_id` is 1, `score` the predicted IoU (1 if there is none), `source` the generator's name. Images that
     failed during generation are skipped with a warning on stderr.
@@ -175,21 +163,17 @@ def export_results(
             `image_id`.
         progress: show a progress bar on stderr.
 
-    Returns:
-        The number of patches written.
-
     Raises:
-        InterchangeError: if `annotations` is invalid.
-        MissingKeyError: if it contains an image that is not in the cache.
-        StorageError: if `output` cannot be written.
+        MissingKeyError: if `annotations` contains an image that is not in the cache.
     """
-    ids = {image.key: i for i, image in _images(annotations).items()} if annotations else {key: key for key in cache}
-    path, count = Path(output), 0
-    with atomic_file(path) as file:
+    ids = {key: key for key in cache}
+    if annotations:
+        ids = {key: i for i, (key, _, _) in _images(annotations, _load(annotations)).items()}
+    count = 0
+    with atomic_file(Path(output)) as file:
         file.write(b"[")
-        for entry in _entries(cache, ids, progress):
-            file.write((("," if count else "") + "\n" + json.dumps(entry)).encode())
-            count += 1
+        for count, entry in enumerate(_entries(cache, ids, progress), 1):
+            file.write(((",\n" if count > 1 else "\n") + json.dumps(entry)).encode())
         file.write(b"\n]\n")
     return count
 
@@ -214,6 +198,14 @@ def _entries(cache: PatchCache, ids: Mapping[str, Any], progress: bool) -> Itera
             }
 
 
+def read_score(entry: Mapping[str, Any], name: str) -> float:
+    """Return a score of an entry; raise InterchangeError if it is not a number that fits float32."""
+    score = entry[name]
+    if type(score) not in (int, float) or not -_MAX_SCORE <= score <= _MAX_SCORE:
+        raise InterchangeError(f"{name} {abbreviate(score)} is not a finite number")
+    return float(score)
+
+
 def _read_segments(png: Path) -> tuple[list[int], list[bytes], tuple[int, int]]:
     """Return the segment ids of a panoptic PNG, their masks, and the image size."""
     try:
@@ -225,15 +217,8 @@ def _read_segments(png: Path) -> tuple[list[int], list[bytes], tuple[int, int]]:
     return ids.tolist(), rles, (pixels.shape[0], pixels.shape[1])
 
 
-def _read_result(entry: Mapping[str, Any], image: _Image, labels: bool) -> _Result:
-    score = entry.get("score", math.nan)
-    if "score" in entry and (type(score) not in (int, float) or not -_MAX_SCORE <= score <= _MAX_SCORE):
-        raise InterchangeError(f"score {abbreviate(score)} is not a finite number")
-    category = _category(entry.get("category_id")) if labels else None
-    return _Result(rle.from_json(entry["segmentation"], image.height, image.width), float(score), category)
-
-
-def _category(category: Any) -> int | str | None:
+def _category(entry: Mapping[str, Any], name: str = "category_id") -> int | str | None:
+    category = entry.get(name)
     if category is not None and not isinstance(category, int | str):
         raise InterchangeError(f"category_id {abbreviate(category)} is neither a number nor a string")
     return category
@@ -244,11 +229,18 @@ def _categories(found: Iterable[int | str | None], labels: bool) -> list[int | s
     return sorted(set(found), key=str) if labels else [None]
 
 
-def _sources(file: PathLike, categories: Sequence[Any], names: Mapping[Any, str], scores: bool) -> Descriptions:
+def _sources(
+    file: PathLike, categories: Sequence[Any], annotations: PathLike, content: Mapping[str, Any], scores: bool
+) -> list[dict[str, Any]]:
+    """Return the description of each category of a file, whose names are in the content of a COCO json."""
     if len(categories) > _MAX_SOURCES:
         raise InterchangeError(
             f"{file} has {len(categories)} categories; a cache keeps labels of {_MAX_SOURCES} at most"
         )
+    listed = content.get("categories", [])
+    if not isinstance(listed, list) or not all(isinstance(category, dict) for category in listed):
+        raise InterchangeError(f"the categories of {annotations} are not a list of objects with id and name")
+    names = {_category(category, "id"): str(category.get("name")) for category in listed}
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     common = {"name": "imported", "file": Path(file).name, "sha256": digest, "scores": scores}
     if list(categories) == [None]:
@@ -256,56 +248,44 @@ def _sources(file: PathLike, categories: Sequence[Any], names: Mapping[Any, str]
     return [{**common, "category_id": number, "category": names.get(number)} for number in categories] or [common]
 
 
-def _images(annotations: PathLike) -> dict[Any, _Image]:
-    """Return the images of a COCO json by id."""
-    content = _load(annotations)
+def _images(annotations: PathLike, content: Any) -> dict[Any, tuple[str, int, int]]:
+    """Return id -> key, height and width of the images in the content of a COCO json."""
     try:
-        entries = [
-            (image["id"], str(image["file_name"]), int(image["height"]), int(image["width"]))
-            for image in content["images"]
-        ]
+        ids = [image["id"] for image in content["images"]]
+        names = [str(image["file_name"]) for image in content["images"]]
+        sizes = [(int(image["height"]), int(image["width"])) for image in content["images"]]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InterchangeError(
             f"{annotations} is not a COCO json whose images have id, file_name, height and width: {error!r}"
         ) from error
-    images: dict[Any, _Image] = {}
-    for image_id, name, height, width in entries:
+    images: dict[Any, tuple[str, int, int]] = {}
+    for image_id, name, key, (height, width) in zip(ids, names, _keys(annotations, names), sizes, strict=True):
         if not isinstance(image_id, int | str) or image_id in images:
             raise InterchangeError(
                 f"{annotations} has {name} with the id {abbreviate(image_id)}: ids must be unique numbers or strings"
             )
         if height < 1 or width < 1 or height * width > rle.MAX_PIXELS:
             raise InterchangeError(f"{annotations} has {name} with the invalid size {height} x {width}")
-        images[image_id] = _Image(_key(annotations, name), height, width)
-    _check_unique(annotations, [image.key for image in images.values()])
+        images[image_id] = key, height, width
     return images
 
 
-def _key(annotations: PathLike, name: str) -> str:
-    """Return the key of an image with this file name."""
-    try:
-        key = image_key(name, ".")
-        check_key(key)
-    except CacheError as error:
-        raise InterchangeError(f"{annotations} has the image {name!r}: {error}") from error
-    return key
-
-
-def _check_unique(annotations: PathLike, keys: Sequence[str]) -> None:
-    key, count = max(Counter(keys).items(), key=lambda item: item[1], default=("", 0))
-    if count > 1:
-        raise InterchangeError(
-            f"{annotations} has {count} images with the key {key!r} (the name without suffix): "
-            "keys must be unique, so rename or remove all but one"
-        )
-
-
-def _names(annotations: PathLike) -> dict[Any, str]:
-    content = _load(annotations)
-    categories = content.get("categories", []) if isinstance(content, dict) else []
-    if not isinstance(categories, list) or not all(isinstance(category, dict) for category in categories):
-        raise InterchangeError(f"the categories of {annotations} are not a list of objects with id and name")
-    return {_category(c.get("id")): str(c.get("name")) for c in categories}
+def _keys(annotations: PathLike, names: Iterable[Any]) -> list[str]:
+    """Return the keys of images with these file names."""
+    keys: dict[str, None] = {}
+    for name in map(str, names):
+        try:
+            key = image_key(name, ".")
+            check_key(key)
+        except CacheError as error:
+            raise InterchangeError(f"{annotations} has the image {name!r}: {error}") from error
+        if key in keys:
+            raise InterchangeError(
+                f"{annotations} has two images with the key {key!r} (the name without suffix): keys must be unique, "
+                "so rename or remove one"
+            )
+        keys[key] = None
+    return list(keys)
 
 
 def _load(path: PathLike) -> Any:

@@ -1,20 +1,18 @@
 """Import of SA-1B's masks, one json file per image, as a cache."""
 
 import json
-import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
 from tqdm import tqdm
 
 from proposal_cache import rle
 from proposal_cache.errors import CacheError, abbreviate
-from proposal_cache.generation.sources import SourceError
+from proposal_cache.generation.sources import SourceError, image_key
 from proposal_cache.generation.streams import TarShard, find_sources
-from proposal_cache.interchange.coco import InterchangeError
+from proposal_cache.interchange.coco import InterchangeError, read_score
 from proposal_cache.patches import Patches
 from proposal_cache.store import CacheWriter
 
@@ -35,9 +33,6 @@ def import_sa1b(
         output: directory of the cache.
         dataset: name of the dataset.
         progress: show a progress bar on stderr.
-
-    Raises:
-        SourceError: if there are no json files, or a tar file cannot be read to its end.
     """
     files = _find_json_files(str(location))
     with CacheWriter(output, _DESCRIPTION, dataset) as writer:
@@ -71,32 +66,23 @@ def read_sa1b(content: bytes) -> Patches:
             height,
             width,
             [rle.from_json(mask["segmentation"], height, width) for mask in masks],
-            predicted_iou=[_score(mask, "predicted_iou") for mask in masks],
-            stability_score=[_score(mask, "stability_score") for mask in masks],
+            predicted_iou=[read_score(mask, "predicted_iou") for mask in masks],
+            stability_score=[read_score(mask, "stability_score") for mask in masks],
         )
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
-        if isinstance(error, InterchangeError):
-            raise
         reason = str(error) if isinstance(error, CacheError) else repr(error)
         raise InterchangeError(f"not a json of SA-1B: {reason}") from error
     return patches.select(patches.areas > 0)
 
 
-def _score(mask: Mapping[str, Any], name: str) -> float:
-    value = mask[name]
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise InterchangeError(f"{name} {abbreviate(value)} is not a finite number")
-    return float(value)
-
-
 def _find_json_files(location: str) -> Iterator[tuple[str, bytes]]:
     """Return an iterator over key and content of each json file of a folder or of tar files."""
-    if os.path.isdir(location):
-        root = Path(location)
+    root = Path(location)
+    if root.is_dir():
         paths = sorted(root.rglob("*.json"))
         if not paths:
             raise SourceError(f"no json files in {location}")
-        return ((str(PurePosixPath(path.relative_to(root)).with_suffix("")), path.read_bytes()) for path in paths)
+        return ((image_key(path, root), path.read_bytes()) for path in paths)
     shards = [shard for shard in find_sources(location) if isinstance(shard, TarShard)]
     if not shards:
         raise SourceError(f"{location} is neither a folder nor tar files")

@@ -1,10 +1,13 @@
 """Commands of proposal-cache."""
 
+import re
 import subprocess
 import sys
 import tarfile
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
 from proposal_cache.generators.regions import RegionGenerator
 from proposal_cache.visualize import draw_patches
+from tests.proposal_cache.generation.fake_generators import write_images
 from tests.proposal_cache.tool import SIZE, error_of, halves, run
 
 COMMANDS = ("generate", "finalize", "info", "verify", "show", "merge", "import", "export")
@@ -39,10 +43,7 @@ def test_help_of_each_command_has_an_example(command: str, capsys: pytest.Captur
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    (tmp_path / "photos").mkdir()
-    for name in ("a", "b", "c"):
-        Image.new("RGB", SIZE[::-1], name.encode()[0]).save(tmp_path / f"photos/{name}.png")
-    return tmp_path / "photos"
+    return write_images(tmp_path / "photos", 3)
 
 
 def test_generate_in_parts_and_finalize(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +53,7 @@ def test_generate_in_parts_and_finalize(images: Path, tmp_path: Path, capsys: py
     assert "was never finished" in error_of("info", tmp_path / "cache")
     assert run("finalize", tmp_path / "cache") == 0
     assert "warning: these parts are not finished: 0/2" in capsys.readouterr().err
-    assert list(PatchCache(tmp_path / "cache")) == ["b"]
+    assert list(PatchCache(tmp_path / "cache")) == ["01"]
     assert run(*command, "--part", "0/2") == 0
     assert ": 3 images, " in capsys.readouterr().out
     assert PatchCache(tmp_path / "cache").manifest.dataset == "photos"
@@ -64,7 +65,7 @@ def test_generate_from_tar_files(images: Path, tmp_path: Path) -> None:
         tar.add(images, "")
     command = ("generate", "--generator", "regions", "--output", tmp_path / "cache")
     assert run(*command, "--images", tmp_path / "{00..00}.tar", "--name", "photos") == 0
-    assert list(PatchCache(tmp_path / "cache")) == ["a", "b", "c"]
+    assert list(PatchCache(tmp_path / "cache")) == ["00", "01", "02"]
     (tmp_path / "boxes.json").write_text("{}")
     boxes = ("--boxes", tmp_path / "boxes.json")
     assert "--boxes needs a folder" in error_of(*command, "--images", tmp_path / "00.tar", *boxes)
@@ -86,10 +87,7 @@ def test_info(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for part in ("toy", '"left-right"', "2, first: a, sub/b", "4, 2.0 per image", "100.0 %", "bad: bad.png: the file"):
         assert part in text
-
-
-def test_missing_cache(tmp_path: Path) -> None:
-    assert str(tmp_path / "absent") in error_of("info", tmp_path / "absent")
+    assert str(cache / "absent") in error_of("info", cache / "absent")
 
 
 def test_verify_names_the_damaged_shard_and_the_repair(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,10 +129,17 @@ def test_picture_keeps_small_patches_in_front_and_uncovered_pixels_as_they_are()
     assert (draw_patches(Patches.empty(*SIZE)) == 0).all()
 
 
+def write_cache(path: Path, generator: dict[str, Any], dataset: str, **images: Patches) -> Path:
+    """Add images to a cache, created if there is none."""
+    with CacheWriter(path, generator, dataset) as writer:
+        for key, patches in images.items():
+            writer.add(key, patches)
+    return path
+
+
 def test_merge_of_other_images(cache: Path, tmp_path: Path) -> None:
-    with CacheWriter(tmp_path / "more", {"name": "left-right", "version": 3}, "toy") as writer:
-        writer.add("c", halves(3))
-    assert run("merge", cache, tmp_path / "more", "--output", tmp_path / "all") == 0
+    more = write_cache(tmp_path / "more", {"name": "left-right", "version": 3}, "toy", c=halves(3))
+    assert run("merge", cache, more, "--output", tmp_path / "all") == 0
     merged = PatchCache(tmp_path / "all")
     assert list(merged) == ["a", "c", "sub/b"]
     assert len(merged.manifest.generators) == 1
@@ -143,36 +148,31 @@ def test_merge_of_other_images(cache: Path, tmp_path: Path) -> None:
 
 
 def test_merge_of_the_same_image_by_the_same_generator_writes_nothing(cache: Path, tmp_path: Path) -> None:
-    assert "both have patches of 'a' by the same generator" in error_of(
-        "merge", cache, cache, "--output", tmp_path / "twice"
-    )
+    message = error_of("merge", cache, cache, "--output", tmp_path / "twice")
+    assert "both have patches of 'a' by the same generator" in message
     assert not (tmp_path / "twice").exists()
 
 
 def test_merge_again_after_an_input_has_grown_is_refused(cache: Path, tmp_path: Path) -> None:
-    other = {"path": tmp_path / "other", "generator": {"name": "other"}, "dataset": "toy"}
-    with CacheWriter(**other) as writer:
-        writer.add("a", halves(8))
-    command = ("merge", cache, tmp_path / "other", "--output", tmp_path / "both")
+    other = write_cache(tmp_path / "other", {"name": "other"}, "toy", a=halves(8))
+    command = ("merge", cache, other, "--output", tmp_path / "both")
     assert run(*command) == run(*command) == 0
-    with CacheWriter(**other) as writer:
-        writer.add("sub/b", halves(8))
+    write_cache(other, {"name": "other"}, "toy", **{"sub/b": halves(8)})
     assert "the caches it was merged from have changed since" in error_of(*command)
     assert PatchCache(tmp_path / "both")["sub/b"].source.tolist() == [0, 0]
 
 
-def test_merge_mends_failures(cache: Path, tmp_path: Path) -> None:
-    with CacheWriter(tmp_path / "other", {"name": "other"}, "toy") as writer:
-        writer.add("bad", halves(8))
+def test_merge_drops_failures_of_images_that_another_cache_has(cache: Path, tmp_path: Path) -> None:
+    other = write_cache(tmp_path / "other", {"name": "other"}, "toy", bad=halves(8))
+    with CacheWriter(other, {"name": "other"}, "toy") as writer:
         writer.add_failure("a", "too dark")
-    assert run("merge", cache, tmp_path / "other", "--output", tmp_path / "both") == 0
+    assert run("merge", cache, other, "--output", tmp_path / "both") == 0
     assert PatchCache(tmp_path / "both").manifest.failures == {}
 
 
 def test_merge_of_other_generators_keeps_them_apart(cache: Path, tmp_path: Path) -> None:
-    with CacheWriter(tmp_path / "other", {"name": "other"}, "toy2") as writer:
-        writer.add("a", halves(8))
-    command = ("merge", cache, tmp_path / "other", "--output", tmp_path / "both")
+    other = write_cache(tmp_path / "other", {"name": "other"}, "toy2", a=halves(8))
+    command = ("merge", cache, other, "--output", tmp_path / "both")
     assert "toy, toy2" in error_of(*command)
     assert run(*command, "--dataset", "toy") == 0
     both = PatchCache(tmp_path / "both")
@@ -183,28 +183,15 @@ def test_merge_of_other_generators_keeps_them_apart(cache: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("command", "work", "message"),
+    ("work", "command", "message"),
     [
-        ("verify cache", "store.verify", "to start again"),
-        ("export cache --output out.json", "interchange.coco.export_results", "to start again"),
-        ("merge cache --output new", "store.merge", "to continue"),
-        ("import a.json --annotations b.json --output new", "interchange.importing.import_results", "to continue"),
+        ("verify", "verify cache", "to start again"),
+        ("export_results", "export cache --output out.json", "to start again"),
+        ("merge", "merge cache --output new", "to continue"),
+        ("import_results", "import a.json --annotations b.json --output new", "to continue"),
     ],
 )
-def test_interrupted(
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    command: str,
-    work: str,
-    message: str,
-) -> None:
-    def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.chdir(cache.parent)
-    monkeypatch.setattr(f"proposal_cache.{work}", interrupt)
-    assert run(*command.split()) == 130
-    error = capsys.readouterr().err
-    assert error.startswith("interrupted: ")
-    assert message in error
+def test_interrupted(cache: Path, capsys: pytest.CaptureFixture[str], work: str, command: str, message: str) -> None:
+    with chdir(cache.parent), patch(f"proposal_cache.cli.{work}", side_effect=KeyboardInterrupt):
+        assert run(*command.split()) == 130
+    assert re.match(f"interrupted: .*{message}", capsys.readouterr().err)

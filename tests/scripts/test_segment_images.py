@@ -94,7 +94,7 @@ def test_label_map_of_many_classes_has_16_bits(synthetic: Synthetic, tmp_path: P
     )
     inference = Inference(thing_classes=[], num_classes=300)
     answer = Answer(Vocabulary(names, (False,) * 300), patches, predictions, inference, has_instances=False)
-    image = ImageFile("val_00000", synthetic.folder / "val" / "val_00000.jpg")
+    image = ImageFile("val_00000", str(synthetic.folder / "val" / "val_00000.jpg"))
     assert write_answer(answer, image, tmp_path) == []
     labels = read_label_map(str(tmp_path / "semantic" / "val_00000.png"))
     assert set(np.unique(labels).tolist()) <= {299, 65535}

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from proposal_cache.store.durable import make_directory, write_durably
 from samcp.config import parse_config
 from samcp.errors import CheckpointError
 from samcp.vocabulary import Vocabulary
@@ -115,11 +116,10 @@ class ModelFile:
         if path.suffix != SUFFIX:
             raise CheckpointError(f"{path}: the name of a model file must end with {SUFFIX}")
         metadata = {_CONFIG: self.config, _VOCABULARY: self.vocabulary.to_json()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        # save_file rejects tensors that share memory, and would write the whole storage of a view.
-        save_file({name: tensor.clone().contiguous() for name, tensor in self.tensors.items()}, partial, metadata)
-        os.replace(partial, path)
+        # safetensors rejects tensors that share memory, and would write the whole storage of a view.
+        content = save({name: tensor.clone().contiguous() for name, tensor in self.tensors.items()}, metadata)
+        make_directory(path.parent)
+        write_durably(path, content)
 
 
 def saved_vocabulary(path: str) -> Vocabulary | None:

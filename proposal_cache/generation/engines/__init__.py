@@ -48,7 +48,4 @@ class Engine(Protocol):
         """Add the patches of all images to the writer, and yield the outcome of each.
 
         Images that are in `writer.done` already are skipped in tar shards. Closing the generator ends the work at once.
-
-        Raises:
-            CacheError: if a worker process died or could not start.
         """

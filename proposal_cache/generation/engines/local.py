@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.queues import SimpleQueue
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generation.engines import GeneratorError, GeneratorFactory, Outcome
-from proposal_cache.generation.sources import ImageError, SourceError
-from proposal_cache.generation.streams import Source, SourceImage, read_sources
+from proposal_cache.generation.sources import ImageError, ImageFile, SourceError
+from proposal_cache.generation.streams import Source, read_sources
 from proposal_cache.generators.base import BoxGenerator
 from proposal_cache.generators.base import Generator as PatchGenerator
 from proposal_cache.patches import Patches
@@ -30,7 +31,7 @@ _AHEAD = 4  # images in progress or queued, per worker: keeps workers busy at co
 _GPU_CHUNK = 8  # images per task of a GPU process, within which decoding and encoding overlap with the GPU
 
 Item = TypeVar("Item")
-Input: TypeAlias = SourceImage | SourceError
+Input: TypeAlias = ImageFile | SourceError
 Result: TypeAlias = Patches | CacheError
 _Result = TypeVar("_Result")
 
@@ -66,22 +67,20 @@ class LocalEngine:
             results = generate_patches(images, self._generator, loaders=self._loaders, threads=threads)
         else:
             results = self._run_processes(images)
-        for image, result in results:
-            key = "" if isinstance(image, SourceError) else image.key
+        for key, result in results:
             if isinstance(result, Patches):
                 writer.add(key, result)
             yield Outcome(key, None if isinstance(result, Patches) else result)
 
-    def _run_processes(self, images: Iterator[Input]) -> Iterator[tuple[Input, Result]]:
-        context = SpawnContext()
-        devices = context.SimpleQueue()
+    def _run_processes(self, images: Iterator[Input]) -> Iterator[tuple[str, Result]]:
+        devices = SpawnContext().SimpleQueue()
         for device in self._devices:
             devices.put(device)
         chunks = iter(lambda: list(itertools.islice(images, self._chunk)), [])
         try:
             with process_pool(len(self._devices), _start_worker, (self._factory, devices, self._loaders)) as pool:
-                for chunk, results in ordered(pool, _run_worker, chunks, len(self._devices) * _AHEAD):
-                    yield from zip(chunk, results, strict=True)
+                for results in ordered(pool, _run_worker, chunks, len(self._devices) * _AHEAD):
+                    yield from results
         except BrokenProcessPool as error:
             raise CacheError(
                 "a worker process died, probably out of memory; run the same command again with fewer workers: "
@@ -91,48 +90,42 @@ class LocalEngine:
 
 def generate_patches(
     images: Iterable[Input], generator: PatchGenerator, *, loaders: int = 2, threads: int = 1
-) -> Iterator[tuple[Input, Result]]:
+) -> Iterator[tuple[str, Result]]:
     """Run a generator over images in this process, in order, while the next images are read and decoded.
 
+    Yields the key of each image and its patches or the error; a SourceError is passed through, with the key "".
+
     Args:
-        images: to process; a SourceError is passed through.
+        images: to process.
         generator: to run.
         loaders: threads that decode images.
         threads: threads that run the generator; 1 to run it in the calling thread.
-
-    Yields:
-        Each image and its patches, or the error.
     """
+    generate = partial(_generate, generator)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(loaders) as decoders:
         read = _read_ahead(reader, images, loaders * _AHEAD)
         decoded = ordered(decoders, _decode, read, loaders * _AHEAD)
         if threads == 1:
-            for image, pixels in decoded:
-                yield image, _generate(generator, image, pixels)
+            yield from map(generate, decoded)
             return
         with ThreadPoolExecutor(threads) as generators:
-            for (image, _), result in ordered(
-                generators, lambda pair: _generate(generator, *pair), decoded, threads + 1
-            ):
-                yield image, result
+            yield from ordered(generators, generate, decoded, threads + 1)
 
 
 def ordered(
     pool: Executor, function: Callable[[Item], _Result], items: Iterable[Item], ahead: int
-) -> Iterator[tuple[Item, _Result]]:
-    """Yield each item with its result, in order, with at most `ahead` of them in progress or queued."""
-    waiting: deque[tuple[Item, Future[_Result]]] = deque()
+) -> Iterator[_Result]:
+    """Yield the result for each item, in order, with at most `ahead` items in progress or queued."""
+    waiting: deque[Future[_Result]] = deque()
     try:
         for item in items:
             if len(waiting) == ahead:
-                first, future = waiting.popleft()
-                yield first, future.result()
-            waiting.append((item, pool.submit(function, item)))
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(function, item))
         while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+            yield waiting.popleft().result()
     finally:
-        for _, future in waiting:
+        for future in waiting:
             future.cancel()
 
 
@@ -142,15 +135,12 @@ def process_pool(
 ) -> Iterator[ProcessPoolExecutor]:
     """Process pool whose workers ignore Ctrl-C, and exit at once if the block raises or this process is killed.
 
-    Workers are spawned, since forking a process with threads may deadlock.
-
-    Args:
-        workers: number of processes.
-        initializer, initargs: called in each process; must be picklable.
+    Workers are spawned, since forking a process with threads may deadlock. They call `initializer(*initargs)` first.
     """
     context = _Context()
     receiver, sender = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, context, _start_process, (receiver, initializer, initargs))
+    processes, results = pool._processes, pool._result_queue  # which a shutdown removes
     try:
         yield pool
         pool.shutdown()
@@ -158,10 +148,10 @@ def process_pool(
         # In this order: the pool's thread must cancel its futures before it finds out that workers have exited.
         pool.shutdown(wait=False, cancel_futures=True)
         sender.close()
-        for process in context.processes:
+        for process in list(processes.values()):
             process.join()
         # Otherwise that thread waits for the rest of a result that a worker was sending.
-        context.results._writer.close()  # type: ignore[attr-defined]
+        results._writer.close()  # type: ignore[attr-defined]
         raise
     finally:
         sender.close()
@@ -179,19 +169,7 @@ class _Process(SpawnProcess):
 
 
 class _Context(SpawnContext):
-    """Spawn context that remembers the pool's processes and its queue of results."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.processes: list[_Process] = []
-
-    def Process(self, *args: Any, **options: Any) -> _Process:  # type: ignore[override]
-        self.processes.append(_Process(*args, **options))
-        return self.processes[-1]
-
-    def SimpleQueue(self) -> "SimpleQueue[Any]":
-        self.results = super().SimpleQueue()
-        return self.results
+    Process = _Process
 
 
 def _start_process(receiver: Connection, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
@@ -214,37 +192,38 @@ def _start_worker(factory: GeneratorFactory, devices: "SimpleQueue[str]", loader
 _worker: tuple[PatchGenerator, int, int]  # of a worker process: generator, loaders, threads
 
 
-def _run_worker(images: Sequence[Input]) -> list[Result]:
+def _run_worker(images: Sequence[Input]) -> list[tuple[str, Result]]:
     generator, loaders, threads = _worker
-    return [result for _, result in generate_patches(images, generator, loaders=loaders, threads=threads)]
+    return list(generate_patches(images, generator, loaders=loaders, threads=threads))
 
 
 def _read_ahead(pool: Executor, items: Iterable[Item], count: int) -> Iterator[Item]:
     """Iterate over items in the pool's one thread, up to `count` items ahead."""
     iterator = iter(items)
-    for _, item in ordered(pool, lambda _: next(iterator, None), itertools.count(), count):
+    for item in ordered(pool, lambda _: next(iterator, None), itertools.count(), count):
         if item is None:
             return
         yield item
 
 
-def _decode(image: Input) -> NDArray[np.uint8] | CacheError:
+def _decode(image: Input) -> tuple[Input, NDArray[np.uint8] | CacheError]:
     if isinstance(image, SourceError):
-        return image
+        return image, image
     try:
-        return image.read()
+        return image, image.read()
     except ImageError as error:
-        return error
+        return image, error
 
 
-def _generate(generator: PatchGenerator, image: Input, pixels: NDArray[np.uint8] | CacheError) -> Result:
+def _generate(generator: PatchGenerator, decoded: tuple[Input, NDArray[np.uint8] | CacheError]) -> tuple[str, Result]:
+    image, pixels = decoded
     if isinstance(image, SourceError):
-        return image
+        return "", image
     if isinstance(pixels, CacheError):
-        return pixels
+        return image.key, pixels
     try:
         if image.boxes and isinstance(generator, BoxGenerator):
-            return generator.generate_with_boxes(pixels, image.boxes)
-        return generator(pixels)
+            return image.key, generator.generate_with_boxes(pixels, image.boxes)
+        return image.key, generator(pixels)
     except Exception as error:  # a model may raise anything
-        return GeneratorError(f"{image.url} failed in the generator: {type(error).__name__}: {error}")
+        return image.key, GeneratorError(f"{image.url} failed in the generator: {type(error).__name__}: {error}")

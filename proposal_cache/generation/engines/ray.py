@@ -4,17 +4,19 @@ import hashlib
 import pickle
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generation.engines import GeneratorFactory, Outcome
-from proposal_cache.generation.engines.local import Input, generate_patches
-from proposal_cache.generation.sources import ImageError, ImageFile, SourceError
-from proposal_cache.generation.streams import EncodedImage, Source, TarShard, read_sources
+from proposal_cache.generation.engines.local import generate_patches
+from proposal_cache.generation.sources import ImageError, ImageFile
+from proposal_cache.generation.streams import Source, TarShard, duplicate, read_sources
 from proposal_cache.generators.base import Generator as PatchGenerator
 from proposal_cache.generators.base import descriptions
 from proposal_cache.patches import Patches
@@ -26,10 +28,18 @@ _BATCH = 8  # images per call of an actor
 _MAX_INPUT_BLOCKS = 1000
 
 
+class ShardKeys(NamedTuple):
+    """Keys of all images in a tar shard, finished ones included, with the suffix of each."""
+
+    shard: str
+    suffixes: dict[str, str]
+
+
+@dataclass(kw_only=True)
 class RayEngine:
     """Engine on a Ray cluster whose nodes share the file system of the cache; nodes may join and leave.
 
-    Args:
+    Attributes:
         address: of the cluster; "auto" to find it on this machine; None to start one on this machine.
         actors: minimum and maximum number of processes that run the generator; None for no maximum.
         gpus: GPUs per actor, which may be a fraction; 0 to run the generator on the CPU.
@@ -37,20 +47,11 @@ class RayEngine:
         shard_size: images per shard.
     """
 
-    def __init__(
-        self,
-        *,
-        address: str | None = None,
-        actors: tuple[int, int | None] = (1, None),
-        gpus: float = 0.0,
-        loaders: int = 2,
-        shard_size: int = 1000,
-    ) -> None:
-        self._address = address
-        self._actors = actors
-        self._gpus = gpus
-        self._loaders = loaders
-        self._shard_size = shard_size
+    address: str | None = None
+    actors: tuple[int, int | None] = (1, None)
+    gpus: float = 0.0
+    loaders: int = 2
+    shard_size: int = 1000
 
     def start(self, factory: GeneratorFactory) -> PatchGenerator:
         """Return a generator on the CPU; those that run are built by the actors."""
@@ -72,19 +73,25 @@ class RayEngine:
         except ImportError as error:
             raise CacheError('--engine ray needs Ray: pip install "samcp[ray]"') from error
         started = not ray.is_initialized()
+        shards: dict[str, str] = {}
         try:
             if started:
-                ray.init(address=self._address, log_to_driver=False)
+                ray.init(address=self.address, log_to_driver=False)
             for batch in self._dataset(sources, writer).iter_batches(batch_size=None, batch_format="pyarrow"):
                 for shard in batch.to_pylist():
                     if shard["file"]:
                         writer.commit(writer.path / STAGED / shard["file"])
-                    yield from pickle.loads(shard["outcomes"])
+                    for outcome in pickle.loads(shard["outcomes"]):
+                        if isinstance(outcome, ShardKeys):
+                            yield from find_duplicates(outcome, shards)
+                        else:
+                            yield outcome
             writer.commit_staged()
             with suppress(OSError):
                 (writer.path / STAGED).rmdir()
         except (ray.exceptions.RayError, ConnectionError) as error:
-            raise CacheError(f"Ray failed: {_last_line(error)}; the same command continues") from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+            raise CacheError(f"Ray failed: {reason}; the same command continues") from error
         finally:
             if started:
                 ray.shutdown()
@@ -96,69 +103,83 @@ class RayEngine:
         items = [{"source": pickle.dumps(source)} for source in sources]
         tars = any(isinstance(source, TarShard) for source in sources)
         done = ray.put(_hashes(writer.done) if tars else np.empty(0, np.uint64))
-        low, high = self._actors
+        low, high = self.actors
         dataset: Any = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_INPUT_BLOCKS))
         dataset.context.target_max_block_size = _BLOCK_BYTES
         return (
             dataset.map_batches(_read, fn_args=(done,), batch_size=1, batch_format="pyarrow", num_cpus=0.5)
             .map_batches(
                 _Actor,
-                fn_constructor_args=(self._factory, "cuda:0" if self._gpus else "cpu", self._loaders),
+                fn_constructor_args=(self._factory, "cuda:0" if self.gpus else "cpu", self.loaders),
                 batch_size=_BATCH,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(min_size=low, max_size=high),
-                num_gpus=self._gpus or None,
-                num_cpus=None if self._gpus else 1,
+                num_gpus=self.gpus or None,
+                num_cpus=None if self.gpus else 1,
             )
             .map_batches(
                 _write,
                 fn_args=(writer.path.resolve(), self._generators),
-                batch_size=self._shard_size,
+                batch_size=self.shard_size,
                 batch_format="pyarrow",
                 num_cpus=0.5,
             )
         )
 
 
+def find_duplicates(keys: ShardKeys, shards: dict[str, str]) -> Iterator[Outcome]:
+    """Yield an error for each image of a tar shard whose key another shard has.
+
+    Args:
+        keys: of the shard.
+        shards: key -> tar shard, for the keys found before; is updated.
+    """
+    for key, suffix in keys.suffixes.items():
+        if shards.setdefault(key, keys.shard) != keys.shard:
+            yield Outcome("", duplicate(keys.shard, key, suffix))
+
+
 def _read(batch: Any, done: NDArray[np.uint64]) -> Iterator[Any]:
-    """Fetch the images of a table of sources."""
-    for image in read_sources(map(pickle.loads, batch["source"].to_pylist()), lambda key: _contains(done, key)):
-        with suppress(ImageError):  # the actor reports it
-            image = _fetch(image)
-        yield _table(image=[pickle.dumps(image)])
+    """Fetch the images of a table of sources; the images of a tar shard are followed by its keys."""
+    for source in map(pickle.loads, batch["source"].to_pylist()):
+        suffixes: dict[str, str] = {}
+        for image in read_sources([source], lambda key: _contains(done, key), suffixes):
+            if isinstance(image, ImageFile):
+                with suppress(ImageError):  # the actor reports it
+                    image = image.fetch()
+            yield _table(image=[pickle.dumps(image)])
+        if isinstance(source, TarShard):
+            yield _table(image=[pickle.dumps(ShardKeys(source.url, suffixes))])
 
 
 class _Actor:
     """Process that runs the generator."""
 
     def __init__(self, factory: GeneratorFactory, device: str, loaders: int) -> None:
-        self._generator = factory.build(device)
-        self._options = {"loaders": loaders, "threads": factory.threads}
+        self._generate = partial(
+            generate_patches, generator=factory.build(device), loaders=loaders, threads=factory.threads
+        )
 
     def __call__(self, batch: Any) -> Any:
-        images = map(pickle.loads, batch["image"].to_pylist())
-        results = [
-            pickle.dumps(("" if isinstance(image, SourceError) else image.key, result))
-            for image, result in generate_patches(images, self._generator, **self._options)
-        ]
-        return _table(result=results)
+        rows = [pickle.loads(row) for row in batch["image"].to_pylist()]
+        images = [row for row in rows if not isinstance(row, ShardKeys)]
+        results: list[tuple[str, object]] = [("", row) for row in rows if isinstance(row, ShardKeys)]
+        results += self._generate(images)
+        return _table(result=[pickle.dumps(result) for result in results])
 
 
 def _write(batch: Any, cache: Path, generators: int) -> Any:
     """Stage a shard of the patches of a table."""
     results = [pickle.loads(result) for result in batch["result"].to_pylist()]
     done = [(key, result) for key, result in results if isinstance(result, Patches)]
-    outcomes = [Outcome(key, None if isinstance(result, Patches) else result) for key, result in results]
+    outcomes = [
+        result if isinstance(result, ShardKeys) else Outcome(key, None if isinstance(result, Patches) else result)
+        for key, result in results
+    ]
     file = stage_shard(cache, done, generators).name if done else ""
     import pyarrow
 
     return pyarrow.table({"file": [file], "outcomes": pyarrow.array([pickle.dumps(outcomes)], pyarrow.binary())})
-
-
-def _fetch(image: Input) -> Input:
-    if isinstance(image, ImageFile):
-        return EncodedImage(image.key, image.url, image.boxes).fetch()
-    return image.fetch() if isinstance(image, EncodedImage) else image
 
 
 def _table(**columns: list[bytes]) -> Any:
@@ -173,14 +194,9 @@ def _hashes(keys: set[str]) -> NDArray[np.uint64]:
 
 
 def _contains(hashes: NDArray[np.uint64], key: str) -> bool:
-    place = int(np.searchsorted(hashes, _hash(key)))
-    return place < len(hashes) and hashes[place] == _hash(key)
+    place = np.searchsorted(hashes, _hash(key))
+    return bool((hashes[place : place + 1] == _hash(key)).any())
 
 
 def _hash(key: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()))
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

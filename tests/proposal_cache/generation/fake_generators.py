@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,23 @@ IMAGES = 10
 
 @dataclass
 class Halves:
-    """Generator whose patch identifies the image: its left part, as wide as the value of the first pixel."""
+    """Generator whose patch identifies the image: its left part, as wide as the value of the first pixel.
+
+    Attributes:
+        calls: number of images so far.
+        on_call: number of a call -> the exception that it raises.
+    """
 
     calls: int = 0
-    on_call: Callable[[int], None] | None = None
+    on_call: dict[int, type[BaseException]] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
         return {"name": "halves"}
 
     def __call__(self, image: np.ndarray) -> Patches:
         self.calls += 1
-        if self.on_call:
-            self.on_call(self.calls)
+        if self.calls in self.on_call:
+            raise self.on_call[self.calls]
         mask = np.zeros((1, *image.shape[:2]), bool)
         mask[:, :, : 1 + image[0, 0, 0] % image.shape[1]] = True
         return Patches.from_masks(mask)

@@ -1,9 +1,10 @@
-"""Generation on a Ray cluster of three simulated nodes, one of which is killed while another joins."""
+"""Generation on a Ray cluster, and its tasks without one."""
 
 import pickle
+import re
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +15,23 @@ import numpy as np
 import pytest
 
 from proposal_cache import Patches
-from proposal_cache.generation.engines.ray import RayEngine, _hashes, _read, _table
+from proposal_cache.generation.engines import GeneratorFactory
+from proposal_cache.generation.engines.ray import (
+    RayEngine,
+    ShardKeys,
+    _Actor,
+    _hashes,
+    _read,
+    _table,
+    _write,
+    find_duplicates,
+)
 from proposal_cache.generation.pipeline import generate
-from proposal_cache.generation.sources import from_folder
-from proposal_cache.generation.streams import TarShard
-from tests.proposal_cache.generation.fake_generators import Fails, content, write_images
+from proposal_cache.generation.sources import SourceError, from_folder
+from proposal_cache.generation.streams import Source, TarShard
+from tests.proposal_cache.generation.fake_generators import Fails, content, on_device, write_images
 
-pytestmark = pytest.mark.slow
-
-ray = pytest.importorskip("ray")
+pytest.importorskip("ray")
 IMAGES = 60
 UNGUARDED = 12  # images that are processed without waiting for the new node
 
@@ -41,6 +50,8 @@ class Observed(Fails):
     record: Path = Path()
 
     def __call__(self, image: np.ndarray) -> Patches:
+        import ray
+
         (self.record / ray.get_runtime_context().get_node_id()).touch()
         if image[0, 0, 0] >= UNGUARDED:
             wait_until((self.record / "go").exists)
@@ -50,6 +61,7 @@ class Observed(Fails):
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head, and three nodes with a simulated GPU each."""
+    import ray
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -64,17 +76,47 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         cluster.shutdown()
 
 
+def write_tars(folder: Path, *members: Sequence[int]) -> list[TarShard]:
+    """Write a tar shard 0.tar, 1.tar, ... of the images with these numbers each."""
+    shards = [TarShard(f"{folder.parent}/{i}.tar") for i in range(len(members))]
+    for shard, numbers in zip(shards, members, strict=True):
+        with tarfile.open(shard.url, "w") as tar:
+            for number in numbers:
+                tar.add(folder / f"{number:02}.png", f"{number:02}.png")
+    return shards
+
+
+def read(sources: Sequence[Source], done: set[str]) -> list[Any]:
+    tables = _read(_table(source=[pickle.dumps(source) for source in sources]), _hashes(done))
+    return [data for table in tables for data in table["image"].to_pylist()]
+
+
 def test_read_task_skips_finished_images_of_a_tar(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", 3)
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        tar.add(folder, "")
-    sources = _table(source=[pickle.dumps(source) for source in (*from_folder(folder), TarShard(f"{tmp_path}/0.tar"))])
-    tables = list(_read(sources, _hashes({"00", "02"})))
-    images = [pickle.loads(data) for table in tables for data in table["image"].to_pylist()]
+    *images, keys = map(pickle.loads, read([*from_folder(folder), *write_tars(folder, range(3))], {"00", "02"}))
     assert [image.key for image in images] == ["00", "01", "02", "01"]  # all files, and one member of the tar
     assert all(image.data for image in images)
+    assert keys.suffixes == dict.fromkeys(("00", "01", "02"), ".png")
 
 
+@pytest.mark.parametrize("done", [set(), {"00", "01", "02", "03"}])
+def test_same_key_in_two_shards_is_reported(tmp_path: Path, done: set[str]) -> None:
+    """By the tasks of the engine, one after the other."""
+    actor, shards = _Actor(GeneratorFactory(on_device), "cpu", loaders=1), {}
+    outcomes = []
+    for shard in write_tars(write_images(tmp_path / "images", 4), (0, 1, 1), (1, 2), (0, 3)):
+        table = _write(actor(_table(image=read([shard], done))), tmp_path, 1)
+        for outcome in pickle.loads(table["outcomes"].to_pylist()[0]):
+            outcomes += find_duplicates(outcome, shards) if isinstance(outcome, ShardKeys) else [outcome]
+    assert [key for key, error in outcomes if error is None] == ([] if done else ["00", "01", "01", "02", "00", "03"])
+    errors = [error for _, error in outcomes if error]
+    assert all(isinstance(error, SourceError) for error in errors)
+    assert [re.search(r"\d\.tar/.*key '\d+'", str(error))[0] for error in errors] == [
+        f"{name}: another image has the key {name[6:8]!r}" for name in ("0.tar/01.png", "1.tar/01.png", "2.tar/00.png")
+    ]
+
+
+@pytest.mark.slow
 def test_one_node_is_killed_and_another_joins(cluster: Any, tmp_path: Path) -> None:
     images = from_folder(write_images(tmp_path / "images", IMAGES))
     calls = tmp_path / "calls"

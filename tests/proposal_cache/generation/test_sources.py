@@ -2,14 +2,13 @@
 
 import errno
 import hashlib
-import json
 import os
 import struct
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from detectron2.data import detection_utils
 from PIL import ExifTags, Image
 
 from proposal_cache.generation.sources import (
@@ -18,9 +17,11 @@ from proposal_cache.generation.sources import (
     from_folder,
     from_list,
     image_key,
+    image_size,
     read_image,
     with_boxes,
 )
+from tests.proposal_cache.turned_images import UPRIGHT, write_turned
 
 
 def write(path: Path, color: tuple[int, int, int] = (255, 0, 0), size: tuple[int, int] = (6, 4)) -> Path:
@@ -30,7 +31,6 @@ def write(path: Path, color: tuple[int, int, int] = (255, 0, 0), size: tuple[int
 
 
 def test_key_is_the_path_below_the_root_without_suffix() -> None:
-    assert image_key("/d/val/frankfurt/f_000294_leftImg8bit.png", "/d/val/") == "frankfurt/f_000294_leftImg8bit"
     assert image_key("d/val2017/000000000139.jpg", "./d/val2017") == "000000000139"
     assert image_key("d/a.b.jpg", "d") == "a.b"
 
@@ -39,14 +39,6 @@ def test_key_is_the_path_below_the_root_without_suffix() -> None:
 def test_image_outside_the_root_has_no_key(path: str) -> None:
     with pytest.raises(SourceError, match="is not under the image root /images"):
         image_key(path, "/images")
-
-
-def test_links_are_not_resolved(tmp_path: Path) -> None:
-    target = write(tmp_path / "elsewhere/x.png")
-    link = tmp_path / "root/a.png"
-    link.parent.mkdir()
-    link.symlink_to(target)
-    assert image_key(link, tmp_path / "root") == "a"
 
 
 def test_folder_is_searched_recursively(tmp_path: Path) -> None:
@@ -77,7 +69,7 @@ def test_unreadable_files_and_folders_are_not_skipped(tmp_path: Path, monkeypatc
     (tmp_path / "sub").mkdir()
     images = from_folder(tmp_path)
     assert [image.key for image in images] == ["a", "b"]
-    with pytest.raises(ImageError, match=r"b\.png .*no such file"):
+    with pytest.raises(ImageError, match=r"b\.png .*No such file"):
         read_image(images[1].path)
     scan = os.scandir
 
@@ -108,8 +100,6 @@ def test_invalid_file_names_are_listed(tmp_path: Path) -> None:
 def test_folder_without_images(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no images in .* \(supported: \.bmp"):
         from_folder(tmp_path)
-    with pytest.raises(SourceError, match="is not a folder"):
-        from_folder(tmp_path / "absent")
 
 
 def test_two_images_with_the_same_key(tmp_path: Path) -> None:
@@ -120,13 +110,10 @@ def test_two_images_with_the_same_key(tmp_path: Path) -> None:
     assert len(from_list([("a", "x.png"), ("a", "x.png")])) == 1
 
 
-BOXES = {"a": [[0, 0, 6, 4], [4.5, 1, 9, 3]]}
-
-
 def test_boxes_are_added_to_images(tmp_path: Path) -> None:
     images = from_list([(key, write(tmp_path / f"{key}.png")) for key in "abc"])
     path = tmp_path / "boxes.json"
-    path.write_text(json.dumps(BOXES))
+    path.write_text('{"a": [[0, 0, 6, 4], [4.5, 1, 9, 3]]}')
     found, digest = with_boxes(images, path)
     assert [image.boxes for image in found] == [((0, 0, 6, 4), (4.5, 1, 9, 3)), (), ()]
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -135,7 +122,7 @@ def test_boxes_are_added_to_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("[1", r"boxes\.json is not valid json"),
+        ("[1", r"boxes\.json cannot be read as json"),
         ("[]", "must be a json object"),
         ('{"a": 3}', "must be a json object"),
         ('{"a": [], "x": [], "y/z": []}', r"2 keys that are not images \('x', 'y/z'\)"),
@@ -164,18 +151,16 @@ def test_all_modes_are_read_as_rgb(tmp_path: Path) -> None:
         path = tmp_path / f"{mode}.tif"
         Image.new(mode, (6, 4)).save(path)
         pixels = read_image(path)
-        assert pixels.shape == (4, 6, 3)
-        assert pixels.dtype == np.uint8
+        assert (pixels.shape, pixels.dtype) == ((4, 6, 3), np.uint8)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "lzw.tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_equals_detectron2(tmp_path: Path, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    pixels = np.random.default_rng(0).integers(256, size=(4, 6, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    expected = detection_utils.read_image(str(tmp_path / "turned.png"), "RGB")
-    assert np.array_equal(read_image(tmp_path / "turned.png"), expected)
+def test_images_are_turned_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+    path = tmp_path / f"turned.{suffix}"
+    write_turned(path, UPRIGHT, orientation)
+    np.testing.assert_allclose(read_image(path).astype(int), UPRIGHT, atol=8)
+    assert image_size(path) == UPRIGHT.shape[1::-1]
 
 
 def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
@@ -190,25 +175,26 @@ def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
 
 
 def test_unreadable_images(tmp_path: Path) -> None:
-    empty = tmp_path / "empty.jpg"
-    empty.touch()
-    with pytest.raises(ImageError, match=r"empty\.jpg .*the file is empty"):
-        read_image(empty)
-    with pytest.raises(ImageError, match=r"absent\.jpg .*no such file"):
-        read_image(tmp_path / "absent.jpg")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no image")
     whole = write(tmp_path / "cut.png", size=(200, 200))
     whole.write_bytes(whole.read_bytes()[:60])
-    with pytest.raises(ImageError, match=r"cut\.png cannot be read"):
-        read_image(whole)
+    Image.new("I;16", (6, 4)).save(tmp_path / "deep.png")
+    for name, message in {
+        "empty.jpg": "the file is empty",
+        "absent.jpg": "No such file",
+        "cut.png": "cannot be read",
+        "text.jpg": "its format is unknown",
+        "deep.png": "more than 8 bits per channel",
+    }.items():
+        with pytest.raises(ImageError, match=f"{name} .*{message}"):
+            read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), IndexError("index out of range")])
 def test_any_exception_of_a_decoder_is_an_image_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(*_: object) -> Image.Image:
-        raise error
-
-    monkeypatch.setattr(Image.Image, "convert", fail)
+    monkeypatch.setattr(Image.Image, "convert", Mock(side_effect=error))
     with pytest.raises(ImageError, match=rf"a\.png cannot be read as an image: ({type(error).__name__}|index)"):
         read_image(write(tmp_path / "a.png"))

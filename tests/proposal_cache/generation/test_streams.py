@@ -15,8 +15,8 @@ from PIL import Image
 from proposal_cache import PatchCache
 from proposal_cache.generation.engines.local import LocalEngine
 from proposal_cache.generation.pipeline import generate
-from proposal_cache.generation.sources import ImageError, SourceError
-from proposal_cache.generation.streams import EncodedImage, TarShard, expand_braces, find_sources, read_sources
+from proposal_cache.generation.sources import ImageError, ImageFile, SourceError, with_boxes
+from proposal_cache.generation.streams import TarShard, find_sources, read_sources
 from tests.proposal_cache.generation.fake_generators import Halves, content, write_images
 
 
@@ -98,18 +98,27 @@ def test_members_without_a_valid_key(tmp_path: Path) -> None:
             add(tar, "./sub/a.png", png(1))
             add(tar, "../b.png", png(1))
     found = list(read_sources([TarShard(str(tmp_path / f"{number}.tar")) for number in range(2)], lambda key: False))
-    assert isinstance(found[0], EncodedImage)
+    assert isinstance(found[0], ImageFile)
     assert found[0].key == "sub/a"
     assert found[0].read().shape == (8, 16, 3)
     assert "cannot be a key" in str(found[1])
     assert "1.tar/sub/a.png: another image has the key 'sub/a'" in str(found[2])
 
 
+def test_boxes_of_images_at_urls(folder: Path, tmp_path: Path, server: str) -> None:
+    boxes, images = tmp_path / "boxes.json", find_sources(f"{server}/images")
+    boxes.write_text('{"03": [[1, 2, 15, 7]]}')
+    assert with_boxes(images, boxes)[0][3].boxes == ((1, 2, 15, 7),)
+    boxes.write_text('{"03": [[16, 2, 17, 7]]}')
+    with pytest.raises(SourceError, match=r"is outside http.*/03\.png of 16 x 8 pixels"):
+        with_boxes(images, boxes)
+
+
 def test_locations_without_images(folder: Path, tmp_path: Path, server: str) -> None:
     for location, error in {
         f"{tmp_path}/x*.tar": "no tar files match",
         f"{server}/none": "cannot be listed|no images in",
-        "nothing://x": "nothing://x cannot be read: Protocol not known",
+        "nothing://x": "nothing://x cannot be listed: Protocol not known",
         "s3://bucket/x": "s3fs",
         f"{tmp_path}/absent": "is not a folder",
     }.items():
@@ -118,9 +127,11 @@ def test_locations_without_images(folder: Path, tmp_path: Path, server: str) -> 
     with pytest.raises(SourceError, match=r"absent\.tar cannot be read"):
         list(TarShard(f"{tmp_path}/absent.tar").members({".png"}))
     with pytest.raises(ImageError, match=r"absent\.png cannot be read"):
-        EncodedImage("absent", f"{server}/absent.png").read()
+        ImageFile("absent", f"{server}/absent.png").read()
 
 
-def test_braces() -> None:
-    assert expand_braces("a{09..11}b{x,y}.tar") == [f"a{n}b{c}.tar" for n in ("09", "10", "11") for c in "xy"]
-    assert expand_braces("plain.tar") == ["plain.tar"]
+def test_braces_name_several_tar_files() -> None:
+    expected = [TarShard(f"a{number}b{letter}.tar") for number in ("09", "10", "11") for letter in "xy"]
+    assert find_sources("a{09..11}b{x,y}.tar") == expected
+    with pytest.raises(SourceError, match=r"a\{0\.tar: Unbalanced braces"):
+        find_sources("a{0.tar")

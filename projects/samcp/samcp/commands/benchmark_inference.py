@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
 from tabulate import tabulate
 from tqdm import tqdm
 
 from proposal_cache.generation.sources import from_folder
 from proposal_cache.generators.base import Generator
 from proposal_cache.generators.regions import RegionGenerator
+from samcp.data.image_io import read_image
 from samcp.errors import USER_ERRORS, UsageError
 from samcp.predictor import Predictor
 
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def time_image(predictor: Predictor, generator: Generator, file: str, device: str) -> tuple[list[float], int]:
     """Segment one image; return the seconds of each of _STAGES and the number of patches."""
-    image = read_image(file, format="RGB")
+    image = read_image(file, "RGB")
     patches, generate = _timed(lambda: generator(image), device)
     scene, encode = _timed(lambda: predictor.encode(image, patches), device)
     answer, decode = _timed(scene.ask, device)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from tabulate import tabulate
 
 from proposal_cache import CacheError, PatchCache, image_key
 from proposal_cache.visualize import draw_patches
 from samcp.data.datasets.custom.register import register_files
+from samcp.data.image_io import read_image
 from samcp.data.patch_caches import image_root
 from samcp.data.validation.dataset import Report, check_dataset
 from samcp.errors import DataError
@@ -71,7 +71,7 @@ def _write_samples(name: str, report: Report, cache: PatchCache | None, folder: 
     for i in np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)).tolist():
         record = records[i]
         try:
-            image = read_image(record["file_name"], format="RGB")
+            image = read_image(record["file_name"], "RGB")
             pictures = {"image": enlarge(image), "annotations": draw_ground_truth(image, record, metadata)}
             key = image_key(record["file_name"], root)
             if cache is not None and key in cache:

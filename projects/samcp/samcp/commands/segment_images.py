@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import Metadata
-from PIL import Image
 from tqdm import tqdm
 
 from proposal_cache import PatchCache
 from proposal_cache.generation.sources import ImageFile, from_folder, image_size, read_image
-from samcp.data.files import replacing, write_json, write_label_map, write_panoptic_ids
+from samcp.data.files import write_image, write_json, write_label_map, write_panoptic_ids
 from samcp.errors import USER_ERRORS
 from samcp.predictor import Answer, Predictor
 from samcp.visualization.drawing import draw_prediction
@@ -96,8 +95,7 @@ def write_answer(answer: Answer, image: ImageFile, output: Path) -> list[dict[st
         depth = np.uint8 if len(answer.vocabulary.names) <= _MAX_8_BITS else np.uint16
         write_label_map(output / "semantic" / f"{image.key}.png", labels.numpy().astype(depth))
     picture = draw_prediction(read_image(image.path), prediction, _metadata(answer))
-    with replacing(output / f"{image.key}.jpg") as temporary:
-        Image.fromarray(picture).save(temporary, "jpeg", quality=_PICTURE_QUALITY)
+    write_image(output / f"{image.key}.jpg", picture, "JPEG", quality=_PICTURE_QUALITY)
     return annotations
 
 

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from detectron2.data import detection_utils
-from PIL import Image, ImageOps
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from PIL import Image
 
-from proposal_cache.generation.sources import check_depth
+from proposal_cache.generation.sources import turn_upright, upright_size
 from samcp.errors import DataError
 
 
 def read_image(path: str, image_format: str) -> np.ndarray:
-    """Read an image as (H, W, 3) uint8, turned upright as Detectron2 does.
+    """Read an image as (H, W, 3) uint8, turned upright as the generators of patches do.
 
     Args:
         path: of the file.
@@ -21,21 +21,18 @@ def read_image(path: str, image_format: str) -> np.ndarray:
     Raises:
         DataError: the image is missing, unreadable, or has more than 8 bits per channel.
     """
-    with _data_errors(path):
-        with Image.open(path) as image:
-            check_depth(image)
-        return detection_utils.read_image(path, format=image_format)
+    with _data_errors(path), Image.open(path) as image:
+        return convert_PIL_to_numpy(turn_upright(image), image_format)
 
 
 def read_image_size(path: str) -> tuple[int, int]:
-    """Read the (height, width) of an image after it is turned upright, without decoding its pixels.
+    """Read the (height, width) of an image after it is turned upright.
 
     Raises:
         DataError: as :func:`read_image`.
     """
     with _data_errors(path), Image.open(path) as image:
-        check_depth(image)
-        width, height = ImageOps.exif_transpose(image).size
+        width, height = upright_size(image)
         return height, width
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from proposal_cache.errors import StorageError
+from proposal_cache.store.durable import make_directory, write_durably
 from samcp.errors import UsageError
 from samcp.modeling.clip import check_clip, load_clip
 
@@ -209,10 +211,8 @@ def _digest(path: str) -> str:
 
 def _write_cache(embeddings: Tensor, file: Path) -> None:
     """Write a cache file atomically; log a warning if it cannot be written."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"embeddings": embeddings}, partial)
-        os.replace(partial, file)
-    except (OSError, SafetensorError) as error:
+        make_directory(file.parent)
+        write_durably(file, save({"embeddings": embeddings}))
+    except StorageError as error:
         logger.warning("cannot cache text embeddings: %s (set SAMCP_CACHE to use another folder)", error)

