@@ -13,6 +13,7 @@ from proposal_cache.patches import Patches
 from proposal_cache.store import CacheWriter, PatchCache, finalize, merge, verify
 
 if TYPE_CHECKING:
+    from proposal_cache.generators.contours import ContourGenerator
     from proposal_cache.generators.regions import RegionGenerator
     from proposal_cache.generators.sam import SamAutomaticMaskGenerator, SamGenerator
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CacheError",
     "CacheWriter",
+    "ContourGenerator",
     "PatchCache",
     "Patches",
     "RegionGenerator",
@@ -39,5 +41,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "__version__":
         return importlib.import_module(f"{__name__}.version").installed_version()
-    module = "regions" if name == "RegionGenerator" else "sam"
+    module = {"ContourGenerator": "contours", "RegionGenerator": "regions"}.get(name, "sam")
     return getattr(importlib.import_module(f"{__name__}.generators.{module}"), name)

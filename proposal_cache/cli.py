@@ -137,7 +137,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     after an interruption; it generates what is missing.
 
     example:
-      proposal-cache generate --images photos --generator regions --output patches
+      proposal-cache generate --images photos --output patches
       proposal-cache generate --images 'shards/{000..099}.tar' --checkpoint sam_vit_h_4b8939.pth \\
           --device cuda --output patches
     """

@@ -3,7 +3,7 @@
 
     python scripts/generate_sam_patches.py --dataset coco_2017_val_panoptic --checkpoint sam_vit_h_4b8939.pth \\
         --device cuda --output datasets/patches/coco_val
-    python scripts/generate_sam_patches.py --images photos --generator regions --workers 4 --output patches
+    python scripts/generate_sam_patches.py --images photos --workers 4 --output patches
 
 `--device cuda` uses all GPUs of the machine. On several machines, use `--engine ray`, or start the command in a Slurm
 array or under torchrun; see docs/scaling.md. Images that fail are skipped with a warning and recorded in the manifest;

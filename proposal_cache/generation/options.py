@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from proposal_cache.store import PatchCache
 
 # Generators and Ray are imported when they are used, so that --help is fast.
 
+_WEIGHTS = (
+    "weights are at https://github.com/facebookresearch/segment-anything#model-checkpoints and "
+    "https://github.com/facebookresearch/sam2#model-description"
+)
 _MAX_CROPS = 255  # a cache has at most 256 sources: one per crop, one for --refine
 
 
@@ -64,15 +69,18 @@ _DTYPES: dict[str, Any] = {"choices": ("float32", "bfloat16", "float16")}
 
 # Generators -> their options and help. The defaults are the generator's, to which a missing option is not passed.
 _GENERATOR_OPTIONS: dict[tuple[str, ...], tuple[tuple[str, dict[str, Any], str], ...]] = {
-    ("regions",): (
-        ("--workers", _N, "processes (default 1)"),
-        ("--parts", _N, "smallest regions (default 140)"),
+    ("contours", "regions"): (
+        ("--workers", _N, "processes on a CPU (default 1)"),
+        ("--parts", _N, "regions that cover the image (default 60, regions: 140)"),
+    ),
+    ("contours",): (("--patches", _N, "maximum per image (default 240)"),),
+    ("contours", "sam2", "sam"): (
+        ("--device", {"metavar": "DEVICE"}, "cpu (default), cuda (all GPUs of this machine) or cuda:N"),
+        ("--loaders", _N, "threads per GPU that decode images (default 2)"),
     ),
     ("sam2", "sam"): (
         ("--model-type", {"metavar": "NAME"}, "vit_h (default), vit_l, vit_b; sam2.1_hiera_large (default), ..."),
         ("--checkpoint", _FILE, "weights of this model type"),
-        ("--device", {"metavar": "DEVICE"}, "cpu (default), cuda (all GPUs of this machine) or cuda:N"),
-        ("--loaders", _N, "threads per GPU that decode images (default 2)"),
         ("--points-per-side", _N, "of the grid (default 48)"),
         ("--pred-iou-thresh", _X, "minimum predicted IoU (default 0.8)"),
         ("--stability-score-thresh", _X, "minimum stability (default 0.9)"),
@@ -96,8 +104,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options except those that name the images."""
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="directory of the cache")
-    text = "sam, sam2: segment everything; regions: by colour and texture, without weights (default %(default)s)"
-    add("--generator", choices=("sam", "sam2", "regions"), default="sam", help=text)
+    text = (
+        "sam, sam2: segment everything; contours: learned regions, without a download; regions: by colour and texture "
+        "(default: sam with --checkpoint, otherwise contours)"
+    )
+    add("--generator", choices=("sam", "sam2", "contours", "regions"), help=text)
     add("--crops", type=_crops, default=1, metavar="N", help="split the long side into N crops: 2 for Cityscapes")
     add("--refine", **_FLAG, help="search enlarged windows of small patches and uncovered pixels again")
     text = (
@@ -124,6 +135,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, sources: Sequence[Source], dataset: str) -> int:
     """Generate a cache, print its statistics, and return the exit status: 1 if all images failed."""
+    if arguments.generator is None:
+        arguments.generator = _default_generator(arguments)
     options = _generator_options(arguments)
     part = Part.parse(arguments.part) if arguments.part else Part.from_environment()
     wrap = {"crops": arguments.crops, "refine": arguments.refine or bool(arguments.boxes), "boxes_sha256": None}
@@ -158,33 +171,62 @@ def build_generator(
     """Return the generator of this name on a device; `options` are its parameters, for SAM with the checkpoint."""
     from proposal_cache.generators.crops import CropGenerator
     from proposal_cache.generators.refine import RefineGenerator
-    from proposal_cache.generators.regions import RegionGenerator
 
+    builders = {"contours": _build_contours, "regions": _build_regions, "sam": _build_sam, "sam2": _build_sam2}
     try:
-        generator: Generator = RegionGenerator(**options) if name == "regions" else _build_sam(name, options, device)
+        generator = builders[name](options, device)
     except ValueError as error:
         raise error if isinstance(error, CacheError) else CacheError(str(error)) from error
     whole = CropGenerator(generator, crops) if crops > 1 else generator
     return RefineGenerator(whole, detail=generator, boxes_sha256=boxes_sha256) if refine else whole
 
 
-def _build_sam(name: str, options: dict[str, Any], device: str) -> Generator:
-    defaults = {"model_type": {"sam": "vit_h", "sam2": "sam2.1_hiera_large"}[name], "checkpoint": None}
-    options = {**defaults, **options}
-    model_type, checkpoint = options.pop("model_type"), options.pop("checkpoint")
-    if checkpoint is None:
-        raise CacheError(
-            f"{name} needs weights: give --checkpoint FILE for --model-type {model_type} (they are at "
-            "https://github.com/facebookresearch/segment-anything#model-checkpoints and "
-            "https://github.com/facebookresearch/sam2#model-description), or use --generator regions"
-        )
-    if name == "sam":
-        from proposal_cache.generators.sam import SamGenerator
+def _build_contours(options: dict[str, Any], device: str) -> Generator:
+    import torch
 
-        return SamGenerator.from_checkpoint(model_type, checkpoint, device=device, **options)
+    from proposal_cache.generators.contours import ContourGenerator
+
+    if parent_process():  # --workers N: processes with several threads each would fight for the cores
+        torch.set_num_threads(1)
+    return ContourGenerator(device=device, **options)
+
+
+def _build_regions(options: dict[str, Any], _device: str) -> Generator:
+    from proposal_cache.generators.regions import RegionGenerator
+
+    return RegionGenerator(**options)
+
+
+def _build_sam(options: dict[str, Any], device: str) -> Generator:
+    options = _with_weights("sam", "vit_h", options)
+    from proposal_cache.generators.sam import SamGenerator
+
+    return SamGenerator.from_checkpoint(device=device, **options)
+
+
+def _build_sam2(options: dict[str, Any], device: str) -> Generator:
+    options = _with_weights("sam2", "sam2.1_hiera_large", options)
     from proposal_cache.generators.sam2 import Sam2Generator
 
-    return Sam2Generator.from_checkpoint(model_type, checkpoint, device=device, **options)
+    return Sam2Generator.from_checkpoint(device=device, **options)
+
+
+def _with_weights(name: str, model_type: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with a model type; raise CacheError if there is no checkpoint."""
+    options = {"model_type": model_type, **options}
+    if "checkpoint" not in options:
+        raise CacheError(
+            f"{name} needs weights: give --checkpoint FILE for --model-type {options['model_type']} ({_WEIGHTS}), or "
+            "use --generator contours"
+        )
+    return options
+
+
+def _default_generator(arguments: argparse.Namespace) -> str:
+    if "checkpoint" in arguments:
+        return "sam"
+    print(f"patches by the generator contours; for those of SAM, give --checkpoint FILE ({_WEIGHTS})", file=sys.stderr)
+    return "contours"
 
 
 def _generator_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -202,8 +244,8 @@ def _generator_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _engine(arguments: argparse.Namespace, options: dict[str, Any], parts: int) -> tuple[Engine, int]:
     """Return the engine and the threads that run a generator; removes the engine's options."""
-    workers = options.pop("workers", 1) if arguments.generator == "regions" else 0
     loaders, device = options.pop("loaders", 2), options.pop("device", "cpu")
+    workers = options.pop("workers", 1 if arguments.generator == "regions" else 0) if device == "cpu" else 0
     # SAM2's generator holds state of its image, and a compiled model may not run in two threads.
     overlaps = arguments.generator == "sam" and device != "cpu" and not options.get("compile")
     threads = 2 if overlaps else 1
@@ -221,7 +263,7 @@ def _engine(arguments: argparse.Namespace, options: dict[str, Any], parts: int) 
             loaders=loaders,
             shard_size=arguments.shard_size,
         ), threads
-    devices = ["cpu"] if arguments.generator == "regions" else _devices(device)
+    devices = ["cpu"] if device == "cpu" else _devices(device)
     return LocalEngine(workers=workers, devices=devices, loaders=loaders), threads
 
 
