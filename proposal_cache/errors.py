@@ -30,8 +30,7 @@ class StorageError(CacheError):
 class MissingKeyError(CacheError, KeyError):
     """Image is not in the cache."""
 
-    def __str__(self) -> str:  # KeyError would show the repr of the message
-        return str(self.args[0]) if self.args else ""
+    __str__ = Exception.__str__  # KeyError would show the repr of the message
 
 
 def abbreviate(value: Any) -> str:

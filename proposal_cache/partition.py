@@ -31,11 +31,7 @@ class Partition:
 
     @classmethod
     def of_masks(cls, rles: Sequence[bytes], height: int, width: int) -> "Partition":
-        """Compute the partition of N masks in one sweep over their runs.
-
-        Raises:
-            MaskError: if counts do not describe a mask of this image size.
-        """
+        """Compute the partition of N masks in one sweep over their runs."""
         inside = foreground(decode_runs(rles, height, width))
         pixels = height * width
         starts = np.unique(np.concatenate([[0], inside.start, inside.stop[inside.stop < pixels]]))
@@ -49,9 +45,7 @@ class Partition:
     @property
     def areas(self) -> IntArray:
         """(A,) pixels in each region."""
-        areas = np.zeros(len(self.membership), np.int64)
-        np.add.at(areas, self.region, self._lengths())
-        return areas
+        return np.bincount(self.region, self._lengths(), len(self.membership)).astype(np.int64)
 
     def paint(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return per-pixel values (H, W, ...) from per-region values (A, ...)."""

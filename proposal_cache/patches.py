@@ -1,7 +1,7 @@
 """Patches of one image: the value that generators return, the cache stores and models read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,39 +96,20 @@ class Patches:
         """
         rles = tuple(rles)
         areas, boxes = rle.area_and_box(rles, height, width)
-        return cls(
-            height,
-            width,
-            rles,
-            boxes,
-            areas,
-            _scores(predicted_iou, len(rles)),
-            _scores(stability_score, len(rles)),
-            np.array(np.broadcast_to(np.asarray(source, np.uint8), len(rles))),
-        )
+        missing = np.full(len(rles), np.nan, np.float32)
+        quality = missing if predicted_iou is None else np.array(predicted_iou, np.float32)
+        stability = missing if stability_score is None else np.array(stability_score, np.float32)
+        sources = np.array(np.broadcast_to(np.asarray(source, np.uint8), len(rles)))
+        return cls(height, width, rles, boxes, areas, quality, stability, sources)
 
     @classmethod
-    def from_masks(
-        cls,
-        masks: NDArray[Any],
-        *,
-        predicted_iou: ArrayLike | None = None,
-        stability_score: ArrayLike | None = None,
-        source: ArrayLike = 0,
-    ) -> "Patches":
-        """Create patches from binary masks (N, H, W); the other arguments are those of `from_rles`."""
+    def from_masks(cls, masks: NDArray[Any], **columns: Any) -> "Patches":
+        """Create patches from binary masks (N, H, W); `columns` are the scores and source of `from_rles`."""
         masks = np.asarray(masks)
         if masks.ndim != 3:
             raise CacheError(f"masks must be (N, H, W), not {masks.shape}")
         height, width = masks.shape[1:]
-        return cls.from_rles(
-            height,
-            width,
-            rle.encode(masks),
-            predicted_iou=predicted_iou,
-            stability_score=stability_score,
-            source=source,
-        )
+        return cls.from_rles(height, width, rle.encode(masks), **columns)
 
     @classmethod
     def unchecked(cls, **attributes: Any) -> "Patches":
@@ -156,12 +137,8 @@ class Patches:
             raise CacheError("nothing to concatenate: the image size is unknown (use Patches.empty)")
         for part in parts:
             parts[0]._require_same_size(part)
-        return cls(
-            parts[0].height,
-            parts[0].width,
-            tuple(counts for part in parts for counts in part.rles),
-            *(np.concatenate([getattr(part, name) for part in parts]) for name, _, _ in _COLUMNS),
-        )
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name, _, _ in _COLUMNS}
+        return replace(parts[0], rles=tuple(counts for part in parts for counts in part.rles), **columns)
 
     def __len__(self) -> int:
         return len(self.rles)
@@ -205,14 +182,9 @@ class Patches:
 
         Image size, number and order of patches stay; a patch outside the rectangle has area 0.
         """
-        return Patches.from_rles(
-            self.height,
-            self.width,
-            rle.crop(self.rles, box, self.height, self.width),
-            predicted_iou=self.predicted_iou,
-            stability_score=self.stability_score,
-            source=self.source,
-        )
+        rles = tuple(rle.crop(self.rles, box, self.height, self.width))
+        areas, boxes = rle.area_and_box(rles, self.height, self.width)
+        return replace(self, rles=rles, areas=areas, boxes=boxes)
 
     def roi_masks(self, boxes: ArrayLike | None = None, size: int = 7) -> NDArray[np.float32]:
         """Resample each mask over its box, as RoIAlign would, without decoding it.
@@ -234,8 +206,8 @@ class Patches:
         rectangles = np.asarray(self.boxes if boxes is None else boxes, np.float64)
         if rectangles.shape != (len(self), 4) or not np.isfinite(rectangles).all():
             raise CacheError(f"boxes must be ({len(self)}, 4) and finite, found shape {rectangles.shape}")
-        columns, inside_x = _sample_pixels(rectangles[:, 0], rectangles[:, 2], size, self.width)
-        rows, inside_y = _sample_pixels(rectangles[:, 1], rectangles[:, 3], size, self.height)
+        columns, inside_x = _sample_pixels(rectangles[:, 0::2], size, self.width)
+        rows, inside_y = _sample_pixels(rectangles[:, 1::2], size, self.height)
         points = columns[:, :, None] * self.height + rows[:, None, :]  # (N, x, y), ascending: fastest to search
         runs = rle.decode_runs(self.rles, self.height, self.width)
         flat = points.reshape(len(self), (size * SAMPLES_PER_BIN) ** 2)
@@ -257,16 +229,10 @@ class Patches:
             )
 
 
-def _scores(values: ArrayLike | None, count: int) -> NDArray[np.float32]:
-    return np.full(count, np.nan, np.float32) if values is None else np.array(values, np.float32)
-
-
-def _sample_pixels(
-    low: NDArray[np.float64], high: NDArray[np.float64], size: int, limit: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _sample_pixels(ranges: NDArray[np.float64], size: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the pixels of the sample points along one axis, (N, size * SAMPLES_PER_BIN), and if they are inside."""
+    low, high = ranges[:, :1], ranges[:, 1:]
     count = size * SAMPLES_PER_BIN
-    fractions = (np.arange(count) + 0.5) / count
-    points = low[:, None] + fractions * (high - low)[:, None]
-    inside = (points >= 0) & (points < limit) & (high > low)[:, None]
+    points = low + (np.arange(count) + 0.5) / count * (high - low)
+    inside = (points >= 0) & (points < limit) & (high > low)
     return np.clip(points, 0, limit - 1).astype(np.int64), inside

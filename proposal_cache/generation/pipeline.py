@@ -19,7 +19,7 @@ from proposal_cache.generation.streams import Source, TarShard
 from proposal_cache.generators.base import BoxGenerator, Generator
 from proposal_cache.patches import Patches
 from proposal_cache.store import CacheWriter, Manifest, PatchCache
-from proposal_cache.store.failures import read_failures
+from proposal_cache.store.finalize import read_failures
 
 _FAILURES_IN_A_ROW = 10  # after which the generator is considered broken
 _COVERAGE_SAMPLE = 200  # images that the coverage of a cache is estimated from

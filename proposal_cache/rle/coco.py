@@ -27,7 +27,7 @@ def to_json(counts: bytes, height: int, width: int) -> dict[str, Any]:
 
 
 def from_json(segmentation: Any, height: int, width: int) -> bytes:
-    """Return the compressed counts of a COCO segmentation.
+    """Return the compressed counts of a COCO segmentation: compressed or uncompressed RLE, or a list of polygons.
 
     >>> rle.from_json({"size": [3, 3], "counts": "522"}, height=3, width=3)
     b'522'
@@ -35,10 +35,6 @@ def from_json(segmentation: Any, height: int, width: int) -> bytes:
     b'522'
     >>> rle.area([rle.from_json([[0, 0, 2, 0, 2, 3, 0, 3]], height=3, width=3)], height=3, width=3)
     array([6])
-
-    Args:
-        segmentation: compressed or uncompressed RLE, or a list of polygons.
-        height, width: image size in pixels.
 
     Raises:
         MaskError: if the segmentation is in none of these forms or does not match the image size.

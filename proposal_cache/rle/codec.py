@@ -100,9 +100,6 @@ def decode(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.bool_]:
     array([[0, 0, 1],
            [0, 0, 0],
            [0, 1, 0]])
-
-    Raises:
-        MaskError: if counts do not describe a mask of this image size.
     """
     check(rles, height, width)
     if not rles:
@@ -122,7 +119,10 @@ def to_coco(rles: Sequence[bytes], height: int, width: int) -> list[dict[str, An
 def encode_intervals(intervals: Intervals, count: int, height: int, width: int) -> list[bytes]:
     """Encode `count` masks given by their foreground runs, sorted by owner, then start, without overlaps."""
     pixels = _pixel_count(height, width)
-    start, stop, owner = _merge_adjacent(intervals)
+    start, stop, owner = intervals
+    apart = (start[1:] != stop[:-1]) | (owner[1:] != owner[:-1])  # runs of one mask that touch become one
+    begins, ends = (np.r_[edges][: len(start)] for edges in ((True, apart), (apart, True)))
+    start, stop, owner = start[begins], stop[ends], owner[begins]
     per_mask = np.bincount(owner, minlength=count)
     last = np.cumsum(per_mask) - 1
     reaches_end = (per_mask > 0) & (stop[last] == pixels) if len(stop) else np.zeros(count, bool)
@@ -133,7 +133,9 @@ def encode_intervals(intervals: Intervals, count: int, height: int, width: int) 
     ends[position], ends[position + 1] = start, stop
     counts = np.diff(ends, prepend=0)
     counts[first[:-1]] = ends[first[:-1]]
-    return _encode_numbers(_differences(counts, first), first)
+    size = [height, width]
+    masks = [{"size": size, "counts": counts[a:b]} for a, b in itertools.pairwise(first.tolist())]
+    return [mask["counts"] for mask in coco.frPyObjects(masks, height, width)] if masks else []
 
 
 def foreground(runs: Runs) -> Intervals:
@@ -147,38 +149,18 @@ def foreground(runs: Runs) -> Intervals:
     return Intervals(start[kept], stop[kept], owner[odd][kept])
 
 
-def split_columns(intervals: Intervals, height: int) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """Split runs at column borders; return column, top, bottom (exclusive) and owner of each piece."""
-    first = intervals.start // height
-    last = (intervals.stop - 1) // height
-    pieces = last - first + 1
-    source = np.repeat(np.arange(len(pieces)), pieces)
-    column = np.arange(len(source)) - np.repeat(np.cumsum(pieces) - pieces, pieces) + first[source]
-    top = np.maximum(intervals.start[source] - column * height, 0)
-    bottom = np.minimum(intervals.stop[source] - column * height, height)
-    return column, top, bottom, intervals.owner[source]
-
-
 def _decode_numbers(rles: Sequence[bytes]) -> tuple[IntArray, IntArray]:
     """Return the signed numbers of all masks, and the index of each mask's first number (N + 1,)."""
     lengths = np.fromiter(map(len, rles), np.int64, len(rles))
-    if not lengths.all():
-        raise MaskError(
-            f"mask {int(np.argmin(lengths))} has empty counts (a mask without pixels has one background run)"
-        )
-    groups = np.frombuffer(b"".join(rles), np.uint8) - np.uint8(
-        _FIRST_CHARACTER
-    )  # below the first character: wraps around
-    mask_stop = np.cumsum(lengths)
+    masks = np.arange(len(rles) + 1)
+    _raise_for_first(lengths == 0, masks, rles, "empty counts (a mask without pixels has one background run)")
+    groups = np.frombuffer(b"".join(rles), np.uint8) - np.uint8(_FIRST_CHARACTER)  # wraps around below it
+    stop = np.cumsum(lengths)
+    _raise_for_first(groups > _MORE + _FIVE_BITS, np.append(0, stop), rles, "invalid characters")
     ends_number = (groups & _MORE) == 0
+    _raise_for_first(~ends_number[stop - 1], masks, rles, "they end inside a number")
     last = np.flatnonzero(ends_number)
-    first = np.concatenate([[0], np.cumsum(ends_number)[mask_stop - 1]])
-    if groups.max() > _MORE + _FIVE_BITS:
-        i = int(np.searchsorted(mask_stop, np.argmax(groups > _MORE + _FIVE_BITS), side="right"))
-        raise MaskError(f"the counts of mask {i} contain invalid characters: {abbreviate(rles[i])}")
-    if not ends_number[mask_stop - 1].all():
-        i = int(np.argmin(ends_number[mask_stop - 1]))
-        raise MaskError(f"the counts of mask {i} end inside a number: {abbreviate(rles[i])}")
+    first = np.concatenate([[0], np.cumsum(ends_number)[stop - 1]])
     size = np.diff(last, prepend=-1)
     _raise_for_first(size > _MAX_GROUPS, first, rles, f"a number is longer than {_MAX_GROUPS} characters")
     numbers = (groups[last] & _FIVE_BITS).astype(np.int64)
@@ -187,22 +169,6 @@ def _decode_numbers(rles: Sequence[bytes]) -> tuple[IntArray, IntArray]:
         longer = np.flatnonzero(size > k)
         numbers[longer] = (numbers[longer] << 5) | (groups[last[longer] - k] & _FIVE_BITS)
     return numbers, first
-
-
-def _encode_numbers(numbers: IntArray, first: IntArray) -> list[bytes]:
-    """Inverse of `_decode_numbers`; use the fewest characters that preserve each number's sign."""
-    magnitude = numbers ^ (numbers >> 63)
-    size = np.ones(len(numbers), np.int64)
-    for k in range(1, _MAX_GROUPS):
-        size += magnitude >= 1 << (5 * k - 1)
-    stop = np.concatenate([[0], np.cumsum(size)])
-    text = np.empty(stop[-1], np.uint8)
-    for k in range(int(size.max(initial=0))):
-        longer = np.flatnonzero(size > k)
-        group = (numbers[longer] >> 5 * k) & _FIVE_BITS
-        text[stop[longer] + k] = group + np.where(size[longer] > k + 1, _MORE, 0) + _FIRST_CHARACTER
-    joined, cuts = text.tobytes(), stop[first].tolist()
-    return [joined[a:b] for a, b in itertools.pairwise(cuts)]
 
 
 def _undo_differences(numbers: IntArray, first: IntArray) -> IntArray:
@@ -225,24 +191,6 @@ def _undo_differences(numbers: IntArray, first: IntArray) -> IntArray:
     return counts
 
 
-def _differences(counts: IntArray, first: IntArray) -> IntArray:
-    """Inverse of `_undo_differences`."""
-    numbers = counts.copy()
-    index = np.arange(len(counts)) - np.repeat(first[:-1], np.diff(first))
-    later = np.flatnonzero(index > 2)
-    numbers[later] -= counts[later - 2]
-    return numbers
-
-
-def _merge_adjacent(intervals: Intervals) -> Intervals:
-    """Merge runs of one mask that touch."""
-    start, stop, owner = intervals
-    adjacent = (start[1:] == stop[:-1]) & (owner[1:] == owner[:-1])
-    begins, finishes = np.ones(len(start), bool), np.ones(len(start), bool)
-    begins[1:], finishes[:-1] = ~adjacent, ~adjacent
-    return Intervals(start[begins], stop[finishes], owner[begins])
-
-
 def _pixel_count(height: int, width: int) -> int:
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise MaskError(f"image size {height} x {width} is not supported: must have 1 to {MAX_PIXELS} pixels")
@@ -250,7 +198,7 @@ def _pixel_count(height: int, width: int) -> int:
 
 
 def _raise_for_first(bad: NDArray[np.bool_], first: IntArray, rles: Sequence[bytes], reason: str) -> None:
-    """Raise MaskError for the mask of the first bad number, if any."""
+    """Raise MaskError for the mask of the first bad element, if any; those of mask i begin at `first[i]`."""
     if bad.any():
         i = int(np.searchsorted(first, np.argmax(bad), side="right")) - 1
         raise MaskError(f"the counts of mask {i} are damaged: {reason}: {abbreviate(rles[i])}")

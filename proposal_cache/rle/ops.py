@@ -16,7 +16,6 @@ from proposal_cache.rle.codec import (
     decode_runs,
     encode_intervals,
     foreground,
-    split_columns,
     to_coco,
 )
 
@@ -27,7 +26,8 @@ def area(rles: Sequence[bytes], height: int, width: int) -> IntArray:
     >>> rle.area([b"522"], height=3, width=3)
     array([2])
     """
-    return _areas(foreground(decode_runs(rles, height, width)), len(rles))
+    start, stop, owner = foreground(decode_runs(rles, height, width))
+    return np.bincount(owner, stop - start, len(rles)).astype(np.int64)
 
 
 def box(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.float32]:
@@ -36,13 +36,26 @@ def box(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.float32]:
     >>> rle.box([b"522"], height=3, width=3)
     array([[1., 0., 3., 3.]], dtype=float32)
     """
-    return _boxes(foreground(decode_runs(rles, height, width)), len(rles), height)
+    return area_and_box(rles, height, width)[1]
 
 
 def area_and_box(rles: Sequence[bytes], height: int, width: int) -> tuple[IntArray, NDArray[np.float32]]:
     """Return `area` and `box`, decoding only once."""
-    inside = foreground(decode_runs(rles, height, width))
-    return _areas(inside, len(rles)), _boxes(inside, len(rles), height)
+    start, stop, owner = foreground(decode_runs(rles, height, width))
+    areas = np.bincount(owner, stop - start, len(rles)).astype(np.int64)
+    boxes = np.zeros((len(rles), 4), np.float32)
+    if not len(owner):
+        return areas, boxes
+    left, right = start // height, (stop - 1) // height
+    one_column = left == right
+    top = np.where(one_column, start - left * height, 0)
+    bottom = np.where(one_column, stop - left * height, height)
+    begins = np.flatnonzero(np.diff(owner, prepend=-1))
+    boxes[owner[begins], 0] = np.minimum.reduceat(left, begins)
+    boxes[owner[begins], 1] = np.minimum.reduceat(top, begins)
+    boxes[owner[begins], 2] = np.maximum.reduceat(right, begins) + 1
+    boxes[owner[begins], 3] = np.maximum.reduceat(bottom, begins)
+    return areas, boxes
 
 
 def iop(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> NDArray[np.float64]:
@@ -51,7 +64,7 @@ def iop(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int)
     >>> rle.iop([b"123"], [b"231"], height=3, width=2)
     array([[0.5]])
     """
-    return _overlap(rles, others, height, width, over_first=True)
+    return _overlap(rles, others, height, width, crowd=1)
 
 
 def iou(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> NDArray[np.float64]:
@@ -60,40 +73,31 @@ def iou(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int)
     >>> rle.iou([b"123"], [b"231"], height=3, width=2)
     array([[0.25]])
     """
-    return _overlap(rles, others, height, width, over_first=False)
+    return _overlap(rles, others, height, width, crowd=0)
 
 
 def union(rles: Sequence[bytes], groups: Sequence[Sequence[int]], height: int, width: int) -> list[bytes]:
-    """Return the union of each group of masks; an empty group gives an empty mask.
+    """Return the union of each group of masks, given by their indices; an empty group gives an empty mask.
 
     >>> rle.area(rle.union([b"123", b"231"], [[0, 1], [1], []], height=3, width=2), height=3, width=2)
     array([4, 3, 0])
-
-    Args:
-        rles: N masks.
-        groups: indices into `rles`, one sequence per group.
-        height, width: image size in pixels.
     """
     check(rles, height, width)
     masks = to_coco(rles, height, width)
-    none = np.zeros(0, np.int64)
-    empty = encode_intervals(Intervals(none, none, none), 1, height, width)[0]
+    empty = coco.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)["counts"]
     return [coco.merge([masks[i] for i in group])["counts"] if len(group) else empty for group in groups]
 
 
 def crop(rles: Sequence[bytes], rectangle: Sequence[float], height: int, width: int) -> list[bytes]:
     """Set pixels outside a rectangle to background; the image size does not change.
 
+    The rectangle (x0, y0, x1, y1) in pixels is rounded to integers, and may extend beyond the image.
+
     >>> rle.area(rle.crop([b"123"], (0, 0, 1, 2), height=3, width=2), height=3, width=2)
     array([1])
-
-    Args:
-        rles: N masks.
-        rectangle: (x0, y0, x1, y1) in pixels, rounded to integers; may extend beyond the image.
-        height, width: image size in pixels.
     """
     x0, y0, x1, y1 = (int(v) for v in np.rint(np.asarray(rectangle, dtype=np.float64)))
-    column, top, bottom, owner = split_columns(foreground(decode_runs(rles, height, width)), height)
+    column, top, bottom, owner = _split_columns(rles, height, width)
     top, bottom = np.maximum(top, y0), np.minimum(bottom, y1)
     kept = (column >= x0) & (column < x1) & (top < bottom)
     base = column * height
@@ -106,14 +110,10 @@ def paste(
 ) -> list[bytes]:
     """Place the masks of a window (height, width) in the image (new_height, new_width) that contains the window.
 
+    The window's first pixel is at row `top`, column `left`. All are in pixels.
+
     >>> rle.box(rle.paste([b"04"], 2, 2, left=3, top=1, new_height=4, new_width=6), height=4, width=6)
     array([[3., 1., 5., 3.]], dtype=float32)
-
-    Args:
-        rles: N masks of the window.
-        height, width: window size in pixels.
-        left, top: first column and row of the window in the image.
-        new_height, new_width: image size in pixels.
 
     Raises:
         MaskError: if the window is not inside the image.
@@ -123,7 +123,7 @@ def paste(
             f"a window of {height} x {width} pixels at row {top}, column {left} is not inside an image of "
             f"{new_height} x {new_width}"
         )
-    column, first, last, owner = split_columns(foreground(decode_runs(rles, height, width)), height)
+    column, first, last, owner = _split_columns(rles, height, width)
     base = (column + left) * new_height + top
     return encode_intervals(Intervals(base + first, base + last, owner), len(rles), new_height, new_width)
 
@@ -134,7 +134,7 @@ def flip(rles: Sequence[bytes], height: int, width: int) -> list[bytes]:
     >>> rle.flip([b"014"], height=1, width=5)
     [b'41']
     """
-    column, top, bottom, owner = split_columns(foreground(decode_runs(rles, height, width)), height)
+    column, top, bottom, owner = _split_columns(rles, height, width)
     base = (width - 1 - column) * height
     order = np.lexsort((base + top, owner))
     pieces = Intervals((base + top)[order], (base + bottom)[order], owner[order])
@@ -190,37 +190,23 @@ def encode_labels(labels: NDArray[Any]) -> tuple[NDArray[Any], list[bytes]]:
     return ids, encode_intervals(intervals, len(ids), height, width)
 
 
-def _areas(inside: Intervals, count: int) -> IntArray:
-    areas = np.zeros(count, np.int64)
-    np.add.at(areas, inside.owner, inside.stop - inside.start)
-    return areas
+def _split_columns(rles: Sequence[bytes], height: int, width: int) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """Return column, top, bottom (exclusive) and owner of each foreground run, split at column borders."""
+    start, stop, owner = foreground(decode_runs(rles, height, width))
+    first = start // height
+    pieces = (stop - 1) // height - first + 1
+    source = np.repeat(np.arange(len(pieces)), pieces)
+    column = np.arange(len(source)) - np.repeat(np.cumsum(pieces) - pieces, pieces) + first[source]
+    top = np.maximum(start[source] - column * height, 0)
+    bottom = np.minimum(stop[source] - column * height, height)
+    return column, top, bottom, owner[source]
 
 
-def _boxes(inside: Intervals, count: int, height: int) -> NDArray[np.float32]:
-    boxes = np.zeros((count, 4), np.float32)
-    start, stop, owner = inside
-    if not len(owner):
-        return boxes
-    left, right = start // height, (stop - 1) // height
-    one_column = left == right
-    top = np.where(one_column, start - left * height, 0)
-    bottom = np.where(one_column, stop - left * height, height)
-    begins = np.flatnonzero(np.diff(owner, prepend=-1))
-    filled = owner[begins]
-    boxes[filled, 0] = np.minimum.reduceat(left, begins)
-    boxes[filled, 1] = np.minimum.reduceat(top, begins)
-    boxes[filled, 2] = np.maximum.reduceat(right, begins) + 1
-    boxes[filled, 3] = np.maximum.reduceat(bottom, begins)
-    return boxes
-
-
-def _overlap(
-    rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int, *, over_first: bool
-) -> NDArray[np.float64]:
+def _overlap(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int, crowd: int) -> NDArray[Any]:
     check(rles, height, width)
     check(others, height, width)
     if not len(rles) or not len(others):
         return np.zeros((len(rles), len(others)))
     # pycocotools divides by the area of the first mask alone if the second is marked as a crowd.
-    ratio = coco.iou(to_coco(rles, height, width), to_coco(others, height, width), [int(over_first)] * len(others))
+    ratio = coco.iou(to_coco(rles, height, width), to_coco(others, height, width), [crowd] * len(others))
     return np.nan_to_num(ratio, nan=0.0)

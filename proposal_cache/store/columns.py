@@ -40,67 +40,41 @@ class Column(NamedTuple):
 class ColumnFile:
     """Open column file with a validated layout: every column has an allowed type and lies inside the file.
 
-    Attributes:
-        path: of the file.
-        columns: by name.
-        size: of the file in bytes.
+    Its `size` is in bytes; its `checksum` is a SHA-256 over the checksums of all columns.
     """
 
     def __init__(self, path: Path, columns: Mapping[str, Column], descriptor: "Descriptor") -> None:
         self.path = path
         self.columns = columns
         self.size = descriptor.size
+        self.checksum = combined_checksum({name: column.checksum for name, column in columns.items()})
         self._descriptor: Descriptor | None = descriptor
-
-    @property
-    def checksum(self) -> str:
-        """SHA-256 over the checksums of all columns."""
-        return combined_checksum({name: column.checksum for name, column in self.columns.items()})
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
         self._descriptor = None
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Read elements [start, stop) of a column with one system call."""
-        column = self.columns[name]
-        stop = column.length if stop is None else stop
-        size = column.dtype.itemsize
-        return np.frombuffer(self.read_bytes(column.offset + start * size, (stop - start) * size), column.dtype)
-
     def read_checked(self, name: str) -> NDArray[Any]:
-        """Read a whole column and verify its checksum.
+        """Read a whole column after `check`. Check its length before: a sparse file may claim any."""
+        self.check(name)
+        column = self.columns[name]
+        return np.frombuffer(self.read_bytes(column.offset, column.nbytes), column.dtype)
 
-        The checksum is verified blockwise before memory is allocated. Check the column's length before: a sparse file
-        may claim any.
-
-        Raises:
-            FormatError: if the checksum is wrong.
-        """
-        self._check(name)
-        return self.read(name)
-
-    def verify(self) -> None:
-        """Verify the checksums of all columns.
-
-        Raises:
-            FormatError: naming the first column whose checksum is wrong.
-        """
-        for name in self.columns:
-            self._check(name)
+    def check(self, name: str) -> None:
+        """Raise FormatError if a column's checksum is wrong; blockwise, before memory is allocated for it."""
+        column, digest = self.columns[name], hashlib.sha256()
+        for start in range(0, column.nbytes, _BLOCK):
+            digest.update(self.read_bytes(column.offset + start, min(_BLOCK, column.nbytes - start)))
+        if digest.hexdigest() != column.checksum:
+            raise FormatError(f"{self.path} is damaged: wrong checksum of column '{name}'")
 
     def read_bytes(self, offset: int, count: int) -> bytes:
-        """Read bytes [offset, offset + count) of the file.
-
-        Raises:
-            FormatError: if the file ends before.
-            StorageError: if it cannot be read.
-        """
+        """Read bytes [offset, offset + count); raise FormatError if the file ends before, StorageError if it fails."""
         try:
             # A local reference, because another thread may call `close` in the meantime.
             descriptor = self._descriptor = self._descriptor or Descriptor(self.path)
-            data = os.pread(descriptor.number, count, offset)
-            while len(data) < count:  # truncated after it was opened, or a file system with short reads
+            data = b""
+            while len(data) < count:  # some file systems read less
                 more = os.pread(descriptor.number, count - len(data), offset + len(data))
                 if not more:
                     raise FormatError(f"{self.path} is truncated: it ends before byte {offset + count}")
@@ -109,13 +83,6 @@ class ColumnFile:
             raise StorageError(f"{self.path} cannot be read: {error.strerror}") from error
         return data
 
-    def _check(self, name: str) -> None:
-        column, digest = self.columns[name], hashlib.sha256()
-        for start in range(0, column.nbytes, _BLOCK):
-            digest.update(self.read_bytes(column.offset + start, min(_BLOCK, column.nbytes - start)))
-        if digest.hexdigest() != column.checksum:
-            raise FormatError(f"{self.path} is damaged: wrong checksum of column '{name}'")
-
 
 class Descriptor:
     """File descriptor for reading, closed with its last reference, because other threads may still be using it."""
@@ -123,11 +90,7 @@ class Descriptor:
     def __init__(self, path: Path) -> None:
         self.number = -1
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    @property
-    def size(self) -> int:
-        """Size of the file in bytes."""
-        return os.fstat(self.number).st_size
+        self.size = os.fstat(self.number).st_size
 
     def __del__(self) -> None:
         if self.number >= 0:
@@ -169,9 +132,12 @@ def open_columns(path: Path, kind: str, schema: Schema) -> ColumnFile:
         descriptor = Descriptor(path)
         with h5py.File(path, "r", locking=False) as file:
             root = h5py.h5g.open(file.id, b"/")
-            _check_head(path, root, kind)
+            found, version = _attribute(path, root, "format"), _attribute(path, root, "version")
+            if found != f"proposal_cache.{kind}".encode():
+                raise FormatError(f"{path} is not a {kind} of a patch cache: its format is {found!r}")
+            check_version(path, version)
             columns = {name: _layout(path, root, name, schema[name]) for name in schema}
-    except (StorageError, FormatError):
+    except FormatError:
         raise
     except (FileNotFoundError, PermissionError) as error:
         raise StorageError(f"{path} cannot be opened: {error.strerror}") from error
@@ -183,11 +149,8 @@ def open_columns(path: Path, kind: str, schema: Schema) -> ColumnFile:
     return ColumnFile(path, columns, descriptor)
 
 
-def _check_head(path: Path, file: h5py.h5g.GroupID, kind: str) -> None:
-    found = _attribute(path, file, "format")
-    if found != f"proposal_cache.{kind}".encode():
-        raise FormatError(f"{path} is not a {kind} of a patch cache: its format is {found!r}")
-    version = _attribute(path, file, "version")
+def check_version(path: Path, version: Any) -> None:
+    """Raise FormatError unless this program reads a file's format version."""
     if version != FORMAT_VERSION:
         raise FormatError(
             f"{path} has format version {version}, this program reads version {FORMAT_VERSION}: "

@@ -1,4 +1,7 @@
-"""Durable file operations: atomic writes, appends, and directory access with errors that name the path."""
+"""Durable file operations: atomic writes, appends, and directory access.
+
+All raise StorageError, which names the path, if the operating system reports an error.
+"""
 
 import contextlib
 import errno
@@ -14,6 +17,15 @@ _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # fil
 
 
 @contextlib.contextmanager
+def storage_errors(problem: str, hint: str = "") -> Iterator[None]:
+    """Raise an OSError of the block as StorageError: the problem, the system's message, the hint."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{problem}: {error.strerror}{hint}") from error
+
+
+@contextlib.contextmanager
 def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file for writing; on success, fsync it and rename it to `path`.
 
@@ -24,13 +36,10 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
         path: final name; its directory must exist.
         replace: overwrite an existing file. If False, an existing file stays, and of several processes that write the
             same file concurrently exactly one succeeds.
-
-    Raises:
-        StorageError: if the file cannot be written.
     """
     # A random suffix, not the process number: processes in different containers may have the same number.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
+    with storage_errors(f"{path} cannot be written", "; what was complete before is kept"):
         try:
             with open(temporary, "xb") as file:
                 yield file
@@ -39,14 +48,11 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
             if replace:
                 os.replace(temporary, path)
             else:
-                _link(temporary, path)
-        except BaseException:
+                _rename_if_absent(temporary, path)
+        finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-            raise
         sync_directory(path.parent)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}; what was complete before is kept") from error
 
 
 def write_durably(path: Path, data: bytes, *, replace: bool = True) -> None:
@@ -56,70 +62,38 @@ def write_durably(path: Path, data: bytes, *, replace: bool = True) -> None:
 
 
 def append_durably(path: Path, data: bytes) -> None:
-    """Append to a file, created if missing, and fsync it. A crash may leave only part of `data`.
-
-    Raises:
-        StorageError: if the file cannot be written.
-    """
-    try:
-        with open(path, "ab") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+    """Append to a file, created if missing, and fsync it. A crash may leave only part of `data`."""
+    with storage_errors(f"{path} cannot be written"), open(path, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def list_directory(path: Path) -> list[Path]:
-    """Return the entries of a directory, sorted.
-
-    Raises:
-        StorageError: if the directory cannot be read.
-    """
-    try:
+    """Return the entries of a directory, sorted."""
+    with storage_errors(f"{path} cannot be read"):
         return sorted(path.iterdir())
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory and its parents durably, unless it exists.
-
-    Raises:
-        StorageError: if it cannot be created.
-    """
-    try:
-        if path.is_dir():
-            return
-        path.mkdir(parents=True, exist_ok=True)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be created: {error.strerror}") from error
+    """Create a directory and its parents durably, unless it exists."""
+    with storage_errors(f"{path} cannot be created"):
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            sync_directory(path.parent)
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it exists.
-
-    Raises:
-        StorageError: if it cannot be removed.
-    """
-    try:
+    """Remove a file if it exists."""
+    with storage_errors(f"{path} cannot be removed"):
         path.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be removed: {error.strerror}") from error
 
 
 def move_durably(path: Path, target: Path) -> None:
-    """Rename a complete file durably; its target is on the same file system and does not exist.
-
-    Raises:
-        StorageError: if it cannot be renamed.
-    """
-    try:
+    """Rename a complete file durably; its target is on the same file system and does not exist."""
+    with storage_errors(f"{path} cannot be moved to {target}"):
         os.rename(path, target)
         sync_directory(target.parent)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be moved to {target}: {error.strerror}") from error
 
 
 def sync_directory(path: Path) -> None:
@@ -131,8 +105,8 @@ def sync_directory(path: Path) -> None:
         os.close(directory)
 
 
-def _link(temporary: Path, path: Path) -> None:
-    """Rename a file unless the new name exists."""
+def _rename_if_absent(temporary: Path, path: Path) -> None:
+    """Give a file a second name, unless that name exists."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -141,5 +115,3 @@ def _link(temporary: Path, path: Path) -> None:
         if error.errno not in _NO_HARD_LINKS:
             raise
         os.replace(temporary, path)  # without hard links, a concurrent writer's file may be overwritten
-        return
-    temporary.unlink()

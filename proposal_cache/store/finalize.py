@@ -1,21 +1,23 @@
 """Finalization of a cache: one manifest and one key index over the complete shards of all ranks."""
 
 import contextlib
+import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from proposal_cache.errors import FormatError, LockedError
-from proposal_cache.store.durable import list_directory, remove
-from proposal_cache.store.failures import JOURNAL_NAME, read_failures
+from proposal_cache.store.durable import append_durably, list_directory, remove, storage_errors
 from proposal_cache.store.format import INDEX_NAME, SHARD_NAME
 from proposal_cache.store.index import write_index
-from proposal_cache.store.lock import RankLock
+from proposal_cache.store.lock import rank_lock
 from proposal_cache.store.manifest import Manifest, ShardInfo
 from proposal_cache.store.shard import Shard
 
 _SHARD_TEMPORARY = re.compile(rf"{SHARD_NAME.pattern}\.[0-9a-f]+\.tmp")
-_OTHER_TEMPORARY = re.compile(r"(manifest\.json|index-[0-9a-f]{16}\.h5)\.[0-9a-f]+\.tmp")
+_JOURNAL = re.compile(r"failures-r(\d{3,6})\.jsonl")
+_REPLACED = re.compile(rf"manifest\.json\.[0-9a-f]+\.tmp|{INDEX_NAME.pattern}(\.[0-9a-f]+\.tmp)?")
 
 
 def finalize(path: str | os.PathLike[str]) -> Manifest:
@@ -31,29 +33,51 @@ def finalize(path: str | os.PathLike[str]) -> Manifest:
     """
     cache = Path(path)
     manifest = Manifest.load(cache)
-    lock = RankLock(cache, 0)
-    lock.acquire()
-    try:
+    with rank_lock(cache, 0):
         return finalize_locked(cache, manifest)
-    finally:
-        lock.release()
 
 
 def finalize_locked(cache: Path, manifest: Manifest) -> Manifest:
     """Finalize a cache whose rank-0 lock the caller holds."""
-    shards: list[ShardInfo] = []
-    keys: list[list[bytes]] = []
-    for path in shard_files(cache):
-        info, shard_keys = read_shard_keys(path)
-        shards.append(info)
-        keys.append(shard_keys)
-    done = {key for shard_keys in keys for key in shard_keys}
+    shards = [read_shard_keys(path) for path in shard_files(cache)]
+    done = {key for _, keys in shards for key in keys}
     failures = {**manifest.failures, **read_failures(cache)}
     failures = {key: reason for key, reason in sorted(failures.items()) if key.encode() not in done}
-    manifest = manifest.with_content(shards, write_index(cache, keys), failures)
+    index = write_index(cache, [keys for _, keys in shards])
+    manifest = replace(manifest, shards=tuple(info for info, _ in shards), index=index, failures=failures)
     manifest.save(cache)
-    _clean(cache, manifest)
+    ranks = set()
+    for path in list_directory(cache):
+        if _REPLACED.fullmatch(path.name) and path.name != index.file:
+            remove(path)
+        if match := _SHARD_TEMPORARY.fullmatch(path.name) or _JOURNAL.fullmatch(path.name):
+            ranks.add(int(match[1]))
+    for rank in ranks:  # except those that are still writing
+        with contextlib.suppress(LockedError), rank_lock(cache, rank) if rank else contextlib.nullcontext():
+            remove_temporaries(cache, rank)
+            remove(_journal(cache, rank))
     return manifest
+
+
+def record_failure(cache: Path, rank: int, key: str, reason: str) -> None:
+    """Append a failed image to the rank's journal, which `finalize` copies to the manifest."""
+    # The leading newline ends a line that a crash may have left incomplete.
+    line = "\n" + json.dumps({"key": key, "reason": reason}) + "\n"
+    append_durably(_journal(cache, rank), line.encode())
+
+
+def read_failures(cache: Path) -> dict[str, str]:
+    """Return the last reason per key from all journals; incomplete lines are skipped."""
+    failures = {}
+    for path in list_directory(cache):
+        if _JOURNAL.fullmatch(path.name):
+            with storage_errors(f"{path} cannot be read"):
+                lines = path.read_bytes().splitlines()
+            for line in lines:
+                with contextlib.suppress(ValueError, TypeError, KeyError):
+                    entry = json.loads(line)
+                    failures[str(entry["key"])] = str(entry["reason"])
+    return failures
 
 
 def shard_files(cache: Path) -> list[Path]:
@@ -62,11 +86,7 @@ def shard_files(cache: Path) -> list[Path]:
 
 
 def read_shard_keys(path: Path) -> tuple[ShardInfo, list[bytes]]:
-    """Return a shard's manifest entry and its keys.
-
-    Raises:
-        FormatError: if it is damaged; the message names the remedy.
-    """
+    """Return a shard's manifest entry and its keys; raise FormatError, which names the remedy, if it is damaged."""
     try:
         shard = Shard.open(path)
         return shard.info, shard.read_keys()
@@ -79,32 +99,9 @@ def read_shard_keys(path: Path) -> tuple[ShardInfo, list[bytes]]:
 def remove_temporaries(cache: Path, rank: int) -> None:
     """Remove temporary files that a killed writer left; the caller holds the lock of this rank."""
     for path in list_directory(cache):
-        match = _SHARD_TEMPORARY.fullmatch(path.name)
-        if match and int(match[1]) == rank:
+        if (match := _SHARD_TEMPORARY.fullmatch(path.name)) and int(match[1]) == rank:
             remove(path)
 
 
-def _clean(cache: Path, manifest: Manifest) -> None:
-    """Remove files that the new manifest replaces, except those of ranks that are still writing."""
-    assert manifest.index is not None
-    ranks = set()
-    for path in list_directory(cache):
-        replaced = INDEX_NAME.fullmatch(path.name) and path.name != manifest.index.file
-        if replaced or _OTHER_TEMPORARY.fullmatch(path.name):
-            remove(path)
-        if match := _SHARD_TEMPORARY.fullmatch(path.name) or JOURNAL_NAME.fullmatch(path.name):
-            ranks.add(int(match[1]))
-    _clean_rank(cache, 0)
-    for rank in ranks - {0}:
-        lock = RankLock(cache, rank)
-        with contextlib.suppress(LockedError):
-            lock.acquire()
-            try:
-                _clean_rank(cache, rank)
-            finally:
-                lock.release()
-
-
-def _clean_rank(cache: Path, rank: int) -> None:
-    remove_temporaries(cache, rank)
-    remove(cache / f"failures-r{rank:03d}.jsonl")
+def _journal(cache: Path, rank: int) -> Path:
+    return cache / f"failures-r{rank:03d}.jsonl"

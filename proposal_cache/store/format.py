@@ -35,8 +35,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from proposal_cache.errors import CacheError, abbreviate
-from proposal_cache.store.columns import Schema
+from proposal_cache.errors import CacheError, FormatError, abbreviate
+from proposal_cache.store.columns import ColumnFile, Schema
 
 IMAGE = np.dtype(
     [("height", "<u4"), ("width", "<u4"), ("patch_offset", "<u8"), ("rle_offset", "<u8"), ("checksum", "<u4")]
@@ -65,12 +65,20 @@ MAX_PATCHES = 1 << 20  # per image
 MAX_TEXT = 256 << 20  # bytes of counts per image: thousands of patches of noise
 MAX_FRAME = MAX_TEXT + (MAX_TEXT >> 8)  # worst case of zstd
 
-_thread = threading.local()
-
 # Matches of at least six characters: decompresses 10 % faster than the level's default, with 1 % more bytes.
 _ZSTD = zstandard.ZstdCompressionParameters.from_level(6, min_match=6, write_checksum=True)
 _UNSAFE_KEY = re.compile(r"(^|/)(\.{1,2})?(/|$)|[\x00-\x1f\x7f\\]")
 _CONTROL = bytes({*range(32), 127, ord("\\")} - {ord("\n")})
+
+
+class _Thread(threading.local):
+    """State of one thread: a decompressor is not thread-safe."""
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_thread = _Thread()
 
 
 def check_key(key: str) -> None:
@@ -96,26 +104,17 @@ def pack_keys(keys: Iterable[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(key + b"\n" for key in keys), np.uint8)
 
 
-def key_text(array: NDArray[np.uint8]) -> bytes:
-    """Return the text of a `keys` column after validation: each key followed by a newline.
-
-    Raises:
-        CacheError: if the text is truncated or a key fails `check_key`.
-    """
-    text = array.tobytes()
+def read_keys(file: ColumnFile) -> bytes:
+    """Read the column `keys`, each followed by a newline; raise FormatError if it is damaged or a key is unsafe."""
+    text = file.read_checked("keys").tobytes()
     if text and not text.endswith(b"\n"):
-        raise CacheError("its keys are truncated")
+        raise FormatError(f"{file.path} is damaged: its keys are truncated")
     # Equivalent to `check_key` for each, but takes milliseconds for 100,000 keys.
     parts = b"/" + text.replace(b"\n", b"/")
     if any(part in parts for part in (b"//", b"/./", b"/../")) or text.translate(None, _CONTROL) != text:
         unsafe = next(key for key in text.split(b"\n") if _UNSAFE_KEY.search(key.decode(errors="replace")))
-        raise CacheError(f"it contains an unsafe key: {abbreviate(unsafe)}")
+        raise FormatError(f"{file.path} is damaged or unsafe: it contains an unsafe key: {abbreviate(unsafe)}")
     return text
-
-
-def unpack_keys(array: NDArray[np.uint8]) -> list[bytes]:
-    """Return the keys of a `keys` column; see `key_text`."""
-    return key_text(array).split(b"\n")[:-1]
 
 
 def pack_masks(rles: Sequence[bytes]) -> bytes:
@@ -132,32 +131,11 @@ def pack_masks(rles: Sequence[bytes]) -> bytes:
 
 
 def unpack_masks(frame: bytes, lengths: Sequence[int]) -> tuple[bytes, ...]:
-    """Decompress the masks of an image; the frame is not trusted.
-
-    Args:
-        frame: as returned by `pack_masks`.
-        lengths: bytes of each mask.
-
-    Raises:
-        CacheError: if the frame is damaged or its size is not the sum of `lengths`.
-    """
+    """Decompress masks of these lengths; raise CacheError or ZstdError if the frame is damaged or does not match."""
     if not lengths and not frame:
         return ()
     expected = sum(lengths)
-    try:
-        size = zstandard.frame_content_size(frame)  # -1 if unknown
-        if size != expected or size > MAX_TEXT:
-            raise CacheError(f"its masks have {size} bytes instead of {expected} (at most {MAX_TEXT})")
-        text = _decompressor().decompress(frame)
-    except zstandard.ZstdError as error:
-        raise CacheError(f"its masks are damaged ({error})") from error
-    return tuple(map(io.BytesIO(text).read, lengths))
-
-
-def _decompressor() -> zstandard.ZstdDecompressor:
-    """Return the decompressor of this thread; it is not thread-safe."""
-    try:
-        return _thread.decompressor
-    except AttributeError:
-        _thread.decompressor = zstandard.ZstdDecompressor()
-        return _thread.decompressor
+    size = zstandard.frame_content_size(frame)  # -1 if unknown
+    if size != expected or size > MAX_TEXT:
+        raise CacheError(f"its masks have {size} bytes instead of {expected} (at most {MAX_TEXT})")
+    return tuple(map(io.BytesIO(_thread.decompressor.decompress(frame)).read, lengths))

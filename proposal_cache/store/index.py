@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from proposal_cache.errors import CacheError, FormatError
+from proposal_cache.errors import FormatError
 from proposal_cache.store.columns import open_columns, pack
 from proposal_cache.store.durable import write_durably
-from proposal_cache.store.format import INDEX_SCHEMA, MAX_KEY, key_text, pack_keys
+from proposal_cache.store.format import INDEX_SCHEMA, MAX_KEY, pack_keys, read_keys
 from proposal_cache.store.manifest import IndexInfo
 
 # Per key: start and end in the text of all keys, shard, row.
@@ -62,28 +62,18 @@ class KeyIndex:
 
     @classmethod
     def open(cls, cache: Path, info: IndexInfo) -> "KeyIndex":
-        """Open the index that `info` in the manifest names.
-
-        Raises:
-            FormatError: if it is damaged, is not the one in the manifest, or contains unsafe keys.
-        """
+        """Open the index that `info` in the manifest names; raise FormatError if it is damaged or another one."""
         file = open_columns(cache / info.file, "index", INDEX_SCHEMA)
         if file.checksum != info.checksum:
             raise FormatError(f"{file.path} is not the index in the manifest: its checksum differs")
         lengths = {name: column.length for name, column in file.columns.items()}
         if not lengths["shard"] == lengths["row"] == info.images or lengths["keys"] > info.images * (MAX_KEY + 1):
             raise FormatError(f"{file.path} is damaged: its columns have lengths {lengths} for {info.images} images")
-        shard, row = file.read_checked("shard"), file.read_checked("row")
-        try:
-            text = key_text(file.read_checked("keys"))
-        except FormatError:
-            raise
-        except CacheError as error:
-            raise FormatError(f"{file.path} is damaged or unsafe: {error}") from error
+        text = read_keys(file)
         keys = text.count(b"\n")
         if keys != info.images:
             raise FormatError(f"{file.path} is damaged: {keys} keys for {info.images} images")
-        return cls(text, shard, row)
+        return cls(text, file.read_checked("shard"), file.read_checked("row"))
 
 
 def write_index(cache: Path, shard_keys: Sequence[Sequence[bytes]]) -> IndexInfo:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from proposal_cache.errors import CacheError
@@ -59,24 +58,21 @@ def merge(
         generators += [g for g in cache.manifest.generators if g not in generators]
     if len(generators) > 256:
         raise MergeError(f"the caches have {len(generators)} generators in total; a cache supports at most 256")
+    # The index of each cache's generators in the merged cache.
     sources = [np.array([generators.index(g) for g in cache.manifest.generators], np.uint8) for cache in caches]
     _check_distinct(caches)
     keys = sorted(set().union(*caches))
     failures = {key: reason for cache in caches for key, reason in cache.manifest.failures.items()}
-    inputs = [_fingerprint(cache) for cache in caches]
+    # Not of the files: their checksums depend on the division into shards.
+    contents = ["\n".join([str(cache.manifest.patches), *cache]) for cache in caches]
+    inputs = [hashlib.sha256(content.encode()).hexdigest() for content in contents]
     with CacheWriter(output, generators, dataset or datasets[0], inputs=inputs) as writer:
         for key in tqdm(keys, "merging", unit="image", disable=not progress):
             if key not in writer.done:
-                parts = [_with_sources(caches[i][key], sources[i]) for i, cache in enumerate(caches) if key in cache]
-                writer.add(key, Patches.concatenate(parts))
+                parts = [(cache[key], renamed) for cache, renamed in zip(caches, sources, strict=True) if key in cache]
+                writer.add(key, Patches.concatenate([replace(p, source=renamed[p.source]) for p, renamed in parts]))
         for key in failures.keys() - writer.done:
             writer.add_failure(key, failures[key])
-
-
-def _fingerprint(cache: PatchCache) -> str:
-    """Return a digest of keys and number of patches. File checksums would depend on the division into shards."""
-    content = "\n".join([str(cache.manifest.patches), *cache])
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _check_distinct(caches: Sequence[PatchCache]) -> None:
@@ -89,8 +85,3 @@ def _check_distinct(caches: Sequence[PatchCache]) -> None:
                     f"{first.path} and {second.path} both have patches of {duplicate!r} by the same generator: "
                     "remove one of them"
                 )
-
-
-def _with_sources(patches: Patches, sources: NDArray[np.uint8]) -> Patches:
-    """Return the patches with each source replaced by its index in the merged cache."""
-    return replace(patches, source=sources[patches.source])

@@ -58,11 +58,17 @@ class PatchCache(Mapping[str, Patches]):
         """
         position = self._index.find(_encoded(key))
         if position is None:
-            raise MissingKeyError(self._missing_message(key))
+            message, reason = f"{self.path} has no patches of {key!r}", self.manifest.failures.get(key)
+            if reason is not None:
+                raise MissingKeyError(f"{message}: its generation failed ({reason})")
+            raise MissingKeyError(
+                f"{message} among its {len(self)} images of {self.manifest.dataset}: "
+                "run the generator again to add them, or open the cache of this dataset"
+            )
         number, row = position
         shard = self._shard(number)
         if row >= len(shard):
-            raise FormatError(f"{self.path} is damaged: its index points to row {row} of {shard.path.name}")
+            raise FormatError(f"{self.path} is damaged: its index points to row {row} of {shard.info.file}")
         return shard.read(row)
 
     def __contains__(self, key: object) -> bool:
@@ -102,15 +108,6 @@ class PatchCache(Mapping[str, Patches]):
                 self._open.pop(old, None)
                 self._shards[old].file.close()
         return shard
-
-    def _missing_message(self, key: str) -> str:
-        reason = self.manifest.failures.get(key)
-        if reason is not None:
-            return f"{self.path} has no patches of {key!r}: its generation failed ({reason})"
-        return (
-            f"{self.path} has no patches of {key!r} among its {len(self)} images of {self.manifest.dataset}: "
-            "run the generator again to add them, or open the cache of this dataset"
-        )
 
 
 def _encoded(key: str) -> bytes:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
+from proposal_cache import rle
 from proposal_cache.errors import CacheError, FormatError
 from proposal_cache.patches import Patches
-from proposal_cache.rle.codec import MAX_PIXELS
 from proposal_cache.store.columns import ColumnFile, open_columns, pack
 from proposal_cache.store.durable import write_durably
 from proposal_cache.store.format import (
@@ -23,9 +24,10 @@ from proposal_cache.store.format import (
     PATCH,
     SHARD_SCHEMA,
     WIDE_PATCH,
+    check_key,
     pack_keys,
     pack_masks,
-    unpack_keys,
+    read_keys,
     unpack_masks,
 )
 from proposal_cache.store.manifest import ShardInfo
@@ -40,28 +42,35 @@ class ShardBuffer:
     """Images of the next shard, with compressed masks."""
 
     def __init__(self) -> None:
-        self.keys: list[str] = []
         self.nbytes = 0
-        self._images: list[tuple[int, int, int, int, int]] = []
+        self._keys: list[str] = []
+        self._sizes: list[tuple[int, int]] = []
         self._patches: list[NDArray[Any]] = []
         self._frames: list[bytes] = []
-        self._patch_offset = self._rle_offset = 0
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._keys)
 
-    def add(self, key: str, patches: Patches) -> None:
+    def add(self, key: str, patches: Patches, generators: int) -> None:
+        """Add an image; raise CacheError if it is invalid in a cache with this number of generators."""
+        check_key(key)
+        areas, boxes = rle.area_and_box(patches.rles, patches.height, patches.width)
+        if not (np.array_equal(areas, patches.areas) and np.array_equal(boxes, patches.boxes)):
+            raise CacheError(f"the boxes or areas of the patches of {key!r} do not match their masks")
+        if patches.source.max(initial=0) >= generators:
+            raise CacheError(
+                f"a patch of {key!r} has source {patches.source.max()}, but the cache has {generators} generators, "
+                "counted from 0: pass the description of every generator to the writer"
+            )
         frame = pack_masks(patches.rles)
         rows = np.empty(len(patches), WIDE_PATCH)
         rows["box"], rows["area"], rows["source"] = patches.boxes, patches.areas, patches.source
         rows["predicted_iou"], rows["stability_score"] = patches.predicted_iou, patches.stability_score
         rows["rle_length"] = [len(counts) for counts in patches.rles]
-        self.keys.append(key)
-        self._images.append((patches.height, patches.width, self._patch_offset, self._rle_offset, 0))
+        self._keys.append(key)
+        self._sizes.append((patches.height, patches.width))
         self._patches.append(rows)
         self._frames.append(frame)
-        self._patch_offset += len(patches)
-        self._rle_offset += len(frame)
         self.nbytes += rows.nbytes + len(frame)
 
     def write(self, path: Path) -> None:
@@ -69,10 +78,13 @@ class ShardBuffer:
         patches = np.concatenate(self._patches)
         longest = max(patches["box"].max(initial=0), patches["rle_length"].max(initial=0))
         patches = patches.astype(PATCH) if longest < 1 << 16 else patches
-        images = np.array(self._images, IMAGE)
+        images = np.empty(len(self), IMAGE)
+        images["height"], images["width"] = np.transpose(self._sizes)
+        images["patch_offset"] = np.cumsum([0, *map(len, self._patches[:-1])])
+        images["rle_offset"] = np.cumsum([0, *map(len, self._frames[:-1])])
         images["checksum"] = [zlib.crc32(rows.tobytes()) for rows in np.split(patches, images["patch_offset"][1:])]
         columns = {
-            "keys": pack_keys(key.encode() for key in self.keys),
+            "keys": pack_keys(key.encode() for key in self._keys),
             "images": images,
             "patches": patches,
             "rles": np.frombuffer(b"".join(self._frames), np.uint8),
@@ -86,6 +98,7 @@ class Shard:
 
     Attributes:
         file: the open file.
+        info: its entry in the manifest.
         table: rows of IMAGE with offsets in bytes of the file, and one more row whose offsets are the ends. Packed
             bytes, so that reading an image touches one location in memory.
         dtype: of a patch.
@@ -93,84 +106,66 @@ class Shard:
     """
 
     file: ColumnFile
+    info: ShardInfo
     table: bytes
     dtype: np.dtype[Any]
     sources: bytes
 
     @classmethod
-    def open(cls, path: Path, info: ShardInfo | None = None, generators: int = 256) -> "Shard":
-        """Open a shard and read its table of images.
-
-        Args:
-            path: of the file.
-            info: its entry in the manifest, compared if given.
-            generators: number of generators in the manifest.
+    def open(cls, path: Path, expected: ShardInfo | None = None, generators: int = 256) -> "Shard":
+        """Open a shard of a cache with this number of generators and read its table of images.
 
         Raises:
-            FormatError: if it is damaged, exceeds a limit, or differs from `info`.
+            FormatError: if it is damaged, exceeds a limit, or differs from `expected`, its entry in the manifest.
             StorageError: if it cannot be read.
         """
         file = open_columns(path, "shard", SHARD_SCHEMA)
-        _check_sizes(file, info)
+        keys, rows, patches, rles = (file.columns[name] for name in SHARD_SCHEMA)
+        info = ShardInfo(path.name, rows.length, patches.length, file.size, file.checksum)
+        if expected is not None and info != expected:
+            raise FormatError(f"{path} is not the shard in the manifest: it is {info}, not {expected}")
+        if info.images > MAX_IMAGES or keys.length > info.images * (MAX_KEY + 1):
+            raise FormatError(
+                f"{path} is damaged: {info.images} images and {keys.length} bytes of keys exceed the limits of a shard"
+            )
         images = file.read_checked("images")
         pixels = images["height"].astype(np.uint64) * images["width"]
-        if not ((pixels > 0) & (pixels <= MAX_PIXELS)).all():
+        if not ((pixels > 0) & (pixels <= rle.MAX_PIXELS)).all():
             raise FormatError(f"{path} is damaged: one of its images has an invalid size")
-        patches, rles = file.columns["patches"], file.columns["rles"]
         images = np.append(images, np.array([(0, 0, patches.length, rles.length, 0)], IMAGE))
         _check_offsets(path, images["patch_offset"], "patches", MAX_PATCHES)
         _check_offsets(path, images["rle_offset"], "rles", MAX_FRAME)
         images["patch_offset"] = patches.offset + images["patch_offset"] * patches.dtype.itemsize
         images["rle_offset"] += rles.offset
-        return cls(file, images.tobytes(), patches.dtype, bytes(range(min(generators, 256))))
+        return cls(file, info, images.tobytes(), patches.dtype, bytes(range(min(generators, 256))))
 
     def __len__(self) -> int:
-        return len(self.table) // _ROW - 1
-
-    @property
-    def path(self) -> Path:
-        return self.file.path
-
-    @property
-    def info(self) -> ShardInfo:
-        """Its entry in the manifest."""
-        patches = self.file.columns["patches"].length
-        return ShardInfo(self.path.name, len(self), patches, self.file.size, self.file.checksum)
+        return self.info.images
 
     def read_keys(self) -> list[bytes]:
         """Read the key of each row."""
-        try:
-            keys = unpack_keys(self.file.read_checked("keys"))
-        except FormatError:
-            raise
-        except CacheError as error:
-            raise FormatError(f"{self.path} is damaged or unsafe: {error}") from error
+        keys = read_keys(self.file).split(b"\n")[:-1]
         if len(keys) != len(self):
-            raise FormatError(f"{self.path} is damaged: it has {len(keys)} keys for {len(self)} images")
+            raise FormatError(f"{self.file.path} is damaged: it has {len(keys)} keys for {len(self)} images")
         return keys
 
     def read(self, row: int) -> Patches:
-        """Read the patches of one image.
-
-        Raises:
-            FormatError: if a checksum is wrong, or a patch has an invalid source.
-            StorageError: if the file cannot be read.
-        """
+        """Read the patches of one image; raise FormatError if they are damaged, StorageError if reading fails."""
         height, width, start, masks, checksum, end, masks_end = _ENTRY.unpack_from(self.table, row * _ROW)
         table = self.file.read_bytes(start, end - start)
         if zlib.crc32(table) != checksum:
-            raise FormatError(f"{self.path} is damaged: wrong checksum of the patches of image {row}")
+            raise FormatError(f"{self.file.path} is damaged: wrong checksum of the patches of image {row}")
         rows = np.frombuffer(table, self.dtype)
         frame = self.file.read_bytes(masks, masks_end - masks)
         try:
             rles = unpack_masks(frame, rows["rle_length"].tolist())
-        except CacheError as error:
-            raise FormatError(f"{self.path} is damaged: image {row}: {error}") from error
+        except (CacheError, zstandard.ZstdError) as error:
+            raise FormatError(f"{self.file.path} is damaged: image {row}: {error}") from error
         source = rows["source"].tobytes()
         invalid = source.translate(None, self.sources)  # five times as fast as source.max()
         if invalid:
             raise FormatError(
-                f"{self.path} is damaged: image {row}: a patch has source {invalid[0]}, "
+                f"{self.file.path} is damaged: image {row}: a patch has source {invalid[0]}, "
                 f"the manifest has {len(self.sources)} generators"
             )
         columns: dict[str, NDArray[Any]] = {
@@ -183,18 +178,6 @@ class Shard:
         for column in columns.values():
             column.setflags(write=False)
         return Patches.unchecked(height=height, width=width, rles=rles, **columns)
-
-
-def _check_sizes(file: ColumnFile, info: ShardInfo | None) -> None:
-    """Raise FormatError if the file differs from its manifest entry, or exceeds the limits of a shard."""
-    images, keys = file.columns["images"].length, file.columns["keys"].length
-    found = ShardInfo(file.path.name, images, file.columns["patches"].length, file.size, file.checksum)
-    if info is not None and info != found:
-        raise FormatError(f"{file.path} is not the shard in the manifest: it is {found}, not {info}")
-    if images > MAX_IMAGES or keys > images * (MAX_KEY + 1):
-        raise FormatError(
-            f"{file.path} is damaged: {images} images and {keys} bytes of keys exceed the limits of a shard"
-        )
 
 
 def _check_offsets(path: Path, offsets: NDArray[Any], column: str, limit: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from proposal_cache.errors import CacheError, FormatError
 from proposal_cache.store.finalize import shard_files
+from proposal_cache.store.format import SHARD_SCHEMA
 from proposal_cache.store.index import KeyIndex
 from proposal_cache.store.manifest import MANIFEST, Manifest
 from proposal_cache.store.shard import Shard
@@ -55,7 +56,8 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Verdict]:
 def _problem(path: Path, manifest: Manifest, index: KeyIndex | None, number: int) -> str | None:
     try:
         shard = Shard.open(path, manifest.shards[number], len(manifest.generators))
-        shard.file.verify()
+        for column in SHARD_SCHEMA:
+            shard.file.check(column)
         for row, key in enumerate(shard.read_keys()):
             shard.read(row)
             position = index.find(key) if index else (number, row)

@@ -1,23 +1,25 @@
 """Writer of a cache: durable, resumable, one per rank."""
 
+import contextlib
 import os
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import numpy as np
-
-from proposal_cache import rle
 from proposal_cache.errors import CacheError
 from proposal_cache.patches import Patches
-from proposal_cache.store.durable import list_directory, make_directory, move_durably, remove
-from proposal_cache.store.failures import record_failure
-from proposal_cache.store.finalize import finalize_locked, read_shard_keys, remove_temporaries, shard_files
+from proposal_cache.store.durable import make_directory, move_durably, remove
+from proposal_cache.store.finalize import (
+    finalize_locked,
+    read_shard_keys,
+    record_failure,
+    remove_temporaries,
+    shard_files,
+)
 from proposal_cache.store.format import MAX_IMAGES, SHARD_NAME, check_key, shard_name
-from proposal_cache.store.lock import RankLock
+from proposal_cache.store.lock import rank_lock
 from proposal_cache.store.manifest import MANIFEST, Manifest, as_generators
 from proposal_cache.store.shard import Shard, ShardBuffer
 
@@ -54,6 +56,9 @@ class CacheWriter:
         rank, ranks: number of this writer, and number of all writers.
         inputs: fingerprints of the caches that the patches are copied from, if any.
 
+    Attributes:
+        done: keys in complete shards of all ranks when this writer was opened, and keys added since.
+
     Raises:
         MismatchError: if the directory contains a cache of another dataset, generator or inputs.
         LockedError: if another process writes to it as the same rank.
@@ -83,44 +88,32 @@ class CacheWriter:
         self.rank, self.ranks = rank, ranks
         self._buffer = ShardBuffer()
         self._opened_at = 0.0
-        self._lock = RankLock(self.path, rank)
         make_directory(self.path)
-        self._lock.acquire()
-        try:
-            requested = Manifest(dataset, tuple(as_generators(generator)), inputs=tuple(inputs))
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(rank_lock(self.path, rank))
+            requested = Manifest(dataset, as_generators(generator), inputs=tuple(inputs))
             self._manifest = _open_manifest(self.path, requested)
             remove_temporaries(self.path, rank)
-            self._done = {key.decode() for file in shard_files(self.path) for key in read_shard_keys(file)[1]}
-            self._next = _next_number(self.path, rank)
-        except BaseException:
-            self._lock.release()
-            raise
-
-    @property
-    def done(self) -> set[str]:
-        """Keys in complete shards of all ranks when this writer was opened, and keys added since."""
-        return self._done
+            shards = shard_files(self.path)
+            self.done = {key.decode() for shard in shards for key in read_shard_keys(shard)[1]}
+            own = [m for shard in shards if (m := SHARD_NAME.fullmatch(shard.name)) and int(m[1]) == rank]
+            self._next = max((int(m[2]) for m in own), default=-1) + 1
+            self._lock = lock.pop_all()
 
     def add(self, key: str, patches: Patches) -> None:
-        """Add the patches of one image.
-
-        Args:
-            key: relative path of the image with `/`, without suffix.
-            patches: of the image.
+        """Add the patches of one image; its key is a relative path with `/`, without suffix.
 
         Raises:
             CacheError: if the key is a duplicate or unsafe, if boxes or areas do not match the masks, or if a source
                 is not the index of a generator.
             StorageError: if the shard is full and cannot be written; it stays in memory, and `flush` tries again.
         """
-        check_key(key)
-        if key in self._done:
+        if key in self.done:
             raise CacheError(f"{self.path} already has patches of {key!r}")
-        _check_patches(key, patches, len(self._manifest.generators))
-        if not self._buffer.keys:
+        if not len(self._buffer):
             self._opened_at = time.monotonic()
-        self._buffer.add(key, patches)
-        self._done.add(key)
+        self._buffer.add(key, patches, len(self._manifest.generators))
+        self.done.add(key)
         old = time.monotonic() - self._opened_at >= self.shard_seconds
         if old or len(self._buffer) >= self.shard_size or self._buffer.nbytes >= _MAX_SHARD_BYTES:
             self.flush()
@@ -131,32 +124,24 @@ class CacheWriter:
         record_failure(self.path, self.rank, key, reason)
 
     def commit(self, staged: Path) -> None:
-        """Move a shard written by `stage_shard` into the cache; images that are in the cache already are dropped.
-
-        Raises:
-            FormatError: if the shard is damaged.
-            StorageError: if the disk is full or gone.
-        """
+        """Move a shard written by `stage_shard` into the cache; images that are in the cache already are dropped."""
         keys = [key.decode() for key in read_shard_keys(staged)[1]]
-        new = set(keys) - self._done
-        if len(new) == len(keys):
+        if len({*keys} - self.done) == len(keys):
             move_durably(staged, self.path / shard_name(self.rank, self._next))
             self._next += 1
-            self._done |= new
+            self.done.update(keys)
             return
         shard = Shard.open(staged, generators=len(self._manifest.generators))
         for row, key in enumerate(keys):
-            if key not in self._done:
+            if key not in self.done:
                 self.add(key, shard.read(row))
         self.flush()
         remove(staged)
 
     def commit_staged(self) -> None:
         """Commit the shards that an interrupted run has staged and not moved into the cache."""
-        folder = self.path / STAGED
-        for path in list_directory(folder) if folder.is_dir() else []:
-            if path.suffix == ".h5":
-                self.commit(path)
+        for path in sorted((self.path / STAGED).glob("*.h5")):
+            self.commit(path)
 
     def flush(self) -> None:
         """Write the open shard now."""
@@ -167,46 +152,27 @@ class CacheWriter:
 
     def close(self) -> None:
         """Write the open shard, and finalize the cache if this is the only rank."""
-        try:
+        with self._lock:
             self.flush()
             if self.ranks == 1:
                 self._manifest = finalize_locked(self.path, self._manifest)
-        finally:
-            self._lock.release()
 
     def __enter__(self) -> "CacheWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        with contextlib.suppress(CacheError) if error else contextlib.nullcontext():  # the first error is raised
             self.close()
-        except CacheError:
-            if error is None:  # otherwise the first error is raised
-                raise
 
 
 def stage_shard(cache: Path, images: Iterable[tuple[str, Patches]], generators: int) -> Path:
-    """Write a shard beside a cache that another process is writing, which then passes it to `CacheWriter.commit`.
+    """Write a shard of a cache with this number of generators, for the process that writes it to `commit`.
 
-    Args:
-        cache: directory of the cache.
-        images: key and patches of each image.
-        generators: number of generators in the cache's manifest.
-
-    Returns:
-        Path of the shard.
-
-    Raises:
-        CacheError: if a key or patches are invalid, as in `CacheWriter.add`.
-        StorageError: if the disk is full or gone.
+    Raises the errors of `CacheWriter.add`.
     """
     buffer = ShardBuffer()
     for key, patches in images:
-        check_key(key)
-        _check_patches(key, patches, generators)
-        buffer.add(key, patches)
+        buffer.add(key, patches, generators)
     make_directory(cache / STAGED)
     path = cache / STAGED / f"{secrets.token_hex(8)}.h5"
     buffer.write(path)
@@ -219,23 +185,7 @@ def _open_manifest(cache: Path, requested: Manifest) -> Manifest:
         stray = shard_files(cache)
         if stray:
             raise CacheError(f"{cache} has shards ({stray[0].name}, ...) but no {MANIFEST}: it is not a cache")
-        requested.create(cache)
+        requested.save(cache, replace=False)
     manifest = Manifest.load(cache)
-    manifest.require(cache, generators=requested.generators, dataset=requested.dataset, inputs=requested.inputs)
+    manifest.require(cache, requested)
     return manifest
-
-
-def _next_number(cache: Path, rank: int) -> int:
-    matches = [SHARD_NAME.fullmatch(file.name) for file in shard_files(cache)]
-    return max((int(m[2]) for m in matches if m and int(m[1]) == rank), default=-1) + 1
-
-
-def _check_patches(key: str, patches: Patches, generators: int) -> None:
-    areas, boxes = rle.area_and_box(patches.rles, patches.height, patches.width)
-    if not (np.array_equal(areas, patches.areas) and np.array_equal(boxes, patches.boxes)):
-        raise CacheError(f"the boxes or areas of the patches of {key!r} do not match their masks")
-    if patches.source.max(initial=0) >= generators:
-        raise CacheError(
-            f"a patch of {key!r} has source {patches.source.max()}, but the cache has {generators} generators, "
-            "counted from 0: pass the description of every generator to the writer"
-        )

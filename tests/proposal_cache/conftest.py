@@ -1,11 +1,10 @@
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from proposal_cache import CacheWriter
-from tests.proposal_cache import filling, toy_cache
+from tests.proposal_cache import toy_cache
 from tests.proposal_cache.tool import SIZE, halves, write_json
 
 
@@ -37,13 +36,3 @@ def annotations(tmp_path: Path) -> Path:
     return write_json(
         tmp_path / "images.json", {"images": images, "categories": [{"id": 4, "name": "cat"}, {"id": 6, "name": "dog"}]}
     )
-
-
-@pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Content of a cache that was written without interruption."""
-    path = tmp_path_factory.mktemp("uninterrupted") / "cache"
-    filling.write(path)
-    found = filling.content(path)
-    assert len(found) == filling.IMAGES + 1
-    return found

@@ -1,12 +1,18 @@
-"""A cache of 25 images in 3 shards, and its expected content."""
+"""A cache of small images, the processes that write it, and a check of its content."""
 
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from proposal_cache import CacheWriter, Patches
+from proposal_cache import CacheWriter, PatchCache, Patches, verify
 
 GENERATOR = {"name": "test", "threshold": 0.8, "weights": {"sha256": "ab"}}
+
+fork = multiprocessing.get_context("fork")
 
 
 def make_patches(seed: int) -> Patches:
@@ -35,9 +41,46 @@ def same(a: Patches, b: Patches) -> bool:
     )
 
 
-def write(path: Path, numbers: range = range(25), shard_size: int = 10) -> Path:
-    with CacheWriter(path, GENERATOR, "toys", shard_size) as cache:
+def write(
+    path: Path,
+    numbers: Iterable[int] = range(25),
+    shard_size: int = 10,
+    *,
+    failures: Mapping[str, str] | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Path:
+    """Add the missing images and the failures."""
+    with CacheWriter(path, GENERATOR, "toys", shard_size, rank=rank, ranks=ranks) as writer:
+        for key, reason in (failures or {}).items():
+            writer.add_failure(key, reason)
         for i in numbers:
-            if make_key(i) not in cache.done:
-                cache.add(make_key(i), make_patches(i))
+            if make_key(i) not in writer.done:
+                writer.add(make_key(i), make_patches(i))
     return path
+
+
+def then_kill(numbers: Iterable[int]) -> Iterator[int]:
+    """Yield the numbers, then SIGKILL this process."""
+    yield from numbers
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def check(path: Path, images: int = 25, failures: Mapping[str, str] | None = None) -> PatchCache:
+    """Assert that a cache is valid and contains exactly the first images and the failures; return it."""
+    cache = PatchCache(path)
+    assert [verdict for verdict in verify(path) if verdict.problem] == []
+    assert list(cache) == sorted(map(make_key, range(images)))
+    assert all(same(cache[make_key(i)], make_patches(i)) for i in range(images))
+    assert cache.manifest.failures == (failures or {})
+    return cache
+
+
+def run(*works: Callable[[], object]) -> list[int | None]:
+    """Run functions in child processes at the same time and return their exit codes."""
+    children = [fork.Process(target=work) for work in works]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    return [child.exitcode for child in children]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +22,6 @@ from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from proposal_cache import CacheError, PatchCache
 from proposal_cache.generators.sam import SamGenerator, SamParameters
 from proposal_cache.generators.sam2 import Sam2Parameters
-from tests.proposal_cache.filling import once
 
 SCRIPT = Path(__file__).parents[2] / "scripts/generate_sam_patches.py"
 
@@ -143,7 +143,8 @@ def test_interrupted_while_workers_run(tmp_path: Path, send: Callable[[int, int]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    once(lambda: list((tmp_path / "cache").glob("shard-*.h5")) or process.poll() is not None)()
+    while process.poll() is None and not list((tmp_path / "cache").glob("shard-*.h5")):
+        time.sleep(0.01)
     send(process.pid, number)  # a terminal sends Ctrl-C to the workers too
     _, stderr = process.communicate(timeout=100)
     assert process.returncode == 130

@@ -1,9 +1,9 @@
 """Concurrent writers of one cache."""
 
+import contextlib
 import functools
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +11,45 @@ import pytest
 
 from proposal_cache import CacheWriter, PatchCache, finalize, verify
 from proposal_cache.errors import LockedError
-from proposal_cache.store.manifest import Manifest
-from tests.proposal_cache.filling import (
-    FAILING,
-    GENERATOR,
-    IMAGES,
-    after,
-    content,
-    fork,
-    make_key,
-    make_patches,
-    run,
-    write,
-)
+from proposal_cache.store import Manifest
+from tests.proposal_cache.toy_cache import GENERATOR, check, fork, make_key, make_patches, run, then_kill, write
+
+IMAGES = 40
 
 
-def test_second_writer_is_rejected_while_the_first_runs(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
+def fill(path: Path, rank: int = 0, ranks: int = 1) -> None:
+    write(path, range(rank, IMAGES, ranks), 4, rank=rank, ranks=ranks)
+
+
+def test_second_writer_is_rejected_while_the_first_runs(tmp_path: Path) -> None:
     path = tmp_path / "cache"
-    ready, go = fork.Event(), fork.Event()
+    test, writing = fork.Pipe()
 
     def hold() -> None:
-        """Write, with a worker process that outlives the writer."""
+        """Write until killed, with a worker process that outlives the writer."""
+        test.close()
         with CacheWriter(path, GENERATOR, "toys", shard_size=4) as writer:
             writer.add(make_key(0), make_patches(0))
             if os.fork() == 0:
-                go.wait(20)
+                with contextlib.suppress(EOFError):
+                    writing.recv()
                 os._exit(0)
-            ready.set()
-            time.sleep(20)
+            writing.send("locked")
+            signal.pause()
 
-    first = fork.Process(target=hold)
+    first = fork.Process(target=hold, daemon=True)
     first.start()
-    assert ready.wait(20)
-    with pytest.raises(LockedError, match=f"cache is being written by process {first.pid} on"):
-        CacheWriter(path, GENERATOR, "toys")
-    with pytest.raises(LockedError):
-        finalize(path)
-    assert first.pid is not None
-    os.kill(first.pid, signal.SIGKILL)
-    first.join()
-    write(path)  # the worker is still running
-    go.set()
-    assert content(path) == uninterrupted
+    writing.close()
+    with test:  # the worker runs until the end of this block
+        assert test.recv() == "locked"
+        with pytest.raises(LockedError, match=f"cache is being written by process {first.pid} on"):
+            CacheWriter(path, GENERATOR, "toys")
+        with pytest.raises(LockedError):
+            finalize(path)
+        first.kill()
+        first.join()
+        fill(path)
+    check(path, IMAGES)
 
 
 def test_second_writer_in_one_process_is_rejected(tmp_path: Path) -> None:
@@ -62,61 +59,50 @@ def test_second_writer_in_one_process_is_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_content_does_not_depend_on_the_number_of_ranks(
-    tmp_path: Path, uninterrupted: dict[str, Any], ranks: int
-) -> None:
+def test_content_does_not_depend_on_the_number_of_ranks(tmp_path: Path, ranks: int) -> None:
     path = tmp_path / "cache"
-    children = [fork.Process(target=write, args=(path,), kwargs={"rank": r, "ranks": ranks}) for r in range(ranks)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0] * ranks
+    assert run(*(functools.partial(fill, path, rank, ranks) for rank in range(ranks))) == [0] * ranks
     assert Manifest.load(path).index is None  # a single rank does not finalize
     assert finalize(path).images == IMAGES
-    assert content(path) == uninterrupted
+    check(path, IMAGES)
 
 
 def test_ranks_with_equal_process_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in two containers; they start at the same moment, and one creates the manifest."""
     monkeypatch.setattr(os, "getpid", lambda: 67)
+
+    def begin(path: Path, start: Any, rank: int) -> None:
+        start.wait()
+        write(path, [rank], rank=rank, ranks=2)
+
     for attempt in range(15):
         path, start = tmp_path / f"cache-{attempt}", fork.Barrier(2)
-
-        def begin(rank: int, path: Path = path, start: Any = start) -> None:
-            start.wait()
-            write(path, images=2, rank=rank, ranks=2)
-
-        children = [fork.Process(target=begin, args=(rank,)) for rank in range(2)]
-        for child in children:
-            child.start()
-        for child in children:
-            child.join()
-        assert [child.exitcode for child in children] == [0, 0]
+        assert run(*(functools.partial(begin, path, start, rank) for rank in range(2))) == [0, 0]
         assert finalize(path).images == 2
 
 
-def test_number_of_ranks_may_change_between_runs(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
+def test_number_of_ranks_may_change_between_runs(tmp_path: Path) -> None:
     path = tmp_path / "cache"
-    for rank, pause in ((0, 0.0), (1, 0.02), (2, 0.02)):
-        run(functools.partial(write, path, rank=rank, ranks=3, pause=pause), after(0.25))
+    for rank in range(3):
+        numbers = then_kill(range(rank, IMAGES // 2, 3))
+        assert run(functools.partial(write, path, numbers, 4, rank=rank, ranks=3)) == [-signal.SIGKILL]
     incomplete = path / "shard-r002-00009.h5.123abc.tmp"
     incomplete.write_bytes(b"half")
-    write(path)
-    assert content(path) == uninterrupted
+    fill(path)
+    check(path, IMAGES)
     assert not incomplete.exists()
 
 
 def test_finalize_keeps_files_of_a_rank_that_is_writing(tmp_path: Path) -> None:
-    path = tmp_path / "cache"
-    write(path)
+    path = write(tmp_path / "cache", failures={"bad": "broken"})
     with CacheWriter(path, GENERATOR, "toys", rank=1, ranks=2) as writer:
-        writer.add_failure("im/other", "late")
+        writer.add_failure("other", "late")
         (path / "shard-r001-00000.h5.123abc.tmp").write_bytes(b"half")
-        assert run(lambda: finalize(path)) == 0  # in another process, because the lock is per process
+        assert run(lambda: finalize(path)) == [0]  # in another process, because the lock is per process
         assert (path / "shard-r001-00000.h5.123abc.tmp").exists()
         assert list(path.glob("failures-*"))
-    assert finalize(path).failures == {FAILING: "broken", "im/other": "late"}
+    finalize(path)
+    check(path, failures={"bad": "broken", "other": "late"})
     assert not list(path.glob("*.tmp"))
 
 
