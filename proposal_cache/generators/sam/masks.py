@@ -25,18 +25,8 @@ FLOAT_BYTES = 4
 _MIN_TILES = 64  # at once, independent of the memory budget
 
 
-@dataclass(frozen=True)
-class MaskScores:
-    """Stability and boxes of n masks."""
-
-    stability: Tensor
-    """(n,) float32: IoU of the masks at the threshold plus and minus the offset; NaN if both are empty."""
-    boxes: Tensor
-    """(n, 4) int64 XYXY, last pixel inclusive; zeros if the mask is empty."""
-
-
 class MaskUpsampler:
-    """Scores and encodes masks of one image, or crop of one, given their low-resolution logits.
+    """Upsampling of the masks of one image, or crop of one, to score and encode them.
 
     `logits_size` is the (h, w) of the logits that are needed; the rest is padding of the encoder's input.
 
@@ -70,21 +60,26 @@ class MaskUpsampler:
         numbers += 2 * (self.rows.tile * self.rows.span + self.columns.tile * self.columns.span)
         self.tiles_at_once = max(_MIN_TILES, memory_budget // (FLOAT_BYTES * numbers))
 
-    def score(self, logits: Tensor, stability_offset: float) -> MaskScores:
-        """Compute stability and boxes of masks with logits (n, h, w) float32."""
+    def score(self, logits: Tensor, stability_offset: float) -> tuple[Tensor, Tensor]:
+        """Compute stability scores and boxes of masks with logits (n, h, w) float32.
+
+        Returns:
+            (n,) float32, IoU of the masks at the threshold plus and minus the offset, NaN if both are empty;
+            (n, 4) int64 XYXY, last pixel inclusive, zeros if the mask is empty.
+        """
         low, high = self.threshold - stability_offset, self.threshold + stability_offset
         full, mixed = self._tiles(logits, low, high)
         larger = (full * (self.rows.sizes[:, None] * self.columns.sizes)).sum((1, 2))
         smaller = larger.clone()
         top_bottom, left_right = _Extent.of(full.any(2), self.rows), _Extent.of(full.any(1), self.columns)
         for mask, row, column, values in self._upsampled(logits, mixed):
-            larger.index_add_(0, mask, _count(values > low))
-            smaller.index_add_(0, mask, _count(values > high))
+            larger.index_add_(0, mask, (values > low).flatten(1).sum(1))
+            smaller.index_add_(0, mask, (values > high).flatten(1).sum(1))
             inside = values > self.threshold
             top_bottom.include(mask, row, _any(inside, 2))
             left_right.include(mask, column, _any(inside, 1))
         boxes = torch.stack([left_right.first, top_bottom.first, left_right.last, top_bottom.last], 1)
-        return MaskScores(smaller / larger, boxes * (top_bottom.last >= 0)[:, None])
+        return smaller / larger, boxes * (top_bottom.last >= 0)[:, None]
 
     def encode(self, logits: Tensor, offset: tuple[int, int], canvas: tuple[int, int]) -> list[bytes]:
         """Encode masks with logits (n, h, w) as COCO's compressed counts.
@@ -202,11 +197,6 @@ class _Extent:
         found, start = last >= 0, tile * self.axis.tile
         self.first.scatter_reduce_(0, mask, torch.where(found, start + first, self.axis.size), "amin")
         self.last.scatter_reduce_(0, mask, torch.where(found, start + last, -1), "amax")
-
-
-def _count(flags: Tensor) -> Tensor:
-    """Count true values per tile: (k, r, c) -> (k,) int64."""
-    return flags.flatten(1).sum(1)
 
 
 def _any(flags: Tensor, dim: int) -> Tensor:

@@ -72,5 +72,8 @@ def test_invalid_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"no SAM2 checkpoint at .*x\.pt"):
         Sam2Generator.from_checkpoint("sam2_hiera_tiny", tmp_path / "x.pt")
     (tmp_path / "x.pt").write_bytes(b"no weights")
-    with pytest.raises(CacheError, match=r"x\.pt is not a SAM2 checkpoint"):
+    with pytest.raises(CacheError, match=r"x\.pt is not a SAM2 checkpoint, or damaged"):
+        Sam2Generator.from_checkpoint("sam2_hiera_tiny", tmp_path / "x.pt")
+    torch.save({"model": 5}, tmp_path / "x.pt")
+    with pytest.raises(CacheError, match=r"x\.pt is not a SAM2 checkpoint; the weights of sam2_hiera_tiny are at"):
         Sam2Generator.from_checkpoint("sam2_hiera_tiny", tmp_path / "x.pt")

@@ -29,15 +29,15 @@ def assert_equal_records(image: np.ndarray, seed: int = 0, **parameters: Any) ->
     assert len(records) == len(expected) >= 3
     for record, other in zip(records, expected, strict=True):
         assert list(record) == list(other)
-        for key in record:
-            assert type(record[key]) is type(other[key]), key
-        mask, other_mask = to_mask(record["segmentation"]), to_mask(other["segmentation"])
+        assert [type(value) for value in record.values()] == [type(value) for value in other.values()]
+        segmentation, other_segmentation = record["segmentation"], other["segmentation"]
+        mask, other_mask = to_mask(segmentation), to_mask(other_segmentation)
         assert (mask.shape, mask.dtype) == (other_mask.shape, other_mask.dtype)
         assert (mask & other_mask).sum() >= 0.999 * (mask | other_mask).sum()
-        if isinstance(record["segmentation"], dict):
-            assert record["segmentation"].keys() == other["segmentation"].keys()
-            assert record["segmentation"]["size"] == other["segmentation"]["size"]
-            assert type(record["segmentation"]["counts"]) is type(other["segmentation"]["counts"])
+        if isinstance(segmentation, dict):
+            assert segmentation.keys() == other_segmentation.keys()
+            assert segmentation["size"] == other_segmentation["size"]
+            assert type(segmentation["counts"]) is type(other_segmentation["counts"])
         assert record["area"] == mask.sum() == pytest.approx(other["area"], abs=2)
         assert record["bbox"] == pytest.approx(other["bbox"], abs=1)
         assert record["predicted_iou"] == pytest.approx(other["predicted_iou"], rel=1e-4)
@@ -49,9 +49,8 @@ def assert_equal_records(image: np.ndarray, seed: int = 0, **parameters: Any) ->
 @pytest.mark.parametrize("crop_n_layers", [0, 1])
 @pytest.mark.parametrize("output_mode", ["binary_mask", "uncompressed_rle", "coco_rle"])
 def test_equal_records(output_mode: str, crop_n_layers: int) -> None:
-    assert_equal_records(
-        smooth_image(91, 123), **PARAMETERS, output_mode=output_mode, crop_n_layers=crop_n_layers, points_per_batch=7
-    )
+    parameters = {**PARAMETERS, "output_mode": output_mode, "crop_n_layers": crop_n_layers, "points_per_batch": 7}
+    assert_equal_records(smooth_image(91, 123), **parameters)
 
 
 def test_equal_records_with_min_mask_region_area() -> None:

@@ -83,11 +83,11 @@ def test_masks(size: tuple[int, int], noise: float) -> None:
     logits = logits[:, : upsampler.logits_size[0], : upsampler.logits_size[1]]
     assert (logits.shape[1:] == (64, 64)) == (size[0] == size[1])
     for offset in (0.0, 1.0, 3.0):
-        scores = upsampler.score(logits, offset)
+        stability, boxes = upsampler.score(logits, offset)
         expected = calculate_stability_score(whole, 0.0, offset)
-        torch.testing.assert_close(scores.stability, expected, rtol=2e-3, atol=0, equal_nan=True)
-        assert torch.isnan(scores.stability[-1])
-        assert torch.equal(scores.boxes, batched_mask_to_box(whole > 0))
+        torch.testing.assert_close(stability, expected, rtol=2e-3, atol=0, equal_nan=True)
+        assert torch.isnan(stability[-1])
+        assert torch.equal(boxes, batched_mask_to_box(whole > 0))
     counts = upsampler.encode(logits, (0, 0), size)
     assert (rle.area(counts, *size) == (whole > 0).sum((1, 2)).numpy()).all()
 
