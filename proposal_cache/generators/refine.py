@@ -70,27 +70,17 @@ class RefineGenerator:
         return self.generate_with_boxes(image, ())
 
     def generate_with_boxes(self, image: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> Patches:
-        """Return the patches of an image (H, W, 3) RGB, searching also inside boxes (x0, y0, x1, y1) in pixels."""
-        require_rgb(image)
-        patches = self.generator(image)
-        return self.refine(image, patches, [*boxes, *self.windows(patches)])
-
-    def refine(self, image: NDArray[np.uint8], patches: Patches, boxes: Sequence[Sequence[float]]) -> Patches:
-        """Return `patches` and those found inside boxes.
-
-        Args:
-            image: (H, W, 3) RGB.
-            patches: of the first pass.
-            boxes: (x0, y0, x1, y1) in pixels.
+        """Return the patches of an image (H, W, 3) RGB, searching also inside boxes (x0, y0, x1, y1) in pixels.
 
         Raises:
             CacheError: if a box does not overlap the image.
         """
-        height, width = image.shape[:2]
-        offset = len(descriptions(self.generator))
-        for box in boxes:
-            window = _clipped(box, height, width)
-            found = generate_in_window(self._detail, image, window, offset)
+        require_rgb(image)
+        patches = self.generator(image)
+        first_source = len(descriptions(self.generator))
+        given = [_clipped(box, patches.height, patches.width) for box in boxes]
+        for window in [*given, *self.windows(patches)]:
+            found = generate_in_window(self._detail, image, window, first_source)
             found = found.select(_is_whole(found, window) & (found.areas > 0))
             new = found.iou(patches).max(1, initial=0) <= self.duplicate_iou
             patches = Patches.concatenate([patches, found.select(new)])

@@ -90,12 +90,8 @@ class Sam2Generator:
 
     def describe(self) -> dict[str, Any]:
         """Return everything that determines the patches."""
-        return {
-            "name": "sam2",
-            "model_type": self.model_type,
-            "weights_sha256": self.weights_sha256,
-            **asdict(self.parameters),
-        }
+        model = {"model_type": self.model_type, "weights_sha256": self.weights_sha256}
+        return {"name": "sam2", **model, **asdict(self.parameters)}
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> Patches:

@@ -185,8 +185,6 @@ def _merge_neighbours(
 
 def _resize_nearest(labels: IntArray, height: int, width: int) -> IntArray:
     """Resize a label map by nearest neighbour."""
-    if labels.shape == (height, width):
-        return labels
     rows = (np.arange(height) + 0.5) * labels.shape[0] / height
     columns = (np.arange(width) + 0.5) * labels.shape[1] / width
     return labels[rows.astype(np.int64)[:, None], columns.astype(np.int64)]

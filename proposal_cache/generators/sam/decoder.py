@@ -91,13 +91,12 @@ class PromptDecoder:
         self.decode = torch.compile(self.decode)  # type: ignore[method-assign]
         self._upscale = torch.compile(self._upscale)  # type: ignore[method-assign]
 
-    def tables(self, image_embedding: Tensor, mask_size: tuple[int, int] | None = None) -> ImageTables:
+    def tables(self, image_embedding: Tensor, mask_size: tuple[int, int]) -> ImageTables:
         """Compute everything that depends on the image alone.
 
         Args:
             image_embedding: (1, C, H, W) output of the image encoder.
-            mask_size: (height, width), multiples of 4, to which mask logits are computed, because the rest is padding;
-                None for all.
+            mask_size: (height, width), multiples of 4, to which mask logits are computed, because the rest is padding.
         """
         transformer = self.decoder.transformer
         heads = transformer.num_heads
@@ -116,8 +115,7 @@ class PromptDecoder:
         attention = transformer.final_attn_token_to_image
         convolution = self.decoder.output_upscaling[0]
         matrix = _pixel_matrix(convolution)
-        height, width = mask_size or self.mask_size
-        window = (height // 4, width // 4)
+        window = (mask_size[0] // 4, mask_size[1] // 4)
         shared = tokens.shared.unflatten(0, self.grid_size)[: window[0], : window[1]].flatten(0, 1)
         return ImageTables(
             initial=ImageTokens(torch.ones_like(image[:, 0])[None, None], []),

@@ -138,13 +138,8 @@ class SamGenerator:
 
     def describe(self) -> dict[str, Any]:
         """Return everything that determines the patches, for the cache's manifest."""
-        return {
-            "name": "sam",
-            "model_type": self.model_type,
-            "weights_sha256": self.weights_sha256,
-            "dtype": self.dtype,
-            **asdict(self.parameters),
-        }
+        model = {"model_type": self.model_type, "weights_sha256": self.weights_sha256, "dtype": self.dtype}
+        return {"name": "sam", **model, **asdict(self.parameters)}
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
         """Return the patches of an image (H, W, 3) uint8 RGB, by crop, then by descending predicted IoU."""

