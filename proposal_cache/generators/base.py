@@ -55,8 +55,5 @@ def require_rgb(image: NDArray[Any]) -> None:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file of weights, as hexadecimal digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,6 @@
-"""Generation on equal crops of wide images, such as street scenes."""
+"""Generation on crops of an image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -8,10 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from proposal_cache import rle
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import Generator, descriptions, require_rgb
-from proposal_cache.generators.windows import Box, generate_in_window, with_source
 from proposal_cache.patches import Patches
+
+Box = tuple[int, int, int, int]
+
+
+def cuts(length: int, parts: int) -> list[int]:
+    """Return the borders of at most `parts` equal intervals of pixels, each with at least one."""
+    return np.unique(np.linspace(0, length, parts + 1).round().astype(int)).tolist()
 
 
 def crop_boxes(height: int, width: int, count: int) -> list[Box]:
@@ -22,14 +29,32 @@ def crop_boxes(height: int, width: int, count: int) -> list[Box]:
     >>> crop_boxes(height=1024, width=2048, count=2)
     [(0, 0, 1024, 1024), (1024, 0, 2048, 1024)]
     """
-    long_side = max(height, width)
-    cuts = np.unique(np.linspace(0, long_side, count + 1).round().astype(int)).tolist()
-    return [(a, 0, b, height) if width >= height else (0, a, width, b) for a, b in pairwise(cuts)]
+    intervals = pairwise(cuts(max(height, width), count))
+    return [(a, 0, b, height) if width >= height else (0, a, width, b) for a, b in intervals]
+
+
+def generate_in_window(generator: Generator, image: NDArray[np.uint8], box: Box, first_source: int) -> Patches:
+    """Run a generator on the window (x0, y0, x1, y1) of an image.
+
+    Returns:
+        Patches of the image's size, with `first_source` added to their `source`.
+    """
+    x0, y0, x1, y1 = box
+    part = generator(np.ascontiguousarray(image[y0:y1, x0:x1]))
+    height, width = image.shape[:2]
+    return replace(
+        part,
+        height=height,
+        width=width,
+        rles=tuple(rle.paste(part.rles, part.height, part.width, x0, y0, height, width)),
+        boxes=part.boxes + np.where(part.areas[:, None] > 0, np.array([x0, y0, x0, y0], np.float32), 0),
+        source=part.source + np.uint8(first_source),
+    )
 
 
 @dataclass(frozen=True)
 class CropGenerator:
-    """Generator that runs another one on each of the `crop_boxes` of an image, and merges the patches.
+    """Generator that runs another one on equal crops of wide images, such as street scenes.
 
     Each crop is a separate source in the cache.
 
@@ -62,11 +87,10 @@ class CropGenerator:
         """Return the patches of an image (H, W, 3) RGB, ordered by crop."""
         require_rgb(image)
         sources = len(descriptions(self.generator))
-        parts = []
-        for crop, box in enumerate(crop_boxes(image.shape[0], image.shape[1], self.crops)):
-            part = generate_in_window(self.generator, image, box)
-            parts.append(with_source(part, part.source.astype(np.int64) + crop * sources))
-        patches = Patches.concatenate(parts)
+        boxes = crop_boxes(image.shape[0], image.shape[1], self.crops)
+        patches = Patches.concatenate(
+            [generate_in_window(self.generator, image, box, crop * sources) for crop, box in enumerate(boxes)]
+        )
         return patches.select(suppress_across(patches, patches.source // sources, self.box_nms_thresh))
 
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from proposal_cache import rle
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import Generator, descriptions, require_rgb
-from proposal_cache.generators.windows import Box, generate_in_window, with_source
+from proposal_cache.generators.crops import Box, cuts, generate_in_window
 from proposal_cache.patches import Patches
-
-_MIN_DISTANCE = 1  # pixels from the border of its window; a patch closer to it is considered truncated
 
 
 @dataclass(frozen=True)
@@ -56,64 +55,46 @@ class RefineGenerator:
                 f"grid {self.grid}, max_windows {self.max_windows}, margin {self.margin}: "
                 "grid and max_windows must be 1 or more, margin 0 or more"
             )
-        if len(self.describe()) > 256:
-            raise CacheError(
-                f"the generators have {len(self.describe())} sources in total; a cache supports at most 256"
-            )
+        sources = len(self.describe())
+        if sources > 256:
+            raise CacheError(f"the generators have {sources} sources in total; a cache supports at most 256")
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the descriptions of the generator's sources, then those of the second pass."""
-        names = ("grid", "small_area", "small_patches", "coverage", "margin", "max_windows", "duplicate_iou")
-        common = {"name": "refine", **{name: getattr(self, name) for name in (*names, "boxes_sha256")}}
-        first = descriptions(self.generator)
-        return [*first, *({**common, "generator": detail} for detail in descriptions(self._detail))]
+        options = {name: value for name, value in vars(self).items() if name not in ("generator", "detail")}
+        second = [{"name": "refine", **options, "generator": detail} for detail in descriptions(self._detail)]
+        return [*descriptions(self.generator), *second]
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
         """Return the patches of an image (H, W, 3) RGB; those of the first pass come first."""
         return self.generate_with_boxes(image, ())
 
     def generate_with_boxes(self, image: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> Patches:
-        """Return the patches of an image (H, W, 3) RGB, searching also inside boxes (x0, y0, x1, y1) in pixels."""
-        require_rgb(image)
-        patches = self.generator(image)
-        return self.refine(image, patches, [*boxes, *self.windows(patches)])
-
-    def refine(self, image: NDArray[np.uint8], patches: Patches, boxes: Sequence[Sequence[float]]) -> Patches:
-        """Return `patches` and those found inside boxes.
-
-        Args:
-            image: (H, W, 3) RGB.
-            patches: of the first pass.
-            boxes: (x0, y0, x1, y1) in pixels.
+        """Return the patches of an image (H, W, 3) RGB, searching also inside boxes (x0, y0, x1, y1) in pixels.
 
         Raises:
             CacheError: if a box does not overlap the image.
         """
-        height, width = image.shape[:2]
-        offset = len(descriptions(self.generator))
-        for box in boxes:
-            window = _clipped(box, height, width)
-            found = generate_in_window(self._detail, image, window)
-            whole = _is_whole(found, window, height, width)
-            found = found.select(whole & (found.areas > 0))
-            if len(patches) and len(found):
-                found = found.select(found.iou(patches).max(1) <= self.duplicate_iou)
-            patches = Patches.concatenate([patches, with_source(found, found.source.astype(np.int64) + offset)])
+        require_rgb(image)
+        patches = self.generator(image)
+        first_source = len(descriptions(self.generator))
+        given = [_clipped(box, patches.height, patches.width) for box in boxes]
+        for window in [*given, *self.windows(patches)]:
+            found = generate_in_window(self._detail, image, window, first_source)
+            found = found.select(_is_whole(found, window) & (found.areas > 0))
+            new = found.iou(patches).max(1, initial=0) <= self.duplicate_iou
+            patches = Patches.concatenate([patches, found.select(new)])
         return patches
 
     def windows(self, patches: Patches) -> list[Box]:
         """Return the windows to search again, highest priority first."""
         height, width = patches.height, patches.width
-        rows, columns = _cuts(height, self.grid), _cuts(width, self.grid)
-        covered = np.zeros((height, width), bool)
-        if len(patches):
-            union = Patches.from_rles(height, width, patches.union([range(len(patches))]))
-            covered = union.decode()[0]
+        covered = rle.decode(patches.union([range(len(patches))]), height, width)[0]
         centres = (patches.boxes[:, :2] + patches.boxes[:, 2:]) / 2
         centres = centres[patches.areas < self.small_area * height * width]
         ranked: list[tuple[float, Box]] = []
-        for y0, y1 in pairwise(rows):
-            for x0, x1 in pairwise(columns):
+        for y0, y1 in pairwise(cuts(height, self.grid)):
+            for x0, x1 in pairwise(cuts(width, self.grid)):
                 inside = (centres >= (x0, y0)).all(1) & (centres < (x1, y1)).all(1)
                 share = float(covered[y0:y1, x0:x1].mean())
                 if inside.sum() >= self.small_patches or share <= self.coverage:
@@ -128,10 +109,6 @@ class RefineGenerator:
         return self.detail or self.generator
 
 
-def _cuts(length: int, parts: int) -> list[int]:
-    return np.unique(np.linspace(0, length, parts + 1).round().astype(int)).tolist()
-
-
 def _clipped(box: Sequence[float], height: int, width: int) -> Box:
     x0, y0 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
     x1, y1 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
@@ -140,9 +117,9 @@ def _clipped(box: Sequence[float], height: int, width: int) -> Box:
     return x0, y0, x1, y1
 
 
-def _is_whole(patches: Patches, window: Box, height: int, width: int) -> NDArray[np.bool_]:
-    """Return which patches keep a distance from those borders of their window that are not the image's, (N,)."""
+def _is_whole(patches: Patches, window: Box) -> NDArray[np.bool_]:
+    """Return which patches do not touch a border of their window, except borders of the image, (N,)."""
     x0, y0, x1, y1 = window
-    low = np.array([x0 + _MIN_DISTANCE if x0 > 0 else 0, y0 + _MIN_DISTANCE if y0 > 0 else 0])
-    high = np.array([x1 - _MIN_DISTANCE if x1 < width else width, y1 - _MIN_DISTANCE if y1 < height else height])
+    low = (x0 + (x0 > 0), y0 + (y0 > 0))
+    high = (x1 - (x1 < patches.width), y1 - (y1 < patches.height))
     return (patches.boxes[:, :2] >= low).all(1) & (patches.boxes[:, 2:] <= high).all(1)

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from proposal_cache import rle
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import require_rgb, sha256_of
+from proposal_cache.generators.sam.checkpoint import CheckpointError, read_weights
 from proposal_cache.patches import Patches
 
 try:
@@ -71,28 +71,27 @@ class Sam2Generator:
         >>> Sam2Generator.from_checkpoint("sam2.1_hiera_large", "sam2.1_hiera_large.pt")  # doctest: +SKIP
 
         Raises:
-            CacheError: if the model type is unknown, or the file is missing, damaged or of another model type.
+            CheckpointError: if the model type is unknown, or the file is missing, damaged or of another model type.
         """
         if model_type not in CONFIGS:
-            raise CacheError(f"SAM2 has no model type {model_type!r}; choose one of {', '.join(CONFIGS)}")
+            raise CheckpointError(f"SAM2 has no model type '{model_type}'; choose one of {', '.join(CONFIGS)}")
         path = Path(checkpoint)
-        weights = _read(path, model_type)
+        content = read_weights(path, "SAM2", WEIGHTS_PAGE)
+        weights = content.get("model") if isinstance(content, dict) else None
+        if not isinstance(weights, dict):
+            raise CheckpointError(f"{path} is not a SAM2 checkpoint; the weights of {model_type} are at {WEIGHTS_PAGE}")
         model = build_sam2(CONFIGS[model_type], device="cpu")
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise CacheError(f"{path} does not match SAM2's {model_type}: {str(error)[:300]}") from error
-        search = Sam2Parameters(**parameters)
-        return cls(model.to(device), search, model_type=model_type, weights_sha256=sha256_of(path))
+            raise CheckpointError(f"{path} does not match SAM2's {model_type}: {str(error)[:300]}") from error
+        search, digest = Sam2Parameters(**parameters), sha256_of(path)
+        return cls(model.to(device), search, model_type=model_type, weights_sha256=digest)
 
     def describe(self) -> dict[str, Any]:
         """Return everything that determines the patches."""
-        return {
-            "name": "sam2",
-            "model_type": self.model_type,
-            "weights_sha256": self.weights_sha256,
-            **asdict(self.parameters),
-        }
+        model = {"model_type": self.model_type, "weights_sha256": self.weights_sha256}
+        return {"name": "sam2", **model, **asdict(self.parameters)}
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
@@ -106,16 +105,3 @@ class Sam2Generator:
             predicted_iou=[mask["predicted_iou"] for mask in found],
             stability_score=[mask["stability_score"] for mask in found],
         )
-
-
-def _read(path: Path, model_type: str) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise CacheError(f"no SAM2 checkpoint at {path}; the weights of {model_type} are at {WEIGHTS_PAGE}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        weights = content["model"]
-    except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{path} is not a SAM2 checkpoint, or damaged; download it from {WEIGHTS_PAGE}") from error
-    if not isinstance(weights, dict):
-        raise CacheError(f"{path} has a {type(weights).__name__} as weights; download it from {WEIGHTS_PAGE}")
-    return weights

@@ -31,31 +31,13 @@ def small_sam(*, image_size: int = 256, width: int = 32, heads: int = 2, seed: i
 
 def build_small_sam(*, image_size: int = 256, width: int = 32, heads: int = 2) -> Sam:
     """Build a model like `segment_anything.sam_model_registry` does, with its default initialization."""
-    grid = image_size // 16
-    return Sam(
-        image_encoder=ImageEncoderViT(
-            depth=2,
-            embed_dim=width,
-            img_size=image_size,
-            num_heads=heads,
-            patch_size=16,
-            use_rel_pos=True,
-            global_attn_indexes=(1,),
-            window_size=7,
-            out_chans=256,
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=256,
-            image_embedding_size=(grid, grid),
-            input_image_size=(image_size, image_size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
-            transformer_dim=256,
-        ),
-    ).eval()
+    encoder = ImageEncoderViT(
+        image_size, embed_dim=width, depth=2, num_heads=heads, use_rel_pos=True, window_size=7, global_attn_indexes=(1,)
+    )
+    grid = (image_size // 16, image_size // 16)
+    prompt_encoder = PromptEncoder(256, grid, (image_size, image_size), mask_in_chans=16)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
+    return Sam(encoder, prompt_encoder, MaskDecoder(transformer_dim=256, transformer=transformer)).eval()
 
 
 def smooth_image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

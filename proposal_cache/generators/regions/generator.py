@@ -70,7 +70,8 @@ class RegionGenerator:
         require_rgb(image)
         height, width = image.shape[:2]
         small = self._reduce(image)
-        seeds = self._seeds(small)
+        labels = felzenszwalb(small, scale=self.seed_scale, sigma=self.seed_sigma, min_size=self.seed_min_size)
+        seeds = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
         tree = self._merge(region_graph(small, seeds))
         parts, groups = tree.patches(self.parts, self.duplicate_iou)
         _, rles = rle.encode_labels(_resize_nearest(parts[seeds], height, width))
@@ -84,10 +85,6 @@ class RegionGenerator:
             return image
         size = (max(1, int(width * factor)), max(1, int(height * factor)))
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-
-    def _seeds(self, image: NDArray[np.uint8]) -> IntArray:
-        labels = felzenszwalb(image, scale=self.seed_scale, sigma=self.seed_sigma, min_size=self.seed_min_size)
-        return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int64)
 
     def _merge(self, graph: RegionGraph) -> "RegionTree":
         """Merge neighbouring regions, most similar first, until none are left."""
@@ -122,10 +119,8 @@ class RegionGenerator:
         return RegionTree(regions[: leaves + len(children), 0], children)
 
     def _cost(self, one: Any, others: Any, borders: Any) -> NDArray[np.float64]:
-        smaller = np.minimum(one[..., 0], others[:, 0])
-        return (
-            dissimilarity(one, others, borders, self.colour, self.texture, self.contour) * smaller**self.size_exponent
-        )
+        weight = np.minimum(one[..., 0], others[:, 0]) ** self.size_exponent
+        return dissimilarity(one, others, borders, self.colour, self.texture, self.contour) * weight
 
 
 @dataclass(frozen=True)
@@ -167,7 +162,7 @@ class RegionTree:
             if largest_kept[region] <= duplicate_iou * self.areas[region]:
                 largest_kept[region] = self.areas[region]
                 groups.append(sorted(members[region]))
-        return part_of_leaf.astype(np.int64), groups
+        return part_of_leaf, groups
 
 
 def _merge_neighbours(
@@ -190,8 +185,6 @@ def _merge_neighbours(
 
 def _resize_nearest(labels: IntArray, height: int, width: int) -> IntArray:
     """Resize a label map by nearest neighbour."""
-    if labels.shape == (height, width):
-        return labels
     rows = (np.arange(height) + 0.5) * labels.shape[0] / height
     columns = (np.arange(width) + 0.5) * labels.shape[1] / width
     return labels[rows.astype(np.int64)[:, None], columns.astype(np.int64)]

@@ -86,7 +86,7 @@ def _regions(labels: IntArray, lab: NDArray[np.float32], direction: NDArray[np.i
     flat = labels.ravel()
     columns = [np.bincount(flat, minlength=count)[:, None]]
     columns += [np.bincount(flat, channel.ravel(), count)[:, None] for channel in lab]
-    scaled = [lab[0] / 100, (lab[1] + _AB_LIMIT) / (2 * _AB_LIMIT), (lab[2] + _AB_LIMIT) / (2 * _AB_LIMIT)]
+    scaled = [lab[0] / 100, *((lab[1:] + _AB_LIMIT) / (2 * _AB_LIMIT))]
     binned = [np.clip(values * (_BINS - 1), 0, _BINS - 2).astype(np.int64) for values in scaled]
     for bins in [*binned, direction]:
         counts = np.bincount(flat * _BINS + bins.ravel(), minlength=count * _BINS)

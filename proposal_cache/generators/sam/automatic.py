@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from segment_anything.modeling import Sam
+from torchvision.ops import box_convert
 
 from proposal_cache import rle
 from proposal_cache.generators.sam.generator import SamGenerator, SamParameters
@@ -91,15 +92,17 @@ class SamAutomaticMaskGenerator:
         masks = self._generator.search(image, self.point_grids)
         height, width = image.shape[:2]
         areas = rle.area(masks.counts, height, width)
+        boxes = box_convert(masks.scores.boxes, "xyxy", "xywh").tolist()
+        crop_boxes = box_convert(masks.crop_boxes, "xyxy", "xywh").tolist()
         return [
             {
                 "segmentation": self._segmentation(counts, height, width),
                 "area": int(areas[i]),
-                "bbox": _to_xywh(masks.scores.boxes[i].tolist()),
+                "bbox": boxes[i],
                 "predicted_iou": masks.scores.predicted_iou[i].item(),
                 "point_coords": [masks.points[i].tolist()],
                 "stability_score": masks.scores.stability[i].item(),
-                "crop_box": _to_xywh(masks.crop_boxes[i].tolist()),
+                "crop_box": crop_boxes[i],
             }
             for i, counts in enumerate(masks.counts)
         ]
@@ -111,8 +114,3 @@ class SamAutomaticMaskGenerator:
             return rle.decode([counts], height, width)[0]
         ends = rle.decode_runs([counts], height, width).ends
         return {"size": [height, width], "counts": np.diff(ends, prepend=0).tolist()}
-
-
-def _to_xywh(box: list[int]) -> list[int]:
-    x0, y0, x1, y1 = box
-    return [x0, y0, x1 - x0, y1 - y0]

@@ -1,8 +1,9 @@
-"""Loading of SAM checkpoints, with specific errors."""
+"""Loading of SAM and SAM 2 checkpoints, with specific errors."""
 
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from segment_anything import sam_model_registry
@@ -13,7 +14,6 @@ from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import sha256_of
 
 ENCODER_WIDTHS = {"vit_h": 1280, "vit_l": 1024, "vit_b": 768}
-MODEL_TYPES = tuple(ENCODER_WIDTHS)
 WEIGHTS_PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
 
 
@@ -32,17 +32,17 @@ def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
         CheckpointError: if the file is missing, damaged or of another model type; the message names that type.
     """
     path = Path(checkpoint)
-    if model_type not in MODEL_TYPES:
-        raise CheckpointError(f"SAM has no model type '{model_type}'; choose one of {', '.join(MODEL_TYPES)}")
-    if not path.is_file():
-        raise CheckpointError(f"no SAM checkpoint at {path}; the weights of {model_type} are at {WEIGHTS_PAGE}")
-    weights = _read(path)
-    found = _type_of(weights)
+    if model_type not in ENCODER_WIDTHS:
+        raise CheckpointError(f"SAM has no model type '{model_type}'; choose one of {', '.join(ENCODER_WIDTHS)}")
+    weights = read_weights(path, "SAM", WEIGHTS_PAGE)
+    position = weights.get("image_encoder.pos_embed") if isinstance(weights, dict) else None
+    width = position.shape[-1] if isinstance(position, Tensor) and position.ndim == 4 else None
+    found = next((name for name, its_width in ENCODER_WIDTHS.items() if its_width == width), None)
     if found is None:
         raise CheckpointError(f"{path} is not a SAM checkpoint; the weights of {model_type} are at {WEIGHTS_PAGE}")
     if found != model_type:
         raise CheckpointError(f"{path} is a checkpoint of {found}, not {model_type}: use model type {found}")
-    sam = sam_model_registry[model_type](checkpoint=None)
+    sam = sam_model_registry[model_type]()
     try:
         sam.load_state_dict(weights)
     except RuntimeError as error:
@@ -50,21 +50,21 @@ def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
     return sam, sha256_of(path)
 
 
-def _read(path: Path) -> object:
+def read_weights(path: Path, model: str, page: str) -> Any:
+    """Read a checkpoint of a model, SAM or SAM2, without executing code in it.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged; the message contains `page`, the address of the weights.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no {model} checkpoint at {path}; the weights are at {page}")
     if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty; download it again from {WEIGHTS_PAGE}")
+        raise CheckpointError(f"{path} is empty; download it again from {page}")
     mapped = zipfile.is_zipfile(path)  # PyTorch's older format does not support mmap
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path} is not a checkpoint, or damaged ({reason}); download it again from {WEIGHTS_PAGE}"
+            f"{path} is not a {model} checkpoint, or damaged ({reason}); download it again from {page}"
         ) from None
-
-
-def _type_of(weights: object) -> str | None:
-    """Return the model type with this width of the image encoder."""
-    position = weights.get("image_encoder.pos_embed") if isinstance(weights, dict) else None
-    width = position.shape[-1] if isinstance(position, Tensor) and position.ndim == 4 else None
-    return next((name for name, its_width in ENCODER_WIDTHS.items() if its_width == width), None)

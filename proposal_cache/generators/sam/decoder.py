@@ -66,17 +66,11 @@ class PromptDecoder:
     def __init__(self, sam: Sam) -> None:
         self.prompt_encoder = sam.prompt_encoder
         self.decoder = sam.mask_decoder
+        self.masks_per_prompt: int = sam.mask_decoder.num_multimask_outputs
+        """Masks of a point: whole, part and subpart."""
         self.grid_size: tuple[int, int] = sam.prompt_encoder.image_embedding_size
-
-    @property
-    def masks_per_prompt(self) -> int:
-        """Number of masks per point: whole, part and subpart."""
-        return int(self.decoder.num_multimask_outputs)
-
-    @property
-    def mask_size(self) -> tuple[int, int]:
+        self.mask_size = (4 * self.grid_size[0], 4 * self.grid_size[1])
         """(height, width) of the mask logits of the whole grid of image tokens."""
-        return 4 * self.grid_size[0], 4 * self.grid_size[1]
 
     @property
     def bytes_per_prompt(self) -> int:
@@ -97,19 +91,18 @@ class PromptDecoder:
         self.decode = torch.compile(self.decode)  # type: ignore[method-assign]
         self._upscale = torch.compile(self._upscale)  # type: ignore[method-assign]
 
-    def tables(self, image_embedding: Tensor, mask_size: tuple[int, int] | None = None) -> ImageTables:
+    def tables(self, image_embedding: Tensor, mask_size: tuple[int, int]) -> ImageTables:
         """Compute everything that depends on the image alone.
 
         Args:
             image_embedding: (1, C, H, W) output of the image encoder.
-            mask_size: (height, width), multiples of 4, to which mask logits are computed, because the rest is padding;
-                None for all.
+            mask_size: (height, width), multiples of 4, to which mask logits are computed, because the rest is padding.
         """
         transformer = self.decoder.transformer
         heads = transformer.num_heads
         image = (image_embedding + self.prompt_encoder.no_mask_embed.weight[..., None, None])[0].flatten(1).T
         position = self.prompt_encoder.get_dense_pe()[0].flatten(1).T
-        tokens = SharedTokens.of(image)
+        tokens = SharedTokens(image, torch.zeros_like(image[0]), [])
         layers = []
         for layer in transformer.layers:
             to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
@@ -122,11 +115,10 @@ class PromptDecoder:
         attention = transformer.final_attn_token_to_image
         convolution = self.decoder.output_upscaling[0]
         matrix = _pixel_matrix(convolution)
-        height, width = mask_size or self.mask_size
-        window = (height // 4, width // 4)
+        window = (mask_size[0] // 4, mask_size[1] // 4)
         shared = tokens.shared.unflatten(0, self.grid_size)[: window[0], : window[1]].flatten(0, 1)
         return ImageTables(
-            initial=ImageTokens.initial(image),
+            initial=ImageTokens(torch.ones_like(image[:, 0])[None, None], []),
             layers=layers,
             final_keys=ScoreTable.of(tokens, position, attention.k_proj, heads),
             final_values=ValueTable.of(tokens, attention.v_proj, heads),
@@ -180,7 +172,7 @@ class PromptDecoder:
     def _all_masks(self, tables: ImageTables, prompts: DecodedPrompts, index: Tensor | slice) -> Tensor:
         """Compute the mask logits (b, 3, h, w) of some prompts."""
         height, width = tables.window
-        image = prompts.image.select(index).crop(self.grid_size, tables.window)
+        image = prompts.image.select(index, self.grid_size, tables.window)
         logits = self._upscale(image, prompts.mask_weights[index], tables.pixels, tables.pixel_constant)
         # Axes: (row, column) of the token, of the pixel in its 2x2 block, and of the pixel in that pixel's block.
         logits = logits.unflatten(-1, (height, width, 2, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5, 7)

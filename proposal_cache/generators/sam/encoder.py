@@ -8,7 +8,7 @@ time.
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
+from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor
 
 FLOAT_BYTES = 4
@@ -29,13 +29,12 @@ def encode_image(encoder: ImageEncoderViT, image: Tensor, memory_budget: int) ->
     if encoder.pos_embed is not None:
         x = x + encoder.pos_embed
     for block in encoder.blocks:
-        x = block(x) if block.window_size > 0 else _global_block(block, x, memory_budget)
+        if block.window_size > 0:
+            x = block(x)
+        else:
+            x = x + _global_attention(block.attn, block.norm1(x), memory_budget)
+            x = x + block.mlp(block.norm2(x))
     return encoder.neck(x.permute(0, 3, 1, 2))
-
-
-def _global_block(block: Block, x: Tensor, memory_budget: int) -> Tensor:
-    x = x + _global_attention(block.attn, block.norm1(x), memory_budget)
-    return x + block.mlp(block.norm2(x))
 
 
 def _global_attention(attention: Attention, x: Tensor, memory_budget: int) -> Tensor:

@@ -34,58 +34,12 @@ from proposal_cache.generators.sam.checkpoint import load_sam
 from proposal_cache.generators.sam.decoder import PromptDecoder
 from proposal_cache.generators.sam.encoder import encode_image
 from proposal_cache.generators.sam.masks import MaskUpsampler
-from proposal_cache.generators.sam.search import Candidates, CropSearch, Thresholds, suppress
+from proposal_cache.generators.sam.search import Candidates, CropSearch, SamParameters, suppress
 from proposal_cache.patches import Patches
 
 CPU_MEMORY_BUDGET = 32 << 20  # about the size of a CPU cache; larger batches are slower
 GPU_MEMORY_BUDGET = 1 << 30
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class SamParameters:
-    """Parameters of `segment_anything.SamAutomaticMaskGenerator`; some defaults differ.
-
-    Attributes:
-        points_per_side: the image is prompted with points_per_side² points.
-        pred_iou_thresh: minimum predicted IoU; 0 keeps all masks.
-        stability_score_thresh: minimum stability score; 0 keeps all masks.
-        stability_score_offset: added to and subtracted from the logit threshold to compute the stability score.
-        box_nms_thresh: box IoU above which the mask with the lower predicted IoU is dropped.
-        crop_n_layers: number of layers of crops that are searched in addition to the image; layer i has (2^i)² crops.
-        crop_nms_thresh: as `box_nms_thresh`, between crops; masks of smaller crops are kept.
-        crop_overlap_ratio: overlap of the crops of the first layer, relative to the image's short side.
-        crop_n_points_downscale_factor: in layer i, `points_per_side` is divided by this to the power of i.
-        min_mask_region_area: holes and islands with fewer pixels are removed from the masks, then duplicates are
-            removed; 0 to disable.
-    """
-
-    points_per_side: int = 48
-    pred_iou_thresh: float = 0.8
-    stability_score_thresh: float = 0.9
-    stability_score_offset: float = 1.0
-    box_nms_thresh: float = 0.7
-    crop_n_layers: int = 0
-    crop_nms_thresh: float = 0.7
-    crop_overlap_ratio: float = 512 / 1500
-    crop_n_points_downscale_factor: int = 1
-    min_mask_region_area: int = 0
-
-    def __post_init__(self) -> None:
-        if self.points_per_side < 1:
-            raise ValueError(f"points_per_side is {self.points_per_side}, must be at least 1")
-        if self.stability_score_offset < 0:
-            raise ValueError(f"stability_score_offset is {self.stability_score_offset}, must not be negative")
-        layers, factor = self.crop_n_layers, self.crop_n_points_downscale_factor
-        if layers < 0 or factor < 1:
-            raise ValueError(
-                f"crop_n_layers is {layers}, crop_n_points_downscale_factor {factor}; must be at least 0 and 1"
-            )
-        if self.points_per_side < factor**layers:
-            raise ValueError(
-                f"no points for the smallest crops: points_per_side {self.points_per_side} / {factor}^{layers}; "
-                "use more points, fewer layers, or a smaller crop_n_points_downscale_factor"
-            )
 
 
 @dataclass(frozen=True)
@@ -184,13 +138,8 @@ class SamGenerator:
 
     def describe(self) -> dict[str, Any]:
         """Return everything that determines the patches, for the cache's manifest."""
-        return {
-            "name": "sam",
-            "model_type": self.model_type,
-            "weights_sha256": self.weights_sha256,
-            "dtype": self.dtype,
-            **asdict(self.parameters),
-        }
+        model = {"model_type": self.model_type, "weights_sha256": self.weights_sha256, "dtype": self.dtype}
+        return {"name": "sam", **model, **asdict(self.parameters)}
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
         """Return the patches of an image (H, W, 3) uint8 RGB, by crop, then by descending predicted IoU."""
@@ -208,9 +157,7 @@ class SamGenerator:
     def search(self, image: NDArray[np.uint8], point_grids: Sequence[NDArray[np.float64]] | None = None) -> FoundMasks:
         """Return the masks of an image (H, W, 3) uint8 RGB with their prompts and crops.
 
-        Args:
-            image: RGB.
-            point_grids: prompts per layer of crops, (P, 2) XY relative to the crop; None for regular grids.
+        `point_grids` has the prompts of each layer of crops, (P, 2) XY relative to the crop; None for regular grids.
         """
         require_rgb(image)
         parameters, (height, width) = self.parameters, image.shape[:2]
@@ -250,23 +197,18 @@ class SamGenerator:
         search = CropSearch(
             self.decoder,
             self.decoder.tables(self._embed(resized), upsampler.logits_size),
-            torch.as_tensor(resize.apply_coords(points, size), device=self.sam.device),
             upsampler,
-            crop_box=crop_box,
+            torch.as_tensor(resize.apply_coords(points, size), device=self.sam.device),
+            crop_box,
             image_size=(image.shape[0], image.shape[1]),
-            thresholds=Thresholds(
-                predicted_iou=self.parameters.pred_iou_thresh,
-                stability=self.parameters.stability_score_thresh,
-                stability_offset=self.parameters.stability_score_offset,
-                box_nms=self.parameters.box_nms_thresh,
-            ),
+            parameters=self.parameters,
             batch=max(1, self.memory_budget // self.decoder.bytes_per_prompt),
         )
         scores, counts = search.run()
         prompts = torch.as_tensor(points)[scores.index // self.decoder.masks_per_prompt]
         return FoundMasks(
             counts,
-            scores.shift(left, top),
+            replace(scores, boxes=scores.boxes + torch.tensor([left, top, left, top])),
             prompts + torch.tensor([left, top]),
             torch.tensor(crop_box).expand(len(counts), 4),
         )

@@ -13,13 +13,49 @@ from proposal_cache.generators.sam.masks import MaskUpsampler
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """Filter thresholds of a crop; see `SamParameters`."""
+class SamParameters:
+    """Parameters of `segment_anything.SamAutomaticMaskGenerator`; some defaults differ.
 
-    predicted_iou: float
-    stability: float
-    stability_offset: float
-    box_nms: float
+    Attributes:
+        points_per_side: the image is prompted with points_per_side² points.
+        pred_iou_thresh: minimum predicted IoU; 0 keeps all masks.
+        stability_score_thresh: minimum stability score; 0 keeps all masks.
+        stability_score_offset: added to and subtracted from the logit threshold to compute the stability score.
+        box_nms_thresh: box IoU above which the mask with the lower predicted IoU is dropped.
+        crop_n_layers: number of layers of crops that are searched in addition to the image; layer i has (2^i)² crops.
+        crop_nms_thresh: as `box_nms_thresh`, between crops; masks of smaller crops are kept.
+        crop_overlap_ratio: overlap of the crops of the first layer, relative to the image's short side.
+        crop_n_points_downscale_factor: in layer i, `points_per_side` is divided by this to the power of i.
+        min_mask_region_area: holes and islands with fewer pixels are removed from the masks, then duplicates are
+            removed; 0 to disable.
+    """
+
+    points_per_side: int = 48
+    pred_iou_thresh: float = 0.8
+    stability_score_thresh: float = 0.9
+    stability_score_offset: float = 1.0
+    box_nms_thresh: float = 0.7
+    crop_n_layers: int = 0
+    crop_nms_thresh: float = 0.7
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 1
+    min_mask_region_area: int = 0
+
+    def __post_init__(self) -> None:
+        if self.points_per_side < 1:
+            raise ValueError(f"points_per_side is {self.points_per_side}, must be at least 1")
+        if self.stability_score_offset < 0:
+            raise ValueError(f"stability_score_offset is {self.stability_score_offset}, must not be negative")
+        layers, factor = self.crop_n_layers, self.crop_n_points_downscale_factor
+        if layers < 0 or factor < 1:
+            raise ValueError(
+                f"crop_n_layers is {layers}, crop_n_points_downscale_factor {factor}; must be at least 0 and 1"
+            )
+        if self.points_per_side < factor**layers:
+            raise ValueError(
+                f"no points for the smallest crops: points_per_side {self.points_per_side} / {factor}^{layers}; "
+                "use more points, fewer layers, or a smaller crop_n_points_downscale_factor"
+            )
 
 
 @dataclass(frozen=True)
@@ -39,63 +75,33 @@ class Candidates:
         return len(self.index)
 
     def select(self, index: Tensor) -> "Candidates":
-        return Candidates(self.index[index], self.predicted_iou[index], self.stability[index], self.boxes[index])
-
-    def shift(self, x: int, y: int) -> "Candidates":
-        """Add (x, y) to the boxes."""
-        return Candidates(self.index, self.predicted_iou, self.stability, self.boxes + torch.tensor([x, y, x, y]))
-
-    @staticmethod
-    def empty() -> "Candidates":
-        return Candidates(
-            torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0), torch.zeros((0, 4), dtype=torch.int64)
-        )
+        return Candidates(*(column[index] for column in vars(self).values()))
 
     @staticmethod
     def concatenate(parts: Sequence["Candidates"]) -> "Candidates":
-        parts = [Candidates.empty(), *parts]
-        return Candidates(
-            torch.cat([part.index for part in parts]),
-            torch.cat([part.predicted_iou for part in parts]),
-            torch.cat([part.stability for part in parts]),
-            torch.cat([part.boxes for part in parts]),
-        )
+        """Concatenate one part or more, in order."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return Candidates(*(torch.cat(column) for column in columns))
 
 
+@dataclass(frozen=True)
 class CropSearch:
-    """Mask search in one crop.
+    """Mask search in one crop."""
 
-    Args:
-        decoder: of the model.
-        tables: of the crop's embedding.
-        points: (n, 2) prompts, XY in pixels of the encoder's input.
-        upsampler: of the crop's masks.
-        crop_box: XYXY of the crop in the image.
-        image_size: (height, width) of the image.
-        thresholds: of the filters.
-        batch: number of prompts decoded at once.
-    """
-
-    def __init__(
-        self,
-        decoder: PromptDecoder,
-        tables: ImageTables,
-        points: Tensor,
-        upsampler: MaskUpsampler,
-        *,
-        crop_box: Sequence[int],
-        image_size: tuple[int, int],
-        thresholds: Thresholds,
-        batch: int,
-    ) -> None:
-        self.decoder = decoder
-        self.tables = tables
-        self.points = points
-        self.upsampler = upsampler
-        self.crop_box = list(crop_box)
-        self.image_size = image_size
-        self.thresholds = thresholds
-        self.batch = batch
+    decoder: PromptDecoder
+    tables: ImageTables
+    """Of the crop's embedding."""
+    upsampler: MaskUpsampler
+    """Of the crop's masks."""
+    points: Tensor
+    """(n, 2) prompts, XY in pixels of the encoder's input."""
+    crop_box: list[int]
+    """XYXY of the crop in the image."""
+    image_size: tuple[int, int]
+    """(height, width) of the image."""
+    parameters: SamParameters
+    batch: int
+    """Number of prompts decoded at once."""
 
     def run(self) -> tuple[Candidates, list[bytes]]:
         """Return the masks that pass filters and non-maximum suppression, best first, and their compressed counts.
@@ -104,51 +110,45 @@ class CropSearch:
         each batch: the masks kept so far are encoded immediately. If a later mask suppresses one of them, masks that
         it had suppressed may become valid again; these few are decoded a second time at the end.
         """
-        found: list[Candidates] = []
-        best = Candidates.empty()
-        best_counts: list[bytes] = []
+        none = torch.zeros(0)
+        best = Candidates(none.long(), none, none, none.reshape(0, 4).long())
+        found = [best]
+        counts: dict[int, bytes] = {}  # of the best
         for prompts in torch.arange(len(self.points)).split(self.batch):
             new, logits = self._candidates(prompts)
             found.append(new)
             merged = Candidates.concatenate([best, new])
             kept = self._suppress(merged)
-            new_kept = kept[kept >= len(best)] - len(best)
-            new_counts = dict(zip(new_kept.tolist(), self._encode(logits[new_kept]), strict=True))
-            best_counts = [best_counts[i] if i < len(best) else new_counts[i - len(best)] for i in kept.tolist()]
+            added = kept[kept >= len(best)] - len(best)
+            counts |= zip(new.index[added].tolist(), self._encode(logits[added]), strict=True)
             best = merged.select(kept)
+            counts = {i: counts[i] for i in best.index.tolist()}
         candidates = Candidates.concatenate(found)
         result = candidates.select(self._suppress(candidates))
-        counts = dict(zip(best.index.tolist(), best_counts, strict=True))
         missing = [i for i in result.index.tolist() if i not in counts]
-        counts |= self._decode_again(missing) if missing else {}
+        if missing:
+            counts |= self._decode_again(missing)
         return result, [counts[i] for i in result.index.tolist()]
 
     def _candidates(self, prompts: Tensor) -> tuple[Candidates, Tensor]:
         """Return the masks of prompts (indices into `points`) that pass the filters, and their logits (n, h, w)."""
-        limits = self.thresholds
+        parameters = self.parameters
         decoded = self.decoder.decode(self.tables, self.points[prompts])
-        keep = decoded.predicted_iou > limits.predicted_iou if limits.predicted_iou > 0 else _all(decoded.predicted_iou)
+        keep = (decoded.predicted_iou > parameters.pred_iou_thresh) | (parameters.pred_iou_thresh <= 0)
         logits = self.decoder.mask_logits(self.tables, decoded, keep)
-        scores = self.upsampler.score(logits, limits.stability_offset)
-        good = scores.stability >= limits.stability if limits.stability > 0 else _all(scores.stability)
+        stability, boxes = self.upsampler.score(logits, parameters.stability_score_offset)
+        good = (stability >= parameters.stability_score_thresh) | (parameters.stability_score_thresh <= 0)
         height, width = self.image_size
-        good &= ~is_box_near_crop_edge(scores.boxes, self.crop_box, [0, 0, width, height])
+        good &= ~is_box_near_crop_edge(boxes, self.crop_box, [0, 0, width, height])
         index = prompts[:, None] * keep.shape[1] + torch.arange(keep.shape[1])
-        on_cpu = good.cpu()
-        candidates = Candidates(
-            index[keep.cpu()][on_cpu],
-            decoded.predicted_iou[keep].cpu()[on_cpu],
-            scores.stability.cpu()[on_cpu],
-            scores.boxes.cpu()[on_cpu],
-        )
-        return candidates, logits[good]
+        columns = (index[keep.cpu()], decoded.predicted_iou[keep].cpu(), stability.cpu(), boxes.cpu())
+        return Candidates(*columns).select(good.cpu()), logits[good]
 
     def _suppress(self, masks: Candidates) -> Tensor:
-        return suppress(masks.boxes, masks.predicted_iou, self.thresholds.box_nms)
+        return suppress(masks.boxes, masks.predicted_iou, self.parameters.box_nms_thresh)
 
     def _encode(self, logits: Tensor) -> list[bytes]:
-        height, width = self.image_size
-        return self.upsampler.encode(logits, (self.crop_box[0], self.crop_box[1]), (height, width))
+        return self.upsampler.encode(logits, (self.crop_box[0], self.crop_box[1]), self.image_size)
 
     def _decode_again(self, indices: Sequence[int]) -> dict[int, bytes]:
         """Return the compressed counts of masks by index."""
@@ -167,7 +167,3 @@ class CropSearch:
 def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Return the indices kept by non-maximum suppression, highest score first, as segment_anything computes it."""
     return batched_nms(boxes.float(), scores, torch.zeros(len(boxes)), threshold)
-
-
-def _all(values: Tensor) -> Tensor:
-    return torch.ones_like(values, dtype=torch.bool)

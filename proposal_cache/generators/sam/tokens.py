@@ -31,11 +31,6 @@ class SharedTokens:
     value_maps: list[Tensor]
     """Per layer (h, c + 1, C): linear map from the c channels of a value, and a constant one, to the value."""
 
-    @staticmethod
-    def of(image: Tensor) -> "SharedTokens":
-        """Return the image tokens (N, C) before the first layer."""
-        return SharedTokens(image, torch.zeros_like(image[0]), [])
-
     def add(self, attention: Attention) -> "SharedTokens":
         """Return the tokens after attention to a prompt's tokens, before the norm, with the mean over channels removed.
 
@@ -126,17 +121,12 @@ class Update:
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """Image tokens of B prompts."""
+    """Image tokens of B prompts; before the first layer they have scale 1 and no updates."""
 
     scale: Tensor
     """(B, 1, N)."""
     updates: list[Update]
     """One per previous layer."""
-
-    @staticmethod
-    def initial(image: Tensor) -> "ImageTokens":
-        """Return the tokens (N, C) before the first layer, for any number of prompts."""
-        return ImageTokens(torch.ones_like(image[:, 0])[None, None], [])
 
     def scores(self, tokens: Tensor, table: ScoreTable) -> Tensor:
         """Return attention scores (B, h, T, N) of prompt tokens (B, h, T, c) with the image tokens, scaled."""
@@ -186,19 +176,15 @@ class ImageTokens:
             [Update(part.weights.mul_(scale), part.values * table.norm.weight, part.channels) for part in parts],
         )
 
-    def select(self, index: Tensor | slice) -> "ImageTokens":
-        """Return the tokens of some of the prompts."""
-        updates = [Update(u.weights[index], u.values[index], u.channels[index]) for u in self.updates]
-        return ImageTokens(self.scale[index], updates)
-
-    def crop(self, grid: tuple[int, int], window: tuple[int, int]) -> "ImageTokens":
-        """Return the first (rows, columns) of a grid of tokens."""
+    def select(self, index: Tensor | slice, grid: tuple[int, int], window: tuple[int, int]) -> "ImageTokens":
+        """Return the tokens of some of the prompts, and of these the first (rows, columns) of the grid."""
         rows, columns = window
 
         def crop(x: Tensor) -> Tensor:
-            return x.unflatten(2, grid)[:, :, :rows, :columns].flatten(2)
+            return x[index].unflatten(2, grid)[:, :, :rows, :columns].flatten(2)
 
-        return ImageTokens(crop(self.scale), [Update(crop(u.weights), u.values, u.channels) for u in self.updates])
+        updates = [Update(crop(u.weights), u.values[index], u.channels[index]) for u in self.updates]
+        return ImageTokens(crop(self.scale), updates)
 
     def project(self, shared: Tensor, matrix: Tensor, constant: Tensor) -> Tensor:
         """Evaluate the image tokens times a matrix, (B, N, D).

@@ -39,7 +39,6 @@ def picture(height: int, width: int, *spots: tuple[int, int, int, int]) -> np.nd
 
 
 def test_crop_boxes() -> None:
-    assert crop_boxes(1024, 2048, 2) == [(0, 0, 1024, 1024), (1024, 0, 2048, 1024)]
     assert crop_boxes(9, 4, 2) == [(0, 0, 4, 4), (0, 4, 4, 9)]
     assert crop_boxes(1, 1, 3) == [(0, 0, 1, 1)]
 
@@ -65,29 +64,18 @@ def test_crops_description_per_source(tmp_path: Any) -> None:
     assert PatchCache(tmp_path / "cache")["a"].source.tolist() == [5]
 
 
-@dataclass
-class Everything:
-    """Return the whole crop as one patch, with its first pixel as predicted IoU."""
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "everything"}
-
-    def __call__(self, image: np.ndarray) -> Patches:
-        return Patches.from_masks(np.ones((1, *image.shape[:2]), bool), predicted_iou=[image[0, 0, 0] / 255])
-
-
 def test_box_nms_between_groups() -> None:
-    twins = np.zeros((1, 8, 8), bool)
+    twins = np.zeros((2, 8, 8), bool)
     twins[:, 2:5, 2:5] = True
-    one = Patches.from_masks(np.concatenate([twins, twins]), predicted_iou=[0.5, 0.9])
-    assert suppress_across(one, np.array([0, 0]), 0.7).tolist() == [0, 1]
-    assert suppress_across(one, np.array([0, 1]), 0.7).tolist() == [1]  # the better one
+    patches = Patches.from_masks(twins, predicted_iou=[0.5, 0.9])
+    assert suppress_across(patches, np.array([0, 0]), 0.7).tolist() == [0, 1]
+    assert suppress_across(patches, np.array([0, 1]), 0.7).tolist() == [1]  # the better one
     assert suppress_across(Patches.empty(3, 3), np.zeros(0, int), 0.7).tolist() == []
 
 
 def test_crops_rejects_too_many_sources() -> None:
     with pytest.raises(CacheError, match="from 1 to 128, not 129"):
-        CropGenerator(CropGenerator(Everything()), crops=129)
+        CropGenerator(CropGenerator(Spots()), crops=129)
 
 
 def test_paste() -> None:
@@ -109,8 +97,6 @@ def test_refine_finds_small_objects() -> None:
     patches = generator(image)
     assert patches.boxes.tolist() == [list(spot) for spot in spots]
     assert patches.source.tolist() == [0, 1, 1]
-    assert generator.describe()[1]["grid"] == 4
-    assert generator.describe()[1]["generator"] == Spots(smallest=2).describe()
 
 
 def test_refine_windows() -> None:
@@ -123,29 +109,30 @@ def test_refine_windows() -> None:
 
 
 def test_refine_skips_duplicates_and_truncated_patches() -> None:
-    image = picture(64, 64, (2, 2, 10, 10), (12, 30, 60, 34))
-    patches = Spots()(image)
-    generator = RefineGenerator(Spots(), detail=Spots(smallest=0))
-    again = generator.refine(image, patches, [(0, 0, 32, 40)])  # contains the square, truncates the bar
-    assert again.rles == patches.rles
-    assert generator.refine(image, Patches.empty(64, 64), [(0, 0, 32, 40)]).boxes.tolist() == [[2, 2, 10, 10]]
+    square, bar = (2, 2, 10, 10), (12, 30, 60, 34)
+    image = picture(64, 64, square, bar)
+    box = (0, 0, 32, 40)  # contains the square, truncates the bar
+    for smallest, expected in ((1, [square, bar]), (99, [square])):
+        generator = RefineGenerator(Spots(smallest), detail=Spots(smallest=0), coverage=-1.0)
+        assert generator.generate_with_boxes(image, [box]).boxes.tolist() == [list(spot) for spot in expected]
 
 
 def test_refine_with_given_boxes() -> None:
-    image = picture(64, 64, (51, 51, 52, 52))
-    generator = RefineGenerator(Spots(smallest=2))
-    assert len(generator.refine(image, Patches.empty(64, 64), [(0, 0, 20, 20)])) == 0
-    assert len(generator.refine(image, Patches.empty(64, 64), [(40.5, 40, 100, 60)])) == 1
-    with pytest.raises(CacheError, match="does not overlap the image of 64 x 64"):
-        generator.refine(image, Patches.empty(64, 64), [(70, 0, 80, 10)])
-
-
-def test_generate_with_boxes() -> None:
     image = picture(64, 64, (2, 2, 20, 20), (51, 51, 52, 52))
-    generator = RefineGenerator(Spots(smallest=2), coverage=0.0, boxes_sha256="ab")
-    assert len(generator(image)) == 1
-    assert generator.generate_with_boxes(image, [(45, 45, 60, 60)]).boxes.tolist() == [[2, 2, 20, 20], [51, 51, 52, 52]]
-    assert generator.describe()[1]["boxes_sha256"] == "ab"
+    generator = RefineGenerator(Spots(smallest=2), coverage=0.0)
+    large, small = [2, 2, 20, 20], [51, 51, 52, 52]
+    assert generator(image).boxes.tolist() == [large]
+    assert generator.generate_with_boxes(image, [(22, 22, 40, 40)]).boxes.tolist() == [large]
+    assert generator.generate_with_boxes(image, [(40.5, 40, 100, 60)]).boxes.tolist() == [large, small]
+    with pytest.raises(CacheError, match="does not overlap the image of 64 x 64"):
+        generator.generate_with_boxes(image, [(70, 0, 80, 10)])
+
+
+def test_refine_description() -> None:
+    spots = Spots().describe()
+    options = {"grid": 4, "small_area": 0.001, "small_patches": 4, "coverage": 0.5, "margin": 0.25, "max_windows": 4}
+    options |= {"name": "refine", "duplicate_iou": 0.7, "boxes_sha256": "ab", "generator": spots}
+    assert RefineGenerator(Spots(), boxes_sha256="ab").describe() == [spots, options]
 
 
 def test_zero_patches() -> None:

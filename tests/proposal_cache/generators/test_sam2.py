@@ -1,5 +1,6 @@
 """Sam2Generator with a small SAM 2 of random weights; needs the extra `sam2`, which `make` installs."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -49,19 +50,14 @@ def test_no_mask_passes(small_sam2: torch.nn.Module, image: np.ndarray) -> None:
     assert len(Sam2Generator(small_sam2, none)(image)) == 0
 
 
-def test_description(small_sam2: torch.nn.Module) -> None:
-    described = Sam2Generator(small_sam2, weights_sha256="ab").describe()
-    assert described["name"] == "sam2"
-    assert described["points_per_side"] == 48
-    assert described["weights_sha256"] == "ab"
-
-
 def test_load_checkpoint(tmp_path: Path) -> None:
     weights = build_sam2(CONFIGS["sam2.1_hiera_tiny"], device="cpu").state_dict()
     torch.save({"model": weights}, tmp_path / "tiny.pt")
     generator = Sam2Generator.from_checkpoint("sam2.1_hiera_tiny", tmp_path / "tiny.pt", points_per_side=5)
-    assert len(generator.describe()["weights_sha256"]) == 64
-    assert generator.parameters.points_per_side == 5
+    described = generator.describe()
+    assert (described["name"], described["model_type"]) == ("sam2", "sam2.1_hiera_tiny")
+    assert (described["points_per_side"], described["box_nms_thresh"]) == (5, 0.7)
+    assert described["weights_sha256"] == hashlib.sha256((tmp_path / "tiny.pt").read_bytes()).hexdigest()
     with pytest.raises(CacheError, match=r"tiny\.pt does not match SAM2's sam2\.1_hiera_small"):
         Sam2Generator.from_checkpoint("sam2.1_hiera_small", tmp_path / "tiny.pt")
 
@@ -72,5 +68,8 @@ def test_invalid_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"no SAM2 checkpoint at .*x\.pt"):
         Sam2Generator.from_checkpoint("sam2_hiera_tiny", tmp_path / "x.pt")
     (tmp_path / "x.pt").write_bytes(b"no weights")
-    with pytest.raises(CacheError, match=r"x\.pt is not a SAM2 checkpoint"):
+    with pytest.raises(CacheError, match=r"x\.pt is not a SAM2 checkpoint, or damaged"):
+        Sam2Generator.from_checkpoint("sam2_hiera_tiny", tmp_path / "x.pt")
+    torch.save({"model": 5}, tmp_path / "x.pt")
+    with pytest.raises(CacheError, match=r"x\.pt is not a SAM2 checkpoint; the weights of sam2_hiera_tiny are at"):
         Sam2Generator.from_checkpoint("sam2_hiera_tiny", tmp_path / "x.pt")

@@ -22,25 +22,16 @@ def patches(picture: np.ndarray) -> Patches:
     return RegionGenerator()(picture)
 
 
-def test_finest_level_covers_every_pixel_once(patches: Patches) -> None:
-    masks = patches.decode(slice(0, 140))
-    assert (masks.sum(0) == 1).all()
-
-
 def test_number_and_sizes_of_patches(patches: Patches, picture: np.ndarray) -> None:
     assert 140 < len(patches) <= 220
+    assert (patches.decode(slice(0, 140)).sum(0) == 1).all(), "the finest level must cover every pixel once"
     share = patches.areas / picture[..., 0].size
     assert share.min() < 0.002 < 0.1 < share.max()
 
 
-def test_patches_are_nested_or_disjoint(patches: Patches) -> None:
-    iop = patches.iop(patches)
-    crossing = (iop > 0) & (iop < 1) & (iop.T > 0) & (iop.T < 1)
-    assert not crossing.any()
-
-
-def test_no_duplicates(patches: Patches) -> None:
-    iou = patches.iou(patches)
+def test_patches_are_nested_or_disjoint_and_no_duplicates(patches: Patches) -> None:
+    iop, iou = patches.iop(patches), patches.iou(patches)
+    assert not ((iop > 0) & (iop < 1) & (iop.T > 0) & (iop.T < 1)).any()
     assert iou[~np.eye(len(iou), dtype=bool)].max() <= RegionGenerator().duplicate_iou
 
 
@@ -84,10 +75,7 @@ def test_max_pixels(picture: np.ndarray) -> None:
 def test_description() -> None:
     description = RegionGenerator(parts=7, contour=2.0).describe()
     assert json.loads(json.dumps(description)) == description
-    assert description["name"] == "regions"
-    assert description["parts"] == 7
-    assert description["contour"] == 2.0
-    assert RegionGenerator().describe() != description
+    assert description == RegionGenerator().describe() | {"name": "regions", "parts": 7, "contour": 2.0}
 
 
 def test_rejects_other_arrays_than_rgb_images() -> None:

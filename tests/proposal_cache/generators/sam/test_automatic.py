@@ -11,7 +11,7 @@ from segment_anything.utils.amg import build_point_grid, rle_to_mask
 from proposal_cache import SamAutomaticMaskGenerator, rle
 from tests.proposal_cache.small_sam import small_sam, smooth_image
 
-PARAMETERS = {"points_per_side": 4, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.6}
+PARAMETERS: dict[str, Any] = {"points_per_side": 4, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.6}
 
 
 def to_mask(segmentation: Any) -> np.ndarray:
@@ -29,15 +29,15 @@ def assert_equal_records(image: np.ndarray, seed: int = 0, **parameters: Any) ->
     assert len(records) == len(expected) >= 3
     for record, other in zip(records, expected, strict=True):
         assert list(record) == list(other)
-        for key in record:
-            assert type(record[key]) is type(other[key]), key
-        mask, other_mask = to_mask(record["segmentation"]), to_mask(other["segmentation"])
+        assert [type(value) for value in record.values()] == [type(value) for value in other.values()]
+        segmentation, other_segmentation = record["segmentation"], other["segmentation"]
+        mask, other_mask = to_mask(segmentation), to_mask(other_segmentation)
         assert (mask.shape, mask.dtype) == (other_mask.shape, other_mask.dtype)
         assert (mask & other_mask).sum() >= 0.999 * (mask | other_mask).sum()
-        if isinstance(record["segmentation"], dict):
-            assert record["segmentation"].keys() == other["segmentation"].keys()
-            assert record["segmentation"]["size"] == other["segmentation"]["size"]
-            assert type(record["segmentation"]["counts"]) is type(other["segmentation"]["counts"])
+        if isinstance(segmentation, dict):
+            assert segmentation.keys() == other_segmentation.keys()
+            assert segmentation["size"] == other_segmentation["size"]
+            assert type(segmentation["counts"]) is type(other_segmentation["counts"])
         assert record["area"] == mask.sum() == pytest.approx(other["area"], abs=2)
         assert record["bbox"] == pytest.approx(other["bbox"], abs=1)
         assert record["predicted_iou"] == pytest.approx(other["predicted_iou"], rel=1e-4)
@@ -46,23 +46,23 @@ def assert_equal_records(image: np.ndarray, seed: int = 0, **parameters: Any) ->
         assert record["crop_box"] == other["crop_box"]
 
 
-@pytest.mark.parametrize("crop_n_layers", [0, 1])
-@pytest.mark.parametrize("output_mode", ["binary_mask", "uncompressed_rle", "coco_rle"])
-def test_equal_records(output_mode: str, crop_n_layers: int) -> None:
-    assert_equal_records(
-        smooth_image(91, 123), **PARAMETERS, output_mode=output_mode, crop_n_layers=crop_n_layers, points_per_batch=7
-    )
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"output_mode": "binary_mask", "points_per_batch": 7},
+        {"output_mode": "uncompressed_rle"},
+        {"output_mode": "coco_rle", "crop_n_layers": 1},
+        {"points_per_side": None, "point_grids": [build_point_grid(4), build_point_grid(3)], "crop_n_layers": 1},
+    ],
+    ids=lambda parameters: ", ".join(parameters),
+)
+def test_equal_records(parameters: dict[str, Any]) -> None:
+    assert_equal_records(smooth_image(91, 123), **PARAMETERS | parameters)
 
 
 def test_equal_records_with_min_mask_region_area() -> None:
     image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)  # noise gives fragmented masks
     assert_equal_records(image, seed=1, **PARAMETERS, min_mask_region_area=30, crop_n_layers=1)
-
-
-def test_equal_records_with_point_grids() -> None:
-    grids = [build_point_grid(4), build_point_grid(3)]
-    parameters = {**PARAMETERS, "points_per_side": None, "point_grids": grids, "crop_n_layers": 1}
-    assert_equal_records(smooth_image(91, 123), **parameters)
 
 
 def test_equal_signature() -> None:

@@ -1,12 +1,12 @@
 """Loading of valid and invalid SAM checkpoints."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from segment_anything.modeling import Sam
 
 from proposal_cache import CacheError
 from proposal_cache.generators.sam import SamGenerator
@@ -17,18 +17,10 @@ from tests.proposal_cache.small_sam import build_small_sam, small_sam, smooth_im
 @pytest.fixture(autouse=True)
 def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace SAM's three model types by models of widths 32, 48 and 64."""
-    widths = {"vit_b": 32, "vit_l": 48, "vit_h": 64}
-    for model_type, width in widths.items():
+    for model_type, width in {"vit_b": 32, "vit_l": 48, "vit_h": 64}.items():
         monkeypatch.setitem(checkpoint_module.ENCODER_WIDTHS, model_type, width)
-        monkeypatch.setitem(checkpoint_module.sam_model_registry, model_type, _Builder(width))
-
-
-class _Builder:
-    def __init__(self, width: int) -> None:
-        self.width = width
-
-    def __call__(self, checkpoint: None) -> Sam:
-        return build_small_sam(width=self.width)
+        build = partial(build_small_sam, width=width)
+        monkeypatch.setitem(checkpoint_module.sam_model_registry, model_type, build)
 
 
 @pytest.fixture
@@ -52,45 +44,6 @@ def test_load(checkpoint: Path) -> None:
     assert len(patches) > 0
 
 
-def error_of(model_type: str, path: Path) -> str:
-    with pytest.raises(CacheError) as error:
-        SamGenerator.from_checkpoint(model_type, path)
-    return str(error.value)
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    message = error_of("vit_h", tmp_path / "absent.pth")
-    assert "absent.pth" in message
-    assert "https://" in message
-
-
-def test_wrong_model_type(checkpoint: Path) -> None:
-    message = error_of("vit_h", checkpoint)
-    assert str(checkpoint) in message
-    assert "not vit_h" in message
-    assert "use model type vit_b" in message
-
-
-def test_unknown_model_type(checkpoint: Path) -> None:
-    assert "no model type 'vit_x'; choose one of vit_h, vit_l, vit_b" in error_of("vit_x", checkpoint)
-
-
-@pytest.mark.parametrize(
-    "content", [b"<html>404</html>", b"PK\x03\x04 cut short", bytes(100)], ids=["page", "zip", "zeros"]
-)
-def test_not_a_checkpoint(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "file.pth"
-    path.write_bytes(content)
-    message = error_of("vit_b", path)
-    assert f"{path} is not a checkpoint, or damaged" in message
-    assert "mmap" not in message
-
-
-def test_empty_file(tmp_path: Path) -> None:
-    (tmp_path / "file.pth").touch()
-    assert "file.pth is empty; download it again" in error_of("vit_b", tmp_path / "file.pth")
-
-
 def test_older_pytorch_format(tmp_path: Path) -> None:
     weights = small_sam(seed=1).state_dict()
     torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -98,9 +51,20 @@ def test_older_pytorch_format(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
 
 
-def test_truncated_file(checkpoint: Path) -> None:
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
-    assert "or damaged" in error_of("vit_b", checkpoint)
+def error_of(model_type: str, path: Path) -> str:
+    with pytest.raises(CacheError) as error:
+        SamGenerator.from_checkpoint(model_type, path)
+    return str(error.value)
+
+
+def test_model_type(checkpoint: Path) -> None:
+    assert f"{checkpoint} is a checkpoint of vit_b, not vit_h: use model type vit_b" in error_of("vit_h", checkpoint)
+    assert "no model type 'vit_x'; choose one of vit_h, vit_l, vit_b" in error_of("vit_x", checkpoint)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    path = tmp_path / "absent.pth"
+    assert f"no SAM checkpoint at {path}; the weights are at https://" in error_of("vit_h", path)
 
 
 class _Malicious:
@@ -108,20 +72,38 @@ class _Malicious:
         return print, ("run",)
 
 
-def test_code_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "malicious.pth"
-    torch.save({"image_encoder.pos_embed": _Malicious()}, path)
-    assert "malicious.pth is not a checkpoint" in error_of("vit_b", path)
-    assert "run" not in capsys.readouterr().out
+_DAMAGED = "is not a SAM checkpoint, or damaged ("
+_OTHER = "is not a SAM checkpoint; the weights of vit_b are at https://"
 
 
 @pytest.mark.parametrize(
-    "content", [{"model": {}}, [1, 2], {"image_encoder.pos_embed": torch.zeros(1, 4, 4, 7)}], ids=str
+    ("content", "message"),
+    [
+        pytest.param(b"", "is empty; download it again", id="empty"),
+        pytest.param(b"<html>404</html>", _DAMAGED, id="page"),
+        pytest.param(b"PK\x03\x04 cut short", _DAMAGED, id="zip"),
+        pytest.param(bytes(100), _DAMAGED, id="zeros"),
+        pytest.param({"image_encoder.pos_embed": _Malicious()}, _DAMAGED, id="code"),
+        pytest.param({"model": {}}, _OTHER, id="other names"),
+        pytest.param([1, 2], _OTHER, id="list"),
+        pytest.param({"image_encoder.pos_embed": torch.zeros(1, 4, 4, 7)}, _OTHER, id="other width"),
+    ],
 )
-def test_checkpoint_of_another_model(tmp_path: Path, content: Any) -> None:
-    path = tmp_path / "other.pth"
-    torch.save(content, path)
-    assert f"{path} is not a SAM checkpoint" in error_of("vit_b", path)
+def test_invalid_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, message: str) -> None:
+    path = tmp_path / "file.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    error = error_of("vit_b", path)
+    assert f"{path} {message}" in error
+    assert "mmap" not in error
+    assert "run" not in capsys.readouterr().out, "code in the file was executed"
+
+
+def test_truncated_file(checkpoint: Path) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    assert f"{checkpoint} {_DAMAGED}" in error_of("vit_b", checkpoint)
 
 
 def test_missing_layer(checkpoint: Path) -> None:
@@ -129,5 +111,5 @@ def test_missing_layer(checkpoint: Path) -> None:
     del weights["mask_decoder.iou_token.weight"]
     torch.save(weights, checkpoint)
     message = error_of("vit_b", checkpoint)
-    assert str(checkpoint) in message
+    assert f"{checkpoint} does not match SAM's vit_b" in message
     assert "mask_decoder.iou_token.weight" in message
