@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from proposal_cache.generators.contours.hierarchy import Hierarchy, MergeCost, b
 from proposal_cache.generators.contours.weights import ContourWeights, load_weights
 from proposal_cache.patches import Patches
 
+Label = TypeVar("Label", bound=np.integer[Any])
+
+_MAX_ENLARGEMENT = 2.0
 _VERSION = 1  # increased when the same parameters and weights give other patches
 
 
@@ -48,7 +51,7 @@ class ContourGenerator:
         gradient: weight of the image's gradient in the watershed, which places boundaries exactly.
         smoothing: standard deviation of the Gaussian filter before the watershed, in pixels.
         depth: depth of a minimum below which the watershed ignores it.
-        max_pixels: larger images are downsampled to this size; patches have full size.
+        pixels: images are resized to this number of pixels, but not enlarged more than twice; patches have full size.
     """
 
     weights: Path | None = None
@@ -60,11 +63,11 @@ class ContourGenerator:
     gradient: float = 0.05
     smoothing: float = 0.8
     depth: float = 0.01
-    max_pixels: int = 400_000
+    pixels: int = 400_000
     _loaded: ContourWeights = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("patches", "parts", "max_pixels"):
+        for name in ("patches", "parts", "pixels"):
             if getattr(self, name) < 1:
                 raise CacheError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 < self.duplicate_iou <= 1:
@@ -82,13 +85,14 @@ class ContourGenerator:
         """Return the patches of an image (H, W, 3) RGB, at least one; the finest level comes first."""
         require_rgb(image)
         height, width = image.shape[:2]
-        graph, leaves = self.graph(self._reduce(image))
+        graph, leaves = self.graph(image)
         hierarchy = build_hierarchy(graph, self.cost(leaves.size))
         chosen = select_regions(hierarchy, self.patches, self.parts, self.duplicate_iou)
-        return _to_patches(_resize_nearest(leaves, height, width), hierarchy, chosen)
+        return _to_patches(resize_labels(leaves, height, width), hierarchy, chosen)
 
     def graph(self, image: NDArray[np.uint8]) -> tuple[RegionGraph, IntArray]:
-        """Return the graph of the smallest regions of an image (H, W, 3), and the region of each pixel (H, W)."""
+        """Return the graph of the smallest regions of an image (H, W, 3), and the region of each of its resized pixels."""
+        image = self._resize(image)
         boundary, embedding = self._loaded.predict(image)
         lab = np.ascontiguousarray(rgb2lab(image).astype(np.float32).transpose(2, 0, 1))
         leaves = self._over_segment(lab, boundary)
@@ -111,12 +115,10 @@ class ContourGenerator:
         self.__dict__.update(state)
         self.__post_init__()
 
-    def _reduce(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = image.shape[:2]
-        factor = (self.max_pixels / (height * width)) ** 0.5
-        if factor >= 1:
-            return image
-        size = (max(1, int(width * factor)), max(1, int(height * factor)))
+        factor = min((self.pixels / (height * width)) ** 0.5, _MAX_ENLARGEMENT)
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
     def _over_segment(self, lab: NDArray[np.float32], boundary: NDArray[np.float32]) -> IntArray:
@@ -176,7 +178,7 @@ def _to_patches(leaves: IntArray, hierarchy: Hierarchy, chosen: IntArray) -> Pat
     return patches.select(patches.areas > 0)
 
 
-def _resize_nearest(labels: IntArray, height: int, width: int) -> IntArray:
+def resize_labels(labels: NDArray[Label], height: int, width: int) -> NDArray[Label]:
     """Resize a label map by nearest neighbour."""
     if labels.shape == (height, width):
         return labels

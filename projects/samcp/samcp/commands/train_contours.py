@@ -14,6 +14,7 @@ from tqdm import tqdm
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_list, image_key
 from proposal_cache.generators.contours import ContourGenerator
+from proposal_cache.generators.contours.generator import resize_labels
 from proposal_cache.generators.contours.graph import FloatArray
 from proposal_cache.generators.contours.hierarchy import Perceptron, build_hierarchy, pair_features
 from proposal_cache.generators.contours.weights import save_weights
@@ -88,7 +89,8 @@ def _train_cost(trainer: ContourTrainer, images: Sequence[SegmentedImage], outpu
             pixels, segmentations = image.read()
             graph, leaves = generator.graph(pixels)
             hierarchy = build_hierarchy(graph, generator.cost(leaves.size))
-            samples.append(sample_pairs(graph, hierarchy.children, leaves, segmentations, random))
+            resized = [resize_labels(regions, *leaves.shape) for regions in segmentations]
+            samples.append(sample_pairs(graph, hierarchy.children, leaves, resized, random))
         cost = fit_cost(PairSamples.concatenate(samples), seed=seed)
     return cost
 
@@ -120,6 +122,7 @@ def _measure_covering(generator: ContourGenerator, images: Sequence[SegmentedIma
     for image in tqdm(images, "covering", unit="image"):
         pixels, segmentations = image.read()
         graph, leaves = generator.graph(pixels)
-        found.append((build_hierarchy(graph, generator.cost(leaves.size)), leaves, segmentations))
+        hierarchy = build_hierarchy(graph, generator.cost(leaves.size))
+        found.append((hierarchy, resize_labels(leaves, *pixels.shape[:2]), segmentations))
     heights: FloatArray = np.quantile(np.concatenate([h.heights[-30:] for h, *_ in found]), np.linspace(0, 1, _LEVELS))
     return best_scales(np.array([covering(*one, heights) for one in found]))

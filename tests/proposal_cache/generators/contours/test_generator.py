@@ -88,8 +88,8 @@ def test_degenerate_images(generator: ContourGenerator, image: np.ndarray) -> No
     assert (patches.areas > 0).all()
 
 
-def test_max_pixels(picture: np.ndarray) -> None:
-    patches = ContourGenerator(max_pixels=4000)(picture)
+def test_working_size(picture: np.ndarray) -> None:
+    patches = ContourGenerator(pixels=4000)(picture)
     assert (patches.height, patches.width) == picture.shape[:2]
     assert patches.decode().any(0).all()
 
@@ -102,7 +102,7 @@ def test_description(generator: ContourGenerator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("parts", 0), ("patches", 0), ("duplicate_iou", 0.0), ("max_pixels", 0), ("weights", "absent")]
+    ("name", "value"), [("parts", 0), ("patches", 0), ("duplicate_iou", 0.0), ("pixels", 0), ("weights", "absent")]
 )
 def test_rejects_invalid_parameters(name: str, value: Any) -> None:
     with pytest.raises(CacheError, match=name):
