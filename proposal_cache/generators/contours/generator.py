@@ -91,7 +91,7 @@ class ContourGenerator:
         return _to_patches(resize_labels(leaves, height, width), hierarchy, chosen)
 
     def graph(self, image: NDArray[np.uint8]) -> tuple[RegionGraph, IntArray]:
-        """Return the graph of the smallest regions of an image (H, W, 3), and the region of each of its resized pixels."""
+        """Return the graph of the smallest regions of an image (H, W, 3), and the region of each pixel, resized."""
         image = self._resize(image)
         boundary, embedding = self._loaded.predict(image)
         lab = np.ascontiguousarray(rgb2lab(image).astype(np.float32).transpose(2, 0, 1))
