@@ -8,9 +8,11 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from skimage import data
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("configs", "projects", "proposal_cache", "LICENSE", "README.md", "pyproject.toml")
+SOURCES = ("configs", "projects", "proposal_cache", "weights", "LICENSE", "README.md", "pyproject.toml")
 
 LOAD_CONFIG = """
 from samcp.command_line import training_parser
@@ -66,8 +68,12 @@ def test_packages_have_the_version_of_the_wheel(python, package):
 
 
 @pytest.mark.slow
-def test_command_of_the_patch_cache(python):
-    assert "usage: " in python("-m", "proposal_cache", "--help")
+def test_patches_of_photos_without_further_options(python, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(data.coffee()).save(tmp_path / "photos" / "coffee.jpg")
+    command = ("-m", "proposal_cache", "generate", "--images", tmp_path / "photos", "--output", tmp_path / "patches")
+    assert "1 images, 240.0 patches" in python(*command)
+    assert 'name": "contours' in python("-m", "proposal_cache", "info", tmp_path / "patches")
 
 
 @pytest.mark.slow
