@@ -16,6 +16,7 @@ from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import require_rgb
 from proposal_cache.generators.contours.graph import AREA, FloatArray, IntArray, RegionGraph, region_graph
 from proposal_cache.generators.contours.hierarchy import Hierarchy, MergeCost, build_hierarchy, pair_features
+from proposal_cache.generators.contours.network import STRIDE
 from proposal_cache.generators.contours.weights import ContourWeights, load_weights
 from proposal_cache.patches import Patches
 
@@ -118,7 +119,7 @@ class ContourGenerator:
     def _resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = image.shape[:2]
         factor = min((self.pixels / (height * width)) ** 0.5, _MAX_ENLARGEMENT)
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        size = tuple(max(1, round(side * factor / STRIDE)) * STRIDE for side in (width, height))
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
     def _over_segment(self, lab: NDArray[np.float32], boundary: NDArray[np.float32]) -> IntArray:

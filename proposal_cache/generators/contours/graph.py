@@ -50,7 +50,7 @@ def region_graph(
         lab: (3, H, W) image in Lab.
         labels: (H, W) region of each pixel, 0..R-1, each with at least one pixel.
         boundary: (H, W) boundary probability.
-        embedding: (D, ceil(H / 4), ceil(W / 4)).
+        embedding: (D, H / 4, W / 4), rounded up.
     """
     first, second, borders = _borders(labels, boundary)
     return RegionGraph(_regions(labels, lab, embedding), first, second, borders)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 BACKBONE = "tf_efficientnet_lite0"
 
-_MULTIPLE = 32  # image sides are padded to a multiple of the coarsest stride
+STRIDE = 32  # the coarsest; sides of images must be multiples
 _MEAN, _STD = 127.0, 128.0  # of pixels, as the backbone was trained
 
 
@@ -69,23 +69,18 @@ class ContourNetwork(nn.Module):
 
     @torch.inference_mode()
     def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict boundaries and embeddings of one image of any size.
+        """Predict boundaries and embeddings of one image.
 
         Args:
-            image: (3, H, W) RGB, 0 to 255.
+            image: (3, H, W) RGB, 0 to 255, H and W multiples of 32.
 
         Returns:
-            Boundary probabilities (ceil(H / 2), ceil(W / 2)), and embeddings (E, ceil(H / 4), ceil(W / 4)) scaled so
-            that `same_region_logits` falls by the squared distance.
+            Boundary probabilities (H, W), and embeddings (E, H / 4, W / 4) scaled so that `same_region_logits` falls by
+            the squared distance.
         """
-        height, width = image.shape[-2:]
-        padding = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
-        logits, embedding = self(
-            F.pad(image[None], padding, mode="replicate").contiguous(memory_format=torch.channels_last)
-        )
-        boundary = logits[0].sigmoid()[: -(-height // 2), : -(-width // 2)]
-        scale = (self.log_scale / 2).exp()
-        return boundary, scale * embedding[0, :, : -(-height // 4), : -(-width // 4)]
+        logits, embedding = self(image[None].contiguous(memory_format=torch.channels_last))
+        boundary = F.interpolate(logits[None].sigmoid(), scale_factor=2, mode="bilinear", align_corners=False)
+        return boundary[0, 0], (self.log_scale / 2).exp() * embedding[0]
 
 
 class _ConvNorm(nn.Sequential):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -35,13 +34,10 @@ class ContourWeights:
 
     def predict(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the boundary probability (H, W) and the scaled embedding (D, H / 4, W / 4) of an image (H, W, 3)."""
-        height, width = image.shape[:2]
         device = self.network.log_scale.device
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(device, torch.float32)
         boundary, embedding = self.network.predict(pixels)
-        size = (2 * boundary.shape[0], 2 * boundary.shape[1])
-        boundary = F.interpolate(boundary[None, None], size=size, mode="bilinear", align_corners=False)
-        return boundary[0, 0, :height, :width].cpu().numpy(), embedding.cpu().numpy()
+        return boundary.cpu().numpy(), embedding.cpu().numpy()
 
 
 def load_weights(path: Path | None, device: str) -> ContourWeights:
