@@ -145,7 +145,7 @@ def select_regions(hierarchy: Hierarchy, count: int, parts: int, duplicate_iou: 
     chosen: list[int] = []
 
     def is_duplicate(region: int) -> bool:
-        if largest_inside[region] > duplicate_iou * areas[region]:
+        if selected[region] or largest_inside[region] > duplicate_iou * areas[region]:
             return True
         outer = parents[region]
         while outer >= 0 and areas[region] > duplicate_iou * areas[outer]:

@@ -64,10 +64,13 @@ def test_deterministic_and_picklable(generator: ContourGenerator, picture: np.nd
 
 
 def test_finds_objects_of_a_photo(generator: ContourGenerator) -> None:
-    coffee = data.coffee()  # the coffee itself, and cup and saucer as one, both by ellipses fitted by hand
+    coffee = data.coffee()
     y, x = np.mgrid[: coffee.shape[0], : coffee.shape[1]]
-    liquid = ((x - 283) / 88) ** 2 + ((y - 137) / 62) ** 2 < 1
-    iou = Patches.from_masks(liquid[None]).iou(generator(coffee)).max(1)
+    liquid, saucer_with_cup = (
+        ((x - center[0]) / radii[0]) ** 2 + ((y - center[1]) / radii[1]) ** 2 < 1
+        for center, radii in (((285, 156), (74, 40)), ((281, 235), (200, 155)))
+    )
+    iou = Patches.from_masks(np.stack([liquid, saucer_with_cup])).iou(generator(coffee)).max(1)
     assert (iou > 0.7).all()
 
 
