@@ -15,10 +15,10 @@ _AB_LIMIT = 32.0  # larger values of a and b share the outer bins
 _WEAK, _STRONG = 1.0, 4.0  # thresholds of the gradient of L between no, weak and strong texture
 
 # Columns of `RegionGraph.regions`; the embedding follows.
-AREA = 0
-COLOUR = slice(1, 4)
-HISTOGRAMS = slice(4, 4 + 4 * _BINS)
-EMBEDDING = slice(HISTOGRAMS.stop, None)
+AREA, LIGHTNESS, A, B = range(4)
+COLOUR_HISTOGRAMS = slice(4, 4 + 3 * _BINS)
+TEXTURE_HISTOGRAM = slice(COLOUR_HISTOGRAMS.stop, COLOUR_HISTOGRAMS.stop + _BINS)
+EMBEDDING = slice(TEXTURE_HISTOGRAM.stop, None)
 
 # Columns of `RegionGraph.borders`.
 LENGTH, STRENGTH, SQUARE = 0, 1, 2

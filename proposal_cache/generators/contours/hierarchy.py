@@ -13,12 +13,15 @@ import numpy as np
 
 from proposal_cache.generators.contours.graph import (
     AREA,
-    COLOUR,
+    COLOUR_HISTOGRAMS,
     EMBEDDING,
-    HISTOGRAMS,
     LENGTH,
+    LIGHTNESS,
     SQUARE,
     STRENGTH,
+    TEXTURE_HISTOGRAM,
+    A,
+    B,
     FloatArray,
     IntArray,
     RegionGraph,
@@ -124,43 +127,23 @@ def pair_features(one: FloatArray, others: FloatArray, borders: FloatArray, pixe
         borders: (M, 3) the borders between them.
         pixels: number of pixels of the image.
     """
-    areas = np.broadcast_to(one[..., AREA], len(others)), others[:, AREA]
-    smaller, larger = np.minimum(*areas), np.maximum(*areas)
-    colour, embedding = _differences(one, others)
+    smaller, larger = np.minimum(one[..., AREA], others[:, AREA]), np.maximum(one[..., AREA], others[:, AREA])
+    gap = one / one[..., AREA, None] - others / others[:, AREA, None]  # between the means of each column
+    embedding = np.square(gap[:, EMBEDDING]).sum(1)
     length = borders[:, LENGTH]
-    return np.column_stack(
-        [
-            borders[:, STRENGTH] / length,
-            np.sqrt(borders[:, SQUARE] / length),
-            embedding / 4,
-            np.sqrt(embedding) / 2,
-            colour,
-            np.log(smaller / pixels) / 4,
-            np.log(larger / pixels) / 4,
-            np.log(length / np.sqrt(smaller)),
-        ]
-    )
-
-
-def _differences(one: FloatArray, others: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the differences of M pairs of regions.
-
-    Returns:
-        Differences of L, of a and b, and of the histograms of colour and of texture, (M, 4); and the squared distances
-        of the embeddings, (M,).
-    """
-    gap = one[..., COLOUR.start :] / one[..., AREA, None] - others[:, COLOUR.start :] / others[:, AREA, None]
-    shift = COLOUR.start
-    colour = gap[:, : HISTOGRAMS.start - shift]
-    histograms = np.abs(gap[:, HISTOGRAMS.start - shift : HISTOGRAMS.stop - shift])
-    texture = histograms.shape[1] // 4  # the last of four
-    terms = [
-        np.abs(colour[:, 0]) / 20,
-        np.hypot(colour[:, 1], colour[:, 2]) / 10,
-        histograms[:, :-texture].sum(1) / 2,
-        histograms[:, -texture:].sum(1) / 2,
-    ]
-    return np.column_stack(terms), (gap[:, EMBEDDING.start - shift :] ** 2).sum(1)
+    features = np.empty((len(others), 11))
+    features[:, 0] = borders[:, STRENGTH] / length
+    features[:, 1] = np.sqrt(borders[:, SQUARE] / length)
+    features[:, 2] = embedding / 4
+    features[:, 3] = np.sqrt(embedding) / 2
+    features[:, 4] = np.abs(gap[:, LIGHTNESS]) / 20
+    features[:, 5] = np.hypot(gap[:, A], gap[:, B]) / 10
+    features[:, 6] = np.abs(gap[:, COLOUR_HISTOGRAMS]).sum(1) / 2
+    features[:, 7] = np.abs(gap[:, TEXTURE_HISTOGRAM]).sum(1) / 2
+    features[:, 8] = np.log(smaller / pixels) / 4
+    features[:, 9] = np.log(larger / pixels) / 4
+    features[:, 10] = np.log(length / np.sqrt(smaller))
+    return features
 
 
 def _merge_neighbours(neighbours: list[dict[int, FloatArray]], a: int, b: int) -> dict[int, FloatArray]:
