@@ -60,7 +60,7 @@ class ContourGenerator:
     patches: int = 240
     parts: int = 60
     duplicate_iou: float = 0.8
-    size_exponent: float = 0.15
+    size_exponent: float = 0.4
     gradient: float = 0.05
     smoothing: float = 0.8
     depth: float = 0.01
