@@ -100,11 +100,11 @@ def test_boxes_of_the_user(folder: Path, tmp_path: Path) -> None:
     Image.fromarray(pixels).save(folder / "a.png")
     boxes = tmp_path / "boxes.json"
     boxes.write_text('{"a": [[2, 2, 20, 20], [24, 20, 42, 38]]}')
-    command = ("--images", folder, "--generator", "contours", "--parts", 2, "--boxes", boxes)
+    command = ("--images", folder, "--generator", "contours", "--parts", 2, "--patches", 2, "--boxes", boxes)
     command += ("--output", tmp_path / "cache")
     assert run_here(*command) is None
     patches = PatchCache(tmp_path / "cache")["a"]
-    assert patches.boxes[patches.source == 1].tolist() == [[30, 26, 36, 32]]  # the square of lower contrast
+    assert patches.boxes[patches.source == 1].tolist() == [[8, 8, 14, 14]]  # the other is found without boxes
     boxes.write_text('{"a": [[2, 2, 20, 21]]}')
     assert "boxes_sha256 is " in error_here(*command)
     boxes.write_text('{"b": []}')
@@ -222,8 +222,8 @@ def test_every_parameter_of_sam_is_an_option(folder: Path, monkeypatch: pytest.M
         assert f"(default {round(field.default, 2):g})" in helps[field.name]
         given[field.name] = field.default + 1
 
-    def build(_model_type: str, _checkpoint: Path, **options: object) -> None:
-        raise CacheError(repr(options))
+    def build(**options: object) -> None:
+        raise CacheError(repr({name: options[name] for name in options if name not in ("model_type", "checkpoint")}))
 
     monkeypatch.setattr(SamGenerator, "from_checkpoint", build)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
