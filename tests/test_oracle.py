@@ -32,7 +32,7 @@ def results(synthetic, tmp_path):
 
 
 def test_oracle_metrics_of_contour_patches(results):
-    """Contour patches follow the sharp edges of drawn shapes: all segments are found, with errors at boundaries only."""
+    """Contour patches follow the edges of drawn shapes: all segments are found, with errors at boundaries only."""
     measured = {
         ("panoptic_seg", "PQ"): 95.9,
         ("panoptic_seg", "PQ_th"): 94.2,
