@@ -14,7 +14,6 @@ from proposal_cache.store import CacheWriter, PatchCache, finalize, merge, verif
 
 if TYPE_CHECKING:
     from proposal_cache.generators.contours import ContourGenerator
-    from proposal_cache.generators.regions import RegionGenerator
     from proposal_cache.generators.sam import SamAutomaticMaskGenerator, SamGenerator
 
     __version__: str
@@ -25,7 +24,6 @@ __all__ = [
     "ContourGenerator",
     "PatchCache",
     "Patches",
-    "RegionGenerator",
     "SamAutomaticMaskGenerator",
     "SamGenerator",
     "__version__",
@@ -41,5 +39,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "__version__":
         return importlib.import_module(f"{__name__}.version").installed_version()
-    module = {"ContourGenerator": "contours", "RegionGenerator": "regions"}.get(name, "sam")
+    module = "contours" if name == "ContourGenerator" else "sam"
     return getattr(importlib.import_module(f"{__name__}.generators.{module}"), name)

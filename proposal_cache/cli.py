@@ -227,7 +227,7 @@ def _merge(arguments: argparse.Namespace) -> None:
     as separate sources.
 
     example:
-      proposal-cache merge sam regions --output both
+      proposal-cache merge sam contours --output both
     """
     merge([PatchCache(path) for path in arguments.caches], arguments.output, dataset=arguments.dataset, progress=True)
     print(summary(PatchCache(arguments.output)))

@@ -3,7 +3,7 @@
 
     python scripts/overfit.py --dataset coco --images 8 --output output/overfit
 
-Generates patches (generator "regions"), trains a small model on the images without augmentation, evaluates model and
+Generates patches (generator "contours"), trains a small model on the images without augmentation, evaluates model and
 oracle on the same images, prints model / oracle / fraction, and exits with 1 if a fraction is below --least.
 """
 

@@ -31,15 +31,15 @@ def results(synthetic, tmp_path):
     return train_net.run(train_net.argument_parser().parse_args(options(synthetic, tmp_path / "oracle")))
 
 
-def test_oracle_metrics_of_region_patches(results):
-    """Region patches follow the sharp edges of drawn shapes: all segments are found, with errors at boundaries only."""
+def test_oracle_metrics_of_contour_patches(results):
+    """Contour patches follow the edges of drawn shapes: all segments are found, with errors at boundaries only."""
     measured = {
-        ("panoptic_seg", "PQ"): 93.8,
-        ("panoptic_seg", "PQ_th"): 91.0,
-        ("panoptic_seg", "PQ_st"): 99.5,
-        ("segm", "AP"): 65.2,
-        ("bbox", "AP"): 71.2,
-        ("sem_seg", "mIoU"): 94.6,
+        ("panoptic_seg", "PQ"): 95.9,
+        ("panoptic_seg", "PQ_th"): 94.2,
+        ("panoptic_seg", "PQ_st"): 99.1,
+        ("segm", "AP"): 74.5,
+        ("bbox", "AP"): 88.1,
+        ("sem_seg", "mIoU"): 96.0,
     }
     assert {(task, name): results[task][name] for task, name in measured} == pytest.approx(measured, abs=0.5)
     assert results["panoptic_seg"]["RQ"] == results["segm"]["AP50"] == pytest.approx(100)

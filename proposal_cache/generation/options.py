@@ -69,11 +69,11 @@ _DTYPES: dict[str, Any] = {"choices": ("float32", "bfloat16", "float16")}
 
 # Generators -> their options and help. The defaults are the generator's, to which a missing option is not passed.
 _GENERATOR_OPTIONS: dict[tuple[str, ...], tuple[tuple[str, dict[str, Any], str], ...]] = {
-    ("contours", "regions"): (
+    ("contours",): (
         ("--workers", _N, "processes on a CPU (default 1)"),
-        ("--parts", _N, "regions that cover the image (default 60, regions: 140)"),
+        ("--parts", _N, "regions that cover the image (default 60)"),
+        ("--patches", _N, "maximum per image (default 240)"),
     ),
-    ("contours",): (("--patches", _N, "maximum per image (default 240)"),),
     ("contours", "sam2", "sam"): (
         ("--device", {"metavar": "DEVICE"}, "cpu (default), cuda (all GPUs of this machine) or cuda:N"),
         ("--loaders", _N, "threads per GPU that decode images (default 2)"),
@@ -105,10 +105,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="directory of the cache")
     text = (
-        "sam, sam2: segment everything; contours: learned regions, without a download; regions: by colour and texture "
-        "(default: sam with --checkpoint, otherwise contours)"
+        "sam, sam2: segment everything; contours: learned regions, without a download (default: sam with --checkpoint, "
+        "otherwise contours)"
     )
-    add("--generator", choices=("sam", "sam2", "contours", "regions"), help=text)
+    add("--generator", choices=("sam", "sam2", "contours"), help=text)
     add("--crops", type=_crops, default=1, metavar="N", help="split the long side into N crops: 2 for Cityscapes")
     add("--refine", **_FLAG, help="search enlarged windows of small patches and uncovered pixels again")
     text = (
@@ -172,7 +172,7 @@ def build_generator(
     from proposal_cache.generators.crops import CropGenerator
     from proposal_cache.generators.refine import RefineGenerator
 
-    builders = {"contours": _build_contours, "regions": _build_regions, "sam": _build_sam, "sam2": _build_sam2}
+    builders = {"contours": _build_contours, "sam": _build_sam, "sam2": _build_sam2}
     try:
         generator = builders[name](options, device)
     except ValueError as error:
@@ -189,12 +189,6 @@ def _build_contours(options: dict[str, Any], device: str) -> Generator:
     if parent_process():  # --workers N: processes with several threads each would fight for the cores
         torch.set_num_threads(1)
     return ContourGenerator(device=device, **options)
-
-
-def _build_regions(options: dict[str, Any], _device: str) -> Generator:
-    from proposal_cache.generators.regions import RegionGenerator
-
-    return RegionGenerator(**options)
 
 
 def _build_sam(options: dict[str, Any], device: str) -> Generator:
@@ -245,7 +239,7 @@ def _generator_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def _engine(arguments: argparse.Namespace, options: dict[str, Any], parts: int) -> tuple[Engine, int]:
     """Return the engine and the threads that run a generator; removes the engine's options."""
     loaders, device = options.pop("loaders", 2), options.pop("device", "cpu")
-    workers = options.pop("workers", 1 if arguments.generator == "regions" else 0) if device == "cpu" else 0
+    workers = options.pop("workers", 0) if device == "cpu" else 0
     # SAM2's generator holds state of its image, and a compiled model may not run in two threads.
     overlaps = arguments.generator == "sam" and device != "cpu" and not options.get("compile")
     threads = 2 if overlaps else 1

@@ -1,1 +1,1 @@
-"""Patch generators: `regions` needs no weights; `sam` and `sam2` need PyTorch and a checkpoint."""
+"""Patch generators: `contours` has its own weights; `sam` and `sam2` need a checkpoint."""

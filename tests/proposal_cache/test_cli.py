@@ -17,7 +17,7 @@ from proposal_cache import CacheWriter, PatchCache, Patches
 from proposal_cache.generation.parts import Part
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
-from proposal_cache.generators.regions import RegionGenerator
+from proposal_cache.generators.contours import ContourGenerator
 from proposal_cache.visualize import draw_patches
 from tests.proposal_cache.generation.fake_generators import write_images
 from tests.proposal_cache.tool import SIZE, error_of, halves, run
@@ -47,7 +47,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_generate_in_parts_and_finalize(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ("generate", "--generator", "regions", "--images", images, "--output", tmp_path / "cache")
+    command = ("generate", "--generator", "contours", "--images", images, "--output", tmp_path / "cache")
     assert run(*command, "--part", "1/2") == 0
     assert "part 1/2 is finished, others are not" in capsys.readouterr().out
     assert "was never finished" in error_of("info", tmp_path / "cache")
@@ -63,7 +63,7 @@ def test_generate_in_parts_and_finalize(images: Path, tmp_path: Path, capsys: py
 def test_generate_from_tar_files(images: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "00.tar", "w") as tar:
         tar.add(images, "")
-    command = ("generate", "--generator", "regions", "--output", tmp_path / "cache")
+    command = ("generate", "--generator", "contours", "--output", tmp_path / "cache")
     assert run(*command, "--images", tmp_path / "{00..00}.tar", "--name", "photos") == 0
     assert list(PatchCache(tmp_path / "cache")) == ["00", "01", "02"]
     (tmp_path / "boxes.json").write_text("{}")
@@ -72,14 +72,14 @@ def test_generate_from_tar_files(images: Path, tmp_path: Path) -> None:
 
 
 def test_options_of_the_ray_engine(images: Path, tmp_path: Path) -> None:
-    command = ("generate", "--generator", "regions", "--images", images, "--output", tmp_path / "c", "--engine", "ray")
+    command = ("generate", "--generator", "contours", "--images", images, "--output", tmp_path / "c", "--engine", "ray")
     assert "use --part with --engine local" in error_of(*command, "--part", "0/2")
     assert run(*command, "--ray-actors", "0-3") == 2
 
 
 def test_generate_as_a_library_or_a_command(images: Path, tmp_path: Path) -> None:
-    assert run("generate", "--generator", "regions", "--images", images, "--output", tmp_path / "cache") == 0
-    assert generate(from_folder(images), RegionGenerator(), tmp_path / "cache", "photos", part=Part(), progress=False)
+    assert run("generate", "--generator", "contours", "--images", images, "--output", tmp_path / "cache") == 0
+    assert generate(from_folder(images), ContourGenerator(), tmp_path / "cache", "photos", part=Part(), progress=False)
 
 
 def test_info(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

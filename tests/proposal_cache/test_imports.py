@@ -7,8 +7,8 @@ import pytest
 
 from tests.proposal_cache.test_examples import MODULES
 
-FOREIGN = {"detectron2", "samcp", "open_clip", "timm", "panopticapi"}
-NEEDS_TORCH = "proposal_cache.generators.sam"
+FOREIGN = {"detectron2", "samcp", "open_clip", "panopticapi"}
+NEEDS_TORCH = ("proposal_cache.generators.contours", "proposal_cache.generators.sam")
 
 
 def imported_by(modules: list[str]) -> set[str]:

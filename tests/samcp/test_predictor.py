@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from proposal_cache import PatchCache, Patches
-from proposal_cache.generators.regions import RegionGenerator
+from proposal_cache.generators.contours import ContourGenerator
 from samcp import SAMCP, add_samcp_config
 from samcp.checkpoint import Checkpointer
 from samcp.data import build_test_loader
@@ -158,7 +158,7 @@ def test_inside_region_reuses_features(predictor, images):
 
 def test_with_patches(predictor, images):
     path, patches = images[0]
-    finer = RegionGenerator(parts=70)(np.asarray(Image.open(path)))
+    finer = ContourGenerator(patches=80)(np.asarray(Image.open(path)))
     answer = predictor.encode(path, patches).with_patches(finer).ask()
     assert torch.allclose(answer.label_scores(), predictor.encode(path, finer).ask().label_scores(), atol=1e-6)
 

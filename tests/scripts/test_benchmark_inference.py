@@ -22,7 +22,7 @@ def test_times_of_stages_add_up(
     synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = ("--images", synthetic.folder / "val", "--limit", 2)
-    run(monkeypatch, "--weights", save_model(tmp_path), *images, "--generator", "regions")
+    run(monkeypatch, "--weights", save_model(tmp_path), *images, "--generator", "contours")
     printed = capsys.readouterr().out
     rows = {name: float(mean) for name, mean in re.findall(r"^\| ([a-z ]+?) +\| +([\d.]+) \|", printed, re.MULTILINE)}
     stages = ("image and patch encoder", "decoder and scores", "segmentations")

@@ -238,7 +238,7 @@ def test_custom_dataset_from_yaml_to_results(beach, tmp_path, monkeypatch, capsy
     """Run the commands of docs/datasets.md: check, patch generation, training and evaluation."""
     register = ("--register", beach / "beach.yaml")
     patches = beach / "patches"
-    options = ("--dataset", "own_labels", "--generator", "regions", "--parts", "20", "--output", patches)
+    options = ("--dataset", "own_labels", "--generator", "contours", "--patches", "30", "--output", patches)
     assert run(generate_sam_patches, monkeypatch, *register, *options) == 0
     assert run(check_dataset, monkeypatch, *register, "own_labels", "--output", tmp_path / "out") == 0
     assert len(list((tmp_path / "out" / "own_labels" / "pictures").iterdir())) == 6, "pictures of patches are added"

@@ -74,9 +74,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_folder_with_a_broken_image(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.jpg").touch()
-    command = ("--images", folder, "--generator", "regions", "--output", tmp_path / "cache")
-    result = run(*command)
+    result = run("--images", folder, "--output", tmp_path / "cache")
     assert result.returncode == 0, result.stderr
+    assert "patches by the generator contours; for those of SAM, give --checkpoint FILE" in result.stderr
     assert "2 images, 1 failed" in result.stdout
     assert "100.0 % of pixels covered" in result.stdout
     assert "broken.jpg cannot be read as an image: the file is empty" in result.stderr
@@ -85,12 +85,13 @@ def test_folder_with_a_broken_image(folder: Path, tmp_path: Path) -> None:
 
 
 def test_crops_and_refinement(folder: Path, tmp_path: Path) -> None:
-    result = run("--images", folder, "--generator", "regions", "--crops", 2, "--refine", "--output", tmp_path / "cache")
+    command = ("--images", folder, "--generator", "contours", "--crops", 2, "--refine")
+    result = run(*command, "--output", tmp_path / "cache")
     assert result.returncode == 0, result.stderr
     generators = PatchCache(tmp_path / "cache").manifest.generators
     names = [generator["name"] for generator in generators]
     assert names == ["crops", "crops", "refine"]
-    assert generators[2]["generator"]["name"] == "regions"  # windows are not split into crops
+    assert generators[2]["generator"]["name"] == "contours"  # windows are not split into crops
 
 
 def test_boxes_of_the_user(folder: Path, tmp_path: Path) -> None:
@@ -99,11 +100,11 @@ def test_boxes_of_the_user(folder: Path, tmp_path: Path) -> None:
     Image.fromarray(pixels).save(folder / "a.png")
     boxes = tmp_path / "boxes.json"
     boxes.write_text('{"a": [[2, 2, 20, 20], [24, 20, 42, 38]]}')
-    command = ("--images", folder, "--generator", "regions", "--parts", 2, "--boxes", boxes)
+    command = ("--images", folder, "--generator", "contours", "--parts", 2, "--patches", 2, "--boxes", boxes)
     command += ("--output", tmp_path / "cache")
     assert run_here(*command) is None
     patches = PatchCache(tmp_path / "cache")["a"]
-    assert patches.boxes[patches.source == 1].tolist() == [[30, 26, 36, 32]]  # the square of lower contrast
+    assert patches.boxes[patches.source == 1].tolist() == [[8, 8, 14, 14]]  # the other is found without boxes
     boxes.write_text('{"a": [[2, 2, 20, 21]]}')
     assert "boxes_sha256 is " in error_here(*command)
     boxes.write_text('{"b": []}')
@@ -113,7 +114,7 @@ def test_boxes_of_the_user(folder: Path, tmp_path: Path) -> None:
 def test_all_images_broken(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/broken.jpg").touch()
-    result = run("--images", tmp_path / "images", "--generator", "regions", "--output", tmp_path / "cache")
+    result = run("--images", tmp_path / "images", "--generator", "contours", "--output", tmp_path / "cache")
     assert result.returncode == 1
     assert "0 images, 1 failed" in result.stdout
 
@@ -123,7 +124,7 @@ def test_registered_dataset(tmp_path: Path) -> None:
         (tmp_path / "camvid" / kind / "val").mkdir(parents=True)
     Image.new("RGB", (32, 24)).save(tmp_path / "camvid/images/val/x.jpg")
     Image.new("L", (32, 24)).save(tmp_path / "camvid/annotations/val/x.png")
-    command = ("--dataset", "camvid_val", "--generator", "regions", "--output", tmp_path / "cache")
+    command = ("--dataset", "camvid_val", "--generator", "contours", "--output", tmp_path / "cache")
     result = run(*command, DETECTRON2_DATASETS=str(tmp_path))
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
@@ -138,7 +139,7 @@ def test_interrupted_while_workers_run(tmp_path: Path, send: Callable[[int, int]
     (tmp_path / "images").mkdir()
     for i in range(40):
         Image.fromarray(rng.integers(0, 256, (120, 160, 3), np.uint8)).save(tmp_path / f"images/{i:02}.png")
-    command = [sys.executable, str(SCRIPT), "--images", str(tmp_path / "images"), "--generator", "regions"]
+    command = [sys.executable, str(SCRIPT), "--images", str(tmp_path / "images"), "--generator", "contours"]
     command += ["--workers", "2", "--shard-size", "4", "--output", str(tmp_path / "cache")]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -177,9 +178,9 @@ def test_sam_itself(folder: Path, tmp_path: Path) -> None:
     [
         ("sam2", "--dtype=bfloat16", "sam"),
         ("sam2", "--crop-n-layers=1", "sam"),
-        ("sam", "--workers=2", "regions"),
-        ("regions", "--loaders=2", "sam2 or sam"),
-        ("regions", "--device=cpu", "sam2 or sam"),
+        ("sam", "--workers=2", "contours"),
+        ("sam2", "--parts=9", "contours"),
+        ("contours", "--model-type=vit_b", "sam2 or sam"),
     ],
 )
 def test_warning_about_options_of_other_generators(
@@ -221,8 +222,8 @@ def test_every_parameter_of_sam_is_an_option(folder: Path, monkeypatch: pytest.M
         assert f"(default {round(field.default, 2):g})" in helps[field.name]
         given[field.name] = field.default + 1
 
-    def build(_model_type: str, _checkpoint: Path, **options: object) -> None:
-        raise CacheError(repr(options))
+    def build(**options: object) -> None:
+        raise CacheError(repr({name: options[name] for name in options if name not in ("model_type", "checkpoint")}))
 
     monkeypatch.setattr(SamGenerator, "from_checkpoint", build)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
@@ -236,7 +237,7 @@ def test_every_parameter_of_sam_is_an_option(folder: Path, monkeypatch: pytest.M
 
 
 def test_unknown_dataset_suggests_similar_names(tmp_path: Path) -> None:
-    message = error_here("--dataset", "coco_2017_panoptic_val", "--generator", "regions", "--output", tmp_path)
+    message = error_here("--dataset", "coco_2017_panoptic_val", "--generator", "contours", "--output", tmp_path)
     assert "'coco_2017_panoptic_val'" in message
     assert "coco_2017_val_panoptic" in message
 
@@ -248,7 +249,7 @@ def test_dataset_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     DatasetCatalog.register(name, lambda: [json.loads((tmp_path / "absent/annotations.json").read_text())])
     monkeypatch.setenv("DETECTRON2_DATASETS", "/the/wrong/folder")
     try:
-        message = error_here("--dataset", name, "--generator", "regions", "--output", tmp_path / "cache")
+        message = error_here("--dataset", name, "--generator", "contours", "--output", tmp_path / "cache")
     finally:
         DatasetCatalog.pop(name)
     assert "DETECTRON2_DATASETS is /the/wrong/folder" in message
@@ -256,19 +257,19 @@ def test_dataset_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_cache_made_with_other_parameters(folder: Path, tmp_path: Path) -> None:
-    command = ("--images", folder, "--generator", "regions", "--output", tmp_path / "cache")
+    command = ("--images", folder, "--generator", "contours", "--output", tmp_path / "cache")
     assert run(*command).returncode == 0
     manifest = tmp_path / "cache/manifest.json"
-    manifest.write_text(manifest.read_text().replace('"parts": 140', '"parts": 141'))
+    manifest.write_text(manifest.read_text().replace('"parts": 60', '"parts": 61'))
     message = error_of(run(*command))
-    assert "parts is 141, not 140" in message
+    assert "parts is 61, not 60" in message
     assert str(tmp_path / "cache") in message
 
 
 def test_moved_folder_with_its_old_name(folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
-    command = ("--generator", "regions", "--output", tmp_path / "cache")
+    command = ("--generator", "contours", "--output", tmp_path / "cache")
     assert run_here("--images", folder, *command) is None
     shutil.copy(next(moved.rglob("*.png")), moved / "new.png")
     assert f"its dataset is '{folder.name}', not 'moved'" in error_here("--images", moved, *command)
@@ -278,9 +279,9 @@ def test_moved_folder_with_its_old_name(folder: Path, tmp_path: Path) -> None:
 
 
 def test_sam_without_a_checkpoint(folder: Path, tmp_path: Path) -> None:
-    message = error_here("--images", folder, "--output", tmp_path / "cache")
+    message = error_here("--images", folder, "--generator", "sam", "--output", tmp_path / "cache")
     assert "--checkpoint" in message
-    assert "--generator regions" in message
+    assert "--generator contours" in message
 
 
 def test_sam_with_a_wrong_checkpoint(folder: Path, tmp_path: Path) -> None:

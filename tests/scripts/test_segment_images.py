@@ -14,7 +14,7 @@ from PIL import Image
 from proposal_cache import PatchCache
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import ImageFile, from_folder
-from proposal_cache.generators.regions import RegionGenerator
+from proposal_cache.generators.contours import ContourGenerator
 from samcp import SAMCP, add_samcp_config
 from samcp.checkpoint import Checkpointer
 from samcp.commands.segment_images import write_answer
@@ -156,7 +156,7 @@ def test_exif_orientation_equal_names_and_broken_images(tmp_path: Path, monkeypa
         (photos / folder).mkdir(parents=True)
         Image.new("RGB", (120, 80), (200, 30, 30)).save(photos / folder / "x.jpg", exif=exif)
     (photos / "broken.jpg").write_bytes(b"no image")
-    generate(from_folder(photos), RegionGenerator(parts=8), tmp_path / "patches", "photos", progress=False)
+    generate(from_folder(photos), ContourGenerator(parts=8), tmp_path / "patches", "photos", progress=False)
     only = {"SEMANTIC_QUERIES": "stuff", "TEST.PANOPTIC_ON": False, "TEST.SEMANTIC_ON": False}
     weights = save_model(tmp_path, **{f"MODEL.SAMCP.{key}": value for key, value in only.items()})
     where = ("--images", photos, "--patches", tmp_path / "patches", "--output", tmp_path / "out")

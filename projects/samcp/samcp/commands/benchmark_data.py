@@ -26,7 +26,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from proposal_cache import CacheWriter, Patches
-from proposal_cache.generators.regions import RegionGenerator
+from proposal_cache.generators.contours import ContourGenerator
 from samcp import add_samcp_config
 from samcp.config_files import find_config
 from samcp.data import build_train_loader, dataset_mapper
@@ -65,11 +65,12 @@ def make_dataset(folder: Path, num_patches: int) -> str:
     (folder / "images").mkdir()
     (folder / "panoptic").mkdir()
     images, annotations = [], []
-    with CacheWriter(folder / "patches", {"name": "regions"}, _NAME) as cache:
+    generator = ContourGenerator()
+    with CacheWriter(folder / "patches", {"name": "contours"}, _NAME) as cache:
         for i, name in enumerate(tqdm(_PICTURES, desc="making a dataset", leave=False)):
             picture = (resize(getattr(data, name)(), (480, 640)) * 255).astype(np.uint8)
             Image.fromarray(picture).save(folder / "images" / f"{i}.jpg", quality=95)
-            found = RegionGenerator()(picture)
+            found = generator(picture)
             chosen = np.random.default_rng(i).choice(len(found), num_patches, replace=num_patches > len(found))
             cache.add(str(i), found.select(chosen))
             ids = segmentation.slic(picture, n_segments=20, compactness=8, start_label=1)

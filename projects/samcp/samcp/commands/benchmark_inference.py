@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from proposal_cache.generation.sources import from_folder
 from proposal_cache.generators.base import Generator
-from proposal_cache.generators.regions import RegionGenerator
+from proposal_cache.generators.contours import ContourGenerator
 from samcp.data.image_io import read_image
 from samcp.errors import USER_ERRORS, UsageError
 from samcp.predictor import Predictor
@@ -79,10 +79,10 @@ def build_generator(arguments: argparse.Namespace) -> Generator:
     Raises:
         UsageError: the generator needs a checkpoint.
     """
-    if arguments.generator == "regions":
-        return RegionGenerator()
+    if arguments.generator == "contours":
+        return ContourGenerator(device=arguments.device)
     if arguments.checkpoint is None:
-        raise UsageError(f"--generator {arguments.generator} needs --checkpoint FILE; --generator regions needs none")
+        raise UsageError(f"--generator {arguments.generator} needs --checkpoint FILE; --generator contours needs none")
     options = {"device": arguments.device, "points_per_side": arguments.points_per_side}
     if arguments.generator == "sam":
         from proposal_cache.generators.sam import SamGenerator

@@ -24,7 +24,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from proposal_cache import Patches
-from proposal_cache.generators.regions import RegionGenerator
+from proposal_cache.generators.contours import ContourGenerator
 from samcp import SAMCP, add_samcp_config
 from samcp.config_files import find_config
 from samcp.data.patch_transforms import AxisAlignedMap, patch_instances
@@ -246,7 +246,7 @@ def _scores(like: Tensor, num_confident: int) -> Tensor:
 def make_patches(count: int, height: int, width: int) -> Patches:
     """Return `count` regions of a photograph, with repetitions if it has fewer."""
     image = (resize(data.coffee(), (height, width)) * 255).astype(np.uint8)
-    patches = RegionGenerator()(image)
+    patches = ContourGenerator()(image)
     return patches.select(np.random.default_rng(0).choice(len(patches), count, replace=count > len(patches)))
 
 

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from proposal_cache import image_key
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_list
-from proposal_cache.generators.regions import RegionGenerator
+from proposal_cache.generators.contours import ContourGenerator
 from samcp.config import load_config
 from samcp.data.datasets.subset import register_subset
 from samcp.data.patch_caches import image_root
@@ -48,7 +48,7 @@ def make_patches(dataset: str, folder: Path) -> None:
     """Generate missing patches of a registered dataset."""
     root = image_root(dataset)
     images = from_list((image_key(r["file_name"], root), r["file_name"]) for r in DatasetCatalog.get(dataset))
-    generate(images, RegionGenerator(), folder, dataset)
+    generate(images, ContourGenerator(), folder, dataset)
 
 
 def configure(dataset: str, patches: Path, arguments: argparse.Namespace) -> CfgNode:

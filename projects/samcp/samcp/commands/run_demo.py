@@ -35,8 +35,8 @@ from samcp.visualization.demo_page import compare, photograph_rows, prediction_r
 
 _CONFIG = "configs/miniature/demo.yaml"
 _GENERATE = "scripts/generate_sam_patches.py"
-# The default number of parts is for photographs, which are larger and more complex than the scenes.
-_SPLITS = [["--dataset", f"synthetic_{split}", "--parts", "60"] for split in ("train", "val")]
+# The default number of patches is for photographs, which are more complex than the scenes.
+_SPLITS = [["--dataset", f"synthetic_{split}", "--patches", "60"] for split in ("train", "val")]
 _PICTURES = 8  # validation images on the page
 _STAGES = 5
 
@@ -90,7 +90,7 @@ def make_patches(folder: Path) -> None:
     script = Path(sys.argv[0]).resolve().with_name("generate_sam_patches.py")
     for source in (*_SPLITS, ["--images", str(folder / "photographs")]):
         output = folder / "patches" / Path(source[1]).name
-        command = [sys.executable, str(script), *source, "--generator", "regions", "--output", str(output)]
+        command = [sys.executable, str(script), *source, "--generator", "contours", "--output", str(output)]
         subprocess.run([*command, "--workers", str(os.cpu_count() or 1)], check=True, env=environment)
 
 
@@ -220,7 +220,7 @@ def _commands(arguments: argparse.Namespace) -> list[str]:
         f"export DETECTRON2_DATASETS={shlex.quote(str(folder))}",
         f"python scripts/prepare_synthetic.py --train {arguments.train} --val {arguments.val}",
         *(
-            f"python {_GENERATE} {shlex.join(split)} --generator regions "
+            f"python {_GENERATE} {shlex.join(split)} --generator contours "
             f"--output {shlex.quote(str(folder / 'patches' / split[1]))}"
             for split in _SPLITS
         ),

@@ -103,7 +103,7 @@ def write_demo_page(
         Section(
             "Patches of photographs",
             [
-                "Patches of photographs, made by the generator that needs no weights. Patches of several scales "
+                "Patches of photographs, made by the generator that needs no download. Patches of several scales "
                 "overlap; the smallest is drawn on top. The model above was trained on drawn shapes only and is not "
                 "applied to photographs."
             ],

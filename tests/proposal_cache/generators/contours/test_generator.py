@@ -13,7 +13,7 @@ from skimage import data
 from skimage.transform import resize
 
 from proposal_cache import CacheError, ContourGenerator, Patches
-from proposal_cache.generators.contours.generator import select_regions
+from proposal_cache.generators.contours.generator import fit_borders, select_regions
 from proposal_cache.generators.contours.graph import AREA, FloatArray, RegionGraph, region_graph
 from proposal_cache.generators.contours.hierarchy import Hierarchy, Perceptron, build_hierarchy, pair_features
 from proposal_cache.generators.contours.network import ContourNetwork
@@ -194,6 +194,16 @@ def test_selection_takes_the_level_and_then_what_is_merged_last() -> None:
     assert select_regions(hierarchy, 4, parts=2, duplicate_iou=0.8).tolist() == [3, 5, 6, 2]
     assert select_regions(hierarchy, 9, parts=2, duplicate_iou=1.0).tolist() == [3, 5, 6, 2, 4, 0, 1]
     assert select_regions(hierarchy, 1, parts=4, duplicate_iou=0.8).tolist() == [0, 1, 2, 3]
+
+
+def test_borders_are_fitted_to_colours() -> None:
+    image = np.zeros((4, 8, 3), np.uint8)
+    image[:, 3:], image[1, 3], image[2, 3] = 100, 30, 60  # the last pixel is between the two colours
+    labels = np.repeat([[0, 0, 0, 0, 1, 1, 1, 1]], 4, axis=0)
+    fitted = fit_borders(labels, image)
+    assert fitted[:, :3].max() == 0
+    assert fitted[:, 3].tolist() == [1, 0, 0, 1]
+    assert fitted[:, 4:].min() == 1
 
 
 def test_perceptron_against_torch() -> None:
