@@ -54,13 +54,13 @@ def _synthetic_files(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
         name = f"synthetic_{split}"
         root = MetadataCatalog.get(name).image_root
         images = from_list((image_key(r["file_name"], root), r["file_name"]) for r in DatasetCatalog.get(name))
-        generate(images, ContourGenerator(parts=40, patches=60), folder / "patches" / split, name, progress=False)
+        generate(images, ContourGenerator(parts=60, patches=60), folder / "patches" / split, name, progress=False)
     return Synthetic(folder, folder / "patches" / "train", folder / "patches" / "val")
 
 
 @pytest.fixture
 def synthetic(_synthetic_files: Synthetic) -> Iterator[Synthetic]:
-    """Dataset of 6 + 4 drawn scenes with up to 60 patches per scene; tests must not change it."""
+    """Dataset of 6 + 4 drawn scenes with 60 patches per scene; tests must not change it."""
     register_synthetic(_synthetic_files.folder)
     yield _synthetic_files
     register_synthetic()  # restore the default folder

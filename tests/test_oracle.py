@@ -34,12 +34,12 @@ def results(synthetic, tmp_path):
 def test_oracle_metrics_of_contour_patches(results):
     """Contour patches follow the edges of drawn shapes: all segments are found, with errors at boundaries only."""
     measured = {
-        ("panoptic_seg", "PQ"): 95.9,
-        ("panoptic_seg", "PQ_th"): 94.2,
-        ("panoptic_seg", "PQ_st"): 99.1,
-        ("segm", "AP"): 74.5,
-        ("bbox", "AP"): 88.1,
-        ("sem_seg", "mIoU"): 96.0,
+        ("panoptic_seg", "PQ"): 97.0,
+        ("panoptic_seg", "PQ_th"): 95.8,
+        ("panoptic_seg", "PQ_st"): 99.4,
+        ("segm", "AP"): 91.0,
+        ("bbox", "AP"): 92.1,
+        ("sem_seg", "mIoU"): 97.3,
     }
     assert {(task, name): results[task][name] for task, name in measured} == pytest.approx(measured, abs=0.5)
     assert results["panoptic_seg"]["RQ"] == results["segm"]["AP50"] == pytest.approx(100)
