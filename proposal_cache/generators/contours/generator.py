@@ -1,6 +1,6 @@
 """Generator of patches from a learned boundary map; works on photographs without a download."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,9 +78,8 @@ class ContourGenerator:
 
     def describe(self) -> dict[str, Any]:
         """Return name, parameters and the SHA-256 of the weights."""
-        parameters = {
-            name: value for name, value in asdict(self).items() if name not in ("weights", "device", "_loaded")
-        }
+        names = [entry.name for entry in fields(self) if entry.name not in ("weights", "device", "_loaded")]
+        parameters = {name: getattr(self, name) for name in names}
         return {"name": "contours", "version": _VERSION, **parameters, "weights_sha256": self._loaded.sha256}
 
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
