@@ -95,16 +95,16 @@ def test_crops_and_refinement(folder: Path, tmp_path: Path) -> None:
 
 
 def test_boxes_of_the_user(folder: Path, tmp_path: Path) -> None:
-    pixels = np.full((40, 50, 3), 100, np.uint8)
-    pixels[8:14, 8:14], pixels[26:32, 30:36] = 130, 120
+    pixels = np.full((60, 120, 3), 100, np.uint8)
+    pixels[8:20, 8:20], pixels[40:52, 100:112] = 180, 120
     Image.fromarray(pixels).save(folder / "a.png")
     boxes = tmp_path / "boxes.json"
-    boxes.write_text('{"a": [[2, 2, 20, 20], [24, 20, 42, 38]]}')
+    boxes.write_text('{"a": [[4, 4, 24, 24], [96, 36, 116, 56]]}')
     command = ("--images", folder, "--generator", "contours", "--parts", 2, "--patches", 2, "--boxes", boxes)
     command += ("--output", tmp_path / "cache")
     assert run_here(*command) is None
     patches = PatchCache(tmp_path / "cache")["a"]
-    assert patches.boxes[patches.source == 1].tolist() == [[8, 8, 14, 14]]  # the other is found without boxes
+    assert patches.boxes[patches.source == 1].tolist() == [[8, 8, 20, 20]]  # the other is found without boxes
     boxes.write_text('{"a": [[2, 2, 20, 21]]}')
     assert "boxes_sha256 is " in error_here(*command)
     boxes.write_text('{"b": []}')
