@@ -141,9 +141,9 @@ def test_interrupted_while_workers_run(tmp_path: Path, send: Callable[[int, int]
         blocks = rng.integers(0, 256, (6, 8, 3), np.uint8).repeat(20, 0).repeat(20, 1)
         Image.fromarray(blocks).save(tmp_path / f"images/{i:02}.png")
     command = [sys.executable, str(SCRIPT), "--images", str(tmp_path / "images"), "--generator", "contours"]
-    command += ["--workers", "2", "--shard-size", "2", "--output", str(tmp_path / "cache")]
+    command += ["--shard-size", "2", "--output", str(tmp_path / "cache")]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [*command, "--workers", "2"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     while process.poll() is None and not list((tmp_path / "cache").glob("shard-*.h5")):
         time.sleep(0.01)
