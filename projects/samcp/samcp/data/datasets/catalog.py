@@ -29,6 +29,22 @@ def unregister(name: str) -> None:
         MetadataCatalog.remove(name)
 
 
+def load_label_maps(images: Path, labels: Path, remedy: str) -> list[dict[str, Any]]:
+    """Load the records of a folder of images (.jpg or .png) with a label map NAME.png each, in the order of file names.
+
+    Raises:
+        FileNotFoundError: a folder is missing; ``remedy`` ends the message.
+    """
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is missing; {remedy}")
+    return [
+        {"file_name": str(image), "image_id": image.stem, "sem_seg_file_name": str(labels / f"{image.stem}.png")}
+        for image in sorted(images.iterdir())
+        if image.suffix in {".jpg", ".png"}
+    ]
+
+
 def as_vocabulary(words: Iterable[Sequence[str]]) -> str:
     """Format the words of classes as vocabulary text, "kite, boat: ship | vessel", for a dataset's metadata.
 

@@ -10,9 +10,8 @@ Layout under DETECTRON2_DATASETS, written by scripts/prepare_camvid.py:
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from samcp.data.datasets.catalog import register
+from samcp.data.datasets.catalog import load_label_maps, register
 
 # Names and colours of SegNet's 11 classes (Badrinarayanan et al., 2017).
 _CLASSES: dict[str, tuple[int, int, int]] = {
@@ -30,7 +29,7 @@ _CLASSES: dict[str, tuple[int, int, int]] = {
 }
 NUM_CLASSES = len(_CLASSES)
 IGNORE_LABEL = 255
-_IMAGE_SUFFIXES = {".jpg", ".png"}
+_REMEDY = "scripts/prepare_camvid.py writes camvid/{images,annotations}/{train,val}"
 
 
 def register_camvid(root: str | os.PathLike[str] | None = None) -> None:
@@ -44,7 +43,7 @@ def register_camvid(root: str | os.PathLike[str] | None = None) -> None:
         images, annotations = base / "images" / split, base / "annotations" / split
         register(
             f"camvid_{split}",
-            partial(_load, images, annotations),
+            partial(load_label_maps, images, annotations, _REMEDY),
             image_root=str(images),
             sem_seg_root=str(annotations),
             evaluator_type="sem_seg",
@@ -54,21 +53,3 @@ def register_camvid(root: str | os.PathLike[str] | None = None) -> None:
             thing_classes=[],
             thing_dataset_id_to_contiguous_id={},
         )
-
-
-def _load(images: Path, annotations: Path) -> list[dict[str, Any]]:
-    """Load records in the order of file names. Raises FileNotFoundError if a folder is missing."""
-    for folder in (images, annotations):
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder} is missing; scripts/prepare_camvid.py writes camvid/{{images,annotations}}/{{train,val}}"
-            )
-    return [
-        {
-            "file_name": str(image),
-            "image_id": image.stem,
-            "sem_seg_file_name": str(annotations / f"{image.stem}.png"),
-        }
-        for image in sorted(images.iterdir())
-        if image.suffix in _IMAGE_SUFFIXES
-    ]

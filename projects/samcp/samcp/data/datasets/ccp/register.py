@@ -13,9 +13,8 @@ Layout under DETECTRON2_DATASETS, where scripts/prepare_ccp.py writes `labels`:
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from samcp.data.datasets.catalog import register
+from samcp.data.datasets.catalog import load_label_maps, register
 
 # Classes of the release, in the order of its labels.
 _RELEASED = (  # noqa: SIM905 (a list would take 59 lines)
@@ -42,6 +41,7 @@ _CLASS_OF = {member: name for name, members in _MERGED.items() for member in mem
 CLASSES = tuple(dict.fromkeys(_CLASS_OF.get(name, name) for name in _RELEASED))
 CLASS_IDS = tuple(CLASSES.index(_CLASS_OF.get(name, name)) for name in _RELEASED)  # of each label of the release
 IGNORE_LABEL = 255
+_REMEDY = "scripts/prepare_ccp.py writes ccp/labels/{train,val}"
 
 
 def register_ccp(root: str | os.PathLike[str] | None = None) -> None:
@@ -55,7 +55,7 @@ def register_ccp(root: str | os.PathLike[str] | None = None) -> None:
         images, labels = base / "images" / split, base / "labels" / split
         register(
             f"ccp_{split}",
-            partial(_load, images, labels),
+            partial(load_label_maps, images, labels, _REMEDY),
             image_root=str(images),
             sem_seg_root=str(labels),
             evaluator_type="sem_seg",
@@ -64,18 +64,3 @@ def register_ccp(root: str | os.PathLike[str] | None = None) -> None:
             thing_classes=[],
             thing_dataset_id_to_contiguous_id={},
         )
-
-
-def _load(images: Path, labels: Path) -> list[dict[str, Any]]:
-    """Load records in the order of file names. Raises FileNotFoundError if a folder is missing."""
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is missing; scripts/prepare_ccp.py writes ccp/labels/{{train,val}}")
-    return [
-        {
-            "file_name": str(image),
-            "image_id": image.stem,
-            "sem_seg_file_name": str(labels / f"{image.stem}.png"),
-        }
-        for image in sorted(images.glob("*.jpg"))
-    ]
