@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-import torch.multiprocessing
 import train_net
-from detectron2.utils import comm
 
 from samcp.data.datasets.synthetic.register import register_synthetic
+from tests.processes import run_in_two_processes
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "miniature" / "demo.yaml"
 
@@ -48,16 +46,13 @@ def test_oracle_metrics_of_contour_patches(results):
 def work(rank, folder, scenes, arguments):
     """Evaluate half of the images in one of two processes."""
     register_synthetic(scenes)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    comm.create_local_process_group(2)
     found = train_net.run(train_net.argument_parser().parse_args(arguments))
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_equal_one_process(synthetic, results, tmp_path):
     arguments = options(synthetic, tmp_path / "two")
-    torch.multiprocessing.spawn(work, (tmp_path, synthetic.folder, arguments), nprocs=2)
+    run_in_two_processes(work, tmp_path, synthetic.folder, arguments)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert not found[1], "only rank 0 returns metrics"
     assert found[0].keys() == results.keys()

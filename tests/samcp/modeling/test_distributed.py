@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing
 from detectron2.config import CfgNode
 from torch import Tensor
 
 from samcp import SAMCP
 from samcp.trainer import _distributed
 from samcp.vocabulary import Vocabulary
+from tests.processes import run_in_two_processes
 
 
 def build(cfg: CfgNode) -> SAMCP:
@@ -31,10 +31,8 @@ def gradients(model: torch.nn.Module, batch: list[dict]) -> dict[str, Tensor]:
 
 def work(rank: int, folder: Path, cfg: CfgNode, batches: list[list[dict]]) -> None:
     """Compute the gradients for image `rank` of each batch."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     model = _distributed(build(cfg))
     torch.save([gradients(model, [batch[rank]]) for batch in batches], folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_gradients_of_two_processes_equal_one_process(toy: Any, toy_cfg: CfgNode, tmp_path: Path) -> None:
@@ -44,7 +42,7 @@ def test_gradients_of_two_processes_equal_one_process(toy: Any, toy_cfg: CfgNode
         [toy.input(9, {0: [1, 2]}, seed=3), toy.input(6, {}, seed=4)],  # the second image has no entities
         [toy.input(0, {}, seed=5), toy.input(6, {1: [3]}, seed=6)],  # the first image has no patches
     ]
-    torch.multiprocessing.spawn(work, (tmp_path, toy_cfg, batches), nprocs=2)
+    run_in_two_processes(work, tmp_path, toy_cfg, batches)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     model = build(toy_cfg)
     for batch, ours, theirs in zip(batches, first, second, strict=True):
