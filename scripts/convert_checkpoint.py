@@ -2,10 +2,12 @@
 """Convert checkpoints into model files: weights, config and vocabulary in safetensors.
 
     python scripts/convert_checkpoint.py export output/run/model_final.pth model.safetensors
+    python scripts/convert_checkpoint.py export --half output/run/model_final.pth model.safetensors KEY VALUE ..
     python scripts/convert_checkpoint.py released released.pth model.safetensors
     python scripts/convert_checkpoint.py show model.safetensors
 
-A model file is smaller than a checkpoint, since it has no optimizer state, and cannot contain code. To evaluate it:
+A model file is smaller than a checkpoint, since it has no optimizer state, and cannot contain code. With --half, it is
+in half precision, and may have other values of config keys, such as thresholds chosen after the training. To evaluate:
 
     python projects/samcp/train_net.py --config-file ... --eval-only MODEL.WEIGHTS model.safetensors
 
@@ -16,6 +18,7 @@ with torch.load(weights_only=True), which runs no code.
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from samcp.command_line import command_parser
@@ -33,18 +36,23 @@ def main() -> None:
         if arguments.command == "show":
             show(arguments.source)
         elif arguments.command == "export":
-            export(arguments.source, arguments.target or arguments.source.with_suffix(_SUFFIX))
+            target = arguments.target or arguments.source.with_suffix(_SUFFIX)
+            export(arguments.source, target, half=arguments.half, opts=arguments.opts)
         else:
             convert_released_checkpoint(arguments.source, arguments.target, arguments.config_file, arguments.opts)
     except (CheckpointError, UsageError) as error:
         sys.exit(f"error: {error}")
 
 
-def export(source: Path, target: Path) -> None:
+def export(source: Path, target: Path, *, half: bool = False, opts: Sequence[str] = ()) -> None:
     """Write a checkpoint of train_net.py as a model file, and print both sizes."""
+    from samcp.errors import UsageError
     from samcp.export import ModelFile
 
-    ModelFile.of_checkpoint(source).save(target)
+    if opts and not half:
+        raise UsageError(f"{' '.join(opts)}: config keys are changed with --half only")
+    model = ModelFile.of_checkpoint(source)
+    (model.for_release(opts) if half else model).save(target)
     before, after = source.stat().st_size, target.stat().st_size
     print(f"{source}: {before / 1e6:.1f} MB -> {target}: {after / 1e6:.1f} MB")
     show(target)
@@ -85,6 +93,8 @@ def _parse_arguments() -> argparse.Namespace:
     export_parser.add_argument(
         "target", type=Path, nargs="?", help=f"model file (default: the checkpoint's path with {_SUFFIX})"
     )
+    export_parser.add_argument("--half", action="store_true", help="half precision, half the size")
+    export_parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change")
     released_parser = commands.add_parser("released", help="convert a checkpoint of the released code")
     released_parser.add_argument("source", type=Path, help="checkpoint or state dict of the released code")
     released_parser.add_argument("target", type=Path, help=f"model file, *{_SUFFIX}")

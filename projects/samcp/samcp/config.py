@@ -9,6 +9,7 @@ import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+from samcp import model_zoo
 from samcp.config_files import find_config
 from samcp.errors import CheckpointError, UsageError
 
@@ -103,7 +104,8 @@ def _add_model_config(cfg: CN) -> None:
     # open_clip pretrained tag, or a local checkpoint file, which needs no network.
     cfg.MODEL.CLIP.PRETRAINED = "laion2b_s29b_b131k_ft_soup"
 
-    # Class embeddings: "learned", a table trained with the model, or "clip", MODEL.CLIP's text encoder.
+    # Class embeddings: "learned", a table trained with the model; "clip", MODEL.CLIP's text encoder; or "agnostic", one
+    # for all words, to find objects of any class, which MODEL.SAMCP.NAMING names.
     cfg.MODEL.SAMCP.TEXT = CN()
     cfg.MODEL.SAMCP.TEXT.ENCODER = "clip"
     cfg.MODEL.SAMCP.TEXT.LEARNED_DIM = 256  # width of the learned table
@@ -115,6 +117,12 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA = 0.4  # 0: learned scores only, 1: CLIP's only (Table 6)
     cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA_UNSEEN = 0.4  # for classes unseen in training
     cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION = "product"  # geometric mean, or "sum", the formula of 4.1
+
+    # Names of regions by a frozen dual encoder of its own, independent of the backbone, as the second classifier of
+    # OPEN_VOCABULARY: "imagenet" (EfficientNet-Lite0, no download), "clip" (MODEL.CLIP), or "" for none.
+    cfg.MODEL.SAMCP.NAMING = CN()
+    cfg.MODEL.SAMCP.NAMING.ENCODER = ""
+    cfg.MODEL.SAMCP.NAMING.MIN_SIZE = 480  # shorter side in pixels of the encoder's input
 
     # Backbone of timm with Detectron2's FPN: MODEL.BACKBONE.NAME "build_timm_fpn_backbone".
     cfg.MODEL.TIMM = CN()
@@ -193,6 +201,7 @@ def load_config(args: argparse.Namespace) -> CN:
         args.config_file = find_config(args.config_file)
         cfg.merge_from_file(args.config_file, allow_unsafe=False)
         cfg.merge_from_list(_with_floats(cfg, args.opts))
+        cfg.MODEL.WEIGHTS = model_zoo.find(cfg.MODEL.WEIGHTS)
     except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
         late = [option for option in args.opts if option.startswith("--")]
         hint = f"; {late[0]} goes before the first key" if late else ""
@@ -223,6 +232,18 @@ def parse_config(text: str) -> CN:
             "wrote the checkpoint"
         ) from error
     return cfg
+
+
+def merge_opts(cfg: CN, opts: Sequence[str]) -> None:
+    """Set keys of a config to values, as on a command line.
+
+    Raises:
+        UsageError: a key is unknown, or a value has the wrong type.
+    """
+    try:
+        cfg.merge_from_list(_with_floats(cfg, opts))
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UsageError(f"{' '.join(opts)}: {error}") from error
 
 
 def without_pretraining(cfg: CN) -> CN:

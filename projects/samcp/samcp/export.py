@@ -1,8 +1,8 @@
 """Model file: weights, config and vocabulary of a trained model as safetensors, which cannot contain code."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from proposal_cache.store.durable import make_directory, write_durably
-from samcp.config import parse_config
+from samcp.config import merge_opts, parse_config
 from samcp.errors import CheckpointError
 from samcp.vocabulary import Vocabulary
 
@@ -82,6 +82,21 @@ class ModelFile:
                 f"{path}: not a checkpoint of this project's train_net.py, or damaged ({error!r:.80})"
             ) from error
         return cls(tensors, config, vocabulary or Vocabulary.of_config(parse_config(config)))
+
+    def for_release(self, opts: Sequence[str]) -> "ModelFile":
+        """Return the model in half precision, with some keys of its config changed.
+
+        Args:
+            opts: keys and values, such as thresholds that were chosen after the training.
+
+        Raises:
+            UsageError: a key is unknown.
+        """
+        cfg = parse_config(self.config)
+        cfg.defrost()
+        merge_opts(cfg, opts)
+        halves = {name: t.half() if t.is_floating_point() else t for name, t in self.tensors.items()}
+        return replace(self, tensors=halves, config=cfg.dump())
 
     @classmethod
     def load(cls, path: str | Path) -> "ModelFile":

@@ -28,6 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from proposal_cache import Patches
+from samcp import model_zoo
 from samcp.checkpoint import load_trained_model
 from samcp.config import parse_config
 from samcp.data.dataset_mapper import augment_image, build_augmentations
@@ -59,26 +60,34 @@ class Predictor:
         self.model = model.eval()
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
-        self.vocabulary = model.vocabulary  # default of Scene.ask
+        # Default of Scene.ask.
+        self.vocabulary = model.vocabulary if model.namer is None else Vocabulary.load("coco")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "", clip: str = "") -> "Predictor":
         """Load a checkpoint of train_net.py or a model file of convert_checkpoint.py; both contain the config.
 
         Args:
+            path: of the file, or the name of a shipped model (`samcp.model_zoo`).
             device: default: the device of the training, or the CPU if there is no GPU.
-            clip: the checkpoint of the CLIP model, if it has moved since the training.
+            clip: "FILE" or "TAG", weights of the config's CLIP model, for example if the file has moved since the
+                training; or "NAME:FILE" or "NAME:TAG" for another model of open_clip, which gives words to a model that
+                was trained without names.
 
         Raises:
             CheckpointError: the file is missing, damaged, or of another program.
             UsageError: the device is not available.
         """
         _check_device(device)
-        path = Path(path)
+        path = Path(model_zoo.find(os.fspath(path)))
         file = ModelFile.load(path) if path.suffix == SUFFIX else ModelFile.of_checkpoint(path)
         cfg = parse_config(file.config)
         cfg.MODEL.WEIGHTS = str(path)
-        cfg.MODEL.CLIP.PRETRAINED = clip or cfg.MODEL.CLIP.PRETRAINED
+        if clip:
+            name, _, cfg.MODEL.CLIP.PRETRAINED = clip.rpartition(":")
+            cfg.MODEL.CLIP.NAME = name or cfg.MODEL.CLIP.NAME
+            if cfg.MODEL.SAMCP.NAMING.ENCODER:
+                cfg.MODEL.SAMCP.NAMING.ENCODER = "clip"
         if device or not torch.cuda.is_available():
             cfg.MODEL.DEVICE = device or "cpu"
         return cls.from_config(cfg, file.vocabulary)
@@ -151,10 +160,12 @@ class Scene:
         """Predict the classes of a vocabulary, by default the one that the model was built with.
 
         Raises:
-            ValueError: the class embeddings are learned and do not include all of the classes.
+            ValueError: the model has no text encoder, and does not know all of the classes.
         """
         model = self.predictor.model
         vocabulary = vocabulary or self.predictor.vocabulary
+        if model.namer is not None:
+            model.namer.check_words(vocabulary.words)
         if vocabulary != model.vocabulary:
             model.set_vocabulary(vocabulary)
         [predictions] = model.predict(self.encoded, [self.patches])

@@ -66,7 +66,7 @@ def test_mask_weights(toy: Any, size: tuple[int, int]) -> None:
     patches = toy.patches(6, 20, 30)
     members = torch.rand(5, 6) > 0.6
     members[0] = False
-    weights = mask_weights(members, patches, size, stride=8)
+    weights = mask_weights(members, patches, (size[0] / 8, size[1] / 8))
     assert weights.shape == (5, -(-size[0] // 8), -(-size[1] // 8))
     masks = patches.decode()
     expected = np.zeros(weights.shape)
@@ -80,7 +80,7 @@ def test_mask_weights(toy: Any, size: tuple[int, int]) -> None:
 
 
 def test_mask_weights_without_patches() -> None:
-    assert mask_weights(torch.zeros(3, 0, dtype=torch.bool), Patches.empty(9, 9), (9, 9), 4).shape == (3, 3, 3)
+    assert mask_weights(torch.zeros(3, 0, dtype=torch.bool), Patches.empty(9, 9), (9 / 4, 9 / 4)).shape == (3, 3, 3)
 
 
 @pytest.fixture(scope="module", params=["convnext", "resnet"])
@@ -121,7 +121,7 @@ def test_predict_clip(model: SAMCP, toy: Any) -> None:
         words = model.class_embedding()
         for affinity, row in zip(learned_predictions[i].instance_affinity, clip.instance, strict=True):
             members = (affinity - affinity.min()) / (affinity.max() - affinity.min()) > 0.5
-            weights = mask_weights(members[None], rles[i], (height, width), 32)
+            weights = mask_weights(members[None], rles[i], (height / 32, width / 32))
             [pooled] = model.backbone.bottom_up.pool(dense, weights)
             logits = [float(pooled @ word) * float(model.backbone.bottom_up.logit_scale) for word in words]
             best = torch.tensor([max(logits[:2]), logits[2], max(logits[3:])])

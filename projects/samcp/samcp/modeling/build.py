@@ -7,11 +7,18 @@ from detectron2.modeling import build_backbone
 
 from samcp.errors import UsageError, naming_config_key
 from samcp.modeling.affinity_decoder import DCA_SOURCES, AffinityDecoder
-from samcp.modeling.class_embedding import ClassEmbedding, CLIPClassEmbedding, LearnedClassEmbedding, check_prompts
+from samcp.modeling.class_embedding import (
+    AgnosticClassEmbedding,
+    ClassEmbedding,
+    CLIPClassEmbedding,
+    LearnedClassEmbedding,
+    check_prompts,
+)
 from samcp.modeling.classifier import Classifier
 from samcp.modeling.criterion import Criterion
 from samcp.modeling.inference import MERGE_RULES, Inference
 from samcp.modeling.matcher import HungarianMatcher
+from samcp.modeling.naming import build_namer
 from samcp.modeling.open_vocabulary import FUSION_RULES, ScoreFusion
 from samcp.modeling.patch_encoder import PatchEncoder, RoIEmbedding
 from samcp.modeling.queries import SEMANTIC_QUERY_CLASSES, QueryBuilder
@@ -116,6 +123,7 @@ def build_parts(cfg: CfgNode, vocabulary: Vocabulary) -> dict[str, Any]:
         "denoising": _denoising_options(options),
         "buildable_iou": options.TARGETS.BUILDABLE_IOU,
         "fusion": _build_fusion(cfg),
+        "namer": build_namer(cfg),
         "roi_size": options.ROI_SIZE,
         "oracle": cfg.TEST.ORACLE,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -151,10 +159,11 @@ def _build_fusion(cfg: CfgNode) -> ScoreFusion | None:
     options = cfg.MODEL.SAMCP.OPEN_VOCABULARY
     if not options.ENABLED or options.KAPPA == options.KAPPA_UNSEEN == 0:
         return None
-    if cfg.MODEL.BACKBONE.NAME != "build_clip_fpn_backbone" or cfg.MODEL.SAMCP.TEXT.ENCODER != "clip":
+    is_clip = cfg.MODEL.BACKBONE.NAME == "build_clip_fpn_backbone" and cfg.MODEL.SAMCP.TEXT.ENCODER == "clip"
+    if not is_clip and not cfg.MODEL.SAMCP.NAMING.ENCODER:
         raise UsageError(
-            "MODEL.SAMCP.OPEN_VOCABULARY.ENABLED needs CLIP for images and for words: MODEL.BACKBONE.NAME "
-            "build_clip_fpn_backbone and MODEL.SAMCP.TEXT.ENCODER clip"
+            "MODEL.SAMCP.OPEN_VOCABULARY.ENABLED needs CLIP for images and for words, MODEL.BACKBONE.NAME "
+            "build_clip_fpn_backbone and MODEL.SAMCP.TEXT.ENCODER clip, or MODEL.SAMCP.NAMING.ENCODER"
         )
     return ScoreFusion(clip_weight=options.KAPPA, clip_weight_unseen=options.KAPPA_UNSEEN, rule=options.FUSION)
 
@@ -173,6 +182,8 @@ def _build_class_embedding(cfg: CfgNode, vocabulary: Vocabulary) -> ClassEmbeddi
     options, clip = cfg.MODEL.SAMCP.TEXT, cfg.MODEL.CLIP
     if options.ENCODER == "learned":
         return LearnedClassEmbedding(vocabulary.words, options.LEARNED_DIM)
+    if options.ENCODER == "agnostic":
+        return AgnosticClassEmbedding(vocabulary.words, options.LEARNED_DIM)
     if options.ENCODER == "clip":
         with naming_config_key("MODEL.SAMCP.TEXT.PROMPTS"):
             check_prompts(options.PROMPTS)
@@ -180,4 +191,4 @@ def _build_class_embedding(cfg: CfgNode, vocabulary: Vocabulary) -> ClassEmbeddi
             return CLIPClassEmbedding(
                 vocabulary.words, name=clip.NAME, pretrained=clip.PRETRAINED, prompts=options.PROMPTS
             )
-    raise UsageError(f"MODEL.SAMCP.TEXT.ENCODER is {options.ENCODER!r}; choose 'clip' or 'learned'")
+    raise UsageError(f"MODEL.SAMCP.TEXT.ENCODER is {options.ENCODER!r}; choose 'clip', 'learned' or 'agnostic'")

@@ -110,6 +110,27 @@ class LearnedClassEmbedding(ClassEmbedding):
         self._index_words([1] * len(rows), self.weight.device)
 
 
+class AgnosticClassEmbedding(ClassEmbedding):
+    """One trainable embedding for all words: the model finds objects, and another one names them.
+
+    Args:
+        words: words per class.
+        dim: width of the embedding.
+    """
+
+    def __init__(self, words: Words, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.weight = nn.Parameter(F.normalize(torch.randn(1, dim), dim=-1))
+        self.set_words(words)
+
+    def forward(self) -> Tensor:
+        return self.weight.expand(len(self.names), -1)
+
+    def set_words(self, words: Words) -> None:
+        self._index_words([1] * len(words), self.weight.device)
+
+
 class CLIPClassEmbedding(ClassEmbedding):
     """Frozen embeddings of all words by a CLIP text encoder, which is deleted after computing them.
 

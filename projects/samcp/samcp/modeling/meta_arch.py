@@ -1,8 +1,10 @@
 """SAM-CP meta-architecture: label patches (Prompt I) and merge them (Prompt II) in one pass (paper, Figure 2)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.structures import ImageList
@@ -18,6 +20,7 @@ from samcp.modeling.criterion import Criterion
 from samcp.modeling.denoising import DenoisingQueries, make_denoising_queries
 from samcp.modeling.encoded_images import EncodedImages, pad_and_stack
 from samcp.modeling.inference import Inference, Predictions
+from samcp.modeling.naming import Namer
 from samcp.modeling.open_vocabulary import ClipScores, ScoreFusion, mask_weights
 from samcp.modeling.oracle import oracle_predictions
 from samcp.modeling.patch_batch import PatchBatch
@@ -26,6 +29,8 @@ from samcp.modeling.queries import SEMANTIC_QUERY_CLASSES, QueryBuilder, QuerySe
 from samcp.modeling.roi_align import channels_last_on_cpu
 from samcp.modeling.targets import Entities, gather_entities
 from samcp.vocabulary import Vocabulary, word_key
+
+NAMES = "names"  # feature map of the namer
 
 
 @META_ARCH_REGISTRY.register()
@@ -44,7 +49,8 @@ class SAMCP(nn.Module):
         denoising: arguments of :func:`make_denoising_queries`, None to train without denoising queries.
         buildable_iou: minimum box IoU of an instance and its patches; other instances are excluded from the loss.
         fusion: combines the scores with CLIP's scores of the predicted masks, None to use the learned scores only.
-            Requires CLIP as backbone and for the class embeddings.
+            Requires CLIP as backbone and for the class embeddings, or a namer.
+        namer: encoder of its own for the scores to combine with, instead of a CLIP backbone.
         roi_size: side length of the mapper's roi_masks.
         oracle: predict the ground-truth affinity instead of running the network; inputs need their targets.
         pixel_mean, pixel_std: of the input images, one value per channel.
@@ -73,6 +79,7 @@ class SAMCP(nn.Module):
         denoising: dict | None,
         buildable_iou: float,
         fusion: ScoreFusion | None,
+        namer: Namer | None,
         roi_size: int,
         oracle: bool,
         pixel_mean: Sequence[float],
@@ -92,6 +99,7 @@ class SAMCP(nn.Module):
         self.denoising = denoising
         self.buildable_iou = buildable_iou
         self.fusion = fusion
+        self.namer = namer
         self.trained_words = {word_key(word) for words in vocabulary.words for word in words}
         self.roi_size = roi_size
         self.oracle = oracle
@@ -167,6 +175,8 @@ class SAMCP(nn.Module):
     def _index_classes(self, vocabulary: Vocabulary) -> None:
         things = torch.tensor(vocabulary.is_thing, dtype=torch.bool, device=self.device)
         self.vocabulary = vocabulary
+        if self.namer is not None:
+            self.namer.set_words(vocabulary.words)
         self.thing_classes = things.nonzero().squeeze(1)
         self.semantic_classes = _semantic_classes(things, self.semantic_queries)
         self.inference.set_classes(self.thing_classes.tolist(), len(things))
@@ -194,7 +204,10 @@ class SAMCP(nn.Module):
         predictions = self.predict_learned(images)
         if self.fusion is None:
             return predictions
-        clip_scores = self.predict_clip(images, predictions, patches)
+        if self.namer is None:
+            clip_scores = self.predict_clip(images, predictions, patches)
+        else:
+            predictions, clip_scores = self._predict_names(self.namer, images, predictions, patches)
         return [self.fusion(p, c, self.seen_classes) for p, c in zip(predictions, clip_scores, strict=True)]
 
     def predict_learned(self, images: EncodedImages) -> list[Predictions]:
@@ -213,13 +226,31 @@ class SAMCP(nn.Module):
         for i, (prediction, image_patches) in enumerate(zip(predictions, patches, strict=True)):
             members = self.inference.members(torch.cat([prediction.semantic_affinity, prediction.instance_affinity]))
             height, width = images.patches.image_sizes[i].tolist()
-            weights = mask_weights(members, image_patches, (height, width), stride).to(self.device)
+            weights = mask_weights(members, image_patches, (height / stride, width / stride)).to(self.device)
             dense = images.features[DENSE][i, :, : weights.shape[1], : weights.shape[2]]
             logits = self.class_embedding.max_over_words(clip.logit_scale * clip.pool(dense, weights) @ words.T)
             classes = prediction.semantic_classes
             semantic, instance = logits.softmax(-1).split([len(classes), len(prediction.instance_affinity)])
             scores.append(ClipScores(semantic.gather(1, classes[:, None])[:, 0], instance))
         return scores
+
+    def _predict_names(
+        self, namer: Namer, images: EncodedImages, predictions: Sequence[Predictions], patches: Sequence[Patches]
+    ) -> tuple[list[Predictions], list[ClipScores]]:
+        """Compute the namer's scores of the predicted instances; stuff is what it finds in each patch alone."""
+        named = []
+        for i, (prediction, image_patches) in enumerate(zip(predictions, patches, strict=True)):
+            height, width = namer.grid(*images.patches.image_sizes[i].tolist())
+            members = self.inference.members(prediction.instance_affinity).cpu()
+            alone = torch.eye(len(image_patches), dtype=torch.bool)
+            weights = mask_weights(torch.cat([members, alone]), image_patches, (height, width)).to(self.device)
+            scores = namer.probabilities(images.features[NAMES][i, :, :height, :width], weights)
+            instance, alone_scores = scores.split([len(members), len(image_patches)])
+            affinity = alone_scores[:, prediction.semantic_classes].T
+            semantic = F.pad(affinity, (0, 1)).amax(1)  # padded, since there may be no patch
+            stuff = {"semantic_scores": semantic, "semantic_affinity": affinity / semantic.clamp(min=1e-6)[:, None]}
+            named.append((replace(prediction, **stuff), ClipScores(semantic, instance)))
+        return [p for p, _ in named], [c for _, c in named]
 
     @property
     def seen_classes(self) -> Tensor:
@@ -260,6 +291,8 @@ class SAMCP(nn.Module):
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
         maps: dict[str, Tensor] = self.backbone(channels_last_on_cpu(padded.tensor))
+        if self.namer is not None and not self.training:
+            maps[NAMES] = torch.cat([self.namer.dense(image * self.pixel_std + self.pixel_mean) for image in images])
         return maps
 
     def _ground_truth(self, batched_inputs: list[dict], patches: PatchBatch) -> tuple[list[Entities], list[Entities]]:

@@ -1,5 +1,6 @@
 """Fusion of learned scores with CLIP's scores of predicted masks (METHOD 8; paper 4.1, Tables 6 and 8)."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,25 +66,24 @@ class ScoreFusion:
         return a * b if self.rule == "product" else (a + b) / 2
 
 
-def mask_weights(members: Tensor, patches: Patches, size: tuple[int, int], stride: int) -> Tensor:
+def mask_weights(members: Tensor, patches: Patches, extent: tuple[float, float]) -> Tensor:
     """Compute the area of each union of patches inside each cell of a feature map.
 
     Args:
         members: (Q, N) bool, the patches of each union.
         patches: N patches, at the original image's size.
-        size: height and width of the network's input, without padding.
-        stride: of the feature map.
+        extent: height and width of the image in cells; the last cells may be covered in part.
 
     Returns:
-        (Q, h, w) in pixels of the original image; h and w cover the input.
+        (Q, h, w) in pixels of the original image; h and w are the extent, rounded up.
     """
-    height, width = (-(-side // stride) for side in size)
+    height, width = map(math.ceil, extent)
     if not len(patches) or not len(members):
         return torch.zeros(len(members), height, width)
     partition = patches.partition()
     rows, columns = (
-        ((np.arange(pixels) + 0.5) * side / pixels // stride).astype(np.int64)
-        for pixels, side in ((patches.height, size[0]), (patches.width, size[1]))
+        ((np.arange(pixels) + 0.5) * cells / pixels).astype(np.int64)
+        for pixels, cells in ((patches.height, extent[0]), (patches.width, extent[1]))
     )
     cell = rows[:, None] * width + columns
     region = partition.paint(np.arange(len(partition.membership)))

@@ -1,0 +1,1 @@
+"""Objects of any class in everyday photographs."""

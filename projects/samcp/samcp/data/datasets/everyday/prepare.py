@@ -1,0 +1,178 @@
+"""Photographs with objects of one class, "object", from COCO, BSDS500 and CCP, to learn Prompt II without names.
+
+Layout under DETECTRON2_DATASETS, beside coco, bsds500 and ccp:
+
+    everyday/
+      objects.yaml                     registers everyday_train and everyday_objects_val
+      {train,val}.json                 objects as COCO instances of the class "object"; val is of COCO only
+      named.yaml                       registers everyday_named_train and everyday_val
+      train_panoptic.json              COCO's annotations of its part of the images
+      val_{panoptic,instances}.json    COCO's annotations of the validation images
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samcp.data.datasets.conversion import describe_segments
+from samcp.data.files import write_bytes, write_json
+from samcp.data.ground_truth import read_label_map, read_panoptic_ids
+from samcp.data.parallel import parallel_map
+from samcp.errors import DataError
+
+_VAL_EVERY = 5  # every fifth COCO image, in the order of ids, is for validation
+_CCP_EVERY = 4  # CCP has more images than the others together, all of one kind
+_MIN_SHARE = 0.001  # of the image; smaller objects are left out
+_YAMLS = {
+    "objects": """\
+splits:
+  everyday_train: {images: .., instances: train.json, patches: patches/train}
+  everyday_objects_val: {images: ../coco/train2017, instances: val.json, patches: patches/val}
+""",
+    "named": """\
+classes: coco
+splits:
+  everyday_named_train:
+    images: ../coco/train2017
+    panoptic: train_panoptic.json
+    panoptic_pngs: ../coco/panoptic_train2017
+  everyday_val:
+    images: ../coco/train2017
+    panoptic: val_panoptic.json
+    panoptic_pngs: ../coco/panoptic_train2017
+    instances: val_instances.json
+    patches: patches/val
+""",
+}
+
+
+def prepare_everyday(folder: Path, *, workers: int = 1) -> dict[str, str]:
+    """Write the json files and the yaml that registers them.
+
+    Args:
+        folder: `everyday`, beside the folders of the three datasets.
+        workers: number of processes.
+
+    Returns:
+        split -> numbers of images and objects.
+
+    Raises:
+        DataError: a dataset is missing, or one of its files is unreadable.
+    """
+    base = folder.parent
+    panoptic = _read(base / "coco" / "annotations" / "panoptic_train2017.json")
+    instances = _read(base / "coco" / "annotations" / "instances_train2017.json")
+    ids = sorted(image["id"] for image in panoptic["images"])
+    val = set(ids[_VAL_EVERY - 1 :: _VAL_EVERY])
+    parts = {"train": _part(panoptic, set(ids) - val), "val": _part(panoptic, val)}
+    for split, part in parts.items():
+        write_json(folder / f"{split}_panoptic.json", part)
+    write_json(folder / "val_instances.json", _part(instances, val))
+
+    coco = {split: list(_coco(base / "coco", part)) for split, part in parts.items()}
+    objects = {
+        "train": (base, [*coco["train"], *_bsds500(base / "bsds500"), *_ccp(base / "ccp")]),
+        "val": (base / "coco" / "train2017", coco["val"]),
+    }
+    found = {split: _write_objects(folder, split, *objects[split], workers=workers) for split in objects}
+    for name, text in _YAMLS.items():
+        write_bytes(folder / f"{name}.yaml", text.encode())
+    return found
+
+
+def _write_objects(folder: Path, split: str, root: Path, sources: Sequence["_Source"], *, workers: int) -> str:
+    """Write the objects of some images as COCO instances; `root` is the folder of the images."""
+    found = parallel_map(sources, partial(_describe, root), workers=workers, title=split)
+    images = [{"id": i, **image} for i, (image, _) in enumerate(found, start=1)]
+    objects = [{**o, "image_id": i} for i, (_, objects) in enumerate(found, start=1) for o in objects]
+    content = {
+        "images": images,
+        "annotations": [{"id": i, **o} for i, o in enumerate(objects, start=1)],
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    write_json(folder / f"{split}.json", content)
+    return f"{len(images)} images, {len(objects)} objects"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); download COCO's annotations again") from error
+    return content
+
+
+def _part(content: dict[str, Any], ids: set[int]) -> dict[str, Any]:
+    """Return the part of a COCO json for some images."""
+    return {
+        **content,
+        "images": [image for image in content["images"] if image["id"] in ids],
+        "annotations": [a for a in content["annotations"] if a["image_id"] in ids],
+    }
+
+
+# An image, and a function that reads maps (H, W) of its objects, 0 for none. Objects of two maps may overlap.
+_Source = tuple[Path, Callable[[], list[np.ndarray]]]
+
+
+def _coco(folder: Path, panoptic: dict[str, Any]) -> Iterator[_Source]:
+    """Yield things and stuff, since BSDS500 does not distinguish them either."""
+    names = {image["id"]: image["file_name"] for image in panoptic["images"]}
+    for annotation in panoptic["annotations"]:
+        crowds = [segment["id"] for segment in annotation["segments_info"] if segment["iscrowd"]]
+        file = folder / "panoptic_train2017" / annotation["file_name"]
+        yield folder / "train2017" / names[annotation["image_id"]], partial(_read_segments, file, crowds)
+
+
+def _read_segments(file: Path, crowds: list[int]) -> list[np.ndarray]:
+    ids = read_panoptic_ids(str(file))
+    return [np.where(np.isin(ids, crowds), 0, ids)]
+
+
+def _bsds500(folder: Path) -> Iterator[_Source]:
+    for image in _images(folder):
+        files = sorted((folder / "segmentations" / "train").glob(f"{image.stem}_*.png"))
+        if not files:
+            raise DataError(f"{folder / 'segmentations' / 'train'}: no {image.stem}_*.png; copy BSDS500 again")
+        yield image, partial(_read_regions, files)
+
+
+def _read_regions(files: list[Path]) -> list[np.ndarray]:
+    """Return the segmentation at the lower quartile of the numbers of regions: objects instead of parts."""
+    maps = sorted((read_label_map(str(file)) for file in files), key=lambda regions: int(regions.max()))
+    return [maps[len(maps) // 4]]
+
+
+def _ccp(folder: Path) -> Iterator[_Source]:
+    for image in _images(folder)[::_CCP_EVERY]:
+        yield image, partial(_read_garments, folder / "annotations" / "train" / f"{image.stem}.png")
+
+
+def _read_garments(file: Path) -> list[np.ndarray]:
+    """Return the garments, and the whole person."""
+    labels = read_label_map(str(file))
+    return [labels, (labels > 0).astype(np.int32)]
+
+
+def _images(folder: Path) -> list[Path]:
+    images = sorted((folder / "images" / "train").glob("*.jpg"))
+    if not images:
+        raise DataError(f"{folder / 'images' / 'train'}: no images; see docs/datasets.md")
+    return images
+
+
+def _describe(root: Path, source: _Source) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return COCO's entries of an image and of its objects."""
+    image, read_objects = source
+    maps = read_objects()
+    height, width = maps[0].shape
+    objects = [o for ids in maps for o in describe_segments(ids, with_masks=True).values()]
+    large = [o for o in objects if o["area"] >= _MIN_SHARE * height * width]
+    return (
+        {"file_name": str(image.relative_to(root)), "height": height, "width": width},
+        [{**o, "category_id": 1, "iscrowd": 0} for o in large],
+    )

@@ -1,0 +1,55 @@
+"""Interface of dual encoders of regions and words."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Words = Sequence[Sequence[str]]  # one sequence per class, the name of the class first
+
+_STRIDE = 32  # of the feature maps
+
+
+class Namer(ABC):
+    """Frozen encoder of the regions of an image and of the words of C classes.
+
+    It is not a module of the model, so its weights are neither trained nor saved.
+
+    Args:
+        min_size: shorter side in pixels that images are resized to.
+    """
+
+    def __init__(self, min_size: int) -> None:
+        self.min_size = min_size
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return rows and columns of the feature map of an image, which covers it without padding."""
+        factor = self.min_size / min(height, width) / _STRIDE
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+    def resize(self, image: Tensor, scale: float = 1.0) -> Tensor:
+        """Resize an image (3, H, W) to (1, 3, h, w), multiples of the stride near `scale` times those of the grid."""
+        size = [max(1, round(cells * scale)) * _STRIDE for cells in self.grid(*image.shape[1:])]
+        return F.interpolate(image[None], size, mode="bilinear", antialias=True)
+
+    @abstractmethod
+    def dense(self, image: Tensor) -> Tensor:
+        """Return the feature map (1, channels, h, w) of an image (3, H, W), RGB in 0..255."""
+
+    @abstractmethod
+    def check_words(self, words: Words) -> None:
+        """Raise ValueError if the encoder does not know a class."""
+
+    @abstractmethod
+    def set_words(self, words: Words) -> None:
+        """Change the classes; one that the encoder does not know gets probability 0."""
+
+    @abstractmethod
+    def probabilities(self, dense: Tensor, weights: Tensor) -> Tensor:
+        """Return the probability (Q, C) that a region carries the name of a class.
+
+        Args:
+            dense: (channels, h, w), from :meth:`dense`.
+            weights: (Q, h, w), area of each region in each cell; regions without area get 0.
+        """

@@ -1,0 +1,47 @@
+"""Naming by CLIP, as in FC-CLIP's out-of-vocabulary classifier."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samcp.modeling.backbone.clip import DENSE, CLIPBackbone
+from samcp.modeling.class_embedding import CLIPClassEmbedding
+from samcp.modeling.clip import load_clip
+from samcp.modeling.naming.base import Namer, Words
+
+
+class CLIPNamer(Namer):
+    """Namer by mask pooling in CLIP's image tower; probabilities are over the asked classes only.
+
+    Args:
+        name, pretrained: of a ConvNeXt or ResNet; see :func:`samcp.modeling.clip.load_clip`.
+        prompts: templates; see :class:`CLIPClassEmbedding`.
+        min_size: see :class:`Namer`.
+    """
+
+    def __init__(self, *, name: str, pretrained: str, prompts: Sequence[str], min_size: int) -> None:
+        super().__init__(min_size)
+        clip: Any = load_clip(name, pretrained)
+        self.tower = CLIPBackbone(clip)
+        mean, std = clip.visual.image_mean, clip.visual.image_std
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) * 255 for values in (mean, std))
+        self._embed = lambda words: CLIPClassEmbedding(words, name=name, pretrained=pretrained, prompts=prompts)
+
+    @torch.no_grad()
+    def dense(self, image: Tensor) -> Tensor:
+        tower = self.tower.to(image.device)
+        features: Tensor = tower((self.resize(image) - self.mean.to(image)) / self.std.to(image))[DENSE]
+        return features
+
+    def check_words(self, words: Words) -> None:
+        """Do nothing: CLIP has an embedding for any word."""
+
+    def set_words(self, words: Words) -> None:
+        self.embedding = self._embed(words)
+
+    def probabilities(self, dense: Tensor, weights: Tensor) -> Tensor:
+        words = self.embedding.to(dense.device)()
+        logits = self.tower.logit_scale * self.tower.pool(dense, weights) @ words.T
+        return self.embedding.max_over_words(logits).softmax(-1) * (weights.flatten(1).sum(1, keepdim=True) > 0)
