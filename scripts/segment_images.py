@@ -47,8 +47,8 @@ def _parse_arguments() -> argparse.Namespace:
         "--clip",
         default="",
         metavar="[NAME:]FILE",
-        help="CLIP checkpoint, if it was moved since training; or a model of open_clip and its file or tag, to name what "
-        "the default model finds, as in convnext_large_d_320:laion2b_s29b_b131k_ft_soup",
+        help="CLIP checkpoint, if it was moved since training; or a model of open_clip and its file or tag, to name "
+        "what the default model finds, as in convnext_large_d_320:laion2b_s29b_b131k_ft_soup",
     )
     parser.add_argument("--device", default="", help="cpu or cuda (default: the training device if available, or cpu)")
     return parser.parse_args()

@@ -79,9 +79,10 @@ class ImageNetNamer(Namer):
 
     def __init__(self, learned: LearnedWords | None, *, min_size: int) -> None:
         super().__init__(min_size)
-        self.network: Any = timm.create_model(_MODEL, pretrained=False).eval().requires_grad_(False)
-        load_timm_weights(self.network, find_weights(_WEIGHTS))
-        groups, channels = len(word_table().names), int(self.network.num_features)
+        network: Any = timm.create_model(_MODEL, pretrained=False)
+        load_timm_weights(network, find_weights(_WEIGHTS))
+        self.network = network.eval().requires_grad_(False)
+        groups, channels = len(word_table().names), network.num_features
         self.learned = learned or LearnedWords(torch.zeros(groups, channels), torch.zeros(groups), torch.ones(()))
         self.set_words([])
 

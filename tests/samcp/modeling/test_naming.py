@@ -1,0 +1,157 @@
+"""Naming of regions by an ImageNet classifier and by CLIP."""
+
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+
+from samcp import SAMCP, model_zoo
+from samcp.errors import CheckpointError
+from samcp.modeling.meta_arch import NAMES
+from samcp.modeling.naming.clip import CLIPNamer
+from samcp.modeling.naming.imagenet import ImageNetNamer, LearnedWords
+from samcp.modeling.naming.words import word_table
+from samcp.modeling.open_vocabulary import mask_weights
+from samcp.vocabulary import Vocabulary
+from tests.tiny_clip import make_tiny_clip
+
+
+@pytest.fixture(scope="module")
+def namer() -> ImageNetNamer:
+    return ImageNetNamer(LearnedWords.load(model_zoo.WORDS), min_size=96)
+
+
+@pytest.mark.parametrize(
+    ("word", "rows"),
+    [
+        ("dog", range(151, 269)),
+        ("Puppies", None),
+        ("dogs", range(151, 269)),
+        ("golden retriever", [207]),
+        ("espresso", [967]),
+        ("sky", []),
+    ],
+)
+def test_words(word: str, rows: Any) -> None:
+    found = word_table().find(word)
+    if rows is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.rows == tuple(rows)
+
+
+def test_every_number_is_a_class_and_every_word_occurs_once() -> None:
+    table = word_table()
+    assert all(0 <= row < 1000 for rows in table.rows for row in rows)
+    assert len(table.names) == len(set(table.names))
+
+
+def test_unknown_word_has_near_ones(namer: ImageNetNamer) -> None:
+    with pytest.raises(ValueError, match=r"'elefant' \(near: .*elephant.*\); 'qqq' \(near: nothing\); use other words"):
+        namer.check_words([("elefant",), ("dog",), ("qqq",), ("qqq", "cat")])
+
+
+@torch.no_grad()
+def test_probabilities_against_literal_formula(namer: ImageNetNamer) -> None:
+    torch.manual_seed(0)
+    namer.set_words([("golden retriever",), ("blorp", "sky"), ("blorp",)])
+    dense = namer.dense(torch.rand(3, 96, 130) * 255)[0]
+    assert tuple(dense.shape) == (1280, *namer.grid(96, 130)) == (1280, 3, 4)
+    weights = torch.rand(2, 3, 4)
+    weights[1] = 0
+    probabilities = namer.probabilities(dense, weights)
+    assert (probabilities[1] == 0).all(), "a region without area"
+
+    features = sum(weights[0, y, x] * dense[:, y, x] for y in range(3) for x in range(4)) / weights[0].sum()
+    rows = namer.network.classifier(features).log_softmax(-1)
+    table, learned = word_table(), namer.learned
+
+    def logit(group: int) -> float:
+        best = max((float(rows[row]) for row in table.rows[group]), default=-7.0)
+        return float(learned.scale * best + learned.delta[group] @ features + learned.bias[group])
+
+    sky = table.names.index("sky")
+    asked = [float(learned.scale * rows[207]), logit(sky)]
+    others = [logit(g) for g, known in enumerate(table.rows) if g != sky and 207 not in known]
+    expected = torch.tensor(asked + others).softmax(0)[:2]
+    assert torch.allclose(probabilities[0, :2], expected, atol=1e-5)
+    assert probabilities[0, 2] == 0, "an unknown class"
+
+
+def test_damaged_file_of_words(tmp_path: Any) -> None:
+    (tmp_path / "words.safetensors").write_bytes(b"no words")
+    with pytest.raises(CheckpointError, match="not a file of scripts/train_words.py"):
+        LearnedWords.load(tmp_path / "words.safetensors")
+    LearnedWords(torch.zeros(3, 1280), torch.zeros(3), torch.ones(())).save(tmp_path / "words.safetensors")
+    with pytest.raises(CheckpointError, match=r"has 3 groups of words, but words.txt has \d+"):
+        LearnedWords.load(tmp_path / "words.safetensors")
+
+
+@pytest.fixture
+def agnostic_cfg(toy_cfg: CfgNode) -> CfgNode:
+    toy_cfg.MODEL.SAMCP.TEXT.ENCODER = "agnostic"
+    toy_cfg.MODEL.SAMCP.NAMING.ENCODER = "imagenet"
+    toy_cfg.MODEL.SAMCP.NAMING.MIN_SIZE = 96
+    toy_cfg.MODEL.SAMCP.OPEN_VOCABULARY.ENABLED = True
+    toy_cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA = toy_cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA_UNSEEN = 0.6
+    return toy_cfg
+
+
+@torch.no_grad()
+def test_instances_are_objects_with_names(agnostic_cfg: CfgNode, toy: Any) -> None:
+    torch.manual_seed(0)
+    model = SAMCP(agnostic_cfg, vocabulary=Vocabulary(("object",), (True,))).eval()
+    model.set_vocabulary(Vocabulary(("dog", "cat", "sky"), (True, True, False)))
+    inputs = [toy.input(8, {}, size=(64, 96)), toy.input(5, {}, size=(96, 64), seed=4)]
+    images, patches = model.encode(inputs), [x["patch_rles"] for x in inputs]
+    learned = model.predict_learned(images)
+    for i, fused in enumerate(model.predict(images, patches)):
+        assert torch.equal(learned[i].instance_scores[:, 0], learned[i].instance_scores[:, 1]), "all words are equal"
+        size = inputs[i]["image"].shape[1:]
+        dense = model.namer.dense(inputs[i]["image"].float())[0]
+        members = model.inference.members(learned[i].instance_affinity)
+        grid = model.namer.grid(*size)
+        names = model.namer.probabilities(dense, mask_weights(members, patches[i], grid))
+        expected = learned[i].instance_scores ** (1 - 0.6) * names**0.6
+        assert torch.allclose(fused.instance_scores, expected, atol=1e-4)
+        alone = mask_weights(torch.eye(len(patches[i]), dtype=torch.bool), patches[i], grid)
+        sky = model.namer.probabilities(dense, alone)[:, 2]
+        assert torch.allclose(fused.semantic_scores * fused.semantic_affinity[0], sky, atol=1e-5)
+    [result] = model(inputs[:1])
+    assert result["panoptic_seg"][0].shape == (64, 96)
+
+
+@torch.no_grad()
+def test_image_without_patches(agnostic_cfg: CfgNode, toy: Any) -> None:
+    model = SAMCP(agnostic_cfg, vocabulary=Vocabulary(("object",), (True,))).eval()
+    model.set_vocabulary(Vocabulary(("dog", "sky"), (True, False)))
+    [result] = model([toy.input(0, {})])
+    assert len(result["instances"]) == 0
+    assert (result["sem_seg"] == -1).all()
+
+
+def test_encoder_is_neither_trained_nor_saved(agnostic_cfg: CfgNode, toy: Any) -> None:
+    model = SAMCP(agnostic_cfg, vocabulary=Vocabulary(("object",), (True,))).train()
+    assert not [name for name in model.state_dict() if "namer" in name]
+    assert NAMES not in model.encode([toy.input(4, {})]).features
+    losses = model([toy.input(8, {0: [1, 2]})])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["convnext", "resnet"])
+def test_clip(kind: str, tmp_path: Any) -> None:
+    name, weights = make_tiny_clip(tmp_path, kind)
+    namer = CLIPNamer(name=name, pretrained=weights, prompts=["a {}."], min_size=64)
+    namer.set_words([("kite",), ("sea", "ocean")])
+    dense = namer.dense(torch.rand(3, 64, 100) * 255)[0]
+    regions = torch.rand(3, *dense.shape[1:])
+    regions[2] = 0
+    probabilities = namer.probabilities(dense, regions)
+    embeddings = namer.embedding()
+    logits = namer.tower.logit_scale * namer.tower.pool(dense, regions[:1])[0] @ embeddings.T
+    expected = torch.stack([logits[0], logits[1:].max()]).softmax(0)
+    assert torch.allclose(probabilities[0], expected, atol=1e-5)
+    assert (probabilities[2] == 0).all()
