@@ -7,26 +7,13 @@ and may crash. The examples assume `import numpy as np` and `from proposal_cache
 
 from proposal_cache.rle.coco import from_json, to_json
 from proposal_cache.rle.codec import MAX_PIXELS, Runs, check, decode, decode_runs, encode, to_coco
-from proposal_cache.rle.ops import (
-    area,
-    area_and_box,
-    box,
-    contains,
-    crop,
-    encode_labels,
-    flip,
-    iop,
-    iou,
-    paste,
-    union,
-)
+from proposal_cache.rle.ops import area, area_and_box, contains, crop, encode_labels, iop, iou, paste, union
 
 __all__ = [
     "MAX_PIXELS",
     "Runs",
     "area",
     "area_and_box",
-    "box",
     "check",
     "contains",
     "crop",
@@ -34,7 +21,6 @@ __all__ = [
     "decode_runs",
     "encode",
     "encode_labels",
-    "flip",
     "from_json",
     "iop",
     "iou",

@@ -26,21 +26,15 @@ def area(rles: Sequence[bytes], height: int, width: int) -> IntArray:
     >>> rle.area([b"522"], height=3, width=3)
     array([2])
     """
-    start, stop, owner = foreground(decode_runs(rles, height, width))
-    return np.bincount(owner, stop - start, len(rles)).astype(np.int64)
-
-
-def box(rles: Sequence[bytes], height: int, width: int) -> NDArray[np.float32]:
-    """Return tight boxes (x0, y0, x1, y1) in pixels, (N, 4), maximum exclusive; zeros for an empty mask.
-
-    >>> rle.box([b"522"], height=3, width=3)
-    array([[1., 0., 3., 3.]], dtype=float32)
-    """
-    return area_and_box(rles, height, width)[1]
+    return area_and_box(rles, height, width)[0]
 
 
 def area_and_box(rles: Sequence[bytes], height: int, width: int) -> tuple[IntArray, NDArray[np.float32]]:
-    """Return `area` and `box`, decoding only once."""
+    """Return areas in pixels, (N,), and tight boxes (x0, y0, x1, y1), (N, 4), maximum exclusive; zeros if empty.
+
+    >>> rle.area_and_box([b"522"], height=3, width=3)
+    (array([2]), array([[1., 0., 3., 3.]], dtype=float32))
+    """
     start, stop, owner = foreground(decode_runs(rles, height, width))
     areas = np.bincount(owner, stop - start, len(rles)).astype(np.int64)
     boxes = np.zeros((len(rles), 4), np.float32)
@@ -112,8 +106,9 @@ def paste(
 
     The window's first pixel is at row `top`, column `left`. All are in pixels.
 
-    >>> rle.box(rle.paste([b"04"], 2, 2, left=3, top=1, new_height=4, new_width=6), height=4, width=6)
-    array([[3., 1., 5., 3.]], dtype=float32)
+    >>> rle.decode(rle.paste([b"04"], 2, 2, left=1, top=0, new_height=2, new_width=4), 2, 4)[0].astype(int)
+    array([[0, 1, 1, 0],
+           [0, 1, 1, 0]])
 
     Raises:
         MaskError: if the window is not inside the image.
@@ -126,19 +121,6 @@ def paste(
     column, first, last, owner = _split_columns(rles, height, width)
     base = (column + left) * new_height + top
     return encode_intervals(Intervals(base + first, base + last, owner), len(rles), new_height, new_width)
-
-
-def flip(rles: Sequence[bytes], height: int, width: int) -> list[bytes]:
-    """Mirror masks left to right.
-
-    >>> rle.flip([b"014"], height=1, width=5)
-    [b'41']
-    """
-    column, top, bottom, owner = _split_columns(rles, height, width)
-    base = (width - 1 - column) * height
-    order = np.lexsort((base + top, owner))
-    pieces = Intervals((base + top)[order], (base + bottom)[order], owner[order])
-    return encode_intervals(pieces, len(rles), height, width)
 
 
 def contains(runs: Runs, points: IntArray, pixels: int) -> NDArray[np.bool_]:

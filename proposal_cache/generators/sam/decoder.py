@@ -37,22 +37,17 @@ class ImageTables:
     layers: list[_LayerTables]
     final_keys: ScoreTable
     final_values: ValueTable
-    window: tuple[int, int]
-    """(rows, columns) of the image tokens for which masks are computed."""
-    pixels: Tensor
-    """(rows·columns, C): shared part of these tokens after the first convolution of the upscaling."""
-    pixel_constant: Tensor
-    """(C,)."""
+    window: tuple[int, int]  # (rows, columns) of the image tokens for which masks are computed
+    pixels: Tensor  # (rows·columns, C): shared part of these tokens after the first convolution of the upscaling
+    pixel_constant: Tensor  # (C,)
 
 
 @dataclass(frozen=True)
 class DecodedPrompts:
     """Prompts after the transformer, before upscaling to masks."""
 
-    predicted_iou: Tensor
-    """(B, 3): predicted IoU of each prompt's three masks."""
-    mask_weights: Tensor
-    """(B, 3, C/8): weights that map a pixel's upscaled embedding to the logits of the three masks."""
+    predicted_iou: Tensor  # (B, 3): predicted IoU of each prompt's three masks
+    mask_weights: Tensor  # (B, 3, C/8): weights that map a pixel's upscaled embedding to the logits of the three masks
     image: ImageTokens
 
 

@@ -46,14 +46,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class FoundMasks:
     """n masks of one image, in the order of `segment_anything`."""
 
-    counts: list[bytes]
-    """COCO's compressed counts, at the size of the image."""
-    scores: Candidates
-    """Scores, and boxes in the image."""
-    points: Tensor
-    """(n, 2) float64: the prompt of each mask, XY in the image."""
-    crop_boxes: Tensor
-    """(n, 4) int64: the crop of each mask, XYXY in the image."""
+    counts: list[bytes]  # COCO's compressed counts, at the size of the image
+    scores: Candidates  # scores, and boxes in the image
+    points: Tensor  # (n, 2) float64: the prompt of each mask, XY in the image
+    crop_boxes: Tensor  # (n, 4) int64: the crop of each mask, XYXY in the image
 
     def select(self, index: Tensor) -> "FoundMasks":
         counts = [self.counts[i] for i in index.tolist()]

@@ -134,20 +134,13 @@ class MaskUpsampler:
 class _Axis:
     """Tiles along one axis of the image, with the interpolation matrix of each."""
 
-    size: int
-    """Pixels along the axis."""
-    needed: int
-    """Number of low-resolution pixels that these depend on, rounded up to whole blocks."""
-    tile: int
-    """Pixels per tile; the last tile may extend beyond the image."""
-    sizes: Tensor
-    """(P,) int64: pixels of each tile inside the image."""
-    starts: Tensor
-    """(P,) int64: first of the `span` low-resolution pixels that each tile depends on."""
-    blocks: Tensor
-    """(P, any) int64: blocks that contain these pixels."""
-    matrices: Tensor
-    """(P, tile, span) float32; NaN for pixels outside the image."""
+    size: int  # pixels along the axis
+    needed: int  # number of low-resolution pixels that these depend on, rounded up to whole blocks
+    tile: int  # pixels per tile; the last tile may extend beyond the image
+    sizes: Tensor  # (P,) int64: pixels of each tile inside the image
+    starts: Tensor  # (P,) int64: first of the `span` low-resolution pixels that each tile depends on
+    blocks: Tensor  # (P, any) int64: blocks that contain these pixels
+    matrices: Tensor  # (P, tile, span) float32; NaN for pixels outside the image
 
     @staticmethod
     def of(low: int, encoder: int, used: int, size: int, device: torch.device) -> "_Axis":

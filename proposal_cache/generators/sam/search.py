@@ -62,14 +62,10 @@ class SamParameters:
 class Candidates:
     """Scores and boxes of n masks, on the CPU."""
 
-    index: Tensor
-    """(n,) int64: number of the prompt, times masks per prompt, plus number of the mask."""
-    predicted_iou: Tensor
-    """(n,) float32."""
-    stability: Tensor
-    """(n,) float32."""
-    boxes: Tensor
-    """(n, 4) int64 XYXY, last pixel inclusive."""
+    index: Tensor  # (n,) int64: number of the prompt, times masks per prompt, plus number of the mask
+    predicted_iou: Tensor  # (n,) float32
+    stability: Tensor  # (n,) float32
+    boxes: Tensor  # (n, 4) int64 XYXY, last pixel inclusive
 
     def __len__(self) -> int:
         return len(self.index)
@@ -89,19 +85,13 @@ class CropSearch:
     """Mask search in one crop."""
 
     decoder: PromptDecoder
-    tables: ImageTables
-    """Of the crop's embedding."""
-    upsampler: MaskUpsampler
-    """Of the crop's masks."""
-    points: Tensor
-    """(n, 2) prompts, XY in pixels of the encoder's input."""
-    crop_box: list[int]
-    """XYXY of the crop in the image."""
-    image_size: tuple[int, int]
-    """(height, width) of the image."""
+    tables: ImageTables  # of the crop's embedding
+    upsampler: MaskUpsampler  # of the crop's masks
+    points: Tensor  # (n, 2) prompts, XY in pixels of the encoder's input
+    crop_box: list[int]  # XYXY of the crop in the image
+    image_size: tuple[int, int]  # (height, width) of the image
     parameters: SamParameters
-    batch: int
-    """Number of prompts decoded at once."""
+    batch: int  # number of prompts decoded at once
 
     def run(self) -> tuple[Candidates, list[bytes]]:
         """Return the masks that pass filters and non-maximum suppression, best first, and their compressed counts.

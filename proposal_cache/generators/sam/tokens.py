@@ -24,10 +24,8 @@ from torch import Tensor, nn
 class SharedTokens:
     """Part of the image tokens that is shared by all prompts, before the first layer or after a layer."""
 
-    shared: Tensor
-    """(N, C)."""
-    constant: Tensor
-    """(C,)."""
+    shared: Tensor  # (N, C)
+    constant: Tensor  # (C,)
     value_maps: list[Tensor]
     """Per layer (h, c + 1, C): linear map from the c channels of a value, and a constant one, to the value."""
 
@@ -53,12 +51,9 @@ class SharedTokens:
 class ScoreTable:
     """Image tokens projected to keys or queries of an attention."""
 
-    weight: Tensor
-    """(h, c, C): the projection."""
-    scaled: Tensor
-    """(h, c, N): the projection of `shared`."""
-    fixed: Tensor
-    """(h, c, N): the projection of position and constant, and its bias."""
+    weight: Tensor  # (h, c, C): the projection
+    scaled: Tensor  # (h, c, N): the projection of `shared`
+    fixed: Tensor  # (h, c, N): the projection of position and constant, and its bias
 
     @staticmethod
     def of(tokens: SharedTokens, position: Tensor, projection: nn.Linear, heads: int) -> "ScoreTable":
@@ -73,12 +68,9 @@ class ScoreTable:
 class ValueTable:
     """Image tokens projected to values of an attention."""
 
-    weight: Tensor
-    """(h, c, C): the projection."""
-    scaled: Tensor
-    """(h, N, c): the projection of `shared`."""
-    constant: Tensor
-    """(h·c,): the projection of the constant, and its bias."""
+    weight: Tensor  # (h, c, C): the projection
+    scaled: Tensor  # (h, N, c): the projection of `shared`
+    constant: Tensor  # (h·c,): the projection of the constant, and its bias
 
     @staticmethod
     def of(tokens: SharedTokens, projection: nn.Linear, heads: int) -> "ValueTable":
@@ -93,12 +85,9 @@ class ValueTable:
 class NormTable:
     """Inner products of the image tokens, for a layer norm."""
 
-    value_map: Tensor
-    """(h, c + 1, C): of the last layer's values."""
-    energy: Tensor
-    """(N,): squared norm of `shared`."""
-    products: list[Tensor]
-    """Per layer (h, c + 1, N): of its value map with `shared`."""
+    value_map: Tensor  # (h, c + 1, C): of the last layer's values
+    energy: Tensor  # (N,): squared norm of `shared`
+    products: list[Tensor]  # per layer (h, c + 1, N): of its value map with `shared`
     norm: nn.LayerNorm
 
     @staticmethod
@@ -111,22 +100,17 @@ class NormTable:
 class Update:
     """Residual update of the image tokens by one layer, for B prompts."""
 
-    weights: Tensor
-    """(B, h·T, N)."""
-    values: Tensor
-    """(B, h·T, C)."""
-    channels: Tensor
-    """(B, h, T, c + 1): the values before their map, and a constant one."""
+    weights: Tensor  # (B, h·T, N)
+    values: Tensor  # (B, h·T, C)
+    channels: Tensor  # (B, h, T, c + 1): the values before their map, and a constant one
 
 
 @dataclass(frozen=True)
 class ImageTokens:
     """Image tokens of B prompts; before the first layer they have scale 1 and no updates."""
 
-    scale: Tensor
-    """(B, 1, N)."""
-    updates: list[Update]
-    """One per previous layer."""
+    scale: Tensor  # (B, 1, N)
+    updates: list[Update]  # one per previous layer
 
     def scores(self, tokens: Tensor, table: ScoreTable) -> Tensor:
         """Return attention scores (B, h, T, N) of prompt tokens (B, h, T, c) with the image tokens, scaled."""
