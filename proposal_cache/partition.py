@@ -16,18 +16,13 @@ class Partition:
 
     Per-pixel results that depend on the masks alone need to be computed only once per region.
 
-    Attributes:
-        height, width: image size in pixels.
-        starts: (S,) column-major pixel indices at which the region changes, ascending; the first is 0.
-        region: (S,) region of each run of pixels, 0..A-1.
-        membership: (A, N) bool, which masks cover each region; no two rows are equal.
     """
 
-    height: int
+    height: int  # of the image, in pixels
     width: int
-    starts: IntArray
-    region: IntArray
-    membership: NDArray[np.bool_]
+    starts: IntArray  # (S,) column-major pixel indices at which the region changes, ascending; the first is 0
+    region: IntArray  # (S,) region of each run of pixels, 0..A-1
+    membership: NDArray[np.bool_]  # (A, N) which masks cover each region; no two rows are equal
 
     @classmethod
     def of_masks(cls, rles: Sequence[bytes], height: int, width: int) -> "Partition":

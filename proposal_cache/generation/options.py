@@ -26,7 +26,7 @@ _WEIGHTS = (
     "weights are at https://github.com/facebookresearch/segment-anything#model-checkpoints and "
     "https://github.com/facebookresearch/sam2#model-description"
 )
-_MAX_CROPS = 255  # a cache has at most 256 sources: one per crop, one for --refine
+_MODEL_TYPES = {"sam": "vit_h", "sam2": "sam2.1_hiera_large"}  # by default
 
 
 def _whole_number(least: int, text: str) -> int:
@@ -36,12 +36,6 @@ def _whole_number(least: int, text: str) -> int:
 
 
 _count = partial(_whole_number, 1)
-
-
-def _crops(text: str) -> int:
-    if _count(text) > _MAX_CROPS:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {_MAX_CROPS}, not {text}")
-    return int(text)
 
 
 def _range(text: str) -> tuple[int, int | None]:
@@ -109,7 +103,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "otherwise contours)"
     )
     add("--generator", choices=("sam", "sam2", "contours"), help=text)
-    add("--crops", type=_crops, default=1, metavar="N", help="split the long side into N crops: 2 for Cityscapes")
+    add("--crops", **_N, default=1, help="split the long side into N crops: 2 for Cityscapes")
     add("--refine", **_FLAG, help="search enlarged windows of small patches and uncovered pixels again")
     text = (
         "search these boxes enlarged too (implies --refine): a json object, key of an image (its path under the image "
@@ -135,8 +129,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, sources: Sequence[Source], dataset: str) -> int:
     """Generate a cache, print its statistics, and return the exit status: 1 if all images failed."""
-    if arguments.generator is None:
-        arguments.generator = _default_generator(arguments)
+    if arguments.generator is None and "checkpoint" in arguments:
+        arguments.generator = "sam"
+    elif arguments.generator is None:
+        arguments.generator = "contours"
+        text = f"patches by the generator contours; for those of SAM, give --checkpoint FILE ({_WEIGHTS})"
+        print(text, file=sys.stderr)
     options = _generator_options(arguments)
     part = Part.parse(arguments.part) if arguments.part else Part.from_environment()
     wrap = {"crops": arguments.crops, "refine": arguments.refine or bool(arguments.boxes), "boxes_sha256": None}
@@ -172,55 +170,37 @@ def build_generator(
     from proposal_cache.generators.crops import CropGenerator
     from proposal_cache.generators.refine import RefineGenerator
 
-    builders = {"contours": _build_contours, "sam": _build_sam, "sam2": _build_sam2}
     try:
-        generator = builders[name](options, device)
+        generator = _build_whole(name, options, device)
     except ValueError as error:
         raise error if isinstance(error, CacheError) else CacheError(str(error)) from error
     whole = CropGenerator(generator, crops) if crops > 1 else generator
     return RefineGenerator(whole, detail=generator, boxes_sha256=boxes_sha256) if refine else whole
 
 
-def _build_contours(options: dict[str, Any], device: str) -> Generator:
-    import torch
+def _build_whole(name: str, options: dict[str, Any], device: str) -> Generator:
+    """Return the generator for whole images."""
+    if name == "contours":
+        import torch
 
-    from proposal_cache.generators.contours import ContourGenerator
+        from proposal_cache.generators.contours import ContourGenerator
 
-    if parent_process():  # --workers N: processes with several threads each would fight for the cores
-        torch.set_num_threads(1)
-    return ContourGenerator(device=device, **options)
-
-
-def _build_sam(options: dict[str, Any], device: str) -> Generator:
-    options = _with_weights("sam", "vit_h", options)
-    from proposal_cache.generators.sam import SamGenerator
-
-    return SamGenerator.from_checkpoint(device=device, **options)
-
-
-def _build_sam2(options: dict[str, Any], device: str) -> Generator:
-    options = _with_weights("sam2", "sam2.1_hiera_large", options)
-    from proposal_cache.generators.sam2 import Sam2Generator
-
-    return Sam2Generator.from_checkpoint(device=device, **options)
-
-
-def _with_weights(name: str, model_type: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with a model type; raise CacheError if there is no checkpoint."""
-    options = {"model_type": model_type, **options}
+        if parent_process():  # --workers N: processes with several threads each would fight for the cores
+            torch.set_num_threads(1)
+        return ContourGenerator(device=device, **options)
+    options = {"model_type": _MODEL_TYPES[name], **options}
     if "checkpoint" not in options:
         raise CacheError(
             f"{name} needs weights: give --checkpoint FILE for --model-type {options['model_type']} ({_WEIGHTS}), or "
             "use --generator contours"
         )
-    return options
+    if name == "sam":
+        from proposal_cache.generators.sam import SamGenerator
 
+        return SamGenerator.from_checkpoint(device=device, **options)
+    from proposal_cache.generators.sam2 import Sam2Generator
 
-def _default_generator(arguments: argparse.Namespace) -> str:
-    if "checkpoint" in arguments:
-        return "sam"
-    print(f"patches by the generator contours; for those of SAM, give --checkpoint FILE ({_WEIGHTS})", file=sys.stderr)
-    return "contours"
+    return Sam2Generator.from_checkpoint(device=device, **options)
 
 
 def _generator_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -46,19 +46,12 @@ class ImageError(CacheError):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """Image on disk or at a URL of any fsspec file system.
-
-    Attributes:
-        key: of the image in the cache.
-        url: its path or URL.
-        boxes: (x0, y0, x1, y1) in pixels of the upright image, regions to search again; see `with_boxes`.
-        data: content of the file; None to read it when it is needed.
-    """
+    """Image on disk or at a URL of any fsspec file system."""
 
     key: str
-    url: str
-    boxes: tuple[Box, ...] = ()
-    data: bytes | None = None
+    url: str  # or path
+    boxes: tuple[Box, ...] = ()  # (x0, y0, x1, y1) in pixels of the upright image to search again; see `with_boxes`
+    data: bytes | None = None  # content of the file; None to read it when it is needed
 
     @property
     def path(self) -> Path:
@@ -116,12 +109,7 @@ def from_folder(folder: str | os.PathLike[str]) -> list[ImageFile]:
 
 
 def from_list(entries: Iterable[tuple[str, str | os.PathLike[str]]], name: str = "the list") -> list[ImageFile]:
-    """Return the images of (key, path or URL) pairs, in order; repeated pairs are dropped.
-
-    Args:
-        entries: the pairs.
-        name: of the list, for error messages.
-    """
+    """Return the images of (key, path or URL) pairs, in order; repeated pairs are dropped. Errors contain `name`."""
     images: dict[str, ImageFile] = {}
     invalid: list[tuple[str, CacheError]] = []
     for key, path in entries:

@@ -24,15 +24,10 @@ IntArray = NDArray[np.int64]
 
 
 class Runs(NamedTuple):
-    """Run boundaries of N masks; those of mask i are `ends[first[i]:first[i + 1]]`.
+    """Run boundaries of N masks; those of mask i are `ends[first[i]:first[i + 1]]`, even ones are background."""
 
-    Attributes:
-        ends: (R,) column-major pixel index at which each run ends; the last one of a mask is height * width.
-        first: (N + 1,) index of each mask's first run. Even runs of a mask are background, odd runs foreground.
-    """
-
-    ends: IntArray
-    first: IntArray
+    ends: IntArray  # (R,) column-major pixel index at which each run ends; the last one of a mask is height * width
+    first: IntArray  # (N + 1,) index of each mask's first run
 
 
 class Intervals(NamedTuple):

@@ -46,22 +46,15 @@ _Info = TypeVar("_Info", ShardInfo, IndexInfo)
 class Manifest:
     """Content and origin of a cache.
 
-    Attributes:
-        dataset: name of the dataset.
-        generators: description of each generator (name, every parameter, SHA-256 of its weights); `Patches.source`
-            is an index into it.
-        shards: complete shards, sorted by name.
-        index: key index; None before the first `finalize`.
-        failures: reason per key of each image that failed.
-        inputs: fingerprints of the caches it was merged from; empty if it is not a merged cache.
+    `Patches.source` is an index into `generators`, which are name, every parameter and SHA-256 of the weights.
     """
 
     dataset: str
     generators: tuple[dict[str, Any], ...]
-    shards: tuple[ShardInfo, ...] = ()
-    index: IndexInfo | None = None
-    failures: Mapping[str, str] = field(default_factory=dict)
-    inputs: tuple[str, ...] = ()
+    shards: tuple[ShardInfo, ...] = ()  # complete shards, sorted by name
+    index: IndexInfo | None = None  # None before the first `finalize`
+    failures: Mapping[str, str] = field(default_factory=dict)  # reason per key of each image that failed
+    inputs: tuple[str, ...] = ()  # fingerprints of the caches it was merged from
 
     @property
     def images(self) -> int:
@@ -114,10 +107,9 @@ class Manifest:
             )
             for key in manifest.failures:
                 check_key(key)
-        except KeyError as error:
-            raise FormatError(f"{path} is damaged: {error} is missing") from error
-        except (TypeError, CacheError) as error:
-            raise FormatError(f"{path} is damaged: {error}") from error
+        except (KeyError, TypeError, CacheError) as error:
+            missing = " is missing" if isinstance(error, KeyError) else ""
+            raise FormatError(f"{path} is damaged: {error}{missing}") from error
         return manifest
 
     def save(self, cache: Path, *, replace: bool = True) -> None:

@@ -94,22 +94,15 @@ class ShardBuffer:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Open shard: the table of its images. Their patches stay in the file.
-
-    Attributes:
-        file: the open file.
-        info: its entry in the manifest.
-        table: rows of IMAGE with offsets in bytes of the file, and one more row whose offsets are the ends. Packed
-            bytes, so that reading an image touches one location in memory.
-        dtype: of a patch.
-        sources: valid values of `source`.
-    """
+    """Open shard: the table of its images. Their patches stay in the file."""
 
     file: ColumnFile
-    info: ShardInfo
+    info: ShardInfo  # its entry in the manifest
+    # Rows of IMAGE with offsets in bytes of the file, and one more row whose offsets are the ends. Packed bytes, so
+    # that reading an image touches one location in memory.
     table: bytes
-    dtype: np.dtype[Any]
-    sources: bytes
+    dtype: np.dtype[Any]  # of a patch
+    sources: bytes  # valid values of `source`
 
     @classmethod
     def open(cls, path: Path, expected: ShardInfo | None = None, generators: int = 256) -> "Shard":

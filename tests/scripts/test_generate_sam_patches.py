@@ -92,6 +92,7 @@ def test_crops_and_refinement(folder: Path, tmp_path: Path) -> None:
     names = [generator["name"] for generator in generators]
     assert names == ["crops", "crops", "refine"]
     assert generators[2]["generator"]["name"] == "contours"  # windows are not split into crops
+    assert "crops must be from 1 to 256, not 300" in error_here(*command, "--crops", 300, "--output", tmp_path / "new")
 
 
 def test_boxes_of_the_user(folder: Path, tmp_path: Path) -> None:
@@ -195,7 +196,6 @@ def test_warning_about_options_of_other_generators(
 @pytest.mark.parametrize(
     ("option", "error"),
     [
-        ("--crops=300", "must be from 1 to 255, not 300"),
         ("--workers=abc", "must be a whole number, 1 or more, not 'abc'"),
         ("--shard-size=0", "must be a whole number, 1 or more, not '0'"),
         ("--crop-n-layers=-1", "must be a whole number, 0 or more, not '-1'"),

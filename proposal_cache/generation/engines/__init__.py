@@ -15,26 +15,19 @@ class GeneratorError(CacheError):
 
 
 class Outcome(NamedTuple):
-    """Result of one image: its patches are in the writer, or `error` says why there are none.
-
-    The error is an ImageError, a GeneratorError, or, for a tar shard, a SourceError.
-    """
+    """Result of one image; `error` is None if its patches are in the writer."""
 
     key: str
-    error: CacheError | None
+    error: CacheError | None  # an ImageError, a GeneratorError or, for a tar shard, a SourceError
 
 
 @dataclass(frozen=True)
 class GeneratorFactory:
-    """Recipe for a generator, built in each process that runs it, on the device of that process. Must be picklable.
+    """Recipe for a generator, built in each process that runs it, on the device of that process. Must be picklable."""
 
-    Attributes:
-        build: returns the generator on a device ("cpu", "cuda:1").
-        threads: images that one generator may process at the same time; more than 1 if it is thread-safe, so that one
-            image is run-length encoded while another is on the GPU.
-    """
-
-    build: Callable[[str], PatchGenerator]
+    build: Callable[[str], PatchGenerator]  # returns the generator on a device ("cpu", "cuda:1")
+    # Images that a thread-safe generator may process at the same time, so that one image is run-length encoded while
+    # another is on the GPU.
     threads: int = 1
 
 

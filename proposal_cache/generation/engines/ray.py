@@ -29,28 +29,20 @@ _MAX_INPUT_BLOCKS = 1000
 
 
 class ShardKeys(NamedTuple):
-    """Keys of all images in a tar shard, finished ones included, with the suffix of each."""
+    """Keys of all images in a tar shard, finished ones included."""
 
     shard: str
-    suffixes: dict[str, str]
+    suffixes: dict[str, str]  # of each key
 
 
 @dataclass(kw_only=True)
 class RayEngine:
-    """Engine on a Ray cluster whose nodes share the file system of the cache; nodes may join and leave.
+    """Engine on a Ray cluster whose nodes share the file system of the cache; nodes may join and leave."""
 
-    Attributes:
-        address: of the cluster; "auto" to find it on this machine; None to start one on this machine.
-        actors: minimum and maximum number of processes that run the generator; None for no maximum.
-        gpus: GPUs per actor, which may be a fraction; 0 to run the generator on the CPU.
-        loaders: threads per actor that decode images.
-        shard_size: images per shard.
-    """
-
-    address: str | None = None
-    actors: tuple[int, int | None] = (1, None)
-    gpus: float = 0.0
-    loaders: int = 2
+    address: str | None = None  # of the cluster; "auto" to find it on this machine; None to start one on this machine
+    actors: tuple[int, int | None] = (1, None)  # minimum and maximum of processes that run the generator
+    gpus: float = 0.0  # per actor, which may be a fraction; 0 to run the generator on the CPU
+    loaders: int = 2  # threads per actor that decode images
     shard_size: int = 1000
 
     def start(self, factory: GeneratorFactory) -> PatchGenerator:
@@ -80,7 +72,7 @@ class RayEngine:
             for batch in self._dataset(sources, writer).iter_batches(batch_size=None, batch_format="pyarrow"):
                 for shard in batch.to_pylist():
                     if shard["file"]:
-                        writer.commit(writer.path / STAGED / shard["file"])
+                        writer.commit(writer.path / STAGED / shard["file"].decode())
                     for outcome in pickle.loads(shard["outcomes"]):
                         if isinstance(outcome, ShardKeys):
                             yield from find_duplicates(outcome, shards)
@@ -128,12 +120,7 @@ class RayEngine:
 
 
 def find_duplicates(keys: ShardKeys, shards: dict[str, str]) -> Iterator[Outcome]:
-    """Yield an error for each image of a tar shard whose key another shard has.
-
-    Args:
-        keys: of the shard.
-        shards: key -> tar shard, for the keys found before; is updated.
-    """
+    """Yield an error for each image whose key another tar shard has; updates `shards`, the shard of each key."""
     for key, suffix in keys.suffixes.items():
         if shards.setdefault(key, keys.shard) != keys.shard:
             yield Outcome("", duplicate(keys.shard, key, suffix))
@@ -177,9 +164,7 @@ def _write(batch: Any, cache: Path, generators: int) -> Any:
         for key, result in results
     ]
     file = stage_shard(cache, done, generators).name if done else ""
-    import pyarrow
-
-    return pyarrow.table({"file": [file], "outcomes": pyarrow.array([pickle.dumps(outcomes)], pyarrow.binary())})
+    return _table(file=[file.encode()], outcomes=[pickle.dumps(outcomes)])
 
 
 def _table(**columns: list[bytes]) -> Any:
