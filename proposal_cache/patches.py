@@ -86,8 +86,6 @@ class Patches:
         array([2])
 
         Args:
-            height, width: image size in pixels.
-            rles: N masks.
             predicted_iou, stability_score: (N,), or None for NaN.
             source: (N,), or one number for all patches.
 

@@ -16,7 +16,6 @@ def draw_patches(patches: Patches, image: NDArray[np.uint8] | None = None) -> ND
     """Draw all patches with white outlines, small ones in front of large ones.
 
     Args:
-        patches: of the image.
         image: (H, W, 3) RGB to draw on; black if None. Pixels outside all patches keep their colour.
 
     Returns:

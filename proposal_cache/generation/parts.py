@@ -77,10 +77,7 @@ def start_part(cache: Path, part: Part) -> None:
 def finish_part(cache: Path, part: Part, sources: Sequence[Source]) -> bool:
     """Mark a part as finished; if all parts are, finalize the cache and return True.
 
-    Args:
-        cache: directory of the cache.
-        part: whose images are done.
-        sources: those of all parts. Each part takes its share by position, so all must be given the same.
+    `sources` are those of all parts. Each part takes its share by position, so all must be given the same.
     """
     names = "\n".join(repr(source.url if isinstance(source, TarShard) else source.key) for source in sources)
     record = {"sources": len(sources), "sha256": hashlib.sha256(names.encode()).hexdigest()}

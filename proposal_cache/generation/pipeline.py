@@ -68,12 +68,8 @@ def generate(
     Args:
         sources: images and tar shards of the whole dataset; images with boxes need a `BoxGenerator`.
         generator: creates the patches; it must be picklable if the engine starts processes. Or a recipe for it.
-        output: directory of the cache.
-        dataset: its name in the manifest.
         engine: where to run the generator; None for this process.
         part: process this share of the sources only; the last part to finish makes the cache readable.
-        shard_size: images per shard.
-        progress: show a progress bar on stderr.
 
     Returns:
         True if the cache is readable; False if other parts are not finished.

@@ -64,9 +64,10 @@ def find_sources(location: str) -> list[ImageFile] | list[TarShard]:
     from braceexpand import braceexpand
 
     try:
-        urls = [url for name in braceexpand(location, escape=False) for url in _expand_glob(name)]
+        patterns = list(braceexpand(location, escape=False))
     except ValueError as error:
         raise SourceError(f"{location}: {error}") from error
+    urls = [url for name in patterns for url in (_list(name, "glob")[1] if {*name} & {*"*?"} else [name])]
     if not urls:
         raise SourceError(f"no tar files match {location}")
     return [TarShard(url) for url in urls]
@@ -78,7 +79,6 @@ def read_sources(
     """Yield the images of all sources, in order, and a SourceError for each tar file or member that cannot be read.
 
     Args:
-        sources: images and tar shards.
         skip: returns True for the key of an image in a tar shard that is not needed.
         seen: key -> suffix of the images found in tar shards, skipped ones included; is updated.
     """
@@ -109,10 +109,6 @@ def _tar_image(key: str, url: str, data: bytes) -> ImageFile | SourceError:
     except CacheError as error:
         return SourceError(f"{url}: {error}")
     return ImageFile(key, url, data=data)
-
-
-def _expand_glob(url: str) -> list[str]:
-    return _list(url, "glob")[1] if any(character in url for character in "*?") else [url]
 
 
 def _list_url(url: str) -> list[ImageFile]:

@@ -59,7 +59,6 @@ class CropGenerator:
     Each crop is a separate source in the cache.
 
     Args:
-        generator: to run on the crops.
         crops: number of crops along the long side.
         box_nms_thresh: box IoU above which, of two patches of different crops, the one with the lower predicted IoU is
             dropped.

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,14 +52,10 @@ def import_results(
     All entries are validated before anything is written. If interrupted, the same call continues.
 
     Args:
-        results: json file.
         annotations: COCO json whose `images` give each image's id, file name (hence its key) and size. Images without
             results get zero patches.
-        output: directory of the cache.
-        dataset: its name in the cache.
         labels: store each category as a separate source; otherwise categories are dropped.
         scores: store scores as predicted IoU; otherwise they are dropped.
-        progress: show a progress bar on stderr.
 
     Raises:
         InterchangeError: if a file is invalid.
@@ -86,7 +82,7 @@ def import_results(
             )
         except CacheError as error:
             raise InterchangeError(f"entry {number} of {results}, of image {image_id!r}: {error}") from error
-    categories = _categories((result.category for per_image in found.values() for result in per_image), labels)
+    categories = sorted({result.category for per_image in found.values() for result in per_image}, key=str)
     with CacheWriter(output, _sources(results, categories, annotations, listed, scores), dataset) as writer:
         for image_id, (key, height, width) in tqdm(images.items(), "importing", unit="image", disable=not progress):
             if key in writer.done:
@@ -97,7 +93,7 @@ def import_results(
                 width,
                 [result.counts for result in per_image],
                 predicted_iou=[result.score for result in per_image] if scores else None,
-                source=[categories.index(result.category) if labels else 0 for result in per_image],
+                source=[categories.index(result.category) for result in per_image],
             )
             writer.add(key, patches.select(patches.areas > 0))
 
@@ -111,13 +107,7 @@ def import_panoptic(
     labels: bool = False,
     progress: bool = False,
 ) -> None:
-    """Import COCO panoptic results as a cache, one patch per segment.
-
-    Args:
-        annotations: panoptic json.
-        png_root: folder of its PNGs.
-        output, dataset, labels, progress: as in `import_results`.
-    """
+    """Import a COCO panoptic json as a cache, one patch per segment; `labels` and errors as in `import_results`."""
     content = _load(annotations)
     try:
         names = {image["id"]: image["file_name"] for image in content.get("images", ())}
@@ -133,7 +123,7 @@ def import_panoptic(
         raise
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InterchangeError(f"{annotations} is not a COCO panoptic json: {error!r}") from error
-    categories = _categories((c for _, segments in entries for c in segments.values()), labels)
+    categories = sorted({category for _, segments in entries for category in segments.values()}, key=str)
     with CacheWriter(output, _sources(annotations, categories, annotations, content, False), dataset) as writer:
         images = zip(keys, entries, strict=True)
         for key, (name, segments) in tqdm(images, "importing", len(keys), unit="image", disable=not progress):
@@ -144,7 +134,7 @@ def import_panoptic(
             if unknown:
                 raise InterchangeError(f"{name} has segments that {annotations} does not list: {sorted(unknown)[:5]}")
             kept = [i for i, segment_id in enumerate(ids) if segment_id in segments]
-            source = [categories.index(segments[ids[i]]) if labels else 0 for i in kept]
+            source = [categories.index(segments[ids[i]]) for i in kept]
             writer.add(key, Patches.from_rles(height, width, [rles[i] for i in kept], source=source))
 
 
@@ -157,11 +147,8 @@ def export_results(
     failed during generation are skipped with a warning on stderr.
 
     Args:
-        cache: to export.
-        output: json file to write.
         annotations: COCO json whose images are exported under their ids; None to export all images with their key as
             `image_id`.
-        progress: show a progress bar on stderr.
 
     Raises:
         MissingKeyError: if `annotations` contains an image that is not in the cache.
@@ -224,15 +211,13 @@ def _category(entry: Mapping[str, Any], name: str = "category_id") -> int | str 
     return category
 
 
-def _categories(found: Iterable[int | str | None], labels: bool) -> list[int | str | None]:
-    """Return the categories that become sources, sorted; [None] if labels are dropped."""
-    return sorted(set(found), key=str) if labels else [None]
-
-
 def _sources(
-    file: PathLike, categories: Sequence[Any], annotations: PathLike, content: Mapping[str, Any], scores: bool
+    file: PathLike, categories: list[Any], annotations: PathLike, content: Mapping[str, Any], scores: bool
 ) -> list[dict[str, Any]]:
-    """Return the description of each category of a file, whose names are in the content of a COCO json."""
+    """Return the description of each category of a file, whose names are in the content of a COCO json.
+
+    Without labels, which is None as the only category or no category, there is one description.
+    """
     if len(categories) > _MAX_SOURCES:
         raise InterchangeError(
             f"{file} has {len(categories)} categories; a cache keeps labels of {_MAX_SOURCES} at most"
@@ -243,9 +228,9 @@ def _sources(
     names = {_category(category, "id"): str(category.get("name")) for category in listed}
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     common = {"name": "imported", "file": Path(file).name, "sha256": digest, "scores": scores}
-    if list(categories) == [None]:
+    if categories in ([], [None]):
         return [common]
-    return [{**common, "category_id": number, "category": names.get(number)} for number in categories] or [common]
+    return [{**common, "category_id": number, "category": names.get(number)} for number in categories]
 
 
 def _images(annotations: PathLike, content: Any) -> dict[Any, tuple[str, int, int]]:

@@ -30,9 +30,6 @@ def import_sa1b(
     Args:
         location: folder of json files, searched with its subfolders; or path or URL of the released tar files, in which
             `{000000..000999}` and `*` name several.
-        output: directory of the cache.
-        dataset: name of the dataset.
-        progress: show a progress bar on stderr.
     """
     files = _find_json_files(str(location))
     with CacheWriter(output, _DESCRIPTION, dataset) as writer:

@@ -130,12 +130,8 @@ def contains(runs: Runs, points: IntArray, pixels: int) -> NDArray[np.bool_]:
     array([[False,  True,  True, False]])
 
     Args:
-        runs: N masks.
         points: (N, P) column-major pixel indices in [0, pixels), P per mask; fastest if ascending.
         pixels: height * width.
-
-    Returns:
-        (N, P).
     """
     # Shift each mask's pixel indices by its number, so that one search serves all masks.
     shift = np.arange(len(runs.first) - 1, dtype=np.int64) * pixels

@@ -38,15 +38,9 @@ def merge(
     >>> PatchCache("both")["a"].source
     array([0, 1], dtype=uint8)
 
-    Args:
-        caches: at least one.
-        output: directory of the new cache.
-        dataset: name of its dataset; required if those of the caches differ.
-        progress: show a progress bar on stderr.
-
     Raises:
-        MergeError: if datasets differ and `dataset` is None, or if two caches contain the same image from the same
-            generator. Nothing is written in these cases.
+        MergeError: if the datasets of the caches differ and `dataset`, the name of the new one, is None, or if two
+            caches contain the same image from the same generator. Nothing is written in these cases.
         CacheError: if the sizes of an image differ between caches.
         MismatchError: if `output` contains another cache, or the caches have changed since an interrupted call.
     """

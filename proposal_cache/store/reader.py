@@ -27,12 +27,6 @@ class PatchCache(Mapping[str, Patches]):
     >>> cache.missing(["train/0001", "train/0002"])
     ['train/0002']
 
-    Args:
-        path: directory of the cache.
-
-    Attributes:
-        manifest: dataset, generators, shards and failures.
-
     Raises:
         CacheError: if there is no cache, or it was never finalized.
         FormatError: if the manifest or the index is damaged or of another version.

@@ -47,10 +47,8 @@ class CacheWriter:
     ['a', 'b']
 
     Args:
-        path: directory of the cache.
         generator: description of the generator: name, every parameter, SHA-256 of weights; or a list of descriptions,
             into which `Patches.source` is an index.
-        dataset: name of the dataset.
         shard_size: maximum number of images per shard.
         shard_seconds: age at which a shard is written even if it is not full, to limit what a crash loses.
         rank, ranks: number of this writer, and number of all writers.

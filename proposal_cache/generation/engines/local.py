@@ -96,8 +96,6 @@ def generate_patches(
     Yields the key of each image and its patches or the error; a SourceError is passed through, with the key "".
 
     Args:
-        images: to process.
-        generator: to run.
         loaders: threads that decode images.
         threads: threads that run the generator; 1 to run it in the calling thread.
     """

@@ -52,20 +52,14 @@ class DecodedPrompts:
 
 
 class PromptDecoder:
-    """Decoder of point prompts to predicted IoUs and mask logits, in float32.
-
-    Args:
-        sam: model whose prompt encoder and mask decoder are used.
-    """
+    """Decoder of point prompts to predicted IoUs and mask logits, in float32, with the weights of a model."""
 
     def __init__(self, sam: Sam) -> None:
         self.prompt_encoder = sam.prompt_encoder
         self.decoder = sam.mask_decoder
-        self.masks_per_prompt: int = sam.mask_decoder.num_multimask_outputs
-        """Masks of a point: whole, part and subpart."""
+        self.masks_per_prompt: int = sam.mask_decoder.num_multimask_outputs  # of a point: whole, part and subpart
         self.grid_size: tuple[int, int] = sam.prompt_encoder.image_embedding_size
-        self.mask_size = (4 * self.grid_size[0], 4 * self.grid_size[1])
-        """(height, width) of the mask logits of the whole grid of image tokens."""
+        self.mask_size = (4 * self.grid_size[0], 4 * self.grid_size[1])  # of the logits of the whole grid
 
     @property
     def bytes_per_prompt(self) -> int:

@@ -18,7 +18,6 @@ def encode_image(encoder: ImageEncoderViT, image: Tensor, memory_budget: int) ->
     """Compute the embedding of a normalized, padded image.
 
     Args:
-        encoder: SAM's ViT.
         image: (1, 3, S, S) with S the encoder's image size.
         memory_budget: bytes for the scores of one attention step.
 

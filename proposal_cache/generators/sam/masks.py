@@ -87,7 +87,6 @@ class MaskUpsampler:
         """Encode masks with logits (n, h, w) as COCO's compressed counts.
 
         Args:
-            logits: of the masks.
             offset: (x, y) of the crop in the whole image.
             canvas: (height, width) of the whole image.
         """
