@@ -26,6 +26,7 @@ from proposal_cache.store.shard import Shard, ShardBuffer
 STAGED = "staged"  # folder of shards that are not part of the cache yet
 
 _MAX_SHARD_BYTES = 64 << 20  # compressed, in memory
+_MAX_SHARD_SECONDS = 600.0  # after which a shard is written even if it is not full, to limit what a crash loses
 
 
 class CacheWriter:
@@ -50,7 +51,6 @@ class CacheWriter:
         generator: description of the generator: name, every parameter, SHA-256 of weights; or a list of descriptions,
             into which `Patches.source` is an index.
         shard_size: maximum number of images per shard.
-        shard_seconds: age at which a shard is written even if it is not full, to limit what a crash loses.
         rank, ranks: number of this writer, and number of all writers.
         inputs: fingerprints of the caches that the patches are copied from, if any.
 
@@ -71,7 +71,6 @@ class CacheWriter:
         dataset: str,
         shard_size: int = 1000,
         *,
-        shard_seconds: float = 600.0,
         rank: int = 0,
         ranks: int = 1,
         inputs: Sequence[str] = (),
@@ -82,8 +81,7 @@ class CacheWriter:
                 f"shard_size must be 1 to {MAX_IMAGES}, and rank 0 to ranks - 1"
             )
         self.path = Path(path)
-        self.shard_size, self.shard_seconds = shard_size, shard_seconds
-        self.rank, self.ranks = rank, ranks
+        self.shard_size, self.rank, self.ranks = shard_size, rank, ranks
         self._buffer = ShardBuffer()
         self._opened_at = 0.0
         make_directory(self.path)
@@ -112,7 +110,7 @@ class CacheWriter:
             self._opened_at = time.monotonic()
         self._buffer.add(key, patches, len(self._manifest.generators))
         self.done.add(key)
-        old = time.monotonic() - self._opened_at >= self.shard_seconds
+        old = time.monotonic() - self._opened_at >= _MAX_SHARD_SECONDS
         if old or len(self._buffer) >= self.shard_size or self._buffer.nbytes >= _MAX_SHARD_BYTES:
             self.flush()
 

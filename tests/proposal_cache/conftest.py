@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from proposal_cache import CacheWriter
 from tests.proposal_cache import toy_cache
-from tests.proposal_cache.tool import SIZE, halves, write_json
+from tests.proposal_cache.tool import halves, write_annotations, write_cache
 
 
 @pytest.fixture(scope="session")
@@ -21,18 +20,13 @@ def cache_path(tmp_path: Path, _original: Path) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    with CacheWriter(tmp_path / "cache", {"name": "left-right", "version": 3}, "toy") as writer:
-        writer.add("a", halves(5, predicted_iou=[0.5, 0.75]))
-        writer.add("sub/b", halves(10))
-        writer.add_failure("bad", "bad.png: the file is empty")
-    return tmp_path / "cache"
+    images = {"a": halves(5, predicted_iou=[0.5, 0.75]), "sub/b": halves(10)}
+    failures = [("bad", "bad.png: the file is empty")]
+    return write_cache(tmp_path / "cache", {"name": "left-right", "version": 3}, images, failures=failures)
 
 
 @pytest.fixture
 def annotations(tmp_path: Path) -> Path:
     """COCO json of the images of `cache`."""
-    names = {7: "a.jpg", 9: "sub/b.jpg"}
-    images = [{"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in names.items()]
-    return write_json(
-        tmp_path / "images.json", {"images": images, "categories": [{"id": 4, "name": "cat"}, {"id": 6, "name": "dog"}]}
-    )
+    categories = [{"id": 4, "name": "cat"}, {"id": 6, "name": "dog"}]
+    return write_annotations(tmp_path / "images.json", {7: "a.jpg", 9: "sub/b.jpg"}, categories=categories)

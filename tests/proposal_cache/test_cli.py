@@ -6,21 +6,20 @@ import sys
 import tarfile
 from contextlib import chdir
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from proposal_cache import CacheWriter, PatchCache, Patches
+from proposal_cache import PatchCache, Patches
 from proposal_cache.generation.parts import Part
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
 from proposal_cache.generators.contours import ContourGenerator
 from proposal_cache.visualize import draw_patches
 from tests.proposal_cache.generation.fake_generators import write_images
-from tests.proposal_cache.tool import SIZE, error_of, halves, run
+from tests.proposal_cache.tool import SIZE, error_of, halves, run, write_cache
 
 COMMANDS = ("generate", "finalize", "info", "verify", "show", "merge", "import", "export")
 
@@ -129,16 +128,8 @@ def test_picture_keeps_small_patches_in_front_and_uncovered_pixels_as_they_are()
     assert (draw_patches(Patches.empty(*SIZE)) == 0).all()
 
 
-def write_cache(path: Path, generator: dict[str, Any], dataset: str, **images: Patches) -> Path:
-    """Add images to a cache, created if there is none."""
-    with CacheWriter(path, generator, dataset) as writer:
-        for key, patches in images.items():
-            writer.add(key, patches)
-    return path
-
-
 def test_merge_of_other_images(cache: Path, tmp_path: Path) -> None:
-    more = write_cache(tmp_path / "more", {"name": "left-right", "version": 3}, "toy", c=halves(3))
+    more = write_cache(tmp_path / "more", {"name": "left-right", "version": 3}, {"c": halves(3)})
     assert run("merge", cache, more, "--output", tmp_path / "all") == 0
     merged = PatchCache(tmp_path / "all")
     assert list(merged) == ["a", "c", "sub/b"]
@@ -154,24 +145,17 @@ def test_merge_of_the_same_image_by_the_same_generator_writes_nothing(cache: Pat
 
 
 def test_merge_again_after_an_input_has_grown_is_refused(cache: Path, tmp_path: Path) -> None:
-    other = write_cache(tmp_path / "other", {"name": "other"}, "toy", a=halves(8))
+    other = write_cache(tmp_path / "other", {"name": "other"}, {"a": halves(8)})
     command = ("merge", cache, other, "--output", tmp_path / "both")
     assert run(*command) == run(*command) == 0
-    write_cache(other, {"name": "other"}, "toy", **{"sub/b": halves(8)})
+    write_cache(other, {"name": "other"}, {"sub/b": halves(8)})
     assert "the caches it was merged from have changed since" in error_of(*command)
     assert PatchCache(tmp_path / "both")["sub/b"].source.tolist() == [0, 0]
 
 
-def test_merge_drops_failures_of_images_that_another_cache_has(cache: Path, tmp_path: Path) -> None:
-    other = write_cache(tmp_path / "other", {"name": "other"}, "toy", bad=halves(8))
-    with CacheWriter(other, {"name": "other"}, "toy") as writer:
-        writer.add_failure("a", "too dark")
-    assert run("merge", cache, other, "--output", tmp_path / "both") == 0
-    assert PatchCache(tmp_path / "both").manifest.failures == {}
-
-
 def test_merge_of_other_generators_keeps_them_apart(cache: Path, tmp_path: Path) -> None:
-    other = write_cache(tmp_path / "other", {"name": "other"}, "toy2", a=halves(8))
+    images, failures = {"a": halves(8), "bad": halves(8)}, [("sub/b", "too dark")]
+    other = write_cache(tmp_path / "other", {"name": "other"}, images, failures=failures, dataset="toy2")
     command = ("merge", cache, other, "--output", tmp_path / "both")
     assert "toy, toy2" in error_of(*command)
     assert run(*command, "--dataset", "toy") == 0
@@ -180,6 +164,7 @@ def test_merge_of_other_generators_keeps_them_apart(cache: Path, tmp_path: Path)
     assert both["a"].source.tolist() == [0, 0, 1, 1]
     assert both["a"].areas.tolist() == [60, 180, 96, 144]
     assert both["sub/b"].source.tolist() == [0, 0]
+    assert both.manifest.failures == {}  # of each, the other cache has the patches
 
 
 @pytest.mark.parametrize(

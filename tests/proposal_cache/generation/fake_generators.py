@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,36 +19,27 @@ IMAGES = 10
 class Halves:
     """Generator whose patch identifies the image: its left part, as wide as the value of the first pixel.
 
-    Attributes:
-        calls: number of images so far.
-        on_call: number of a call -> the exception that it raises.
+    It raises an exception of `errors` for an image whose first pixel has the value.
     """
 
-    calls: int = 0
-    on_call: dict[int, type[BaseException]] = field(default_factory=dict)
+    errors: dict[int, BaseException] = field(default_factory=dict)
+    calls: int = 0  # number of images so far
 
     def describe(self) -> dict[str, Any]:
         return {"name": "halves"}
 
     def __call__(self, image: np.ndarray) -> Patches:
         self.calls += 1
-        if self.calls in self.on_call:
-            raise self.on_call[self.calls]
+        if int(image[0, 0, 0]) in self.errors:
+            raise self.errors[int(image[0, 0, 0])]
         mask = np.zeros((1, *image.shape[:2]), bool)
         mask[:, :, : 1 + image[0, 0, 0] % image.shape[1]] = True
         return Patches.from_masks(mask)
 
 
-@dataclass
-class Fails(Halves):
-    """Generator that fails on images whose first pixel has one of some values."""
-
-    on: frozenset[int] = frozenset()
-
-    def __call__(self, image: np.ndarray) -> Patches:
-        if int(image[0, 0, 0]) in self.on:
-            raise RuntimeError("height and width must be > 0")
-        return super().__call__(image)
+def failing(values: Iterable[int]) -> Halves:
+    """Return a generator that fails on images whose first pixel has one of the values."""
+    return Halves(dict.fromkeys(values, RuntimeError("height and width must be > 0")))
 
 
 class Dies(Halves):
@@ -69,7 +61,7 @@ class TakesBoxes(Halves):
         return Patches.from_masks(masks)
 
 
-def on_device(device: str) -> Halves:
+def on_device(device: str, _ignored: object = None) -> Halves:
     return Halves() if device in ("cpu", "cuda:0", "cuda:1") else Dies()
 
 
@@ -84,10 +76,6 @@ def _interrupt_others(sender: int) -> int:
     if os.getpid() != sender:
         os.kill(os.getpid(), signal.SIGINT)
     return sender
-
-
-def ignoring(_: object, device: str) -> Halves:
-    return on_device(device)
 
 
 def write_images(folder: Path, count: int = IMAGES) -> Path:

@@ -23,11 +23,10 @@ from tests.proposal_cache.generation.fake_generators import (
     IMAGES,
     CtrlC,
     Dies,
-    Fails,
     Halves,
     TakesBoxes,
     content,
-    ignoring,
+    failing,
     on_device,
     write_images,
 )
@@ -68,7 +67,7 @@ def test_content_does_not_depend_on_the_engine(images: list[ImageFile], tmp_path
 
 def test_interrupted_run_continues(images: list[ImageFile], tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(images, tmp_path / "cache", Halves(on_call={6: KeyboardInterrupt}), shard_size=2)
+        run(images, tmp_path / "cache", Halves({5: KeyboardInterrupt()}), shard_size=2)
     assert len(PatchCache(tmp_path / "cache")) == 5
     assert run(images, tmp_path / "cache").calls == 5
     run(images, tmp_path / "one")
@@ -93,7 +92,7 @@ def test_unreadable_image_is_recorded_and_tried_again(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_failure_of_the_generator_is_recorded(images: list[ImageFile], tmp_path: Path, workers: int) -> None:
-    run(images, tmp_path / "cache", Fails(on=frozenset({2, 7})), engine=LocalEngine(workers=workers))
+    run(images, tmp_path / "cache", failing((2, 7)), engine=LocalEngine(workers=workers))
     cache = PatchCache(tmp_path / "cache")
     assert len(cache) == 8
     assert list(cache.manifest.failures) == ["02", "07"]
@@ -102,16 +101,16 @@ def test_failure_of_the_generator_is_recorded(images: list[ImageFile], tmp_path:
     )
 
 
-@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
-def test_out_of_memory_is_recorded(images: list[ImageFile], tmp_path: Path, error: type[Exception]) -> None:
-    run(images, tmp_path / "cache", Halves(on_call={3: error}))
-    assert error.__name__ in PatchCache(tmp_path / "cache").manifest.failures["02"]
+def test_out_of_memory_is_recorded(images: list[ImageFile], tmp_path: Path) -> None:
+    run(images, tmp_path / "cache", Halves({2: MemoryError(), 4: torch.OutOfMemoryError()}))
+    failures = PatchCache(tmp_path / "cache").manifest.failures
+    assert [re.search(r"(\w+): $", failures[key])[1] for key in ("02", "04")] == ["MemoryError", "OutOfMemoryError"]
 
 
 def test_broken_generator_stops_the_run(images: list[ImageFile], tmp_path: Path) -> None:
     many = [ImageFile(f"{copy}-{image.key}", image.url) for copy in range(3) for image in images]
-    run(many, tmp_path / "9 in a row", Fails(on=frozenset(range(1, 10))))
-    broken = Fails(on=frozenset(range(10)))
+    run(many, tmp_path / "9 in a row", failing(range(1, 10)))
+    broken = failing(range(10))
     with pytest.raises(CacheError, match=r"failed on 10 images in a row, the last one: .*09\.png .*RuntimeError"):
         run(many, tmp_path / "cache", broken)
     with pytest.raises(CacheError, match=r"10 images in a row"):
@@ -137,7 +136,7 @@ def test_killed_worker_is_reported(images: list[ImageFile], tmp_path: Path) -> N
 
 
 def test_workers_ignore_ctrl_c_while_they_start(images: list[ImageFile], tmp_path: Path) -> None:
-    factory = GeneratorFactory(partial(ignoring, CtrlC()))
+    factory = GeneratorFactory(partial(on_device, _ignored=CtrlC()))
     generate(images, factory, tmp_path / "cache", "set", engine=LocalEngine(workers=1), progress=False)
     assert len(PatchCache(tmp_path / "cache")) == IMAGES
 

@@ -29,7 +29,7 @@ from proposal_cache.generation.engines.ray import (
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import SourceError, from_folder
 from proposal_cache.generation.streams import Source, TarShard
-from tests.proposal_cache.generation.fake_generators import Fails, content, on_device, write_images
+from tests.proposal_cache.generation.fake_generators import Halves, content, failing, on_device, write_images
 
 pytest.importorskip("ray")
 IMAGES = 60
@@ -44,7 +44,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @dataclass
-class Observed(Fails):
+class Observed(Halves):
     """Generator that records the node of each call, and waits for the file `go` before all but the first images."""
 
     record: Path = Path()
@@ -121,11 +121,12 @@ def test_one_node_is_killed_and_another_joins(cluster: Any, tmp_path: Path) -> N
     images = from_folder(write_images(tmp_path / "images", IMAGES))
     calls = tmp_path / "calls"
     calls.mkdir()
-    broken = frozenset({7, 50})
+    broken = failing({7, 50})
+    observed = Observed(broken.errors, record=calls)
     run = partial(generate, images, dataset="set", shard_size=4, progress=False)
     engine = RayEngine(actors=(1, 3), gpus=1, shard_size=4)
     with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(run, generator=Observed(on=broken, record=calls), output=tmp_path / "ray", engine=engine)
+        result = pool.submit(run, generator=observed, output=tmp_path / "ray", engine=engine)
         workers = {node.node_id: node for node in cluster.worker_nodes}
         wait_until(lambda: result.done() or any((calls / name).exists() for name in workers))
         cluster.remove_node(next(workers[path.name] for path in calls.iterdir()), allow_graceful=False)
@@ -134,7 +135,7 @@ def test_one_node_is_killed_and_another_joins(cluster: Any, tmp_path: Path) -> N
         (calls / "go").touch()
         result.result()
     assert (calls / added.node_id).exists(), "the new node had no work"
-    run(generator=Fails(on=broken), output=tmp_path / "local")
+    run(generator=broken, output=tmp_path / "local")
     assert content(tmp_path / "ray") == content(tmp_path / "local")
     assert len(content(tmp_path / "ray")["patches"]) == IMAGES - 2
     assert not (tmp_path / "ray/staged").exists()

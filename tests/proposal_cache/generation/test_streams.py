@@ -2,15 +2,12 @@
 
 import functools
 import http.server
-import io
-import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
-from PIL import Image
 
 from proposal_cache import PatchCache
 from proposal_cache.generation.engines.local import LocalEngine
@@ -18,18 +15,7 @@ from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import ImageError, ImageFile, SourceError, with_boxes
 from proposal_cache.generation.streams import TarShard, find_sources, read_sources
 from tests.proposal_cache.generation.fake_generators import Halves, content, write_images
-
-
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
-
-
-def png(value: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (16, 8), (value, 0, 0)).save(file, "PNG")
-    return file.getvalue()
+from tests.proposal_cache.tool import write_tar
 
 
 @pytest.fixture
@@ -37,12 +23,11 @@ def folder(tmp_path: Path) -> Path:
     """The images 00.png to 09.png, in a folder and in two tar shards with other members."""
     folder = write_images(tmp_path / "images")
     for number, mode in enumerate(("w", "w:gz")):
-        with tarfile.open(tmp_path / f"{number:03}.tar", mode) as tar:
-            for path in sorted(folder.iterdir())[5 * number : 5 * number + 5]:
-                tar.add(path, path.name)
-                add(tar, f"{path.stem}.seg.png", b"no image of the sample")
-                add(tar, f"{path.stem}.json", b"{}")
-            add(tar, "._00.png", b"a resource fork")
+        members = {"._00.png": b"a resource fork"}
+        for path in sorted(folder.iterdir())[5 * number : 5 * number + 5]:
+            members |= {path.name: path.read_bytes(), f"{path.stem}.json": b"{}"}
+            members[f"{path.stem}.seg.png"] = b"no image of the sample"
+        write_tar(tmp_path / f"{number:03}.tar", members, mode)
     return folder
 
 
@@ -92,11 +77,10 @@ def test_damaged_tar_is_reported_after_all_others(folder: Path, tmp_path: Path) 
     assert "09" in PatchCache(tmp_path / "cache")
 
 
-def test_members_without_a_valid_key(tmp_path: Path) -> None:
+def test_members_without_a_valid_key(folder: Path, tmp_path: Path) -> None:
+    image = (folder / "01.png").read_bytes()
     for number in range(2):
-        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
-            add(tar, "./sub/a.png", png(1))
-            add(tar, "../b.png", png(1))
+        write_tar(tmp_path / f"{number}.tar", {"./sub/a.png": image, "../b.png": image})
     found = list(read_sources([TarShard(str(tmp_path / f"{number}.tar")) for number in range(2)], lambda key: False))
     assert isinstance(found[0], ImageFile)
     assert found[0].key == "sub/a"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from skimage.measure import label
 
-from proposal_cache import CacheError, CacheWriter, PatchCache, Patches, rle
-from proposal_cache.errors import MaskError
+from proposal_cache import CacheError, PatchCache, Patches
 from proposal_cache.generators.crops import CropGenerator, crop_boxes, suppress_across
 from proposal_cache.generators.refine import RefineGenerator
+from tests.proposal_cache.tool import write_cache
 
 
 @dataclass
@@ -59,9 +59,8 @@ def test_crops_description_per_source(tmp_path: Any) -> None:
     assert json.loads(json.dumps(described)) == described
     assert [d["crop"] for d in described] == [0, 0, 1, 1, 2, 2]
     assert [d["generator"]["crop"] for d in described] == [0, 1, 0, 1, 0, 1]
-    with CacheWriter(tmp_path / "cache", described, "toy") as writer:
-        writer.add("a", generator(picture(8, 40, (38, 2, 40, 4))))
-    assert PatchCache(tmp_path / "cache")["a"].source.tolist() == [5]
+    path = write_cache(tmp_path / "cache", described, {"a": generator(picture(8, 40, (38, 2, 40, 4)))})
+    assert PatchCache(path)["a"].source.tolist() == [5]
 
 
 def test_box_nms_between_groups() -> None:
@@ -76,18 +75,6 @@ def test_box_nms_between_groups() -> None:
 def test_crops_rejects_too_many_sources() -> None:
     with pytest.raises(CacheError, match="from 1 to 128, not 129"):
         CropGenerator(CropGenerator(Spots()), crops=129)
-
-
-def test_paste() -> None:
-    rng = np.random.default_rng(0)
-    masks = rng.random((4, 5, 7)) > 0.5
-    part = Patches.from_masks(masks)
-    pasted = rle.paste(part.rles, 5, 7, 2, 3, 11, 9)
-    expected = np.zeros((4, 11, 9), bool)
-    expected[:, 3:8, 2:9] = masks
-    assert (Patches.from_rles(11, 9, pasted).decode() == expected).all()
-    with pytest.raises(MaskError, match="is not inside an image of 11 x 9"):
-        rle.paste(part.rles, 5, 7, 3, 3, 11, 9)
 
 
 def test_refine_finds_small_objects() -> None:

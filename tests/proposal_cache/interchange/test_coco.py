@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from proposal_cache import PatchCache, rle
-from tests.proposal_cache.tool import SIZE, error_of, run, write_json
+from tests.proposal_cache.tool import SIZE, error_of, run, write_annotations, write_json
 
 SQUARE = [[2, 3, 8, 3, 8, 9, 2, 9]]
 
@@ -36,15 +36,13 @@ def test_round_trip(cache: Path, annotations: Path, tmp_path: Path) -> None:
 
 
 def test_export_skips_failed_images(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("a.jpg", "bad.png", "unknown.png")
-    images = [{"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in enumerate(names)]
-    known = write_json(tmp_path / "known.json", {"images": images[:2]})
+    known = write_annotations(tmp_path / "known.json", {0: "a.jpg", 1: "bad.png"})
     output = ("--output", tmp_path / "out.json")
     assert run("export", cache, "--annotations", known, *output) == 0
     assert [entry["image_id"] for entry in json.loads((tmp_path / "out.json").read_text())] == [0, 0]
     assert "warning: skipped bad: bad.png: the file is empty" in capsys.readouterr().err
-    every = write_json(tmp_path / "every.json", {"images": images})
-    assert "no patches of 'unknown'" in error_of("export", cache, "--annotations", every, *output)
+    other = write_annotations(tmp_path / "other.json", {0: "a.jpg", 1: "unknown.png"})
+    assert "no patches of 'unknown'" in error_of("export", cache, "--annotations", other, *output)
     assert sorted(path.name for path in tmp_path.glob("out.json*")) == ["out.json"]
     (tmp_path / "file").touch()
     assert "cannot be written" in error_of("export", cache, "--output", tmp_path / "file" / "out.json")
@@ -85,18 +83,14 @@ def test_import_added_to_a_cache_with_other_keys(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = write_json(tmp_path / "results.json", [])
-    command = ("import", results, "--add-to", cache, "--output", tmp_path / "both", "--annotations")
-
-    def images(*names: str) -> Path:
-        entries = [{"id": i, "file_name": name, "height": 12, "width": 20} for i, name in enumerate(names)]
-        return write_json(tmp_path / "images.json", {"images": entries})
-
-    message = error_of(*command, images("val/a.jpg", "val/sub/b.jpg"))
-    assert re.search(
-        r"no image of .*results\.json is in .*: a key of the results is 'val/a', of the cache 'a'\.", message
-    )
+    images = tmp_path / "images.json"
+    command = ("import", results, "--add-to", cache, "--output", tmp_path / "both", "--annotations", images)
+    write_annotations(images, {0: "val/a.jpg", 1: "val/sub/b.jpg"})
+    message = r"no image of .*results\.json is in .*: a key of the results is 'val/a', of the cache 'a'\."
+    assert re.search(message, error_of(*command))
     assert not (tmp_path / "both").exists()
-    assert run(*command, images("a.jpg", "bad.png", "c.jpg")) == 0
+    write_annotations(images, {0: "a.jpg", 1: "bad.png", 2: "c.jpg"})
+    assert run(*command) == 0
     assert "warning: 1 of 3 images of" in capsys.readouterr().err
 
 
@@ -204,19 +198,14 @@ def test_import_panoptic(tmp_path: Path) -> None:
     assert PatchCache(tmp_path / "labelled")["a"].source.tolist() == [1, 0]
 
 
-def test_import_rejects_panoptic_pngs_that_do_not_match_the_json(tmp_path: Path) -> None:
-    file, folder = panoptic(tmp_path, [{"id": 5, "category_id": 2}])
+def test_import_rejects_invalid_panoptic_files(tmp_path: Path) -> None:
+    file, folder = panoptic(tmp_path, [{"id": 5, "category_id": [2]}])
     command = ("import", file, "--panoptic", folder, "--output", tmp_path / "new")
-    assert "segments that" in error_of(*command)
+    assert "category_id [2] is neither" in error_of(*command, "--keep-labels")
+    assert "segments that" in error_of(*command)  # segment 300 is not listed
     (folder / "a.png").unlink()
     assert "a.png cannot be read as a panoptic PNG" in error_of(*command)
-
-
-def test_import_rejects_invalid_panoptic_entries(tmp_path: Path) -> None:
-    file, folder = panoptic(tmp_path, [{"id": 5, "category_id": [2]}, {"id": 300, "category_id": 1}])
-    command = ("import", file, "--panoptic", folder, "--keep-labels", "--output", tmp_path / "new")
-    assert "category_id [2] is neither" in error_of(*command)
     content = json.loads(file.read_text())
     content["annotations"] *= 2
     write_json(file, content)
-    assert "has two images with the key 'a'" in error_of(*command[:-3], "--output", tmp_path / "new")
+    assert "has two images with the key 'a'" in error_of(*command)

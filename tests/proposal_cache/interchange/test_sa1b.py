@@ -1,8 +1,6 @@
 """Import of SA-1B."""
 
-import io
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 from proposal_cache import PatchCache, Patches, rle
 from proposal_cache.interchange.coco import InterchangeError
 from proposal_cache.interchange.sa1b import import_sa1b, read_sa1b
-from tests.proposal_cache.tool import SIZE, error_of, halves, run
+from tests.proposal_cache.tool import SIZE, error_of, halves, run, write_tar
 
 
 def annotation(counts: bytes, **changes: Any) -> dict[str, Any]:
@@ -54,11 +52,8 @@ def test_folder_of_json_files(tmp_path: Path) -> None:
 def test_tar_files_of_the_release(tmp_path: Path) -> None:
     for number in range(2):
         content = json.dumps(sample(halves(5))).encode()
-        with tarfile.open(tmp_path / f"sa_00000{number}.tar", "w") as tar:
-            for suffix in ("jpg", "json"):
-                member = tarfile.TarInfo(f"./sa_{number}.{suffix}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+        members = dict.fromkeys((f"./sa_{number}.jpg", f"./sa_{number}.json"), content)
+        write_tar(tmp_path / f"sa_00000{number}.tar", members)
     import_sa1b(f"{tmp_path}/sa_{{000000..000001}}.tar", tmp_path / "cache", "sa1b")
     assert list(PatchCache(tmp_path / "cache")) == ["sa_0", "sa_1"]
 

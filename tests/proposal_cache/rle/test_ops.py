@@ -75,6 +75,15 @@ def test_crop(masks: np.ndarray, where: tuple[float, ...]) -> None:
     assert rle.crop(rle.encode(masks), (x0, y0, x1, y1), h, w) == rle.encode(masks & kept)
 
 
+def test_paste(masks: np.ndarray) -> None:
+    n, h, w = masks.shape
+    expected = np.zeros((n, h + 6, w + 2), bool)
+    expected[:, 3 : 3 + h, 2:] = masks
+    assert rle.paste(rle.encode(masks), h, w, 2, 3, h + 6, w + 2) == rle.encode(expected)
+    with pytest.raises(MaskError, match=f"is not inside an image of {h + 6} x {w + 2}"):
+        rle.paste(rle.encode(masks), h, w, 3, 3, h + 6, w + 2)
+
+
 def test_encode_labels(masks: np.ndarray) -> None:
     n = len(masks)
     labels = (masks * np.arange(1, n + 1)[:, None, None]).max(0) - 3

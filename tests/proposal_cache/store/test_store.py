@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from proposal_cache.errors import MismatchError, MissingKeyError
 from proposal_cache.store import Manifest, ShardInfo, columns, reader, writer
 from proposal_cache.store.columns import Descriptor
 from proposal_cache.store.index import KeyIndex, write_index
+from tests.proposal_cache.tool import write_cache
 from tests.proposal_cache.toy_cache import GENERATOR, check, make_key, make_patches, same, write
 
 
@@ -26,6 +28,9 @@ def test_round_trip(cache_path: Path) -> None:
     assert make_key(3) in cache
     assert make_key(25) not in cache
     assert cache.missing([make_key(40), make_key(2), "\udcff"]) == [make_key(40), "\udcff"]
+    with pytest.raises(MissingKeyError, match=r"cache has no patches of 'nowhere' among its 25 images of toys"):
+        cache["nowhere"]
+    assert cache.get("nowhere") is None
 
 
 def test_manifest(cache_path: Path) -> None:
@@ -40,13 +45,10 @@ def test_manifest(cache_path: Path) -> None:
 def test_images_without_patches_and_huge_images(tmp_path: Path) -> None:
     wide = Patches.from_masks(np.ones((1, 2, 70_000), bool))  # beyond 16 bits
     assert wide.boxes.tolist() == [[0, 0, 70_000, 2]]
-    for name, contents in {"empty": [Patches.empty(3, 4)], "both": [Patches.empty(3, 4), wide]}.items():
-        with CacheWriter(tmp_path / name, GENERATOR, "toys") as cache:
-            for i, patches in enumerate(contents):
-                cache.add(str(i), patches)
-        found = PatchCache(tmp_path / name)
-        assert all(same(found[str(i)], patches) for i, patches in enumerate(contents))
-        assert all(verdict.problem is None for verdict in verify(tmp_path / name))
+    for images in ({"empty": Patches.empty(3, 4)}, {"empty": Patches.empty(3, 4), "wide": wide}):
+        path = write_cache(tmp_path / f"cache {len(images)}", GENERATOR, images)
+        assert all(same(PatchCache(path)[key], patches) for key, patches in images.items())
+        assert all(verdict.problem is None for verdict in verify(path))
 
 
 def test_empty_cache(tmp_path: Path) -> None:
@@ -139,36 +141,27 @@ def test_resume_adds_missing_images(cache_path: Path) -> None:
     assert len(list(cache_path.glob("index-*"))) == 1
 
 
-def test_shards_are_written_after_shard_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_written_after_ten_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(writer.time, "monotonic", lambda: now[0])
-    with CacheWriter(tmp_path / "cache", GENERATOR, "toys", shard_seconds=60) as cache:
+    with CacheWriter(tmp_path / "cache", GENERATOR, "toys") as cache:
         for i in range(4):
             cache.add(make_key(i), make_patches(i))
-            now[0] += 35
+            now[0] += 350
         assert len(list((tmp_path / "cache").glob("shard-*.h5"))) == 1
 
 
 def test_failures_are_listed_until_the_image_is_added(cache_path: Path) -> None:
-    with CacheWriter(cache_path, GENERATOR, "toys") as cache:
-        cache.add_failure("bad/one", "not an image")
-        cache.add_failure("bad/two", "first reason")
-        cache.add_failure("bad/two", "second reason")
-        assert "bad/one" not in cache.done
+    failures = [("bad/one", "not an image"), ("bad/two", "first reason"), ("bad/two", "second reason")]
+    write_cache(cache_path, GENERATOR, {}, failures=failures, dataset="toys")
     found = PatchCache(cache_path)
     assert found.manifest.failures == {"bad/one": "not an image", "bad/two": "second reason"}
     with pytest.raises(MissingKeyError, match="not an image"):
         found["bad/one"]
     with CacheWriter(cache_path, GENERATOR, "toys") as cache:
+        assert "bad/one" not in cache.done
         cache.add("bad/one", make_patches(1))
     assert PatchCache(cache_path).manifest.failures == {"bad/two": "second reason"}
-
-
-def test_missing_key(cache_path: Path) -> None:
-    cache = PatchCache(cache_path)
-    with pytest.raises(MissingKeyError, match=r"cache has no patches of 'nowhere' among its 25 images of toys"):
-        cache["nowhere"]
-    assert cache.get("nowhere") is None
 
 
 @pytest.mark.parametrize(
@@ -226,12 +219,6 @@ def test_missing_cache(tmp_path: Path) -> None:
         PatchCache(tmp_path)
 
 
-def test_create_keeps_an_existing_manifest(cache_path: Path) -> None:
-    before = (cache_path / "manifest.json").read_bytes()
-    Manifest("toys", (GENERATOR,)).save(cache_path, replace=False)
-    assert (cache_path / "manifest.json").read_bytes() == before
-
-
 def test_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*_: Any) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -251,7 +238,12 @@ def test_files_respect_the_umask(tmp_path: Path, mask: int) -> None:
     assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~mask}
 
 
-def test_finalize_is_repeatable(cache_path: Path) -> None:
+@pytest.mark.parametrize(
+    "work",
+    [finalize, lambda path: Manifest("toys", (GENERATOR,)).save(path, replace=False)],
+    ids=["finalize", "create"],
+)
+def test_existing_manifest_does_not_change(cache_path: Path, work: Callable[[Path], object]) -> None:
     before = (cache_path / "manifest.json").read_bytes()
-    finalize(cache_path)
+    work(cache_path)
     assert (cache_path / "manifest.json").read_bytes() == before

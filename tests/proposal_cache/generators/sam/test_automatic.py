@@ -9,7 +9,7 @@ import segment_anything
 from segment_anything.utils.amg import build_point_grid, rle_to_mask
 
 from proposal_cache import SamAutomaticMaskGenerator, rle
-from tests.proposal_cache.small_sam import small_sam, smooth_image
+from tests.proposal_cache.small_sam import small_sam
 
 PARAMETERS: dict[str, Any] = {"points_per_side": 4, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.6}
 
@@ -22,8 +22,19 @@ def to_mask(segmentation: Any) -> np.ndarray:
     return rle.decode([segmentation["counts"].encode()], *segmentation["size"])[0]
 
 
-def assert_equal_records(image: np.ndarray, seed: int = 0, **parameters: Any) -> None:
-    sam = small_sam(seed=seed)
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"output_mode": "binary_mask", "points_per_batch": 7},
+        {"output_mode": "uncompressed_rle", "min_mask_region_area": 30, "crop_n_layers": 1},
+        {"output_mode": "coco_rle", "crop_n_layers": 1},
+        {"points_per_side": None, "point_grids": [build_point_grid(4), build_point_grid(3)], "crop_n_layers": 1},
+    ],
+    ids=lambda parameters: ", ".join(parameters),
+)
+def test_equal_records(parameters: dict[str, Any]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)  # noise gives fragmented masks
+    sam, parameters = small_sam(seed=1), PARAMETERS | parameters
     expected = segment_anything.SamAutomaticMaskGenerator(sam, **parameters).generate(image)
     records = SamAutomaticMaskGenerator(sam, **parameters).generate(image)
     assert len(records) == len(expected) >= 3
@@ -44,25 +55,6 @@ def assert_equal_records(image: np.ndarray, seed: int = 0, **parameters: Any) ->
         assert record["stability_score"] == pytest.approx(other["stability_score"], rel=1e-3)
         assert record["point_coords"] == other["point_coords"]
         assert record["crop_box"] == other["crop_box"]
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {"output_mode": "binary_mask", "points_per_batch": 7},
-        {"output_mode": "uncompressed_rle"},
-        {"output_mode": "coco_rle", "crop_n_layers": 1},
-        {"points_per_side": None, "point_grids": [build_point_grid(4), build_point_grid(3)], "crop_n_layers": 1},
-    ],
-    ids=lambda parameters: ", ".join(parameters),
-)
-def test_equal_records(parameters: dict[str, Any]) -> None:
-    assert_equal_records(smooth_image(91, 123), **PARAMETERS | parameters)
-
-
-def test_equal_records_with_min_mask_region_area() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)  # noise gives fragmented masks
-    assert_equal_records(image, seed=1, **PARAMETERS, min_mask_region_area=30, crop_n_layers=1)
 
 
 def test_equal_signature() -> None:

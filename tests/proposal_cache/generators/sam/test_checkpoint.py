@@ -57,14 +57,11 @@ def error_of(model_type: str, path: Path) -> str:
     return str(error.value)
 
 
-def test_model_type(checkpoint: Path) -> None:
+def test_wrong_model_type_and_missing_file(checkpoint: Path) -> None:
     assert f"{checkpoint} is a checkpoint of vit_b, not vit_h: use model type vit_b" in error_of("vit_h", checkpoint)
     assert "no model type 'vit_x'; choose one of vit_h, vit_l, vit_b" in error_of("vit_x", checkpoint)
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    path = tmp_path / "absent.pth"
-    assert f"no SAM checkpoint at {path}; the weights are at https://" in error_of("vit_h", path)
+    checkpoint.unlink()
+    assert f"no SAM checkpoint at {checkpoint}; the weights are at https://" in error_of("vit_h", checkpoint)
 
 
 class _Malicious:
@@ -101,13 +98,10 @@ def test_invalid_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], conten
     assert "run" not in capsys.readouterr().out, "code in the file was executed"
 
 
-def test_truncated_file(checkpoint: Path) -> None:
+def test_incomplete_file(checkpoint: Path) -> None:
+    weights = torch.load(checkpoint, weights_only=True)
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
     assert f"{checkpoint} {_DAMAGED}" in error_of("vit_b", checkpoint)
-
-
-def test_missing_layer(checkpoint: Path) -> None:
-    weights = torch.load(checkpoint, weights_only=True)
     del weights["mask_decoder.iou_token.weight"]
     torch.save(weights, checkpoint)
     message = error_of("vit_b", checkpoint)
