@@ -265,7 +265,6 @@ def _import(arguments: argparse.Namespace) -> None:
 
 
 def _importer(arguments: argparse.Namespace) -> Callable[[Path, str], None]:
-    """Return the function that imports the results as a cache in a directory, of a dataset."""
     results, labels = arguments.results, arguments.keep_labels
     kind = arguments.format or ("panoptic" if arguments.panoptic else "coco")
     if kind == "sa1b":

@@ -109,7 +109,6 @@ def unfinished_parts(cache: Path) -> list[Part]:
 
 
 def _marks(cache: Path) -> dict[Part, dict[str, object]]:
-    """Return the record of each finished part."""
     found = [(path, _MARK.fullmatch(path.name)) for path in list_directory(cache)]
     return {Part(int(mark[1]), int(mark[2])): json.loads(path.read_bytes()) for path, mark in found if mark}
 

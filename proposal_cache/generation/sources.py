@@ -240,7 +240,6 @@ def _may_be_image(path: Path) -> bool:
 
 
 def _is_cycle(folder: Path) -> bool:
-    """Return True if the folder is a link to one of its parents."""
     return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.parents)
 
 

@@ -56,16 +56,12 @@ def generate_in_window(generator: Generator, image: NDArray[np.uint8], box: Box,
 class CropGenerator:
     """Generator that runs another one on equal crops of wide images, such as street scenes.
 
-    Each crop is a separate source in the cache.
-
-    Args:
-        crops: number of crops along the long side.
-        box_nms_thresh: box IoU above which, of two patches of different crops, the one with the lower predicted IoU is
-            dropped.
+    Each crop is a separate source in the cache. Of two patches of different crops whose boxes overlap with an IoU above
+    `box_nms_thresh`, the one with the lower predicted IoU is dropped.
     """
 
     generator: Generator
-    crops: int = 2
+    crops: int = 2  # along the long side
     box_nms_thresh: float = 0.7
 
     def __post_init__(self) -> None:
@@ -94,12 +90,9 @@ class CropGenerator:
 
 
 def suppress_across(patches: Patches, group: NDArray[np.int64], threshold: float) -> NDArray[np.int64]:
-    """Return the indices, ascending, of the patches that box NMS between groups keeps.
+    """Return the indices, ascending, of the patches that box NMS between groups (N,) keeps.
 
-    Args:
-        patches: ranked by predicted IoU, then by area.
-        group: (N,) patches of one group do not suppress each other.
-        threshold: box IoU above which the lower-ranked patch is dropped.
+    Patches are ranked by predicted IoU, then by area; those of one group do not suppress each other.
     """
     if not len(patches):
         return np.zeros(0, np.int64)

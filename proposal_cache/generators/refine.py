@@ -23,38 +23,20 @@ class RefineGenerator:
     small patches, or if patches cover at most `coverage` of its pixels. Its window is the cell plus `margin` on all
     sides. SAM resizes each window to its input size, so its grid of points is `grid` times denser there. New patches
     are added unless the window truncates them or they duplicate an existing patch.
-
-    Args:
-        generator: for the image.
-        detail: for the windows; None for `generator`. If `generator` is a `CropGenerator`, pass the generator that it
-            runs.
-        grid: cells per side.
-        small_area: area, relative to the image, below which a patch is small.
-        small_patches: see above; 0 searches every cell.
-        coverage: see above.
-        margin: relative to the cell's size.
-        max_windows: maximum number of windows per image; cells with most small patches and least coverage come first.
-        duplicate_iou: mask IoU above which a new patch is a duplicate.
-        boxes_sha256: digest, for `describe`, of the file with the boxes of `generate_with_boxes`.
     """
 
-    generator: Generator
-    detail: Generator | None = None
-    grid: int = 4
-    small_area: float = 0.001
-    small_patches: int = 4
+    generator: Generator  # for the image
+    detail: Generator | None = None  # for the windows: the one that a `CropGenerator` runs; None for `generator`
+    grid: int = 4  # cells per side
+    small_area: float = 0.001  # area, relative to the image, below which a patch is small
+    small_patches: int = 4  # 0 searches every cell
     coverage: float = 0.5
-    margin: float = 0.25
-    max_windows: int = 4
-    duplicate_iou: float = 0.7
-    boxes_sha256: str | None = None
+    margin: float = 0.25  # relative to the cell's size
+    max_windows: int = 4  # per image; cells with most small patches and least coverage come first
+    duplicate_iou: float = 0.7  # mask IoU above which a new patch is a duplicate
+    boxes_sha256: str | None = None  # digest, for `describe`, of the file with the boxes of `generate_with_boxes`
 
     def __post_init__(self) -> None:
-        if self.grid < 1 or self.max_windows < 1 or self.margin < 0:
-            raise CacheError(
-                f"grid {self.grid}, max_windows {self.max_windows}, margin {self.margin}: "
-                "grid and max_windows must be 1 or more, margin 0 or more"
-            )
         sources = len(self.describe())
         if sources > 256:
             raise CacheError(f"the generators have {sources} sources in total; a cache supports at most 256")

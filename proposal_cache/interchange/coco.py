@@ -256,7 +256,6 @@ def _images(annotations: PathLike, content: Any) -> dict[Any, tuple[str, int, in
 
 
 def _keys(annotations: PathLike, names: Iterable[Any]) -> list[str]:
-    """Return the keys of images with these file names."""
     keys: dict[str, None] = {}
     for name in map(str, names):
         try:

@@ -152,12 +152,7 @@ def encode_labels(labels: NDArray[Any]) -> tuple[NDArray[Any], list[bytes]]:
 
     Returns:
         The distinct values in ascending order, and one mask per value.
-
-    Raises:
-        MaskError: if `labels` is not a two-dimensional integer array.
     """
-    if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
-        raise MaskError(f"a label map must be (H, W) of integers, not {labels.shape} of {labels.dtype}")
     height, width = labels.shape
     flat = labels.ravel(order="F")
     start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1]).astype(np.int64)[: flat.size]

@@ -106,7 +106,6 @@ def sync_directory(path: Path) -> None:
 
 
 def _rename_if_absent(temporary: Path, path: Path) -> None:
-    """Give a file a second name, unless that name exists."""
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -162,7 +162,6 @@ def _differences(cached: Any, asked: Any, name: str = "generator") -> list[str]:
 
 
 def _entry(kind: type[_Info], content: Any, file_name: re.Pattern[str]) -> _Info:
-    """Return the entry of a file after validation."""
     content = _expect(content, dict)
     entry = kind(**{field.name: _expect(content[field.name], field.type) for field in fields(kind)})
     if not file_name.fullmatch(entry.file):

@@ -70,7 +70,6 @@ def merge(
 
 
 def _check_distinct(caches: Sequence[PatchCache]) -> None:
-    """Raise MergeError if two caches contain the same image from the same generator."""
     for first, second in itertools.combinations(caches, 2):
         if any(generator in second.manifest.generators for generator in first.manifest.generators):
             duplicate = next((key for key in first if key in second), None)

@@ -11,17 +11,12 @@ FOREIGN = {"detectron2", "samcp", "open_clip", "panopticapi"}
 NEEDS_TORCH = ("proposal_cache.generators.contours", "proposal_cache.generators.sam")
 
 
-def imported_by(modules: list[str]) -> set[str]:
-    """Return the top-level packages that a new interpreter has loaded after importing modules."""
-    code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(result.stdout.split())
-
-
 @pytest.mark.parametrize("torch", [False, True], ids=["without torch", "with torch"])
 def test_imports(torch: bool) -> None:
     modules = [name for name in MODULES if name.startswith(NEEDS_TORCH) == torch and not name.endswith("__main__")]
-    loaded = imported_by(modules)
+    code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(result.stdout.split())
     assert "proposal_cache" in loaded
     assert not loaded & FOREIGN
     assert ("torch" in loaded) == torch

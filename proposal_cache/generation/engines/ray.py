@@ -89,7 +89,6 @@ class RayEngine:
                 ray.shutdown()
 
     def _dataset(self, sources: Sequence[Source], writer: CacheWriter) -> Any:
-        """Return the Ray dataset of staged shards."""
         import ray
 
         items = [{"source": pickle.dumps(source)} for source in sources]
@@ -140,8 +139,6 @@ def _read(batch: Any, done: NDArray[np.uint64]) -> Iterator[Any]:
 
 
 class _Actor:
-    """Process that runs the generator."""
-
     def __init__(self, factory: GeneratorFactory, device: str, loaders: int) -> None:
         self._generate = partial(
             generate_patches, generator=factory.build(device), loaders=loaders, threads=factory.threads

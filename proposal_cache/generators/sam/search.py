@@ -14,32 +14,18 @@ from proposal_cache.generators.sam.masks import MaskUpsampler
 
 @dataclass(frozen=True)
 class SamParameters:
-    """Parameters of `segment_anything.SamAutomaticMaskGenerator`; some defaults differ.
+    """Parameters of `segment_anything.SamAutomaticMaskGenerator`; some defaults differ."""
 
-    Attributes:
-        points_per_side: the image is prompted with points_per_side² points.
-        pred_iou_thresh: minimum predicted IoU; 0 keeps all masks.
-        stability_score_thresh: minimum stability score; 0 keeps all masks.
-        stability_score_offset: added to and subtracted from the logit threshold to compute the stability score.
-        box_nms_thresh: box IoU above which the mask with the lower predicted IoU is dropped.
-        crop_n_layers: number of layers of crops that are searched in addition to the image; layer i has (2^i)² crops.
-        crop_nms_thresh: as `box_nms_thresh`, between crops; masks of smaller crops are kept.
-        crop_overlap_ratio: overlap of the crops of the first layer, relative to the image's short side.
-        crop_n_points_downscale_factor: in layer i, `points_per_side` is divided by this to the power of i.
-        min_mask_region_area: holes and islands with fewer pixels are removed from the masks, then duplicates are
-            removed; 0 to disable.
-    """
-
-    points_per_side: int = 48
-    pred_iou_thresh: float = 0.8
-    stability_score_thresh: float = 0.9
-    stability_score_offset: float = 1.0
-    box_nms_thresh: float = 0.7
-    crop_n_layers: int = 0
-    crop_nms_thresh: float = 0.7
-    crop_overlap_ratio: float = 512 / 1500
-    crop_n_points_downscale_factor: int = 1
-    min_mask_region_area: int = 0
+    points_per_side: int = 48  # the image is prompted with points_per_side² points
+    pred_iou_thresh: float = 0.8  # minimum predicted IoU; 0 keeps all masks
+    stability_score_thresh: float = 0.9  # minimum stability score; 0 keeps all masks
+    stability_score_offset: float = 1.0  # added to and subtracted from the logit threshold to compute the score
+    box_nms_thresh: float = 0.7  # box IoU above which the mask with the lower predicted IoU is dropped
+    crop_n_layers: int = 0  # layers of crops searched in addition to the image; layer i has (2^i)² crops
+    crop_nms_thresh: float = 0.7  # as `box_nms_thresh`, between crops; masks of smaller crops are kept
+    crop_overlap_ratio: float = 512 / 1500  # of the crops of the first layer, relative to the image's short side
+    crop_n_points_downscale_factor: int = 1  # in layer i, `points_per_side` is divided by this to the power of i
+    min_mask_region_area: int = 0  # holes and islands of fewer pixels, then duplicates, are removed; 0 to disable
 
     def __post_init__(self) -> None:
         if self.points_per_side < 1:
