@@ -80,14 +80,10 @@ class Patches:
         stability_score: ArrayLike | None = None,
         source: ArrayLike = 0,
     ) -> "Patches":
-        """Create patches from compressed counts.
+        """Create patches from compressed counts; scores are (N,), or None for NaN, `source` is (N,) or one number.
 
         >>> Patches.from_rles(3, 2, [b"123"]).areas
         array([2])
-
-        Args:
-            predicted_iou, stability_score: (N,), or None for NaN.
-            source: (N,), or one number for all patches.
 
         Raises:
             MaskError: if counts do not describe a mask of this image size.
@@ -185,7 +181,7 @@ class Patches:
         return replace(self, rles=rles, areas=areas, boxes=boxes)
 
     def roi_masks(self, boxes: ArrayLike | None = None, size: int = 7) -> NDArray[np.float32]:
-        """Resample each mask over its box, as RoIAlign would, without decoding it.
+        """Resample each mask over its box, as RoIAlign would, to (N, size, size) float32 in [0, 1].
 
         A bin is the mean of a regular grid of 4 x 4 points. A point has the value of the pixel that contains it, and 0
         outside the image. A box without extent gives zeros.
@@ -197,9 +193,6 @@ class Patches:
         Args:
             boxes: (N, 4) XYXY in pixels of the image, fractions allowed; None for the patches' own boxes.
             size: bins per side.
-
-        Returns:
-            (N, size, size) float32 in [0, 1].
         """
         rectangles = np.asarray(self.boxes if boxes is None else boxes, np.float64)
         if rectangles.shape != (len(self), 4) or not np.isfinite(rectangles).all():

@@ -154,11 +154,9 @@ def with_boxes(images: Sequence[ImageFile], file: str | os.PathLike[str]) -> tup
 
 
 def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArray[np.uint8]:
-    """Return an image as (H, W, 3) uint8 RGB, upright according to its EXIF orientation.
+    """Return an image at a path or URL as (H, W, 3) uint8 RGB, upright according to its EXIF orientation.
 
-    Args:
-        path: of the file, or its URL.
-        data: content of the file; None to read it.
+    `data` is the content of the file, if it has been read.
 
     Raises:
         ImageError: if the file is missing, empty, damaged, not an image, or too large for the memory.

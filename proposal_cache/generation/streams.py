@@ -53,11 +53,9 @@ Source: TypeAlias = ImageFile | TarShard
 
 
 def find_sources(location: str) -> list[ImageFile] | list[TarShard]:
-    """Return the images or tar shards at a location.
+    """Return the images of a folder or its URL, or the tar shards at a path or URL.
 
-    Args:
-        location: a folder; the URL of a folder; or the path or URL of tar files, where `{000..099}`, `{a,b}`, `*` and
-            `?` name several.
+    `{000..099}`, `{a,b}`, `*` and `?` name several tar shards.
     """
     if not location.endswith(_TAR_SUFFIXES):
         return _list_url(location) if "://" in location else from_folder(location)

@@ -34,11 +34,7 @@ def crop_boxes(height: int, width: int, count: int) -> list[Box]:
 
 
 def generate_in_window(generator: Generator, image: NDArray[np.uint8], box: Box, first_source: int) -> Patches:
-    """Run a generator on the window (x0, y0, x1, y1) of an image.
-
-    Returns:
-        Patches of the image's size, with `first_source` added to their `source`.
-    """
+    """Return patches of a window (x0, y0, x1, y1) at the image's size, with `first_source` added to their source."""
     x0, y0, x1, y1 = box
     part = generator(np.ascontiguousarray(image[y0:y1, x0:x1]))
     height, width = image.shape[:2]

@@ -236,23 +236,22 @@ def _sources(
 def _images(annotations: PathLike, content: Any) -> dict[Any, tuple[str, int, int]]:
     """Return id -> key, height and width of the images in the content of a COCO json."""
     try:
-        ids = [image["id"] for image in content["images"]]
-        names = [str(image["file_name"]) for image in content["images"]]
-        sizes = [(int(image["height"]), int(image["width"])) for image in content["images"]]
+        images = [(i["id"], str(i["file_name"]), int(i["height"]), int(i["width"])) for i in content["images"]]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InterchangeError(
             f"{annotations} is not a COCO json whose images have id, file_name, height and width: {error!r}"
         ) from error
-    images: dict[Any, tuple[str, int, int]] = {}
-    for image_id, name, key, (height, width) in zip(ids, names, _keys(annotations, names), sizes, strict=True):
-        if not isinstance(image_id, int | str) or image_id in images:
+    found: dict[Any, tuple[str, int, int]] = {}
+    keys = _keys(annotations, (name for _, name, _, _ in images))
+    for key, (image_id, name, height, width) in zip(keys, images, strict=True):
+        if not isinstance(image_id, int | str) or image_id in found:
             raise InterchangeError(
                 f"{annotations} has {name} with the id {abbreviate(image_id)}: ids must be unique numbers or strings"
             )
         if height < 1 or width < 1 or height * width > rle.MAX_PIXELS:
             raise InterchangeError(f"{annotations} has {name} with the invalid size {height} x {width}")
-        images[image_id] = key, height, width
-    return images
+        found[image_id] = key, height, width
+    return found
 
 
 def _keys(annotations: PathLike, names: Iterable[Any]) -> list[str]:

@@ -104,11 +104,14 @@ def pack_keys(keys: Iterable[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(key + b"\n" for key in keys), np.uint8)
 
 
-def read_keys(file: ColumnFile) -> bytes:
-    """Read the column `keys`, each followed by a newline; raise FormatError if it is damaged or a key is unsafe."""
+def read_keys(file: ColumnFile, count: int) -> bytes:
+    """Read the column `keys` of so many images; raise FormatError if it is damaged or a key is unsafe."""
+    length = file.columns["keys"].length
+    if length > count * (MAX_KEY + 1):
+        raise FormatError(f"{file.path} is damaged: {length} bytes of keys are too many for {count} images")
     text = file.read_checked("keys").tobytes()
-    if text and not text.endswith(b"\n"):
-        raise FormatError(f"{file.path} is damaged: its keys are truncated")
+    if text.count(b"\n") != count or (text and not text.endswith(b"\n")):
+        raise FormatError(f"{file.path} is damaged: its keys are not those of {count} images")
     # Equivalent to `check_key` for each, but takes milliseconds for 100,000 keys.
     parts = b"/" + text.replace(b"\n", b"/")
     if any(part in parts for part in (b"//", b"/./", b"/../")) or text.translate(None, _CONTROL) != text:

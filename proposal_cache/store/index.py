@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from proposal_cache.errors import FormatError
 from proposal_cache.store.columns import open_columns, pack
 from proposal_cache.store.durable import write_durably
-from proposal_cache.store.format import INDEX_SCHEMA, MAX_KEY, pack_keys, read_keys
+from proposal_cache.store.format import INDEX_SCHEMA, pack_keys, read_keys
 from proposal_cache.store.manifest import IndexInfo
 
 # Per key: start and end in the text of all keys, shard, row.
@@ -67,13 +67,9 @@ class KeyIndex:
         if file.checksum != info.checksum:
             raise FormatError(f"{file.path} is not the index in the manifest: its checksum differs")
         lengths = {name: column.length for name, column in file.columns.items()}
-        if not lengths["shard"] == lengths["row"] == info.images or lengths["keys"] > info.images * (MAX_KEY + 1):
+        if not lengths["shard"] == lengths["row"] == info.images:
             raise FormatError(f"{file.path} is damaged: its columns have lengths {lengths} for {info.images} images")
-        text = read_keys(file)
-        keys = text.count(b"\n")
-        if keys != info.images:
-            raise FormatError(f"{file.path} is damaged: {keys} keys for {info.images} images")
-        return cls(text, file.read_checked("shard"), file.read_checked("row"))
+        return cls(read_keys(file, info.images), file.read_checked("shard"), file.read_checked("row"))
 
 
 def write_index(cache: Path, shard_keys: Sequence[Sequence[bytes]]) -> IndexInfo:

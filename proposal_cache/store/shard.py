@@ -19,7 +19,6 @@ from proposal_cache.store.format import (
     IMAGE,
     MAX_FRAME,
     MAX_IMAGES,
-    MAX_KEY,
     MAX_PATCHES,
     PATCH,
     SHARD_SCHEMA,
@@ -43,13 +42,10 @@ class ShardBuffer:
 
     def __init__(self) -> None:
         self.nbytes = 0
-        self._keys: list[str] = []
-        self._sizes: list[tuple[int, int]] = []
-        self._patches: list[NDArray[Any]] = []
-        self._frames: list[bytes] = []
+        self._images: list[tuple[str, tuple[int, int], NDArray[Any], bytes]] = []  # key, size, patches, frame
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._images)
 
     def add(self, key: str, patches: Patches, generators: int) -> None:
         """Add an image; raise CacheError if it is invalid in a cache with this number of generators."""
@@ -67,27 +63,25 @@ class ShardBuffer:
         rows["box"], rows["area"], rows["source"] = patches.boxes, patches.areas, patches.source
         rows["predicted_iou"], rows["stability_score"] = patches.predicted_iou, patches.stability_score
         rows["rle_length"] = [len(counts) for counts in patches.rles]
-        self._keys.append(key)
-        self._sizes.append((patches.height, patches.width))
-        self._patches.append(rows)
-        self._frames.append(frame)
+        self._images.append((key, (patches.height, patches.width), rows, frame))
         self.nbytes += rows.nbytes + len(frame)
 
     def write(self, path: Path) -> None:
         """Write the shard atomically; the buffer stays unchanged."""
-        patches = np.concatenate(self._patches)
+        keys, sizes, tables, frames = zip(*self._images, strict=True)
+        patches = np.concatenate(tables)
         longest = max(patches["box"].max(initial=0), patches["rle_length"].max(initial=0))
         patches = patches.astype(PATCH) if longest < 1 << 16 else patches
         images = np.empty(len(self), IMAGE)
-        images["height"], images["width"] = np.transpose(self._sizes)
-        images["patch_offset"] = np.cumsum([0, *map(len, self._patches[:-1])])
-        images["rle_offset"] = np.cumsum([0, *map(len, self._frames[:-1])])
+        images["height"], images["width"] = np.transpose(sizes)
+        images["patch_offset"] = np.cumsum([0, *map(len, tables[:-1])])
+        images["rle_offset"] = np.cumsum([0, *map(len, frames[:-1])])
         images["checksum"] = [zlib.crc32(rows.tobytes()) for rows in np.split(patches, images["patch_offset"][1:])]
         columns = {
-            "keys": pack_keys(key.encode() for key in self._keys),
+            "keys": pack_keys(key.encode() for key in keys),
             "images": images,
             "patches": patches,
-            "rles": np.frombuffer(b"".join(self._frames), np.uint8),
+            "rles": np.frombuffer(b"".join(frames), np.uint8),
         }
         write_durably(path, pack("shard", columns)[0])
 
@@ -113,14 +107,12 @@ class Shard:
             StorageError: if it cannot be read.
         """
         file = open_columns(path, "shard", SHARD_SCHEMA)
-        keys, rows, patches, rles = (file.columns[name] for name in SHARD_SCHEMA)
+        rows, patches, rles = (file.columns[name] for name in ("images", "patches", "rles"))
         info = ShardInfo(path.name, rows.length, patches.length, file.size, file.checksum)
         if expected is not None and info != expected:
             raise FormatError(f"{path} is not the shard in the manifest: it is {info}, not {expected}")
-        if info.images > MAX_IMAGES or keys.length > info.images * (MAX_KEY + 1):
-            raise FormatError(
-                f"{path} is damaged: {info.images} images and {keys.length} bytes of keys exceed the limits of a shard"
-            )
+        if info.images > MAX_IMAGES:
+            raise FormatError(f"{path} is damaged: {info.images} images exceed the limit of a shard")
         images = file.read_checked("images")
         pixels = images["height"].astype(np.uint64) * images["width"]
         if not ((pixels > 0) & (pixels <= rle.MAX_PIXELS)).all():
@@ -137,10 +129,7 @@ class Shard:
 
     def read_keys(self) -> list[bytes]:
         """Read the key of each row."""
-        keys = read_keys(self.file).split(b"\n")[:-1]
-        if len(keys) != len(self):
-            raise FormatError(f"{self.file.path} is damaged: it has {len(keys)} keys for {len(self)} images")
-        return keys
+        return read_keys(self.file, len(self)).split(b"\n")[:-1]
 
     def read(self, row: int) -> Patches:
         """Read the patches of one image; raise FormatError if they are damaged, StorageError if reading fails."""

@@ -80,14 +80,7 @@ class SamAutomaticMaskGenerator:
     def generate(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """Return one record per mask of an image (H, W, 3) uint8 RGB, in the order of `segment_anything`.
 
-        Returns:
-            Dicts with
-            segmentation: (H, W) bool, or an RLE, see `output_mode`;
-            area: in pixels;
-            bbox: [x, y, width, height] from first to last pixel, one less than their number;
-            predicted_iou, stability_score: floats;
-            point_coords: [[x, y]] of the prompt;
-            crop_box: [x, y, width, height] of the crop.
+        Boxes are [x, y, width, height] from the first to the last pixel, one less than their number.
         """
         masks = self._generator.search(image, self.point_grids)
         height, width = image.shape[:2]

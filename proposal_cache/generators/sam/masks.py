@@ -84,11 +84,9 @@ class MaskUpsampler:
         return smaller / larger, torch.stack([left, top, right, bottom], 1)
 
     def encode(self, logits: Tensor, offset: tuple[int, int], canvas: tuple[int, int]) -> list[bytes]:
-        """Encode masks with logits (n, h, w) as COCO's compressed counts.
+        """Encode masks with logits (n, h, w) as COCO's compressed counts in the whole image.
 
-        Args:
-            offset: (x, y) of the crop in the whole image.
-            canvas: (height, width) of the whole image.
+        That has the (height, width) `canvas`; the crop is at the (x, y) `offset`.
         """
         (x, y), (height, width) = offset, (self.rows.size, self.columns.size)
         counts = []

@@ -171,12 +171,9 @@ class ImageTokens:
         return ImageTokens(crop(self.scale), updates)
 
     def project(self, shared: Tensor, matrix: Tensor, constant: Tensor) -> Tensor:
-        """Evaluate the image tokens times a matrix, (B, N, D).
+        """Evaluate the image tokens times a matrix (C, D) plus a constant (D,), (B, N, D).
 
-        Args:
-            shared: (N, D) the shared tokens times the matrix.
-            matrix: (C, D).
-            constant: (D,) added to every token.
+        `shared` (N, D) are the shared tokens times the matrix.
         """
         out = torch.addcmul(constant, self.scale.transpose(1, 2), shared)
         for update in self.updates:
