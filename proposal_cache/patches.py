@@ -122,11 +122,7 @@ class Patches:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Patches"]) -> "Patches":
-        """Concatenate patches of one image, in order.
-
-        Raises:
-            CacheError: if `parts` is empty or their image sizes differ.
-        """
+        """Concatenate patches of one image, in order; raise CacheError if `parts` is empty or image sizes differ."""
         if not parts:
             raise CacheError("nothing to concatenate: the image size is unknown (use Patches.empty)")
         for part in parts:

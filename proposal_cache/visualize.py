@@ -13,16 +13,10 @@ _GOLDEN_RATIO = 0.618034  # as hue step: neighbouring indices get distant hues
 
 
 def draw_patches(patches: Patches, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """Draw all patches with white outlines, small ones in front of large ones.
+    """Draw all patches with white outlines, small ones in front of large ones, as (H, W, 3) uint8 RGB.
 
-    Args:
-        image: (H, W, 3) RGB to draw on; black if None. Pixels outside all patches keep their colour.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-
-    Raises:
-        CacheError: if image and patches have different sizes.
+    Pixels of `image` (H, W, 3) RGB outside all patches keep their colour; without an image, they are black. Raises
+    CacheError if image and patches have different sizes.
     """
     size = (patches.height, patches.width)
     canvas = np.zeros((*size, 3), np.float32) if image is None else np.array(image, np.float32)

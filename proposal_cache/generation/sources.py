@@ -156,10 +156,8 @@ def with_boxes(images: Sequence[ImageFile], file: str | os.PathLike[str]) -> tup
 def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArray[np.uint8]:
     """Return an image at a path or URL as (H, W, 3) uint8 RGB, upright according to its EXIF orientation.
 
-    `data` is the content of the file, if it has been read.
-
-    Raises:
-        ImageError: if the file is missing, empty, damaged, not an image, or too large for the memory.
+    `data` is the content of the file, if it has been read. Raises ImageError if the file is missing, empty, damaged,
+    not an image, or too large for the memory.
     """
     data = _read_file(os.fspath(path)) if data is None else data
     try:
@@ -175,10 +173,8 @@ def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArr
 def turn_upright(image: Image.Image) -> Image.Image:
     """Decode an image that was opened by Pillow, and turn it upright according to its EXIF orientation.
 
-    All parts of the project that read images use this function, so that patches and annotations fit the pixels.
-
-    Raises:
-        ValueError: if the image has more than 8 bits per channel, which Pillow would convert to almost white.
+    All parts of the project that read images use this function, so that patches and annotations fit the pixels. Raises
+    ValueError if the image has more than 8 bits per channel, which Pillow would convert to almost white.
     """
     _check_depth(image)
     image.load()  # first: Pillow turns a TIFF upright here, and finds EXIF behind the pixels of a PNG
@@ -187,11 +183,7 @@ def turn_upright(image: Image.Image) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height that `turn_upright` would give an image; decodes TIFF and PNG only.
-
-    Raises:
-        ValueError: as `turn_upright`.
-    """
+    """Return width and height of the result of `turn_upright`, with its errors; decodes TIFF and PNG only."""
     if image.format == "TIFF":
         return turn_upright(image).size
     _check_depth(image)

@@ -29,11 +29,7 @@ class TarShard:
     url: str
 
     def members(self, suffixes: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
-        """Yield sample key, suffix and content of all members with one of the suffixes, reading the tar once.
-
-        Raises:
-            SourceError: if the tar file cannot be read to its end.
-        """
+        """Yield sample key, suffix and content of members with the suffixes; raise SourceError if it is damaged."""
         try:
             with open_url(self.url) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
                 for member in tar:

@@ -52,11 +52,7 @@ class RefineGenerator:
         return self.generate_with_boxes(image, ())
 
     def generate_with_boxes(self, image: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> Patches:
-        """Return the patches of an image (H, W, 3) RGB, searching also inside boxes (x0, y0, x1, y1) in pixels.
-
-        Raises:
-            CacheError: if a box does not overlap the image.
-        """
+        """Return the patches, searching also inside boxes (x0, y0, x1, y1); raise CacheError if one is outside."""
         require_rgb(image)
         patches = self.generator(image)
         first_source = len(descriptions(self.generator))

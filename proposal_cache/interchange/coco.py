@@ -49,16 +49,14 @@ def import_results(
 ) -> None:
     """Import COCO results, a list of {"image_id", "category_id", "segmentation", "score"}, as a cache.
 
-    All entries are validated before anything is written. If interrupted, the same call continues.
+    All entries are validated before anything is written; InterchangeError is raised if a file is invalid. If
+    interrupted, the same call continues.
 
     Args:
         annotations: COCO json whose `images` give each image's id, file name (hence its key) and size. Images without
             results get zero patches.
         labels: store each category as a separate source; otherwise categories are dropped.
         scores: store scores as predicted IoU; otherwise they are dropped.
-
-    Raises:
-        InterchangeError: if a file is invalid.
     """
     entries, listed = _load(results), _load(annotations)
     if not isinstance(entries, list):
@@ -146,12 +144,8 @@ def export_results(
     `category_id` is 1, `score` the predicted IoU (1 if there is none), `source` the generator's name. Images that
     failed during generation are skipped with a warning on stderr.
 
-    Args:
-        annotations: COCO json whose images are exported under their ids; None to export all images with their key as
-            `image_id`.
-
-    Raises:
-        MissingKeyError: if `annotations` contains an image that is not in the cache.
+    Images of `annotations`, a COCO json, are exported under their ids; MissingKeyError is raised if one is not in the
+    cache. Without annotations, all images are exported with their key as `image_id`.
     """
     ids = {key: key for key in cache}
     if annotations:

@@ -27,9 +27,8 @@ def import_sa1b(
     The key of an image is the path of its json without suffix, below the folder or in the tar file: `sa_223750`. A json
     that is invalid is reported on stderr and recorded as a failure. If interrupted, the same call continues.
 
-    Args:
-        location: folder of json files, searched with its subfolders; or path or URL of the released tar files, in which
-            `{000000..000999}` and `*` name several.
+    `location` is a folder of json files, searched with its subfolders; or path or URL of the released tar files, in
+    which `{000000..000999}` and `*` name several.
     """
     files = _find_json_files(str(location))
     with CacheWriter(output, _DESCRIPTION, dataset) as writer:
@@ -44,14 +43,10 @@ def import_sa1b(
 
 
 def read_sa1b(content: bytes) -> Patches:
-    """Return the patches of one image of SA-1B; empty masks are dropped.
+    """Return the patches of one image of SA-1B; empty masks are dropped. Raises InterchangeError if one is invalid.
 
-    Args:
-        content: json with `image` {"height", "width", ...} and `annotations`, a list of {"segmentation": COCO RLE,
-            "predicted_iou", "stability_score", ...}.
-
-    Raises:
-        InterchangeError: if the json or a mask is invalid.
+    The json has `image` {"height", "width", ...} and `annotations`, a list of {"segmentation": COCO RLE,
+    "predicted_iou", "stability_score", ...}.
     """
     try:
         parsed = json.loads(content)

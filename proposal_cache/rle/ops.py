@@ -102,16 +102,13 @@ def crop(rles: Sequence[bytes], rectangle: Sequence[float], height: int, width: 
 def paste(
     rles: Sequence[bytes], height: int, width: int, left: int, top: int, new_height: int, new_width: int
 ) -> list[bytes]:
-    """Place the masks of a window (height, width) in the image (new_height, new_width) that contains the window.
+    """Place the masks of a window (height, width) in an image (new_height, new_width) that contains the window.
 
-    The window's first pixel is at row `top`, column `left`. All are in pixels.
+    The window's first pixel is at row `top`, column `left`. Raises MaskError if the window is not inside the image.
 
     >>> rle.decode(rle.paste([b"04"], 2, 2, left=1, top=0, new_height=2, new_width=4), 2, 4)[0].astype(int)
     array([[0, 1, 1, 0],
            [0, 1, 1, 0]])
-
-    Raises:
-        MaskError: if the window is not inside the image.
     """
     if not (0 <= left <= new_width - width and 0 <= top <= new_height - height):
         raise MaskError(

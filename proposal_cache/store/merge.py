@@ -20,11 +20,7 @@ class MergeError(CacheError):
 
 
 def merge(
-    caches: Sequence[PatchCache],
-    output: str | os.PathLike[str],
-    *,
-    dataset: str | None = None,
-    progress: bool = False,
+    caches: Sequence[PatchCache], output: str | os.PathLike[str], *, dataset: str | None = None, progress: bool = False
 ) -> None:
     """Merge caches into a new one that contains every image with its patches from all of them.
 

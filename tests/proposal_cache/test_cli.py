@@ -18,7 +18,7 @@ from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
 from proposal_cache.generators.contours import ContourGenerator
 from proposal_cache.visualize import draw_patches
-from tests.proposal_cache.generation.fake_generators import write_images
+from tests.proposal_cache.generation.fakes import write_images
 from tests.proposal_cache.tool import SIZE, error_of, halves, run, write_cache
 
 COMMANDS = ("generate", "finalize", "info", "verify", "show", "merge", "import", "export")

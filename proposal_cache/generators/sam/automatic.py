@@ -33,9 +33,6 @@ class SamAutomaticMaskGenerator:
         pred_iou_thresh, stability_score_thresh, stability_score_offset, box_nms_thresh, crop_n_layers, crop_nms_thresh,
         crop_overlap_ratio, crop_n_points_downscale_factor, min_mask_region_area: see `SamParameters`.
         output_mode: form of `segmentation`: binary_mask, uncompressed_rle or coco_rle.
-
-    Raises:
-        ValueError: if an argument is invalid.
     """
 
     def __init__(

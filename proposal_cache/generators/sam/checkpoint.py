@@ -22,14 +22,9 @@ class CheckpointError(CacheError):
 
 
 def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
-    """Load a SAM model on the CPU; return it with the SHA-256 of its checkpoint.
+    """Load a SAM model (vit_h, vit_l or vit_b) on the CPU; return it with the SHA-256 of its checkpoint.
 
-    Args:
-        model_type: one of vit_h, vit_l, vit_b.
-        checkpoint: file such as `sam_vit_h_4b8939.pth`; code in it is not executed.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged or of another model type; the message names that type.
+    Raises CheckpointError if the file is missing, damaged or of another model type, which the message names.
     """
     path = Path(checkpoint)
     if model_type not in ENCODER_WIDTHS:
@@ -53,8 +48,7 @@ def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
 def read_weights(path: Path, model: str, page: str) -> Any:
     """Read a checkpoint of a model, SAM or SAM2, without executing code in it.
 
-    Raises:
-        CheckpointError: if the file is missing or damaged; the message contains `page`, the address of the weights.
+    Raises CheckpointError, which names `page`, the address of the weights, if the file is missing or damaged.
     """
     if not path.is_file():
         raise CheckpointError(f"no {model} checkpoint at {path}; the weights are at {page}")

@@ -11,7 +11,7 @@ from proposal_cache.generation.parts import Part, unfinished_parts
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
 from proposal_cache.store.writer import stage_shard
-from tests.proposal_cache.generation.fake_generators import Halves, content, write_images
+from tests.proposal_cache.generation.fakes import Halves, content, write_images
 
 
 def run(folder: Path, path: Path, part: Part | None = None) -> bool:

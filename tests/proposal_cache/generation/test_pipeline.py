@@ -19,17 +19,7 @@ from proposal_cache.generation.engines import GeneratorFactory
 from proposal_cache.generation.engines.local import LocalEngine
 from proposal_cache.generation.pipeline import coverage, generate, summary
 from proposal_cache.generation.sources import ImageFile, from_folder
-from tests.proposal_cache.generation.fake_generators import (
-    IMAGES,
-    CtrlC,
-    Dies,
-    Halves,
-    TakesBoxes,
-    content,
-    failing,
-    on_device,
-    write_images,
-)
+from tests.proposal_cache.generation.fakes import Boxes, CtrlC, Dies, Halves, content, failing, on_device, write_images
 
 
 @pytest.fixture
@@ -122,7 +112,7 @@ def test_broken_generator_stops_the_run(images: list[ImageFile], tmp_path: Path)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_boxes_are_passed_to_the_generator(images: list[ImageFile], tmp_path: Path, workers: int) -> None:
     images[3] = replace(images[3], boxes=((1, 2, 3, 4), (0, 0, 9, 5)))
-    run(images, tmp_path / "cache", TakesBoxes(), engine=LocalEngine(workers=workers))
+    run(images, tmp_path / "cache", Boxes(), engine=LocalEngine(workers=workers))
     cache = PatchCache(tmp_path / "cache")
     assert cache["03"].boxes.tolist() == [[1, 2, 3, 4], [0, 0, 9, 5]]
     assert cache["04"].areas.tolist() == [8 * 5]
@@ -138,7 +128,7 @@ def test_killed_worker_is_reported(images: list[ImageFile], tmp_path: Path) -> N
 def test_workers_ignore_ctrl_c_while_they_start(images: list[ImageFile], tmp_path: Path) -> None:
     factory = GeneratorFactory(partial(on_device, _ignored=CtrlC()))
     generate(images, factory, tmp_path / "cache", "set", engine=LocalEngine(workers=1), progress=False)
-    assert len(PatchCache(tmp_path / "cache")) == IMAGES
+    assert len(PatchCache(tmp_path / "cache")) == len(images)
 
 
 @pytest.mark.parametrize(

@@ -16,20 +16,12 @@ import pytest
 
 from proposal_cache import Patches
 from proposal_cache.generation.engines import GeneratorFactory
-from proposal_cache.generation.engines.ray import (
-    RayEngine,
-    ShardKeys,
-    _Actor,
-    _hashes,
-    _read,
-    _table,
-    _write,
-    find_duplicates,
-)
+from proposal_cache.generation.engines import ray as ray_engine
+from proposal_cache.generation.engines.ray import RayEngine, ShardKeys, find_duplicates
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import SourceError, from_folder
 from proposal_cache.generation.streams import Source, TarShard
-from tests.proposal_cache.generation.fake_generators import Halves, content, failing, on_device, write_images
+from tests.proposal_cache.generation.fakes import Halves, content, failing, on_device, write_images
 
 pytest.importorskip("ray")
 IMAGES = 60
@@ -87,7 +79,8 @@ def write_tars(folder: Path, *members: Sequence[int]) -> list[TarShard]:
 
 
 def read(sources: Sequence[Source], done: set[str]) -> list[Any]:
-    tables = _read(_table(source=[pickle.dumps(source) for source in sources]), _hashes(done))
+    table = ray_engine._table(source=[pickle.dumps(source) for source in sources])
+    tables = ray_engine._read(table, ray_engine._hashes(done))
     return [data for table in tables for data in table["image"].to_pylist()]
 
 
@@ -102,10 +95,10 @@ def test_read_task_skips_finished_images_of_a_tar(tmp_path: Path) -> None:
 @pytest.mark.parametrize("done", [set(), {"00", "01", "02", "03"}])
 def test_same_key_in_two_shards_is_reported(tmp_path: Path, done: set[str]) -> None:
     """By the tasks of the engine, one after the other."""
-    actor, shards = _Actor(GeneratorFactory(on_device), "cpu", loaders=1), {}
+    actor, shards = ray_engine._Actor(GeneratorFactory(on_device), "cpu", loaders=1), {}
     outcomes = []
     for shard in write_tars(write_images(tmp_path / "images", 4), (0, 1, 1), (1, 2), (0, 3)):
-        table = _write(actor(_table(image=read([shard], done))), tmp_path, 1)
+        table = ray_engine._write(actor(ray_engine._table(image=read([shard], done))), tmp_path, 1)
         for outcome in pickle.loads(table["outcomes"].to_pylist()[0]):
             outcomes += find_duplicates(outcome, shards) if isinstance(outcome, ShardKeys) else [outcome]
     assert [key for key, error in outcomes if error is None] == ([] if done else ["00", "01", "01", "02", "00", "03"])

@@ -14,7 +14,7 @@ from proposal_cache.generation.engines.local import LocalEngine
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import ImageError, ImageFile, SourceError, with_boxes
 from proposal_cache.generation.streams import TarShard, find_sources, read_sources
-from tests.proposal_cache.generation.fake_generators import Halves, content, write_images
+from tests.proposal_cache.generation.fakes import Halves, content, write_images
 from tests.proposal_cache.tool import write_tar
 
 

@@ -12,8 +12,6 @@ from PIL import Image
 
 from proposal_cache import PatchCache, Patches, verify
 
-IMAGES = 10
-
 
 @dataclass
 class Halves:
@@ -51,7 +49,7 @@ class Dies(Halves):
 
 
 @dataclass
-class TakesBoxes(Halves):
+class Boxes(Halves):
     """Generator whose patches are the given boxes."""
 
     def generate_with_boxes(self, image: np.ndarray, boxes: Any) -> Patches:
@@ -78,7 +76,7 @@ def _interrupt_others(sender: int) -> int:
     return sender
 
 
-def write_images(folder: Path, count: int = IMAGES) -> Path:
+def write_images(folder: Path, count: int = 10) -> Path:
     folder.mkdir(parents=True)
     for i in range(count):
         Image.new("RGB", (16, 8), (i, 0, 0)).save(folder / f"{i:02}.png")
