@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -102,7 +101,9 @@ def from_folder(folder: str | os.PathLike[str]) -> list[ImageFile]:
     root = Path(folder)
     if not root.is_dir():
         raise SourceError(f"{root} is not a folder")
-    paths = sorted(path for path in _files(root) if path.suffix.lower() in SUFFIXES and _may_be_image(path))
+    paths = sorted(path for path in _files(root) if path.suffix.lower() in SUFFIXES)
+    # Not folders or pipes.
+    paths = [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
     if not paths:
         raise SourceError(f"no images in {root} (supported: {', '.join(sorted(SUFFIXES))})")
     return from_list(((image_key(path, root), path) for path in paths), str(root))
@@ -220,13 +221,6 @@ def _files(root: Path) -> Iterator[Path]:
         folder = Path(name)
         folders[:] = [inner for inner in folders if not _is_cycle(folder / inner)]
         yield from (folder / file for file in files)
-
-
-def _may_be_image(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return True
 
 
 def _is_cycle(folder: Path) -> bool:

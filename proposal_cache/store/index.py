@@ -25,11 +25,7 @@ class KeyIndex:
 
     A hash table in flat arrays instead of a dict: small, and its memory stays shared with forked workers, because a
     lookup changes no reference counts. A binary search would read ten times as many memory locations, which are
-    usually not in the CPU cache.
-
-    Args:
-        text: sorted keys, each followed by a newline.
-        shard, row: (K,) position of each key.
+    usually not in the CPU cache. It is built from sorted keys, each followed by a newline, and their positions (K,).
     """
 
     def __init__(self, text: bytes, shard: NDArray[np.uint32], row: NDArray[np.uint32]) -> None:

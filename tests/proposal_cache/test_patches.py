@@ -26,13 +26,8 @@ def test_round_trip() -> None:
 
 def test_types_and_shapes_of_zero_patches() -> None:
     empty = Patches.empty(10, 20)
-    full = Patches.from_masks(random_masks(3, 10, 20))
-    for patches, n in (
-        (empty, 0),
-        (full, 3),
-        (Patches.from_masks(np.zeros((0, 10, 20), bool)), 0),
-        (full.select([]), 0),
-    ):
+    none, full = (Patches.from_masks(random_masks(count, 10, 20)) for count in (0, 3))
+    for patches, n in ((empty, 0), (none, 0), (full, 3), (full.select([]), 0)):
         assert (patches.boxes.shape, patches.boxes.dtype) == ((n, 4), np.float32)
         assert (patches.areas.shape, patches.areas.dtype) == ((n,), np.int64)
         assert (patches.source.shape, patches.source.dtype) == ((n,), np.uint8)

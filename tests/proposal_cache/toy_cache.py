@@ -3,8 +3,9 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,17 +43,11 @@ def same(a: Patches, b: Patches) -> bool:
 
 
 def write(
-    path: Path,
-    numbers: Iterable[int] = range(25),
-    shard_size: int = 10,
-    *,
-    failures: Mapping[str, str] | None = None,
-    rank: int = 0,
-    ranks: int = 1,
+    path: Path, numbers: Iterable[int] = range(25), shard_size: int = 10, failures: Any = (), **ranks: int
 ) -> Path:
-    """Add the missing images and the failures."""
-    with CacheWriter(path, GENERATOR, "toys", shard_size, rank=rank, ranks=ranks) as writer:
-        for key, reason in (failures or {}).items():
+    """Add the missing images and the failures; `ranks` are `rank` and `ranks` of the writer."""
+    with CacheWriter(path, GENERATOR, "toys", shard_size, **ranks) as writer:
+        for key, reason in dict(failures).items():
             writer.add_failure(key, reason)
         for i in numbers:
             if make_key(i) not in writer.done:
@@ -66,13 +61,13 @@ def then_kill(numbers: Iterable[int]) -> Iterator[int]:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def check(path: Path, images: int = 25, failures: Mapping[str, str] | None = None) -> PatchCache:
+def check(path: Path, images: int = 25, failures: Any = ()) -> PatchCache:
     """Assert that a cache is valid and contains exactly the first images and the failures; return it."""
     cache = PatchCache(path)
     assert [verdict for verdict in verify(path) if verdict.problem] == []
     assert list(cache) == sorted(map(make_key, range(images)))
     assert all(same(cache[make_key(i)], make_patches(i)) for i in range(images))
-    assert cache.manifest.failures == (failures or {})
+    assert cache.manifest.failures == dict(failures)
     return cache
 
 

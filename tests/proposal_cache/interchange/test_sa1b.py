@@ -12,6 +12,8 @@ from proposal_cache.interchange.coco import InterchangeError
 from proposal_cache.interchange.sa1b import import_sa1b, read_sa1b
 from tests.proposal_cache.tool import SIZE, error_of, halves, run, write_tar
 
+MASK = halves(5).rles[0]
+
 
 def annotation(counts: bytes, **changes: Any) -> dict[str, Any]:
     """One mask as SA-1B stores it."""
@@ -27,9 +29,9 @@ def annotation(counts: bytes, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def sample(patches: Patches, **image: Any) -> dict[str, Any]:
-    size = {"image_id": 7, "height": SIZE[0], "width": SIZE[1], "file_name": "sa_7.jpg"}
-    return {"image": size | image, "annotations": [annotation(counts) for counts in patches.rles]}
+def sample(patches: Patches) -> dict[str, Any]:
+    image = {"image_id": 7, "height": SIZE[0], "width": SIZE[1], "file_name": "sa_7.jpg"}
+    return {"image": image, "annotations": [annotation(counts) for counts in patches.rles]}
 
 
 def test_folder_of_json_files(tmp_path: Path) -> None:
@@ -64,11 +66,8 @@ def test_tar_files_of_the_release(tmp_path: Path) -> None:
         ({"image": {}}, "KeyError"),
         ({"image": {"height": 12, "width": True}}, "image size 12 x True is invalid"),
         ({"annotations": [annotation(b"xxx")]}, "not a json of SA-1B"),
-        (
-            {"annotations": [annotation(halves(5).rles[0], predicted_iou="good")]},
-            "predicted_iou 'good' is not a finite",
-        ),
-        ({"annotations": [annotation(halves(5).rles[0], segmentation={"size": [1, 1], "counts": "1"})]}, "has size"),
+        ({"annotations": [annotation(MASK, predicted_iou="good")]}, "predicted_iou 'good' is not a finite"),
+        ({"annotations": [annotation(MASK, segmentation={"size": [1, 1], "counts": "1"})]}, "has size"),
     ],
 )
 def test_invalid_content(changes: dict[str, Any], error: str) -> None:
