@@ -85,8 +85,7 @@ class Patches:
         >>> Patches.from_rles(3, 2, [b"123"]).areas
         array([2])
 
-        Raises:
-            MaskError: if counts do not describe a mask of this image size.
+        Raises MaskError if counts do not describe a mask of this image size.
         """
         rles = tuple(rles)
         areas, boxes = rle.area_and_box(rles, height, width)

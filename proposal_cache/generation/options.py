@@ -129,12 +129,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, sources: Sequence[Source], dataset: str) -> int:
     """Generate a cache, print its statistics, and return the exit status: 1 if all images failed."""
-    if arguments.generator is None and "checkpoint" in arguments:
-        arguments.generator = "sam"
-    elif arguments.generator is None:
-        arguments.generator = "contours"
-        text = f"patches by the generator contours; for those of SAM, give --checkpoint FILE ({_WEIGHTS})"
-        print(text, file=sys.stderr)
+    if arguments.generator is None:
+        arguments.generator = "sam" if "checkpoint" in arguments else "contours"
+        if arguments.generator == "contours":
+            text = f"patches by the generator contours; for those of SAM, give --checkpoint FILE ({_WEIGHTS})"
+            print(text, file=sys.stderr)
     options = _generator_options(arguments)
     part = Part.parse(arguments.part) if arguments.part else Part.from_environment()
     wrap = {"crops": arguments.crops, "refine": arguments.refine or bool(arguments.boxes), "boxes_sha256": None}

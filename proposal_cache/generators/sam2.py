@@ -70,8 +70,7 @@ class Sam2Generator:
 
         >>> Sam2Generator.from_checkpoint("sam2.1_hiera_large", "sam2.1_hiera_large.pt")  # doctest: +SKIP
 
-        Raises:
-            CheckpointError: if the model type is unknown, or the file is missing, damaged or of another model type.
+        Raises CheckpointError if the model type is unknown, or the file is missing, damaged or of another model type.
         """
         if model_type not in CONFIGS:
             raise CheckpointError(f"SAM2 has no model type '{model_type}'; choose one of {', '.join(CONFIGS)}")

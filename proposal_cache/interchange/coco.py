@@ -210,7 +210,7 @@ def _sources(
 ) -> list[dict[str, Any]]:
     """Return the description of each category of a file, whose names are in the content of a COCO json.
 
-    Without labels, which is None as the only category or no category, there is one description.
+    There is one description if labels were dropped or there are none: `categories` is [None] or empty.
     """
     if len(categories) > _MAX_SOURCES:
         raise InterchangeError(

@@ -36,8 +36,7 @@ def from_json(segmentation: Any, height: int, width: int) -> bytes:
     >>> rle.area([rle.from_json([[0, 0, 2, 0, 2, 3, 0, 3]], height=3, width=3)], height=3, width=3)
     array([6])
 
-    Raises:
-        MaskError: if the segmentation is in none of these forms or does not match the image size.
+    Raises MaskError if the segmentation is in none of these forms or does not match the image size.
     """
     if isinstance(segmentation, list) and segmentation:
         for polygon in segmentation:

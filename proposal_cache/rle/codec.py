@@ -44,9 +44,8 @@ def decode_runs(rles: Sequence[bytes], height: int, width: int) -> Runs:
     >>> rle.decode_runs([b"522"], height=3, width=3).ends
     array([5, 7, 9])
 
-    Raises:
-        MaskError: if the image has no or too many pixels, or if counts are empty, truncated, negative, contain invalid
-            characters, or do not sum to height * width.
+    Raises MaskError if the image has no or too many pixels, or if counts are empty, truncated, negative, contain
+    invalid characters, or do not sum to height * width.
     """
     pixels = _pixel_count(height, width)
     if not len(rles):

@@ -105,13 +105,15 @@ def pack_keys(keys: Iterable[bytes]) -> NDArray[np.uint8]:
 
 
 def read_keys(file: ColumnFile, count: int) -> bytes:
-    """Read the column `keys` of so many images; raise FormatError if it is damaged or a key is unsafe."""
+    """Read the keys of `count` images, each followed by a newline; raise FormatError if one is unsafe or damaged."""
     length = file.columns["keys"].length
     if length > count * (MAX_KEY + 1):
         raise FormatError(f"{file.path} is damaged: {length} bytes of keys are too many for {count} images")
     text = file.read_checked("keys").tobytes()
-    if text.count(b"\n") != count or (text and not text.endswith(b"\n")):
-        raise FormatError(f"{file.path} is damaged: its keys are not those of {count} images")
+    if text and not text.endswith(b"\n"):
+        raise FormatError(f"{file.path} is damaged: its keys are truncated")
+    if (found := text.count(b"\n")) != count:
+        raise FormatError(f"{file.path} is damaged: it has {found} keys for {count} images")
     # Equivalent to `check_key` for each, but takes milliseconds for 100,000 keys.
     parts = b"/" + text.replace(b"\n", b"/")
     if any(part in parts for part in (b"//", b"/./", b"/../")) or text.translate(None, _CONTROL) != text:

@@ -46,7 +46,7 @@ _Info = TypeVar("_Info", ShardInfo, IndexInfo)
 class Manifest:
     """Content and origin of a cache.
 
-    `Patches.source` is an index into `generators`, which are name, every parameter and SHA-256 of the weights.
+    `Patches.source` is an index into `generators`: name, every parameter and SHA-256 of the weights of each.
     """
 
     dataset: str

@@ -59,7 +59,7 @@ class PromptDecoder:
         self.decoder = sam.mask_decoder
         self.masks_per_prompt: int = sam.mask_decoder.num_multimask_outputs  # of a point: whole, part and subpart
         self.grid_size: tuple[int, int] = sam.prompt_encoder.image_embedding_size
-        self.mask_size = (4 * self.grid_size[0], 4 * self.grid_size[1])  # of the logits of the whole grid
+        self.mask_size = (4 * self.grid_size[0], 4 * self.grid_size[1])  # (height, width) of the logits of all tokens
 
     @property
     def bytes_per_prompt(self) -> int:

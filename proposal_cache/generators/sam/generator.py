@@ -117,8 +117,7 @@ class SamGenerator:
 
         >>> SamGenerator.from_checkpoint("vit_h", "sam_vit_h_4b8939.pth", points_per_side=32)  # doctest: +SKIP
 
-        Raises:
-            CheckpointError: if the file is missing, damaged or of another model type.
+        Raises CheckpointError if the file is missing, damaged or of another model type.
         """
         search = SamParameters(**parameters)
         sam, digest = load_sam(model_type, checkpoint)

@@ -26,8 +26,7 @@ class SharedTokens:
 
     shared: Tensor  # (N, C)
     constant: Tensor  # (C,)
-    value_maps: list[Tensor]
-    """Per layer (h, c + 1, C): linear map from the c channels of a value, and a constant one, to the value."""
+    value_maps: list[Tensor]  # per layer (h, c + 1, C): linear map to a value from its c channels and a constant one
 
     def add(self, attention: Attention) -> "SharedTokens":
         """Return the tokens after attention to a prompt's tokens, before the norm, with the mean over channels removed.
