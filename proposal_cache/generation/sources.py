@@ -102,7 +102,7 @@ def from_folder(folder: str | os.PathLike[str]) -> list[ImageFile]:
     if not root.is_dir():
         raise SourceError(f"{root} is not a folder")
     paths = sorted(path for path in _files(root) if path.suffix.lower() in SUFFIXES)
-    # Without folders and pipes, but with what cannot be accessed.
+    # Without pipes, which block, but with what cannot be accessed.
     paths = [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
     if not paths:
         raise SourceError(f"no images in {root} (supported: {', '.join(sorted(SUFFIXES))})")
