@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from proposal_cache import CacheWriter, PatchCache, Patches
+from samcp.predictor import Predictor
 from samcp.visualization.demo_page import PHOTOGRAPHS, compare, photograph_rows, write_photographs
 
 MODEL = {"panoptic_seg": {"PQ": 30.0, "PQ_th": 20.0, "PQ_st": 0.0}, "sem_seg": {"mIoU": 55.55}}
@@ -34,7 +35,7 @@ def photographs(tmp_path_factory):
 
 def test_photographs_are_written_once(photographs):
     assert sorted(path.stem for path in photographs.iterdir()) == sorted(PHOTOGRAPHS)
-    first = photographs / f"{PHOTOGRAPHS[0]}.jpg"
+    first = photographs / "astronaut.jpg"
     before = first.stat().st_mtime_ns
     write_photographs(photographs)
     assert first.stat().st_mtime_ns == before
@@ -47,7 +48,9 @@ def test_photograph_rows_contain_coverage(photographs, tmp_path):
             left = np.zeros((1, height, width), bool)
             left[0, :, : width // 2] = True
             writer.add(name, Patches.from_masks(left))
-    rows = photograph_rows(photographs, PatchCache(tmp_path / "patches"))
-    assert [row.title for row in rows] == list(PHOTOGRAPHS)
+    predictor = Predictor.load("samcp-everyday-lite")
+    rows = photograph_rows(photographs, PatchCache(tmp_path / "patches"), predictor)
+    assert [row.title.partition(":")[0] for row in rows] == list(PHOTOGRAPHS)
+    assert rows[2].title == "coffee: cup, spoon, table"
     assert all(row.note == "1 patch covers 50% of the picture" for row in rows)
-    assert all(list(row.pictures) == ["image", "patches"] for row in rows)
+    assert all(list(row.pictures) == ["image", "patches", "segmentation"] for row in rows)

@@ -30,6 +30,7 @@ from samcp.data.build import load_records
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.datasets.synthetic.register import register_synthetic
 from samcp.errors import USER_ERRORS
+from samcp.predictor import Predictor
 from samcp.trainer import Trainer
 from samcp.visualization.demo_page import compare, photograph_rows, prediction_rows, write_demo_page, write_photographs
 
@@ -37,6 +38,7 @@ _CONFIG = "configs/miniature/demo.yaml"
 _GENERATE = "scripts/generate_sam_patches.py"
 # The default number of patches is for photographs, which are more complex than the scenes.
 _SPLITS = [["--dataset", f"synthetic_{split}", "--patches", "60"] for split in ("train", "val")]
+_PHOTOGRAPH_MODEL = "samcp-everyday-lite"
 _PICTURES = 8  # validation images on the page
 _STAGES = 5
 
@@ -165,12 +167,15 @@ def paint(cfg: CfgNode, folder: Path, table: list[list[str]], commands: list[str
         model = _trained_model(cfg).eval()
         batches = itertools.islice(_Trainer.build_test_loader(cfg, name), _PICTURES)
         predictions = [output for batch in batches for output in model(batch)]
+        photographs = photograph_rows(
+            folder / "photographs", PatchCache(folder / "patches" / "photographs"), Predictor.load(_PHOTOGRAPH_MODEL)
+        )
     return write_demo_page(
         folder,
         training=_describe_training(cfg),
         table=table,
         panels=prediction_rows(records[:_PICTURES], predictions, cache, MetadataCatalog.get(name)),
-        photographs=photograph_rows(folder / "photographs", PatchCache(folder / "patches" / "photographs")),
+        photographs=photographs,
         commands=commands,
     )
 

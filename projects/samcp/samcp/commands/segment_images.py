@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import Metadata
 from tqdm import tqdm
 
 from proposal_cache import PatchCache
@@ -15,7 +14,7 @@ from proposal_cache.generation.sources import ImageFile, from_folder, image_size
 from samcp.data.files import write_image, write_json, write_label_map, write_panoptic_ids
 from samcp.errors import USER_ERRORS
 from samcp.predictor import Answer, Predictor
-from samcp.visualization.drawing import draw_prediction
+from samcp.visualization.drawing import draw_prediction, vocabulary_metadata
 from samcp.vocabulary import Vocabulary
 
 _PICTURE_QUALITY = 92
@@ -94,14 +93,9 @@ def write_answer(answer: Answer, image: ImageFile, output: Path) -> list[dict[st
         prediction = {"sem_seg": labels}
         depth = np.uint8 if len(answer.vocabulary.names) <= _MAX_8_BITS else np.uint16
         write_label_map(output / "semantic" / f"{image.key}.png", labels.numpy().astype(depth))
-    picture = draw_prediction(read_image(image.path), prediction, _metadata(answer))
+    picture = draw_prediction(read_image(image.path), prediction, vocabulary_metadata(answer.vocabulary))
     write_image(output / f"{image.key}.jpg", picture, "JPEG", quality=_PICTURE_QUALITY)
     return annotations
-
-
-def _metadata(answer: Answer) -> Metadata:
-    names = list(answer.vocabulary.names)
-    return Metadata(name="vocabulary", thing_classes=names, stuff_classes=names, ignore_label=255)
 
 
 def _coco_json(

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from skimage.color import hsv2rgb
 from skimage.transform import resize
 
+from samcp.vocabulary import Vocabulary
+
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
 _MIN_SIDE = 320  # pixels; smaller images are enlarged to it, so that labels are legible
@@ -56,6 +58,12 @@ def draw_ground_truth(image: Picture, record: Mapping[str, Any], metadata: Metad
     canvas = _canvas(image, metadata)
     with _repeatable_colors():
         return canvas.draw_dataset_dict(dict(record)).get_image()
+
+
+def vocabulary_metadata(vocabulary: Vocabulary) -> Metadata:
+    """Return the names of a user's classes as the metadata of a dataset."""
+    names = list(vocabulary.names)
+    return Metadata(name="vocabulary", thing_classes=names, stuff_classes=names, ignore_label=255)
 
 
 def enlarge(image: Picture, smooth: bool = True) -> Picture:
