@@ -5,7 +5,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = [*sorted(ROOT.glob("scripts/*.py")), ROOT / "projects" / "samcp" / "train_net.py"]
+COMMANDS = [
+    *sorted(ROOT.glob("scripts/*.py")),
+    ROOT / "projects" / "samcp" / "samcp" / "cli.py",
+    *sorted(ROOT.glob("projects/samcp/*.py")),
+]
 
 PRINT_HELP_OF_EACH = """
 import runpy, sys

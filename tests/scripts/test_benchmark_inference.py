@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Synthetic
-from tests.scripts.test_segment_images import save_model
+from tests.samcp.test_segment import save_model
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import benchmark_inference

@@ -1,11 +1,14 @@
-"""Models that are shipped with the package, by name; weights/README.md describes them."""
+"""Models that are shipped with the package, by name; weights/README.md has their cards."""
 
+import re
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("weights")
 WORDS = FOLDER / "imagenet_words.safetensors"  # learned words of samcp.modeling.naming
+DEFAULT = "samcp-everyday-lite"
 
 _PREFIX = "samcp-"
+_ROW = re.compile(r"^\| `(samcp-\S+)\.safetensors` \| \[(.+?)\].*? \| (.+?) \| (.+?) \| `([0-9a-f]{64})` \|$", re.M)
 
 
 def names() -> list[str]:
@@ -16,3 +19,13 @@ def names() -> list[str]:
 def find(name: str) -> str:
     """Return the file of a model; a text that is not the name of one, such as a path, is returned unchanged."""
     return str(FOLDER / f"{name}.safetensors") if name in names() else name
+
+
+def table() -> str:
+    """Return a description of all models: name, purpose, size, licence and SHA-256, from weights/README.md."""
+    rows = _ROW.findall((FOLDER / "README.md").read_text(encoding="utf-8"))
+    lines = [
+        f"{name}: {purpose}\n    {size}, {licence}\n    sha256 {digest}"
+        for name, purpose, size, licence, digest in rows
+    ]
+    return "\n".join(lines)

@@ -107,6 +107,16 @@ class Predictor:
         model = load_trained_model(cfg, cfg.MODEL.WEIGHTS, vocabulary)
         return cls(model, augmentations=build_augmentations(cfg, is_train=False), image_format=cfg.INPUT.FORMAT)
 
+    @property
+    def has_instances(self) -> bool:
+        """Whether the model has instance queries."""
+        return self.model.query_builder.instance_queries
+
+    def check_words(self, vocabulary: Vocabulary) -> None:
+        """Raise ValueError if the model has no text encoder, and does not know all of the classes."""
+        known = self.model.class_embedding if self.model.namer is None else self.model.namer
+        known.check_words(vocabulary.words)
+
     def encode(self, image: Picture, patches: Patches) -> "Scene":
         """Encode one image; see :meth:`encode_batch`."""
         return self.encode_batch([image], [patches])[0]
@@ -164,15 +174,14 @@ class Scene:
         """
         model = self.predictor.model
         vocabulary = vocabulary or self.predictor.vocabulary
-        if model.namer is not None:
-            model.namer.check_words(vocabulary.words)
+        self.predictor.check_words(vocabulary)
         if vocabulary != model.vocabulary:
             model.set_vocabulary(vocabulary)
         [predictions] = model.predict(self.encoded, [self.patches])
         on_cpu = Predictions(*(value.cpu() for value in vars(predictions).values()))
         # A copy, since set_vocabulary changes the model's inference.
-        has_instances = model.query_builder.instance_queries
-        return Answer(vocabulary, self.patches, on_cpu, copy.copy(model.inference), has_instances)
+        inference = copy.copy(model.inference)
+        return Answer(vocabulary, self.patches, on_cpu, inference, self.predictor.has_instances)
 
     def inside(self, region: NDArray[np.bool_] | Tensor) -> "Scene":
         """Return the scene with the patches inside a region (H, W), for example to predict its parts (Fig. 5)."""

@@ -49,13 +49,13 @@ class InstanceEvaluator(COCOEvaluator):
         """
         for sample, output in zip(inputs, outputs, strict=True):
             image_id = sample["image_id"]
-            results = _to_coco_json(output["instances"].to("cpu"), image_id)
+            results = to_coco_results(output["instances"].to("cpu"), image_id)
             for result in results:
                 result["category_id"] = self._rank[result["category_id"]]
             self._predictions.append({"image_id": image_id, "instances": results})
 
 
-def _to_coco_json(instances: Instances, image_id: int) -> list[dict[str, Any]]:
+def to_coco_results(instances: Instances, image_id: int | str) -> list[dict[str, Any]]:
     """Return COCO's results of one image, with its RLE masks unchanged."""
     unmasked = Instances(instances.image_size, **{k: v for k, v in instances.get_fields().items() if k != "pred_masks"})
     results = instances_to_coco_json(unmasked, image_id)

@@ -18,6 +18,7 @@ from proposal_cache.errors import StorageError
 from proposal_cache.store.durable import make_directory, write_durably
 from samcp.errors import UsageError
 from samcp.modeling.clip import check_clip, load_clip
+from samcp.user_cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def embed_words(words: Sequence[str], name: str, pretrained: str, prompts: Seque
     """
     check_prompts(prompts)
     check_clip(name, pretrained)
-    file = _cache_folder() / f"{_hash(words, name, pretrained, prompts)}.safetensors"
+    file = cache_folder("text_embeddings") / f"{_hash(words, name, pretrained, prompts)}.safetensors"
     try:
         return load_file(file)["embeddings"]
     except FileNotFoundError:
@@ -210,10 +211,6 @@ def _embed(words: Sequence[str], name: str, pretrained: str, prompts: Sequence[s
         for first in range(0, len(texts), _BATCH)
     ]
     return F.normalize(torch.cat(rows).unflatten(0, (len(words), len(prompts))).mean(1), dim=-1)
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("SAMCP_CACHE") or Path.home() / ".cache" / "samcp") / "text_embeddings"
 
 
 def _hash(words: Sequence[str], name: str, pretrained: str, prompts: Sequence[str]) -> str:

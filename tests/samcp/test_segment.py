@@ -1,31 +1,31 @@
-"""scripts/segment_images.py: pictures, COCO panoptic files and label maps of a folder of images."""
+"""samcp segment: pictures, COCO files and label maps of images."""
 
 import json
 import shutil
 import sys
 from pathlib import Path
 
+import demo
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from PIL import Image
+from skimage import data
 
 from proposal_cache import PatchCache
 from proposal_cache.generation.pipeline import generate
-from proposal_cache.generation.sources import ImageFile, from_folder
+from proposal_cache.generation.sources import from_folder, read_image
 from proposal_cache.generators.contours import ContourGenerator
-from samcp import SAMCP, add_samcp_config
+from samcp import SAMCP, add_samcp_config, cli, model_zoo
 from samcp.checkpoint import Checkpointer
-from samcp.commands.segment_images import write_answer
+from samcp.commands.segment import write_answer
 from samcp.data.ground_truth import read_label_map, read_panoptic_ids
 from samcp.modeling.inference import Inference, Predictions
 from samcp.predictor import Answer
 from samcp.vocabulary import Vocabulary
 from tests.conftest import Synthetic
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import segment_images
 
 CONFIG = Path(__file__).parents[2] / "configs" / "miniature" / "panoptic.yaml"
 
@@ -44,17 +44,16 @@ def save_model(folder: Path, **keys: object) -> Path:
     return folder / "model_final.pth"
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["segment_images.py", *map(str, arguments)])
-    segment_images.main()
+def run(*arguments: object) -> None:
+    cli.main(["segment", *map(str, arguments)])
 
 
 def test_panoptic_files_of_given_vocabulary(
-    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    synthetic: Synthetic, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, out = save_model(tmp_path), tmp_path / "out"
-    where = ("--images", synthetic.folder / "val", "--patches", synthetic.val_patches, "--output", out)
-    run(monkeypatch, "--weights", weights, *where, "--vocabulary", "disc, sky~, ring")
+    where = (synthetic.folder / "val", "--patches", synthetic.val_patches, "--output", out)
+    run("--weights", weights, *where, "--words", "disc, sky~, ring")
     assert str(out) in capsys.readouterr().out
     content = json.loads((out / "panoptic.json").read_text())
     assert [(c["name"], c["isthing"]) for c in content["categories"]] == [("disc", 1), ("sky", 0), ("ring", 1)]
@@ -69,13 +68,11 @@ def test_panoptic_files_of_given_vocabulary(
         assert Image.open(out / f"{image['id']}.jpg").size >= (image["width"], image["height"])
 
 
-def test_semantic_model_writes_label_maps(
-    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_semantic_model_writes_label_maps(synthetic: Synthetic, tmp_path: Path) -> None:
     only = {"INSTANCE_QUERIES": False, "SEMANTIC_QUERIES": "all", "TEST.PANOPTIC_ON": False, "TEST.INSTANCE_ON": False}
     weights = save_model(tmp_path, **{f"MODEL.SAMCP.{key}": value for key, value in only.items()})
-    where = ("--images", synthetic.folder / "val", "--patches", synthetic.val_patches, "--output", tmp_path / "out")
-    run(monkeypatch, "--weights", weights, *where, "--vocabulary", "disc, sky~, ring")
+    where = (synthetic.folder / "val", "--patches", synthetic.val_patches, "--output", tmp_path / "out")
+    run("--weights", weights, *where, "--words", "disc, sky~, ring")
     assert not (tmp_path / "out" / "panoptic.json").exists()
     maps = [read_label_map(str(path)) for path in sorted((tmp_path / "out" / "semantic").iterdir())]
     assert len(maps) == 4
@@ -94,60 +91,56 @@ def test_label_map_of_many_classes_has_16_bits(synthetic: Synthetic, tmp_path: P
     )
     inference = Inference(thing_classes=[], num_classes=300)
     answer = Answer(Vocabulary(names, (False,) * 300), patches, predictions, inference, has_instances=False)
-    image = ImageFile("val_00000", str(synthetic.folder / "val" / "val_00000.jpg"))
-    assert write_answer(answer, image, tmp_path) == []
+    pixels = read_image(synthetic.folder / "val" / "val_00000.jpg")
+    assert write_answer(answer, "semantic", "val_00000", pixels, tmp_path) == []
     labels = read_label_map(str(tmp_path / "semantic" / "val_00000.png"))
     assert set(np.unique(labels).tolist()) <= {299, 65535}
     assert (labels == 299).any()
 
 
-def test_errors(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors(synthetic: Synthetic, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "beach.jpg")
     where = ("--patches", synthetic.val_patches, "--output", tmp_path / "out")
     with pytest.raises(SystemExit, match=r"lacks 1 of 1 images, for example beach; repeat the command that generated"):
-        run(monkeypatch, "--weights", tmp_path / "no.pth", "--images", tmp_path / "photos", *where)
-    where = ("--images", synthetic.folder / "val", *where)
+        run("--weights", tmp_path / "no.pth", tmp_path / "photos", *where)
+    where = (synthetic.folder / "val", *where)
     with pytest.raises(SystemExit, match=r"error: .*no\.pth: no such checkpoint"):
-        run(monkeypatch, "--weights", tmp_path / "no.pth", *where)
+        run("--weights", tmp_path / "no.pth", *where)
     weights = save_model(tmp_path)
     with pytest.raises(SystemExit, match=r"error: device 'what' is not available; try cpu"):
-        run(monkeypatch, "--weights", weights, *where, "--device", "what")
+        run("--weights", weights, *where, "--device", "what")
     with pytest.raises(SystemExit, match=r"error: .*Not a directory"):
-        run(monkeypatch, "--weights", weights, *where[:-1], weights / "out")
+        run("--weights", weights, *where[:-1], weights / "out")
     with pytest.raises(SystemExit, match=r"error: .*has learned the classes .*, not kite"):
-        run(monkeypatch, "--weights", weights, *where, "--vocabulary", "kite")
+        run("--weights", weights, *where, "--words", "kite")
     with pytest.raises(SystemExit, match=r"error: .*vocabulary ''"):  # for example, from an unset shell variable
-        run(monkeypatch, "--weights", weights, *where, "--vocabulary", "")
+        run("--weights", weights, *where, "--words", "")
 
 
 @pytest.mark.parametrize("inside", [".", "result", "../photos", "link"])
-def test_rejects_output_inside_image_folder(
-    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
-) -> None:
+def test_rejects_output_inside_image_folder(synthetic: Synthetic, tmp_path: Path, inside: str) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(synthetic.folder / "val", photos)
     (photos / "link").symlink_to(photos)
     before = {path: path.read_bytes() for path in photos.glob("*.jpg")}
-    where = ("--images", photos, "--patches", synthetic.val_patches, "--output", photos / inside)
+    where = (photos, "--patches", synthetic.val_patches, "--output", photos / inside)
     with pytest.raises(SystemExit, match="is inside the folder of the images"):
-        run(monkeypatch, "--weights", tmp_path / "no.pth", *where)
+        run("--weights", tmp_path / "no.pth", *where)
     assert {path: path.read_bytes() for path in photos.glob("*.jpg")} == before
 
 
-def test_image_of_another_size_is_reported_before_inference(
-    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_image_of_another_size_is_reported_before_inference(synthetic: Synthetic, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(synthetic.folder / "val", photos)
     Image.new("RGB", (30, 20)).save(photos / "val_00002.jpg")
-    where = ("--images", photos, "--patches", synthetic.val_patches, "--output", tmp_path / "out")
+    where = (photos, "--patches", synthetic.val_patches, "--output", tmp_path / "out")
     with pytest.raises(SystemExit, match=r"val_00002\.jpg is 30 x 20 pixels, but its patches in .* are of"):
-        run(monkeypatch, "--weights", save_model(tmp_path), *where)
+        run("--weights", save_model(tmp_path), *where)
     assert not (tmp_path / "out").exists()
 
 
-def test_exif_orientation_equal_names_and_broken_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exif_orientation_equal_names_and_broken_images(tmp_path: Path) -> None:
     """Rotated by EXIF, equal file names in two folders, one broken file; with a model of instances only."""
     photos = tmp_path / "photos"
     exif = Image.Exif()
@@ -159,8 +152,8 @@ def test_exif_orientation_equal_names_and_broken_images(tmp_path: Path, monkeypa
     generate(from_folder(photos), ContourGenerator(parts=8), tmp_path / "patches", "photos", progress=False)
     only = {"SEMANTIC_QUERIES": "stuff", "TEST.PANOPTIC_ON": False, "TEST.SEMANTIC_ON": False}
     weights = save_model(tmp_path, **{f"MODEL.SAMCP.{key}": value for key, value in only.items()})
-    where = ("--images", photos, "--patches", tmp_path / "patches", "--output", tmp_path / "out")
-    run(monkeypatch, "--weights", weights, *where)
+    where = (photos, "--patches", tmp_path / "patches", "--output", tmp_path / "out")
+    run("--weights", weights, *where)
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
     assert [(i["file_name"], i["height"], i["width"]) for i in content["images"]] == [
         ("a/x.jpg", 120, 80),
@@ -169,3 +162,74 @@ def test_exif_orientation_equal_names_and_broken_images(tmp_path: Path, monkeypa
     assert all(s["iscrowd"] == 0 for a in content["annotations"] for s in a["segments_info"])
     assert Image.open(tmp_path / "out" / "a" / "x.jpg").height > Image.open(tmp_path / "out" / "a" / "x.jpg").width
     assert not (tmp_path / "out" / "semantic").exists()
+
+
+def test_patches_are_made_once_per_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy under another name and in another folder needs no new patches; a damaged image is skipped."""
+    monkeypatch.setenv("SAMCP_CACHE", str(tmp_path / "cache"))
+    weights = save_model(tmp_path)
+    photos = [tmp_path / name for name in ("one.jpg", "damaged.jpg", "folder/copy.jpg")]
+    photos[2].parent.mkdir()
+    Image.fromarray(data.chelsea()).resize((90, 60)).save(photos[0])
+    photos[1].write_bytes(b"no image")
+    shutil.copy(photos[0], photos[2])
+    calls = []
+    original = ContourGenerator.__call__
+    monkeypatch.setattr(
+        ContourGenerator, "__call__", lambda self, image: (calls.append(image.shape), original(self, image))[1]
+    )
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    run(*photos[:2], "--weights", weights, "--output", tmp_path / "out", "--open")
+    captured = capsys.readouterr()
+    assert "skipped: " in captured.err
+    assert f"1 pictures are in {tmp_path / 'out'}, the first one is {tmp_path / 'out' / 'one.jpg'}" in captured.out
+    assert opened == [(tmp_path / "out" / "one.jpg").as_uri()]
+    run(photos[2].parent, "--weights", weights, "--output", tmp_path / "other")
+    assert calls == [(60, 90, 3)]
+    assert (tmp_path / "other" / "copy.jpg").is_file()
+
+
+def test_instances_in_cocos_result_format(synthetic: Synthetic, tmp_path: Path) -> None:
+    where = (synthetic.folder / "val", "--patches", synthetic.val_patches, "--output", tmp_path / "out")
+    run(*where, "--weights", save_model(tmp_path), "--task", "instance", "--words", "disc, ring")
+    results = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert {r["image_id"] for r in results} == {f"val_0000{i}" for i in range(4)}
+    assert {r["category_id"] for r in results} == {0, 1}
+    assert mask_util.area(results[0]["segmentation"]) > 0
+
+
+def test_missing_image_and_equal_names(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (9, 9)).save(tmp_path / folder / "x.jpg")
+    with pytest.raises(SystemExit, match=r"c\.jpg: no such file or folder"):
+        run(tmp_path / "c.jpg")
+    with pytest.raises(SystemExit, match=r"two images with the key 'x'"):
+        run(tmp_path / "a" / "x.jpg", tmp_path / "b")
+
+
+def test_semantic_model_has_no_instances(synthetic: Synthetic, tmp_path: Path) -> None:
+    only = {"INSTANCE_QUERIES": False, "SEMANTIC_QUERIES": "all", "TEST.PANOPTIC_ON": False, "TEST.INSTANCE_ON": False}
+    weights = save_model(tmp_path, **{f"MODEL.SAMCP.{key}": value for key, value in only.items()})
+    where = (synthetic.folder / "val", "--patches", synthetic.val_patches, "--output", tmp_path / "out")
+    with pytest.raises(SystemExit, match=r"--task panoptic: .* has no instances; use --task semantic"):
+        run(*where, "--weights", weights, "--task", "panoptic")
+
+
+def test_shipped_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["models"])
+    printed = capsys.readouterr().out
+    assert [line.partition(":")[0] for line in printed.splitlines() if line.startswith("samcp-")] == model_zoo.names()
+
+
+def test_demo_by_detectron2s_convention(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMCP_CACHE", str(tmp_path / "cache"))
+    picture = synthetic.folder / "val" / "val_00000.jpg"
+    options = ["--config-file", str(CONFIG), "--input", str(picture), "--output", str(tmp_path / "out")]
+    weights = str(save_model(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["demo.py", *options, "--opts", "MODEL.WEIGHTS", weights, "MODEL.DEVICE", "cpu"])
+    demo.main()
+    assert (tmp_path / "out" / "val_00000.jpg").is_file()
