@@ -114,8 +114,10 @@ class Predictor:
 
     def check_words(self, vocabulary: Vocabulary) -> None:
         """Raise ValueError if the model has no text encoder, and does not know all of the classes."""
-        known = self.model.class_embedding if self.model.namer is None else self.model.namer
-        known.check_words(vocabulary.words)
+        if self.model.namer is None:
+            self.model.class_embedding.check_words(vocabulary.words)
+        elif vocabulary != self.model.vocabulary:
+            self.model.namer.check_words(vocabulary.words)
 
     def encode(self, image: Picture, patches: Patches) -> "Scene":
         """Encode one image; see :meth:`encode_batch`."""

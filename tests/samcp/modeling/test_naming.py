@@ -124,6 +124,19 @@ def test_instances_are_objects_with_names(agnostic_cfg: CfgNode, toy: Any) -> No
 
 
 @torch.no_grad()
+def test_objects_need_no_names(agnostic_cfg: CfgNode, toy: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The class that the model was trained on has the learned scores, and the namer is not asked for it."""
+    model = SAMCP(agnostic_cfg, vocabulary=Vocabulary(("object",), (True,))).eval()
+    inputs = [toy.input(8, {})]
+    images, patches = model.encode(inputs), [inputs[0]["patch_rles"]]
+    [learned], [predicted] = model.predict_learned(images), model.predict(images, patches)
+    assert torch.equal(predicted.instance_scores, learned.instance_scores)
+    assert not caplog.text
+    model.set_vocabulary(Vocabulary(("dog", "blorp"), (True, True)))
+    assert "1 of 2 classes are unknown, such as blorp" in caplog.text
+
+
+@torch.no_grad()
 def test_image_without_patches(agnostic_cfg: CfgNode, toy: Any) -> None:
     model = SAMCP(agnostic_cfg, vocabulary=Vocabulary(("object",), (True,))).eval()
     model.set_vocabulary(Vocabulary(("dog", "sky"), (True, False)))

@@ -175,7 +175,7 @@ class SAMCP(nn.Module):
     def _index_classes(self, vocabulary: Vocabulary) -> None:
         things = torch.tensor(vocabulary.is_thing, dtype=torch.bool, device=self.device)
         self.vocabulary = vocabulary
-        if self.namer is not None:
+        if self.namer is not None and not self.seen_classes.all():
             self.namer.set_words(vocabulary.words)
         self.thing_classes = things.nonzero().squeeze(1)
         self.semantic_classes = _semantic_classes(things, self.semantic_queries)
@@ -202,8 +202,8 @@ class SAMCP(nn.Module):
             patches: one per image, at the size of the original image.
         """
         predictions = self.predict_learned(images)
-        if self.fusion is None:
-            return predictions
+        if self.fusion is None or (self.namer is not None and self.seen_classes.all()):
+            return predictions  # a model of one class, "object", needs no names for it
         if self.namer is None:
             clip_scores = self.predict_clip(images, predictions, patches)
         else:
