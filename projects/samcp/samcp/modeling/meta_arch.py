@@ -1,10 +1,8 @@
 """SAM-CP meta-architecture: label patches (Prompt I) and merge them (Prompt II) in one pass (paper, Figure 2)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.structures import ImageList
@@ -21,13 +19,13 @@ from samcp.modeling.denoising import DenoisingQueries, make_denoising_queries
 from samcp.modeling.encoded_images import EncodedImages, pad_and_stack
 from samcp.modeling.inference import Inference, Predictions
 from samcp.modeling.naming import Namer
-from samcp.modeling.open_vocabulary import ClipScores, ScoreFusion, mask_weights
+from samcp.modeling.open_vocabulary import ClipScores, ScoreFusion, mask_weights, name_predictions
 from samcp.modeling.oracle import oracle_predictions
 from samcp.modeling.patch_batch import PatchBatch
 from samcp.modeling.patch_encoder import PatchEncoder
-from samcp.modeling.queries import SEMANTIC_QUERY_CLASSES, QueryBuilder, QuerySet
+from samcp.modeling.queries import QueryBuilder, QuerySet, classes_with_query
 from samcp.modeling.roi_align import channels_last_on_cpu
-from samcp.modeling.targets import Entities, gather_entities
+from samcp.modeling.targets import Entities, gather_entities, gather_in_crowd
 from samcp.vocabulary import Vocabulary, word_key
 
 NAMES = "names"  # feature map of the namer
@@ -158,7 +156,7 @@ class SAMCP(nn.Module):
             thing_classes=self.thing_classes,
             denoising=denoising,
             patches=images.patches,
-            in_crowd=_pad_in_crowd(batched_inputs, images.patches),
+            in_crowd=gather_in_crowd([x["patches"] for x in batched_inputs], images.patches),
             regions=regions,
             instances=instances,
         )
@@ -166,8 +164,7 @@ class SAMCP(nn.Module):
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Change the classes to predict; the weights do not change (METHOD 5).
 
-        Raises:
-            ValueError: the class embeddings are learned and do not include all of the classes.
+        Raises ValueError if the class embeddings are learned and do not include all of the classes.
         """
         self.class_embedding.set_words(vocabulary.words)
         self._index_classes(vocabulary)
@@ -178,7 +175,7 @@ class SAMCP(nn.Module):
         if self.namer is not None and not self.seen_classes.all():
             self.namer.set_words(vocabulary.words)
         self.thing_classes = things.nonzero().squeeze(1)
-        self.semantic_classes = _semantic_classes(things, self.semantic_queries)
+        self.semantic_classes = classes_with_query(things, self.semantic_queries)
         self.inference.set_classes(self.thing_classes.tolist(), len(things))
 
     def encode(self, batched_inputs: list[dict]) -> EncodedImages:
@@ -198,17 +195,16 @@ class SAMCP(nn.Module):
     def predict(self, images: EncodedImages, patches: Sequence[Patches]) -> list[Predictions]:
         """Compute query predictions for the current vocabulary, with CLIP's scores if the model has a ``fusion``.
 
-        Args:
-            patches: one per image, at the size of the original image.
+        ``patches`` has those of each image, at the size of the original image.
         """
         predictions = self.predict_learned(images)
         if self.fusion is None or (self.namer is not None and self.seen_classes.all()):
             return predictions  # a model of one class, "object", needs no names for it
         if self.namer is None:
-            clip_scores = self.predict_clip(images, predictions, patches)
+            named = list(zip(predictions, self.predict_clip(images, predictions, patches), strict=True))
         else:
-            predictions, clip_scores = self._predict_names(self.namer, images, predictions, patches)
-        return [self.fusion(p, c, self.seen_classes) for p, c in zip(predictions, clip_scores, strict=True)]
+            named = self._predict_names(self.namer, images, predictions, patches)
+        return [self.fusion(p, c, self.seen_classes) for p, c in named]
 
     def predict_learned(self, images: EncodedImages) -> list[Predictions]:
         """Compute query predictions without CLIP's scores."""
@@ -236,21 +232,14 @@ class SAMCP(nn.Module):
 
     def _predict_names(
         self, namer: Namer, images: EncodedImages, predictions: Sequence[Predictions], patches: Sequence[Patches]
-    ) -> tuple[list[Predictions], list[ClipScores]]:
-        """Compute the namer's scores of the predicted instances; stuff is what it finds in each patch alone."""
+    ) -> list[tuple[Predictions, ClipScores]]:
         named = []
         for i, (prediction, image_patches) in enumerate(zip(predictions, patches, strict=True)):
             height, width = namer.grid(*images.patches.image_sizes[i].tolist())
-            members = self.inference.members(prediction.instance_affinity).cpu()
-            alone = torch.eye(len(image_patches), dtype=torch.bool)
-            weights = mask_weights(torch.cat([members, alone]), image_patches, (height, width)).to(self.device)
-            scores = namer.probabilities(images.features[NAMES][i, :, :height, :width], weights)
-            instance, alone_scores = scores.split([len(members), len(image_patches)])
-            affinity = alone_scores[:, prediction.semantic_classes].T
-            semantic = F.pad(affinity, (0, 1)).amax(1)  # padded, since there may be no patch
-            stuff = {"semantic_scores": semantic, "semantic_affinity": affinity / semantic.clamp(min=1e-6)[:, None]}
-            named.append((replace(prediction, **stuff), ClipScores(semantic, instance)))
-        return [p for p, _ in named], [c for _, c in named]
+            dense = images.features[NAMES][i, :, :height, :width]
+            members = self.inference.members(prediction.instance_affinity)
+            named.append(name_predictions(namer, dense, prediction, members, image_patches))
+        return named
 
     @property
     def seen_classes(self) -> Tensor:
@@ -335,18 +324,3 @@ class SAMCP(nn.Module):
 
     def _segment(self, predictions: list[Predictions], batched_inputs: list[dict]) -> list[dict]:
         return [self.inference(p, x["patch_rles"]) for p, x in zip(predictions, batched_inputs, strict=True)]
-
-
-def _semantic_classes(is_thing: Tensor, which: str) -> Tensor:
-    if which == "all":
-        return torch.arange(len(is_thing), device=is_thing.device)
-    if which == "stuff":
-        return (~is_thing).nonzero().squeeze(1)
-    raise ValueError(f"semantic_queries is {which!r}; choose {' or '.join(map(repr, SEMANTIC_QUERY_CLASSES))}")
-
-
-def _pad_in_crowd(batched_inputs: list[dict], patches: PatchBatch) -> Tensor:
-    in_crowd = torch.zeros_like(patches.valid)
-    for i, x in enumerate(batched_inputs):
-        in_crowd[i, : len(x["patches"])] = x["patches"].in_crowd.to(in_crowd.device)
-    return in_crowd

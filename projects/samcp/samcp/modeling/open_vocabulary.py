@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor
 
 from proposal_cache import Patches
 from samcp.modeling.inference import Predictions
+from samcp.modeling.naming.base import Namer
 
 FUSION_RULES = ("product", "sum")
 
@@ -64,6 +66,29 @@ class ScoreFusion:
         # In float32, since powers such as 0.01 ** 0.4 lose half of their digits in half precision.
         a, b = learned.float() ** (1 - weight), clip.float() ** weight
         return a * b if self.rule == "product" else (a + b) / 2
+
+
+def name_predictions(
+    namer: Namer, dense: Tensor, prediction: Predictions, members: Tensor, patches: Patches
+) -> tuple[Predictions, ClipScores]:
+    """Compute a namer's scores of the predictions of an image.
+
+    A model of one class finds instances. Stuff is what the namer finds in each patch alone, so the scores and
+    affinities of the semantic queries are replaced.
+
+    Args:
+        dense: (channels, h, w), the namer's features of the image.
+        members: (M, N) bool, the patches of each instance.
+        patches: N patches.
+    """
+    alone = torch.eye(len(patches), dtype=torch.bool)
+    weights = mask_weights(torch.cat([members.cpu(), alone]), patches, (dense.shape[1], dense.shape[2]))
+    scores = namer.probabilities(dense, weights.to(dense.device))
+    instance, patch_scores = scores.split([len(members), len(patches)])
+    affinity = patch_scores[:, prediction.semantic_classes].T
+    semantic = F.pad(affinity, (0, 1)).amax(1)  # padded, since there may be no patch
+    stuff = {"semantic_scores": semantic, "semantic_affinity": affinity / semantic.clamp(min=1e-6)[:, None]}
+    return replace(prediction, **stuff), ClipScores(semantic, instance)
 
 
 def mask_weights(members: Tensor, patches: Patches, extent: tuple[float, float]) -> Tensor:

@@ -135,6 +135,15 @@ class QueryBuilder(nn.Module):
         )
 
 
+def classes_with_query(is_thing: Tensor, which: str) -> Tensor:
+    """Return the indices of the classes that have a semantic query, by the name of a choice."""
+    if which == "all":
+        return torch.arange(len(is_thing), device=is_thing.device)
+    if which == "stuff":
+        return (~is_thing).nonzero().squeeze(1)
+    raise ValueError(f"semantic_queries is {which!r}; choose {' or '.join(map(repr, SEMANTIC_QUERY_CLASSES))}")
+
+
 def query_visibility(num_semantic: int, num_instance: int, valid: Tensor, denoising: DenoisingQueries | None) -> Tensor:
     """Return the attention mask of instance and denoising queries, (B, num_instance + num_denoising, M) bool.
 

@@ -93,6 +93,14 @@ def gather_entities(segments: Instances, patches: PatchBatch, index: int, *, min
     return Entities(segments.gt_classes.to(device), boxes, affinity, weights, buildable)
 
 
+def gather_in_crowd(instances: Sequence[Instances], patches: PatchBatch) -> Tensor:
+    """Return the mapper's ``in_crowd`` of all images, (B, N) bool."""
+    in_crowd = torch.zeros_like(patches.valid)
+    for row, image_patches in zip(in_crowd, instances, strict=True):
+        row[: len(image_patches)] = image_patches.in_crowd.to(row.device)
+    return in_crowd
+
+
 class TargetBuilder:
     """Builder of the targets of semantic, instance and denoising queries.
 
