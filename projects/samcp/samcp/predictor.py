@@ -39,6 +39,7 @@ from samcp.export import SUFFIX, ModelFile
 from samcp.modeling.encoded_images import EncodedImages
 from samcp.modeling.inference import Inference, Predictions
 from samcp.modeling.meta_arch import SAMCP
+from samcp.modeling.naming import Namer
 from samcp.modeling.patch_batch import PatchBatch
 from samcp.vocabulary import Vocabulary
 
@@ -61,7 +62,7 @@ class Predictor:
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         # Default of Scene.ask.
-        self.vocabulary = model.vocabulary if model.namer is None else Vocabulary.load("coco")
+        self.vocabulary = model.vocabulary if model.namer is None else _everyday_words(model.namer)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "", clip: str = "") -> "Predictor":
@@ -269,6 +270,12 @@ class Answer:
         if not self.vocabulary.is_thing[index]:
             raise ValueError(f"{label!r} is stuff, which has no instances; choose a thing class")
         return index
+
+
+def _everyday_words(namer: Namer) -> Vocabulary:
+    """Return the classes of COCO that a namer knows."""
+    coco = Vocabulary.load("coco")
+    return coco.select([i for i, names in enumerate(coco.words) if namer.knows(names)])
 
 
 def _check_device(name: str) -> None:

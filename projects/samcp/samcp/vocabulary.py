@@ -58,6 +58,10 @@ class Vocabulary:
         """Words of each class, its name first."""
         return tuple((name, *others) for name, others in zip(self.names, self.synonyms, strict=True))
 
+    def select(self, classes: Sequence[int]) -> "Vocabulary":
+        """Return the vocabulary of some of the classes."""
+        return Vocabulary(*(tuple(values[i] for i in classes) for values in vars(self).values()))
+
     def to_json(self) -> str:
         """Return json text for :meth:`from_json`."""
         return json.dumps(asdict(self))

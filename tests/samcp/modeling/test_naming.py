@@ -53,6 +53,12 @@ def test_unknown_word_has_near_ones(namer: ImageNetNamer) -> None:
         namer.check_words([("elefant",), ("dog",), ("qqq",), ("qqq", "cat")])
 
 
+def test_word_without_imagenet_class_is_known_if_learned(namer: ImageNetNamer) -> None:
+    namer.check_words([("sky",)])
+    with pytest.raises(ValueError, match="'sky'"):
+        ImageNetNamer(None, min_size=96).check_words([("sky",)])
+
+
 @torch.no_grad()
 def test_probabilities_against_literal_formula(namer: ImageNetNamer) -> None:
     torch.manual_seed(0)
@@ -74,7 +80,11 @@ def test_probabilities_against_literal_formula(namer: ImageNetNamer) -> None:
 
     sky = table.names.index("sky")
     asked = [float(learned.scale * rows[207]), logit(sky)]
-    others = [logit(g) for g, known in enumerate(table.rows) if g != sky and 207 not in known]
+    others = [
+        logit(g)
+        for g, known in enumerate(table.rows)
+        if g != sky and 207 not in known and (known or learned.delta[g].any())
+    ]
     expected = torch.tensor(asked + others).softmax(0)[:2]
     assert torch.allclose(probabilities[0, :2], expected, atol=1e-5)
     assert probabilities[0, 2] == 0, "an unknown class"

@@ -128,8 +128,9 @@ def train(regions: list[Regions], namer: ImageNetNamer) -> LearnedWords:
 
 def _groups(vocabulary: Vocabulary) -> Tensor:
     """Return the group of the first known word of each class that has one, -1 for a class without."""
-    found = [[word.group for word in word_table().known(words) if word.group >= 0] for words in vocabulary.words]
-    return torch.tensor([groups[0] if groups else -1 for groups in found])
+    found = [[word_table().find(word) for word in words] for words in vocabulary.words]
+    groups = [[word.group for word in words if word is not None and word.group >= 0] for words in found]
+    return torch.tensor([known[0] if known else -1 for known in groups])
 
 
 def report(regions: Regions, namer: ImageNetNamer) -> str:

@@ -37,9 +37,23 @@ class Namer(ABC):
     def dense(self, image: Tensor) -> Tensor:
         """Return the feature map (1, channels, h, w) of an image (3, H, W), RGB in 0..255."""
 
-    @abstractmethod
     def check_words(self, words: Words) -> None:
         """Raise ValueError if the encoder does not know a class."""
+        unknown = [names[0] for names in words if not self.knows(names)]
+        if unknown:
+            hints = [f"{name!r} (near: {', '.join(self.nearest(name)) or 'nothing'})" for name in unknown]
+            raise ValueError(
+                f"unknown without a text encoder: {'; '.join(hints)}; use other words, add synonyms (as in 'sofa: "
+                "couch'), or use CLIP"
+            )
+
+    @abstractmethod
+    def knows(self, names: Sequence[str]) -> bool:
+        """Return whether the encoder knows at least one word of a class."""
+
+    def nearest(self, name: str) -> list[str]:
+        """Return known words that are written similarly."""
+        return []
 
     @abstractmethod
     def set_words(self, words: Words) -> None:

@@ -35,8 +35,8 @@ class CLIPNamer(Namer):
         features: Tensor = tower((self.resize(image) - self.mean.to(image)) / self.std.to(image))[DENSE]
         return features
 
-    def check_words(self, words: Words) -> None:
-        """Do nothing: CLIP has an embedding for any word."""
+    def knows(self, names: Sequence[str]) -> bool:
+        return True
 
     def set_words(self, words: Words) -> None:
         self.embedding = self._embed(words)

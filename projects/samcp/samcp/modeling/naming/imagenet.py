@@ -1,6 +1,7 @@
 """Naming by an ImageNet classifier: its rows are embeddings of words in its feature space."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,10 @@ class ImageNetNamer(Namer):
         self.network = network.eval().requires_grad_(False)
         groups, channels = len(word_table().names), network.num_features
         self.learned = learned or LearnedWords(torch.zeros(groups, channels), torch.zeros(groups), torch.ones(()))
+        # Words without a class of ImageNet are known if they were learned.
+        self.known_groups = [
+            bool(rows) or bool(delta.any()) for rows, delta in zip(word_table().rows, self.learned.delta, strict=True)
+        ]
         self.set_words([])
 
     @torch.no_grad()
@@ -92,19 +97,14 @@ class ImageNetNamer(Namer):
         maps = [network.forward_features((self.resize(image, scale) - _MEAN) / _STD) for scale in _SCALES]
         return torch.stack([F.interpolate(x, grid, mode="bilinear", align_corners=False) for x in maps]).mean(0)
 
-    def check_words(self, words: Words) -> None:
-        table = word_table()
-        unknown = [names[0] for names in words if not table.known(names)]
-        if unknown:
-            hints = [f"{name!r} (near: {', '.join(table.nearest(name)) or 'nothing'})" for name in unknown]
-            raise ValueError(
-                f"unknown without a text encoder: {'; '.join(hints)}; use other words, add synonyms (as in 'sofa: "
-                "couch'), or use CLIP"
-            )
+    def knows(self, names: Sequence[str]) -> bool:
+        return bool(self._known(names))
+
+    def nearest(self, name: str) -> list[str]:
+        return [near for near in word_table().nearest(name) if self.knows([near])]
 
     def set_words(self, words: Words) -> None:
-        table = word_table()
-        self.classes = [table.known(names) for names in words]
+        self.classes = [self._known(names) for names in words]
         unknown = [names[0] for names, known in zip(words, self.classes, strict=True) if not known]
         if unknown:
             logger.warning("%d of %d classes are unknown, such as %s", len(unknown), len(words), unknown[0])
@@ -112,8 +112,8 @@ class ImageNetNamer(Namer):
         taken = {row for word in asked for row in word.rows}
         self.others = [
             group
-            for group, rows in enumerate(table.rows)
-            if taken.isdisjoint(rows) and group not in {word.group for word in asked}
+            for group, rows in enumerate(word_table().rows)
+            if self.known_groups[group] and taken.isdisjoint(rows) and group not in {word.group for word in asked}
         ]
 
     def probabilities(self, dense: Tensor, weights: Tensor) -> Tensor:
@@ -158,6 +158,11 @@ class ImageNetNamer(Namer):
         learned = self.learned
         delta, bias, scale = (value.to(features) for value in (learned.delta, learned.bias, learned.scale))
         return scale * torch.stack(best, 1) + features @ delta.T + bias
+
+    def _known(self, names: Sequence[str]) -> list[Word]:
+        """Return the meanings of the known ones of a class's words."""
+        found = [word_table().find(name) for name in names]
+        return [word for word in found if word is not None and (word.group < 0 or self.known_groups[word.group])]
 
     def _logit(self, word: Word, groups: Tensor, log_rows: Tensor) -> Tensor:
         if word.group >= 0:

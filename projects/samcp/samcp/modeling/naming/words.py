@@ -1,7 +1,6 @@
 """Words that ImageNet's classes and annotated photographs explain."""
 
 import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,10 +58,6 @@ class WordTable:
     def nearest(self, word: str) -> list[str]:
         """Return known words that are written similarly, the most similar first."""
         return difflib.get_close_matches(word_key(word), self._words, _SHOWN, cutoff=0.6)
-
-    def known(self, words: Sequence[str]) -> list[Word]:
-        """Return the meanings of the known ones of a class's words."""
-        return [found for found in map(self.find, words) if found is not None]
 
 
 @lru_cache(maxsize=1)
