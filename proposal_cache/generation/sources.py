@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from proposal_cache.store.format import check_key
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
+# Pillow's formats with these suffixes. Without the list, it would start Ghostscript for EPS under any name.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 _NAMED = 5  # files or keys listed in an error message
 _FAR = 2**31  # pixels that no coordinate of a box exceeds
 
@@ -164,11 +166,16 @@ def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArr
     try:
         if not data:
             raise ValueError("the file is empty")
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             return np.asarray(turn_upright(image).convert("RGB"))
     except Exception as error:  # Pillow's decoders raise almost any exception on a damaged file
         why = "its format is unknown" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise ImageError(f"{path} cannot be read as an image: {why}") from error
+
+
+def open_image(file: str | BinaryIO) -> Image.Image:
+    """Open a file as one of the supported formats, whatever its suffix."""
+    return Image.open(file, formats=_FORMATS)
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
@@ -194,7 +201,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """Return width and height of an image turned upright; None if it cannot be read."""
     try:
-        with open_url(os.fspath(path)) as file, Image.open(file) as image:
+        with open_url(os.fspath(path)) as file, open_image(file) as image:
             return upright_size(image)
     except Exception:
         return None

@@ -10,6 +10,8 @@ from pathlib import Path
 from proposal_cache.errors import LockedError
 from proposal_cache.store.durable import storage_errors
 
+_HOLDER = 200  # bytes of the holder's name, padded, so that it replaces that of the last holder
+
 _held: set[tuple[int, str]] = set()  # POSIX locks do not exclude the process that holds them
 
 
@@ -29,17 +31,17 @@ def rank_lock(cache: Path, rank: int) -> Iterator[None]:
     if identity in _held:
         raise LockedError(_message(cache, "this process"))
     with storage_errors(f"{path} cannot be written"):
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         with storage_errors(f"{path} cannot be locked"):
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError) as error:  # systems differ
-                holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+                holder = os.pread(file, _HOLDER, 0).decode(errors="replace").strip()
                 raise LockedError(_message(cache, holder or "another process")) from error
         with contextlib.suppress(OSError):  # the holder's name is only for error messages
-            os.ftruncate(file, 0)
-            os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            holder = f"process {os.getpid()} on {socket.gethostname()}"
+            os.pwrite(file, f"{holder:{_HOLDER - 1}.{_HOLDER - 1}}\n".encode(), 0)
         _held.add(identity)
         try:
             yield

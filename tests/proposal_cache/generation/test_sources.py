@@ -177,6 +177,7 @@ def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
 def test_unreadable_images(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "eps.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     whole = write(tmp_path / "cut.png", size=(200, 200))
     whole.write_bytes(whole.read_bytes()[:60])
     Image.new("I;16", (6, 4)).save(tmp_path / "deep.png")
@@ -185,6 +186,7 @@ def test_unreadable_images(tmp_path: Path) -> None:
         "absent.jpg": "No such file",
         "cut.png": "cannot be read",
         "text.jpg": "its format is unknown",
+        "eps.jpg": "its format is unknown",  # Pillow would run Ghostscript
         "deep.png": "more than 8 bits per channel",
     }.items():
         with pytest.raises(ImageError, match=f"{name} .*{message}"):

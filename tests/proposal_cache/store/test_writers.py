@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proposal_cache import CacheWriter, PatchCache, finalize, verify
-from proposal_cache.errors import LockedError
+from proposal_cache.errors import LockedError, StorageError
 from proposal_cache.store import Manifest
 from tests.proposal_cache.toy_cache import GENERATOR, check, fork, make_key, make_patches, run, then_kill, write
 
@@ -50,6 +50,16 @@ def test_second_writer_is_rejected_while_the_first_runs(tmp_path: Path) -> None:
         first.join()
         fill(path)
     check(path, IMAGES)
+
+
+def test_lock_does_not_follow_a_link(tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("not ours")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / ".lock-r000").symlink_to(tmp_path / "other.txt")
+    with pytest.raises(StorageError, match=r"\.lock-r000 cannot be written"):
+        CacheWriter(cache, GENERATOR, "toys")
+    assert (tmp_path / "other.txt").read_text() == "not ours"
 
 
 def test_second_writer_in_one_process_is_rejected(tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ from contextlib import contextmanager
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
-from PIL import Image
 
-from proposal_cache.generation.sources import turn_upright, upright_size
+from proposal_cache.generation.sources import open_image, turn_upright, upright_size
 from samcp.errors import DataError
 
 
@@ -21,7 +20,7 @@ def read_image(path: str, image_format: str) -> np.ndarray:
     Raises:
         DataError: the image is missing, unreadable, or has more than 8 bits per channel.
     """
-    with _data_errors(path), Image.open(path) as image:
+    with _data_errors(path), open_image(path) as image:
         return convert_PIL_to_numpy(turn_upright(image), image_format)
 
 
@@ -31,7 +30,7 @@ def read_image_size(path: str) -> tuple[int, int]:
     Raises:
         DataError: as :func:`read_image`.
     """
-    with _data_errors(path), Image.open(path) as image:
+    with _data_errors(path), open_image(path) as image:
         width, height = upright_size(image)
         return height, width
 
