@@ -50,7 +50,8 @@ class PatchCache(Mapping[str, Patches]):
             FormatError: if its shard is damaged.
             StorageError: if its shard cannot be read.
         """
-        position = self._index.find(_encoded(key))
+        encoded = _encoded(key)
+        position = self._index.find(encoded)
         if position is None:
             message, reason = f"{self.path} has no patches of {key!r}", self.manifest.failures.get(key)
             if reason is not None:
@@ -60,10 +61,7 @@ class PatchCache(Mapping[str, Patches]):
                 "run the generator again to add them, or open the cache of this dataset"
             )
         number, row = position
-        shard = self._shard(number)
-        if row >= len(shard):
-            raise FormatError(f"{self.path} is damaged: its index points to row {row} of {shard.info.file}")
-        return shard.read(row)
+        return self._shard(number, row, encoded).read(row)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._index.find(_encoded(key)) is not None
@@ -89,13 +87,22 @@ class PatchCache(Mapping[str, Patches]):
     def __reduce__(self) -> tuple[type["PatchCache"], tuple[Path]]:
         return PatchCache, (self.path,)
 
-    def _shard(self, number: int) -> Shard:
+    def _shard(self, number: int, row: int, key: bytes) -> Shard:
+        """Return a shard with a row; when it is opened, check that the index and the manifest belong together."""
         shard = self._shards.get(number)
         if shard is None:
             if number >= len(self.manifest.shards):
                 raise FormatError(f"{self.path} is damaged: its index points to shard {number}, which does not exist")
             info = self.manifest.shards[number]
-            shard = self._shards[number] = Shard.open(self.path / info.file, info, len(self.manifest.generators))
+            shard = Shard.open(self.path / info.file, info, len(self.manifest.generators))
+            if row < len(shard) and shard.read_keys()[row] != key:
+                raise FormatError(
+                    f"{self.path} is damaged: its index is not of the shards in its manifest ({key.decode()!r} is not "
+                    f"in row {row} of {info.file}); `proposal-cache finalize` writes a new index"
+                )
+            self._shards[number] = shard
+        if row >= len(shard):
+            raise FormatError(f"{self.path} is damaged: its index points to row {row} of {shard.info.file}")
         if number not in self._open:
             self._open[number] = None
             for old in list(self._open)[: max(0, len(self._open) - _MAX_DESCRIPTORS)]:
