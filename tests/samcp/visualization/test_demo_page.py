@@ -51,6 +51,6 @@ def test_photograph_rows_contain_coverage(photographs, tmp_path):
     predictor = Predictor.load("samcp-everyday-lite")
     rows = photograph_rows(photographs, PatchCache(tmp_path / "patches"), predictor)
     assert [row.title.partition(":")[0] for row in rows] == list(PHOTOGRAPHS)
-    assert rows[2].title == "coffee: cup, spoon, table"
+    assert rows[2].title == "coffee: cup, spoon, plate, table"
     assert all(row.note == "1 patch covers 50% of the picture" for row in rows)
     assert all(list(row.pictures) == ["image", "patches", "segmentation"] for row in rows)

@@ -22,10 +22,10 @@ from samcp.vocabulary import Vocabulary
 
 # Photographs that the scikit-image package contains (its others would be downloaded), and what to look for in them.
 PHOTOGRAPHS = {
-    "astronaut": "person, banner~: flag | sign, wall~",
+    "astronaut": "person, helmet, flag~, space shuttle",
     "chelsea": "cat, blanket~",
-    "coffee": "cup, spoon, table~",
-    "rocket": "rocket: missile, sky~, tower~",
+    "coffee": "cup, spoon, plate, table~",
+    "rocket": "rocket: missile, tower, sky~",
 }
 _METRICS = {
     "PQ": ("panoptic_seg", "PQ"),

@@ -69,7 +69,13 @@ def base(tmp_path):
         labels[:32, 10:40], labels[32:, 10:40], labels[0, 0] = 5, 9, 3
         write_label_map(tmp_path / "ccp" / "annotations" / "train" / f"{i}.png", labels)
     yield tmp_path
-    for name in ("everyday_train", "everyday_objects_val", "everyday_named_train", "everyday_val"):
+    for name in (
+        "everyday_train",
+        "everyday_things_train",
+        "everyday_objects_val",
+        "everyday_named_train",
+        "everyday_val",
+    ):
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
@@ -77,7 +83,11 @@ def base(tmp_path):
 
 def test_objects(base):
     found = prepare_everyday(base / "everyday")
-    assert found == {"train": "6 images, 13 objects", "val": "1 images, 2 objects"}
+    assert found == {
+        "train": "6 images, 13 objects",
+        "things": "5 images, 9 objects",
+        "val": "1 images, 2 objects",
+    }
     register_files([base / "everyday" / "objects.yaml"])
     records = DatasetCatalog.get("everyday_train")
     areas = {}

@@ -3,8 +3,9 @@
 Layout under DETECTRON2_DATASETS, beside coco, bsds500 and ccp:
 
     everyday/
-      objects.yaml                     registers everyday_train and everyday_objects_val
-      {train,val}.json                 objects as COCO instances of the class "object"; val is of COCO only
+      objects.yaml                     registers everyday_train, everyday_things_train and everyday_objects_val
+      {train,things,val}.json          objects as COCO instances of the class "object"; things has those of COCO and
+                                       whole persons only, val is of COCO only
       named.yaml                       registers everyday_named_train and everyday_val
       train_panoptic.json              COCO's annotations of its part of the images
       val_{panoptic,instances}.json    COCO's annotations of the validation images
@@ -25,12 +26,13 @@ from samcp.data.parallel import parallel_map
 from samcp.errors import DataError
 
 _VAL_EVERY = 5  # every fifth COCO image, in the order of ids, is for validation
-_CCP_EVERY = 4  # CCP has more images than the others together, all of one kind
+_GARMENTS_EVERY, _PERSONS_EVERY = 4, 8  # CCP has more images than the others together, all of one kind
 _MIN_SHARE = 0.001  # of the image; smaller objects are left out
 _YAMLS = {
     "objects": """\
 splits:
   everyday_train: {images: .., instances: train.json, patches: patches/train}
+  everyday_things_train: {images: .., instances: things.json, patches: patches/train}
   everyday_objects_val: {images: ../coco/train2017, instances: val.json, patches: patches/val}
 """,
     "named": """\
@@ -74,8 +76,10 @@ def prepare_everyday(folder: Path, *, workers: int = 1) -> dict[str, str]:
     write_json(folder / "val_instances.json", _part(instances, val))
 
     coco = {split: list(_coco(base / "coco", part)) for split, part in parts.items()}
+    garments = list(_ccp(base / "ccp", _GARMENTS_EVERY, _read_garments))
     objects = {
-        "train": (base, [*coco["train"], *_bsds500(base / "bsds500"), *_ccp(base / "ccp")]),
+        "train": (base, [*coco["train"], *_bsds500(base / "bsds500"), *garments]),
+        "things": (base, [*coco["train"], *_ccp(base / "ccp", _PERSONS_EVERY, _read_person)]),
         "val": (base / "coco" / "train2017", coco["val"]),
     }
     found = {split: _write_objects(folder, split, *objects[split], workers=workers) for split in objects}
@@ -147,15 +151,19 @@ def _read_regions(files: list[Path]) -> list[np.ndarray]:
     return [maps[len(maps) // 4]]
 
 
-def _ccp(folder: Path) -> Iterator[_Source]:
-    for image in _images(folder)[::_CCP_EVERY]:
-        yield image, partial(_read_garments, folder / "annotations" / "train" / f"{image.stem}.png")
+def _ccp(folder: Path, every: int, read: Callable[[Path], list[np.ndarray]]) -> Iterator[_Source]:
+    for image in _images(folder)[::every]:
+        yield image, partial(read, folder / "annotations" / "train" / f"{image.stem}.png")
 
 
 def _read_garments(file: Path) -> list[np.ndarray]:
     """Return the garments, and the whole person."""
     labels = read_label_map(str(file))
     return [labels, (labels > 0).astype(np.int32)]
+
+
+def _read_person(file: Path) -> list[np.ndarray]:
+    return _read_garments(file)[1:]
 
 
 def _images(folder: Path) -> list[Path]:
