@@ -81,7 +81,7 @@ def read_regions(dataset: str, namer: ImageNetNamer, every: int) -> Regions:
         masks = truth.masks.select(kept)
         if not len(masks):
             continue
-        dense = namer.dense(torch.from_numpy(image).permute(2, 0, 1).float())[0]
+        dense = namer.dense(torch.tensor(image).permute(2, 0, 1).float())[0]
         weights = mask_weights(torch.eye(len(masks), dtype=torch.bool), masks, namer.grid(height, width))
         features.append(namer.pool(dense, weights))
         classes.append(torch.from_numpy(truth.classes[kept]))

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from samcp.commands import train_words
-from samcp.data.datasets.custom.register import register_files
+from samcp.data.datasets.custom.register import VARIABLE, register_files
 from samcp.data.datasets.everyday.prepare import prepare_everyday
 from samcp.data.files import write_image, write_json, write_label_map, write_panoptic_ids
 from samcp.data.ground_truth import read_ground_truth
@@ -25,8 +25,9 @@ NAMES = Vocabulary.load("coco").names
 
 
 @pytest.fixture
-def base(tmp_path):
+def base(tmp_path, monkeypatch):
     """Write five images of COCO, one of BSDS500 and four of CCP."""
+    monkeypatch.setenv(VARIABLE, "")  # restored after registration, which changes it
     categories = [{"id": i, "name": name, "isthing": int(i <= 80)} for i, name in enumerate(NAMES, start=1)]
     images, panoptic, instances = [], [], []
     for i in range(1, 6):
