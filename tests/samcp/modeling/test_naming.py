@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 
 from samcp import SAMCP, model_zoo
 from samcp.errors import CheckpointError
-from samcp.modeling.meta_arch import NAMES
+from samcp.modeling.naming import NAMES
 from samcp.modeling.naming.clip import CLIPNamer
 from samcp.modeling.naming.imagenet import ImageNetNamer, LearnedWords
 from samcp.modeling.naming.words import word_table

@@ -18,7 +18,7 @@ from samcp.modeling.criterion import Criterion
 from samcp.modeling.denoising import DenoisingQueries, make_denoising_queries
 from samcp.modeling.encoded_images import EncodedImages, pad_and_stack
 from samcp.modeling.inference import Inference, Predictions
-from samcp.modeling.naming import Namer
+from samcp.modeling.naming import NAMES, Namer
 from samcp.modeling.open_vocabulary import ClipScores, ScoreFusion, mask_weights, name_predictions
 from samcp.modeling.oracle import oracle_predictions
 from samcp.modeling.patch_batch import PatchBatch
@@ -27,8 +27,6 @@ from samcp.modeling.queries import QueryBuilder, QuerySet, classes_with_query
 from samcp.modeling.roi_align import channels_last_on_cpu
 from samcp.modeling.targets import Entities, gather_entities, gather_in_crowd
 from samcp.vocabulary import Vocabulary, word_key
-
-NAMES = "names"  # feature map of the namer
 
 
 @META_ARCH_REGISTRY.register()
@@ -190,7 +188,7 @@ class SAMCP(nn.Module):
 
     def encode_patches(self, features: Mapping[str, Tensor], patches: PatchBatch) -> EncodedImages:
         """Encode patches of images from feature maps computed before."""
-        return EncodedImages(features, patches, *self.patch_encoder(self._levels(features), patches))
+        return EncodedImages(features, patches, *self.patch_encoder([features[n] for n in self.in_features], patches))
 
     def predict(self, images: EncodedImages, patches: Sequence[Patches]) -> list[Predictions]:
         """Compute query predictions for the current vocabulary, with CLIP's scores if the model has a ``fusion``.
@@ -262,17 +260,13 @@ class SAMCP(nn.Module):
             features=images.content,
             position=images.position,
             patches=images.patches,
-            levels=self._levels(images.features),
+            levels=[images.features[name] for name in self.in_features],
             roi_embedding=self.patch_encoder.roi_embedding,
         )
         return queries, outputs
 
     def _class_logits(self, output: DecoderOutput, words: Tensor) -> Tensor:
-        """Return class logits (B, M, C), one per class."""
         return self.class_embedding.max_over_words(self.classifier(output.queries, words))
-
-    def _levels(self, features: Mapping[str, Tensor]) -> list[Tensor]:
-        return [features[name] for name in self.in_features]
 
     def _maps(self, images: list[Tensor]) -> dict[str, Tensor]:
         """Return the backbone's feature maps by name."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 Words = Sequence[Sequence[str]]  # one sequence per class, the name of the class first
 
+NAMES = "names"  # key of the namer's feature map beside those of the backbone
 _STRIDE = 32  # of the feature maps
 
 
