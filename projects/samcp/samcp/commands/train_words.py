@@ -85,7 +85,7 @@ def read_regions(dataset: str, namer: ImageNetNamer, every: int) -> Regions:
         weights = mask_weights(torch.eye(len(masks), dtype=torch.bool), masks, namer.grid(height, width))
         features.append(namer.pool(dense, weights))
         classes.append(torch.from_numpy(truth.classes[kept]))
-        areas.append(torch.from_numpy(masks.areas))
+        areas.append(torch.tensor(masks.areas))
         things.append(torch.from_numpy(truth.is_thing[kept]))
     if not features:
         raise DataError(f"dataset {dataset!r} has no region of {_MIN_AREA} pixels")
