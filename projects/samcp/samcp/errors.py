@@ -1,5 +1,6 @@
 """Errors that a user can fix; commands print them as one message without a traceback."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,6 +34,18 @@ class DataError(ValueError):
 
 # All other exceptions are bugs and keep their traceback.
 USER_ERRORS = (UsageError, CacheError, DataError, CheckpointError)
+
+
+@contextmanager
+def exit_with_message(*errors: type[Exception], interrupted: str = "interrupted") -> Iterator[None]:
+    """Exit with one message on an error that a user can fix, on one of the given types, and on Ctrl-C."""
+    caught: tuple[type[Exception], ...] = (*USER_ERRORS, *errors)
+    try:
+        yield
+    except caught as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(interrupted)
 
 
 @contextmanager

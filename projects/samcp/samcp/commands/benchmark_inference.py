@@ -3,7 +3,6 @@
 import argparse
 import platform
 import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from proposal_cache.generation.sources import from_folder
 from proposal_cache.generators.base import Generator
 from proposal_cache.generators.contours import ContourGenerator
 from samcp.data.image_io import read_image
-from samcp.errors import USER_ERRORS, UsageError
+from samcp.errors import UsageError, exit_with_message
 from samcp.predictor import Predictor
 
 _PERCENTILES = (50, 90, 99)
@@ -26,10 +25,8 @@ _PAPER = "The paper's Table 11, on an RTX 4090: SAM 3.41 s, the rest 0.21 s; SAM
 
 
 def main(arguments: argparse.Namespace) -> None:
-    try:
+    with exit_with_message(ValueError):
         run(arguments)
-    except (*USER_ERRORS, ValueError) as error:
-        sys.exit(f"error: {error}")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,14 @@ from tabulate import tabulate
 
 from samcp.data.datasets.custom.register import register_files
 from samcp.data.files import write_json
-from samcp.errors import USER_ERRORS, UsageError
+from samcp.errors import UsageError, exit_with_message
 from samcp.evaluation.patch_quality import ObjectFits, PatchQuality, iou_metrics, measure_dataset
 from samcp.vocabulary import Vocabulary
 
 
 def main(arguments: argparse.Namespace) -> None:
-    try:
+    with exit_with_message():
         run(arguments)
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
 
 
 def run(arguments: argparse.Namespace) -> None:

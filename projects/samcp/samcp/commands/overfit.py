@@ -16,7 +16,7 @@ from proposal_cache.generators.contours import ContourGenerator
 from samcp.config import load_config
 from samcp.data.datasets.subset import register_subset
 from samcp.data.patch_caches import image_root
-from samcp.errors import USER_ERRORS
+from samcp.errors import exit_with_message
 from samcp.trainer import Trainer
 
 _DATASETS = {"coco": "coco_2017_train_panoptic", "camvid": "camvid_train"}
@@ -24,12 +24,8 @@ _FIGURES = [("panoptic_seg", "PQ"), ("segm", "AP"), ("sem_seg", "mIoU")]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    try:
+    with exit_with_message():
         enough = overfit(arguments)
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
     sys.exit(0 if enough else 1)
 
 

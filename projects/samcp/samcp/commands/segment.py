@@ -16,7 +16,7 @@ from proposal_cache.generators.base import Generator
 from proposal_cache.generators.sam import SamGenerator
 from samcp.config import load_config
 from samcp.data.files import write_image, write_json, write_label_map, write_panoptic_ids
-from samcp.errors import USER_ERRORS, UsageError
+from samcp.errors import UsageError, exit_with_message
 from samcp.evaluation.instances import to_coco_results
 from samcp.photo_patches import photo_patches
 from samcp.predictor import Answer, Predictor
@@ -28,12 +28,8 @@ _MAX_8_BITS = 255  # maximum number of classes in an 8-bit map; 255 is unlabeled
 
 
 def main(arguments: argparse.Namespace) -> None:
-    try:
+    with exit_with_message(ValueError, OSError, interrupted="interrupted; patches that are done are kept"):
         run(arguments)
-    except (*USER_ERRORS, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; patches that are done are kept")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from samcp.contours.training import SHARES, ContourTrainer, Schedule
 from samcp.data.build import load_dataset
 from samcp.data.files import write_json
 from samcp.data.patch_caches import image_root
-from samcp.errors import USER_ERRORS
+from samcp.errors import exit_with_message
 from samcp.evaluation.patch_quality import measure_dataset
 
 _LEVELS = 40  # heights at which the covering is computed
@@ -34,12 +33,8 @@ _ROUNDS = 2  # of sampling pairs from the hierarchy of the last cost
 
 
 def main(arguments: argparse.Namespace) -> None:
-    try:
+    with exit_with_message(interrupted="interrupted; repeat the same command to continue from the last checkpoint"):
         run(arguments)
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; repeat the same command to continue from the last checkpoint")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """Training of the learned words of samcp.modeling.naming on annotated regions."""
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from proposal_cache.generation.sources import read_image
 from samcp.data.build import load_dataset
 from samcp.data.datasets.custom.register import register_files
 from samcp.data.ground_truth import read_ground_truth
-from samcp.errors import USER_ERRORS, DataError
+from samcp.errors import DataError, exit_with_message
 from samcp.modeling.naming.imagenet import ImageNetNamer, LearnedWords
 from samcp.modeling.naming.words import word_table
 from samcp.modeling.open_vocabulary import mask_weights
@@ -46,12 +45,8 @@ class Regions:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    try:
+    with exit_with_message():
         run(arguments)
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
 
 
 def run(arguments: argparse.Namespace) -> None:
