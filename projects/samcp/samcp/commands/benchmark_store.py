@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,21 +43,22 @@ def main(arguments: argparse.Namespace) -> None:
         print(read_in_parallel(ours.path, images, reads, arguments.workers))
 
 
-class Format:
+class Format(ABC):
     """Storage format for the patches of many images, in a file or folder at `path`."""
 
     name: str
     path: Path
 
+    @abstractmethod
     def write(self, key: str, patches: Patches) -> None:
-        raise NotImplementedError
+        """Write the patches of an image."""
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027  (optional)
         """Finish writing after the last image."""
 
+    @abstractmethod
     def opened(self) -> Callable[[str], Any]:
         """Return a function that loads the patches of a key, in the format's own representation."""
-        raise NotImplementedError
 
     def files(self) -> list[Path]:
         return list(self.path.iterdir()) if self.path.is_dir() else [self.path]
