@@ -4,7 +4,7 @@
     python scripts/prepare_ccp.py
 
 The folder contains images/{train,val}/ID.jpg and annotations/{train,val}/ID.png with the release's 59 labels. Writes
-labels/{train,val}/ID.png with 33 classes. Existing files are kept.
+labels/{train,val}/ID.png with 16 classes. Existing files are kept.
 """
 
 from samcp.command_line import conversion_parser

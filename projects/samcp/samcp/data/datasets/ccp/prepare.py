@@ -1,4 +1,4 @@
-"""Conversion of CCP's label maps from 59 to 33 classes."""
+"""Conversion of CCP's label maps from 59 to 16 classes."""
 
 from functools import partial
 from pathlib import Path

@@ -1,13 +1,14 @@
 """Clothing Co-Parsing: street photographs of people in 59 classes of clothes, skin and hair (Yang et al., CVPR 2014).
 
-Classes that are in fewer than 30 of the 800 training images are merged into similar ones, which leaves 33 classes.
+Names that patches of 800 images cannot tell apart (jacket and blazer), or that are in fewer than 30 of them (cape), are
+merged, which leaves 16 classes.
 
 Layout under DETECTRON2_DATASETS, where scripts/prepare_ccp.py writes `labels`:
 
     ccp/
       images/{train,val}/ID.jpg
       annotations/{train,val}/ID.png    labels of the release, 0..58
-      labels/{train,val}/ID.png         class ids 0..32
+      labels/{train,val}/ID.png         class ids 0..15
 """
 
 import os
@@ -24,17 +25,16 @@ _RELEASED = (  # noqa: SIM905 (a list would take 59 lines)
     "sweater sweatshirt swimwear t-shirt tie tights top vest wallet watch wedges"
 ).split()
 _MERGED = {
+    "top": "blouse bra cardigan hoodie intimate jumper shirt sweater sweatshirt t-shirt vest",
+    "coat": "blazer cape jacket suit",
     "dress": "bodysuit romper swimwear",
-    "top": "bra intimate panties",
-    "coat": "cape",
-    "sweater": "cardigan jumper",
-    "sweatshirt": "hoodie",
-    "shoes": "clogs flats heels loafers pumps sneakers wedges",
-    "jewelry": "bracelet earrings necklace ring watch",
+    "pants": "jeans leggings",
+    "shorts": "panties",
+    "stockings": "socks tights",
+    "shoes": "boots clogs flats heels loafers pumps sandals sneakers wedges",
     "sunglasses": "glasses",
-    "accessories": "gloves tie",
-    "stockings": "tights",
-    "purse": "wallet",
+    "bag": "purse wallet",
+    "accessories": "bracelet earrings gloves necklace ring scarf tie watch",
 }
 _CLASS_OF = {member: name for name, members in _MERGED.items() for member in members.split()}
 
