@@ -177,7 +177,7 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False
     # Evaluate Prompt I and Prompt II against the ground-truth affinity.
     cfg.MODEL.SAMCP.TEST.PROMPTS_ON = False
-    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.5  # minimum score of Prompt II for two patches of one instance
+    cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.4  # minimum score of Prompt II for two patches of one instance
     # Evaluate the ground-truth affinity instead of the model: the upper bound for the given patches.
     cfg.TEST.ORACLE = False
 

@@ -205,8 +205,7 @@ def test_same_instance() -> None:
                 by_query = [
                     max(float(predictions.instance_scores[m, c]) for c in classes)
                     * math.prod(
-                        float((predictions.instance_affinity[m, n] - low[m]) / (high[m] - low[m])) ** 0.5
-                        for n in (i, j)
+                        float((predictions.instance_affinity[m, n] - low[m]) / (high[m] - low[m])) for n in (i, j)
                     )
                     for m in range(5)
                 ]

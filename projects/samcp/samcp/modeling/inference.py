@@ -220,7 +220,7 @@ class Inference:
     def same_instance(self, predictions: Predictions, classes: Sequence[int]) -> Tensor:
         """Compute Prompt II, (N, N): the probability that two patches belong to one instance of some thing classes.
 
-        P(i, j) = max over instance queries m of s_m (Ā_mi Ā_mj)^½, with s_m the highest score of `classes` and Ā the
+        P(i, j) = max over instance queries m of s_m Ā_mi Ā_mj, with s_m the highest score of `classes` and Ā the
         normalised affinity. So two patches are one instance if a confident query contains both. The affinities of a
         patch's own query are not enough: an unmatched query is taught its own patch alone.
         """
@@ -231,7 +231,7 @@ class Inference:
         scores = predictions.instance_scores[:, list(classes)].amax(-1)
         top = scores.topk(min(self.top_instances, len(scores)))
         everywhere = torch.ones(num_patches, dtype=torch.bool)
-        claims = normalize_affinity(predictions.instance_affinity[top.indices].float(), everywhere).sqrt()
+        claims = normalize_affinity(predictions.instance_affinity[top.indices].float(), everywhere)
         for score, claim in zip(top.values, claims, strict=True):
             torch.maximum(joint, score * torch.outer(claim, claim), out=joint)
         return joint
