@@ -26,20 +26,20 @@ def ccp(tmp_path):
 
 
 def test_classes():
-    assert len(CLASSES) == len(set(CLASSES)) == 33
+    assert len(CLASSES) == len(set(CLASSES)) == 16
     assert CLASSES[0] == "background"
     assert len(CLASS_IDS) == 59
-    assert set(CLASS_IDS) == set(range(33))
+    assert set(CLASS_IDS) == set(range(16))
 
 
-def test_conversion_merges_rare_classes(ccp):
+def test_conversion_merges_classes(ccp):
     assert prepare_ccp(ccp) == {"train": "1 label maps", "val": "1 label maps"}
     [record] = DatasetCatalog.get("ccp_val")
     converted = read_label_map(record["sem_seg_file_name"])
     names = [CLASSES[i] for i in converted[0]]
-    assert names[:7] == ["background", "accessories", "bag", "belt", "blazer", "blouse", "dress"]  # 6: bodysuit
+    assert names[:7] == ["background", "accessories", "bag", "belt", "coat", "top", "dress"]  # 6: bodysuit
     assert names[58] == "shoes"  # wedges
-    assert names[49] == "sweatshirt"
+    assert names[49] == "top"  # sweatshirt
 
 
 def test_existing_label_maps_are_kept(ccp):
