@@ -63,7 +63,7 @@ class Group:
     Attributes:
         patches: indices of the patches, in ascending order.
         mask: (H, W) bool, their union.
-        score: of the instance, times the affinity of the given patch with it.
+        score: probability that the given patch belongs to an instance of the words.
     """
 
     patches: tuple[int, ...]
