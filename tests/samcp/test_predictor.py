@@ -107,7 +107,7 @@ def test_prompts_equal_definition(predictor, scene):
     disc = NAMES.index("disc")
     best = score[first:, disc].topk(min(100, len(affinity) - first)).indices + first
     low, high = affinity[best].amin(1, keepdim=True), affinity[best].amax(1, keepdim=True)
-    claims = ((affinity[best] - low) / (high - low)).sqrt()
+    claims = (affinity[best] - low) / (high - low)
     joint = (score[best, disc, None, None] * claims[:, :, None] * claims[:, None, :]).amax(0)
     assert torch.allclose(result.affinities("disc"), joint, atol=1e-6)
     assert (result.affinities() >= result.affinities("disc")).all(), "the default label is any thing class"
