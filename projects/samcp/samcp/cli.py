@@ -1,46 +1,23 @@
 """Command line: samcp COMMAND."""
 
 import argparse
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from samcp import model_zoo
-from samcp.command_line import command_parser
+from samcp.command_line import add_check_options, add_training_options, command_parser
 
 _DESCRIPTION = """\
 Segment photographs by words, with the patches of Segment Anything or without a download.
 
     samcp segment photo.jpg --words "cat, sofa, wall~"
     samcp models
+    samcp check --register beach.yaml
+    samcp train --register beach.yaml --config-file custom/semantic DATASETS.TRAIN "('beach_train',)"
+
+samcp COMMAND --help explains a command.
 """
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exits with one message on an error that the user can fix."""
-    parsed = _parser().parse_args(arguments)
-    if parsed.command == "models":
-        print(model_zoo.table())
-        return
-
-    from samcp.commands import segment
-
-    segment.main(parsed)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser(_DESCRIPTION)
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    commands.add_parser("models", help="list the shipped models", description="List the models that are shipped.")
-    _add_segment(
-        commands.add_parser(
-            "segment",
-            help="segment photographs",
-            description=_SEGMENT,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
-    return parser
-
 
 _SEGMENT = """\
 Segment photographs by words.
@@ -58,6 +35,58 @@ segment ids, panoptic/KEY.png, and panoptic.json in COCO's format. For a model w
 semantic, it has label maps, semantic/KEY.png, with 255 for unlabeled pixels (with more than 255 classes: 16 bits,
 65535); with --task instance, instances.json in COCO's result format.
 """
+
+_TRAIN = """\
+Train a model; the same as projects/samcp/train_net.py, with the options of Detectron2.
+
+    samcp train --config-file coco/panoptic/samcp_R50_12ep --num-gpus 8
+    samcp train --config-file miniature/demo OUTPUT_DIR output/tour SOLVER.MAX_ITER 500
+"""
+
+_EVAL = """\
+Evaluate a model on the datasets of DATASETS.TEST; the same as projects/samcp/train_net.py --eval-only.
+
+    samcp eval --config-file miniature/demo MODEL.WEIGHTS output/tour/model_final.pth
+    samcp eval --config-file miniature/demo TEST.ORACLE True
+"""
+
+_CHECK = """\
+Check datasets for errors that would stop or degrade training; the same as scripts/check_dataset.py.
+
+    samcp check --register beach.yaml
+    samcp check coco_2017_val_panoptic --patches datasets/coco/sam_patches/val2017
+"""
+
+
+# Command -> module of samcp.commands, imported when the command runs, since it needs PyTorch.
+_MODULES = {"segment": "segment", "train": "train", "eval": "train", "check": "check_dataset"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exits with one message on an error that the user can fix."""
+    parsed = _parser().parse_args(arguments)
+    if parsed.command == "models":
+        print(model_zoo.table())
+    else:
+        importlib.import_module(f"samcp.commands.{_MODULES[parsed.command]}").main(parsed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser(_DESCRIPTION)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, description: str) -> argparse.ArgumentParser:
+        formatter = argparse.RawDescriptionHelpFormatter
+        return commands.add_parser(name, help=summary, description=description, formatter_class=formatter)
+
+    _add_segment(add("segment", "segment photographs", _SEGMENT))
+    add("models", "list the shipped models", "List the models that are shipped.")
+    for name, summary, description in (("train", "train a model", _TRAIN), ("eval", "evaluate a model", _EVAL)):
+        options = add(name, summary, description)
+        add_training_options(options)
+        options.set_defaults(eval_only=name == "eval")
+    add_check_options(add("check", "check a dataset", _CHECK))
+    return parser
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:
