@@ -56,13 +56,9 @@ class RefineGenerator:
         require_rgb(image)
         patches = self.generator(image)
         first_source = len(descriptions(self.generator))
-        given = [_clipped(box, patches.height, patches.width) for box in boxes]
-        for window in [*given, *self.windows(patches)]:
-            found = generate_in_window(self._detail, image, window, first_source)
-            found = found.select(_is_whole(found, window) & (found.areas > 0))
-            new = found.iou(patches).max(1, initial=0) <= self.duplicate_iou
-            patches = Patches.concatenate([patches, found.select(new)])
-        return patches
+        given = [clip_box(box, patches.height, patches.width) for box in boxes]
+        windows = [*given, *self.windows(patches)]
+        return add_patches(patches, image, windows, self._detail, first_source, self.duplicate_iou)
 
     def windows(self, patches: Patches) -> list[Box]:
         """Return the windows to search again, highest priority first."""
@@ -77,7 +73,7 @@ class RefineGenerator:
                 share = float(covered[y0:y1, x0:x1].mean())
                 if inside.sum() >= self.small_patches or share <= self.coverage:
                     dx, dy = self.margin * (x1 - x0), self.margin * (y1 - y0)
-                    window = _clipped((x0 - dx, y0 - dy, x1 + dx, y1 + dy), height, width)
+                    window = clip_box((x0 - dx, y0 - dy, x1 + dx, y1 + dy), height, width)
                     ranked.append((inside.sum() / max(self.small_patches, 1) + 1 - share, window))
         ranked.sort(key=lambda item: -item[0])
         return [window for _, window in ranked[: self.max_windows]]
@@ -87,7 +83,34 @@ class RefineGenerator:
         return self.detail or self.generator
 
 
-def _clipped(box: Sequence[float], height: int, width: int) -> Box:
+def add_patches(
+    patches: Patches,
+    image: NDArray[np.uint8],
+    windows: Sequence[Box],
+    generator: Generator,
+    first_source: int = 0,
+    duplicate_iou: float = 0.7,
+) -> Patches:
+    """Return the patches of an image and those of enlarged windows, except truncated patches and duplicates.
+
+    Args:
+        patches: N patches, kept in front.
+        image: (H, W, 3) RGB.
+        windows: (x0, y0, x1, y1) in whole pixels, see `clip_box`.
+        generator: resizes each window to its own input size.
+        first_source: added to the source of new patches.
+        duplicate_iou: mask IoU with another patch above which a new patch is a duplicate.
+    """
+    for window in windows:
+        found = generate_in_window(generator, image, window, first_source)
+        found = found.select(_is_whole(found, window) & (found.areas > 0))
+        new = found.iou(patches).max(1, initial=0) <= duplicate_iou
+        patches = Patches.concatenate([patches, found.select(new)])
+    return patches
+
+
+def clip_box(box: Sequence[float], height: int, width: int) -> Box:
+    """Return the whole pixels inside the image that a box touches; raise CacheError if there are none."""
     x0, y0 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
     x1, y1 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
     if x0 >= x1 or y0 >= y1:

@@ -10,7 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from proposal_cache import PatchCache, Patches
+from proposal_cache import CacheError, PatchCache, Patches
 from proposal_cache.generators.contours import ContourGenerator
 from samcp import SAMCP, add_samcp_config
 from samcp.checkpoint import Checkpointer
@@ -54,7 +54,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
-    return Predictor.load(checkpoint)
+    return Predictor.from_pretrained(checkpoint)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def images(synthetic):
 
 @pytest.fixture
 def scene(predictor, images):
-    return predictor.encode(*images[0])
+    return predictor(*images[0])
 
 
 def test_segmentations_equal_evaluation(predictor, synthetic, images, monkeypatch):
@@ -77,13 +77,13 @@ def test_segmentations_equal_evaluation(predictor, synthetic, images, monkeypatc
     [[inputs], *_] = build_test_loader(cfg, "synthetic_val")
     with torch.no_grad():
         [expected] = predictor.model([inputs])
-    answer = predictor.encode(*images[0]).ask()
-    assert torch.equal(answer.semantic(), expected["sem_seg"])
-    ids, segments = answer.panoptic()
+    result = predictor(*images[0]).segment()
+    assert torch.equal(result.semantic, expected["sem_seg"])
+    ids, segments = result.panoptic
     assert torch.equal(ids, expected["panoptic_seg"][0])
     assert segments == expected["panoptic_seg"][1]
     assert segments, "segments are required for this comparison"
-    instances = answer.instances()
+    instances = result.instances
     assert torch.equal(instances.scores, expected["instances"].scores)
     assert torch.equal(instances.pred_classes, expected["instances"].pred_classes)
     assert instances.pred_masks.rles == expected["instances"].pred_masks.rles
@@ -96,9 +96,9 @@ def test_prompts_equal_definition(predictor, scene):
         queries, outputs = model._decode(scene.encoded, embeddings)
         score = model.classifier(outputs[-1].queries, embeddings)[0].sigmoid()
         affinity = outputs[-1].affinity_logits[0].sigmoid()
-    answer, first = scene.ask(), queries.num_semantic
-    stuff = [c for c, is_thing in enumerate(answer.vocabulary.is_thing) if not is_thing]
-    labels = answer.label_scores()
+    result, first = scene.segment(), queries.num_semantic
+    stuff = [c for c, is_thing in enumerate(result.vocabulary.is_thing) if not is_thing]
+    labels = result.labels.scores
     assert labels.shape == (len(scene.patches), len(NAMES))
     for c in range(len(NAMES)):
         rows = slice(stuff.index(c), stuff.index(c) + 1) if c in stuff else slice(first, None)
@@ -109,91 +109,91 @@ def test_prompts_equal_definition(predictor, scene):
     low, high = affinity[best].amin(1, keepdim=True), affinity[best].amax(1, keepdim=True)
     claims = ((affinity[best] - low) / (high - low)).sqrt()
     joint = (score[best, disc, None, None] * claims[:, :, None] * claims[:, None, :]).amax(0)
-    assert torch.allclose(answer.affinities("disc"), joint, atol=1e-6)
-    assert (answer.affinities() >= answer.affinities("disc")).all(), "the default label is any thing class"
+    assert torch.allclose(result.affinities("disc"), joint, atol=1e-6)
+    assert (result.affinities() >= result.affinities("disc")).all(), "the default label is any thing class"
 
 
 def test_path_and_array_are_equivalent(predictor, images):
     path, patches = images[0]
     pixels = np.asarray(Image.open(path))
     assert torch.equal(
-        predictor.encode(path, patches).ask().label_scores(), predictor.encode(pixels, patches).ask().label_scores()
+        predictor(path, patches).segment().labels.scores, predictor(pixels, patches).segment().labels.scores
     )
     bgr = Predictor(predictor.model, augmentations=predictor.augmentations.augs, image_format="BGR")
     mirrored = np.ascontiguousarray(pixels[:, :, ::-1])
     assert torch.equal(
-        bgr.encode(pixels, patches).ask().label_scores(), predictor.encode(mirrored, patches).ask().label_scores()
+        bgr(pixels, patches).segment().labels.scores, predictor(mirrored, patches).segment().labels.scores
     )
 
 
-def test_encode_batch_equals_encode(predictor, images):
+def test_batch_equals_single_images(predictor, images):
     paths, patches = [path for path, _ in images], [images[0][1], images[1][1].select(slice(5))]
-    scenes = predictor.encode_batch(paths, patches)
+    scenes = predictor.batch(paths, patches)
     for path, own, together in zip(paths, patches, scenes, strict=True):
-        answer, alone = together.ask(), predictor.encode(path, own).ask()
+        result, alone = together.segment(), predictor(path, own).segment()
         assert len(together.patches) == len(own)
-        assert torch.allclose(answer.label_scores(), alone.label_scores(), atol=1e-5)
-        assert torch.allclose(answer.affinities(), alone.affinities(), atol=1e-5)
+        assert torch.allclose(result.labels.scores, alone.labels.scores, atol=1e-5)
+        assert torch.allclose(result.affinities(), alone.affinities(), atol=1e-5)
 
 
 def test_inside_region_reuses_features(predictor, images):
     path, patches = images[0]
     runs = []
     handle = predictor.model.backbone.register_forward_hook(lambda *_: runs.append(1))
-    scene = predictor.encode(path, patches)
+    scene = predictor(path, patches)
     region = np.zeros((patches.height, patches.width), dtype=bool)
     region[:, : patches.width // 2] = True
     inside = scene.inside(region)
-    answer = inside.ask()
+    result = inside.segment()
     handle.remove()
     assert len(runs) == 1
     share = [(mask & region).sum() / mask.sum() for mask in patches.decode()]
     expected = patches.select(np.flatnonzero(np.array(share) >= 0.8))
     assert 1 < len(expected) < len(patches)
     assert inside.patches.rles == expected.rles
-    alone = predictor.encode(path, expected).ask()
-    assert torch.allclose(answer.label_scores(), alone.label_scores(), atol=1e-6)
-    assert (answer.panoptic()[0].numpy()[~np.logical_or.reduce(expected.decode())] == 0).all()
+    alone = predictor(path, expected).segment()
+    assert torch.allclose(result.labels.scores, alone.labels.scores, atol=1e-6)
+    assert (result.panoptic[0].numpy()[~np.logical_or.reduce(expected.decode())] == 0).all()
 
 
 def test_with_patches(predictor, images):
     path, patches = images[0]
     finer = ContourGenerator(patches=80)(np.asarray(Image.open(path)))
-    answer = predictor.encode(path, patches).with_patches(finer).ask()
-    assert torch.allclose(answer.label_scores(), predictor.encode(path, finer).ask().label_scores(), atol=1e-6)
+    result = predictor(path, patches).with_patches(finer).segment()
+    assert torch.allclose(result.labels.scores, predictor(path, finer).segment().labels.scores, atol=1e-6)
 
 
-def test_ask_other_vocabulary(predictor, scene):
+def test_other_vocabulary(predictor, scene):
     """Semantic queries do not attend to each other, so the scores of a class do not depend on the vocabulary."""
-    first = scene.ask()
-    before = first.panoptic()[1]
+    first = scene.segment()
+    before = first.panoptic[1]
     chosen = [len(NAMES) - 1, 1, 0]
     things = first.vocabulary.is_thing
-    few = scene.ask(Vocabulary(tuple(NAMES[c] for c in chosen), tuple(things[c] for c in chosen)))
-    assert torch.allclose(few.label_scores(), first.label_scores()[:, chosen], atol=1e-6)
-    assert set(few.semantic().unique().tolist()) <= {-1, 0, 1, 2}
-    assert first.panoptic()[1] == before, "earlier answers must not change"
-    assert torch.equal(scene.ask().label_scores(), first.label_scores())
+    few = scene.segment(Vocabulary(tuple(NAMES[c] for c in chosen), tuple(things[c] for c in chosen)))
+    assert torch.allclose(few.labels.scores, first.labels.scores[:, chosen], atol=1e-6)
+    assert set(few.semantic.unique().tolist()) <= {-1, 0, 1, 2}
+    assert first.panoptic[1] == before, "earlier results must not change"
+    assert torch.equal(scene.segment().labels.scores, first.labels.scores)
 
 
 def test_rejects_words_that_were_not_learned(scene):
-    with pytest.raises(ValueError, match=r"has learned the classes .*, not kite; .*CLIP's text encoder"):
-        scene.ask(Vocabulary(("kite", NAMES[0]), (True, True)))
-    assert scene.ask().vocabulary.names == NAMES
+    with pytest.raises(ValueError, match=r"not learned 'rings' \(near: ring, .*CLIP's text encoder"):
+        scene.segment(Vocabulary(("rings", NAMES[0]), (True, True)))
+    assert scene.segment().vocabulary.names == NAMES
 
 
 def test_image_without_patches(predictor, images):
     path, patches = images[0]
     empty = Patches.empty(patches.height, patches.width)
-    everything = predictor.encode(path, patches)
+    everything = predictor(path, patches)
     nowhere = np.zeros((patches.height, patches.width), dtype=bool)
-    for scene in (predictor.encode(path, empty), everything.inside(nowhere)):
-        answer = scene.ask()
-        assert answer.label_scores().shape == (0, len(NAMES))
-        assert answer.affinities().shape == answer.affinities(NAMES[0]).shape == (0, 0)
-        assert (answer.semantic() == -1).all()
-        assert len(answer.instances()) == 0
-        assert answer.panoptic()[1] == []
+    for scene in (predictor(path, empty), everything.inside(nowhere)):
+        result = scene.segment()
+        assert result.labels.scores.shape == (0, len(NAMES))
+        assert result.affinities().shape == result.affinities(NAMES[0]).shape == (0, 0)
+        assert (result.semantic == -1).all()
+        assert len(result.instances) == 0
+        assert result.panoptic[1] == []
 
 
 def test_model_file_contains_vocabulary(checkpoint, images, tmp_path):
@@ -201,18 +201,18 @@ def test_model_file_contains_vocabulary(checkpoint, images, tmp_path):
     file = ModelFile.of_checkpoint(checkpoint)
     text = file.config.replace("synthetic_train", "never_registered")
     ModelFile(file.tensors, text, file.vocabulary).save(tmp_path / "model.safetensors")
-    loaded = Predictor.load(tmp_path / "model.safetensors", device="cpu")
+    loaded = Predictor.from_pretrained(tmp_path / "model.safetensors", device="cpu")
     assert loaded.vocabulary == file.vocabulary
-    expected = Predictor.load(checkpoint).encode(*images[0]).ask().label_scores()
-    assert torch.equal(loaded.encode(*images[0]).ask().label_scores(), expected)
+    expected = Predictor.from_pretrained(checkpoint)(*images[0]).segment().labels.scores
+    assert torch.equal(loaded(*images[0]).segment().labels.scores, expected)
 
 
 def test_model_without_instance_queries(images):
     cfg = config(MODEL__SAMCP__INSTANCE_QUERIES=False, MODEL__SAMCP__SEMANTIC_QUERIES="all")
-    answer = Predictor(model_of(cfg), augmentations=[], image_format="RGB").encode(*images[0]).ask()
-    assert (answer.label_scores() > 0).all(), "things also have semantic queries"
+    result = Predictor(model_of(cfg), augmentations=[], image_format="RGB")(*images[0]).segment()
+    assert (result.labels.scores > 0).all(), "things also have semantic queries"
     with pytest.raises(ValueError, match="INSTANCE_QUERIES"):
-        answer.affinities()
+        result.affinities()
 
 
 class TestBadInput:
@@ -222,30 +222,30 @@ class TestBadInput:
 
     def test_no_checkpoint(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"gone.pth: no such checkpoint"):
-            Predictor.load(tmp_path / "gone.pth")
+            Predictor.from_pretrained(tmp_path / "gone.pth")
 
     def test_patches_of_another_image(self, predictor, scene, images):
         with pytest.raises(DataError, match=r"96 x 128 pixels .* 50 x 60"):
-            predictor.encode(images[0][0], Patches.empty(50, 60))
+            predictor(images[0][0], Patches.empty(50, 60))
         with pytest.raises(DataError, match=r"96 x 128 pixels .* 50 x 60"):
             scene.with_patches(Patches.empty(50, 60))
 
     @pytest.mark.parametrize("image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8)])
     def test_invalid_image(self, predictor, image):
-        with pytest.raises(DataError, match=r"\(H, W, 3\) uint8 RGB"):
-            predictor.encode(image, Patches.empty(9, 9))
+        with pytest.raises(DataError, match=r"an \(H, W, 3\) uint8 RGB array or a \(3, H, W\) uint8"):
+            predictor(image, Patches.empty(9, 9))
 
     def test_missing_image(self, predictor, tmp_path):
-        with pytest.raises(DataError, match=r"gone.jpg"):
-            predictor.encode(tmp_path / "gone.jpg", Patches.empty(9, 9))
+        with pytest.raises(CacheError, match=r"gone.jpg cannot be read"):
+            predictor(tmp_path / "gone.jpg", Patches.empty(9, 9))
 
     def test_invalid_labels(self, scene):
-        answer = scene.ask()
-        stuff = NAMES[answer.vocabulary.is_thing.index(False)]
+        result = scene.segment()
+        stuff = NAMES[result.vocabulary.is_thing.index(False)]
         with pytest.raises(ValueError, match=rf"'{stuff}' is stuff"):
-            answer.affinities(stuff)
-        with pytest.raises(ValueError, match=r"'kite' is not in the vocabulary; its classes are"):
-            answer.affinities("kite")
+            result.affinities(stuff)
+        with pytest.raises(ValueError, match=r"'rung' is not one of the .* classes .*mean: ring"):
+            result.affinities("rung")
 
 
 def test_readme_example(checkpoint, synthetic, tmp_path, monkeypatch):
@@ -261,4 +261,4 @@ def test_readme_example(checkpoint, synthetic, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     variables = {}
     exec(re.sub(r"^print\(", "shown = (", code, flags=re.MULTILINE), variables)
-    assert variables["finer"].vocabulary.names == NAMES
+    assert variables["parts"].vocabulary.names == NAMES

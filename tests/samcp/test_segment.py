@@ -20,10 +20,9 @@ from proposal_cache.generation.sources import from_folder, read_image
 from proposal_cache.generators.contours import ContourGenerator
 from samcp import SAMCP, add_samcp_config, cli, model_zoo
 from samcp.checkpoint import Checkpointer
-from samcp.commands.segment import write_answer
 from samcp.data.ground_truth import read_label_map, read_panoptic_ids
 from samcp.modeling.inference import Inference, Predictions
-from samcp.predictor import Answer
+from samcp.result import Result
 from samcp.vocabulary import Vocabulary
 from tests.conftest import Synthetic
 
@@ -90,9 +89,9 @@ def test_label_map_of_many_classes_has_16_bits(synthetic: Synthetic, tmp_path: P
         instance_affinity=torch.zeros(0, len(patches)),
     )
     inference = Inference(thing_classes=[], num_classes=300)
-    answer = Answer(Vocabulary(names, (False,) * 300), patches, predictions, inference, has_instances=False)
     pixels = read_image(synthetic.folder / "val" / "val_00000.jpg")
-    assert write_answer(answer, "semantic", "val_00000", pixels, tmp_path) == []
+    result = Result(Vocabulary(names, (False,) * 300), pixels, patches, predictions, inference, has_instances=False)
+    assert result.save(tmp_path, "val_00000") == [tmp_path / "val_00000.jpg", tmp_path / "semantic" / "val_00000.png"]
     labels = read_label_map(str(tmp_path / "semantic" / "val_00000.png"))
     assert set(np.unique(labels).tolist()) <= {299, 65535}
     assert (labels == 299).any()
@@ -112,7 +111,7 @@ def test_errors(synthetic: Synthetic, tmp_path: Path) -> None:
         run("--weights", weights, *where, "--device", "what")
     with pytest.raises(SystemExit, match=r"error: .*Not a directory"):
         run("--weights", weights, *where[:-1], weights / "out")
-    with pytest.raises(SystemExit, match=r"error: .*has learned the classes .*, not kite"):
+    with pytest.raises(SystemExit, match=r"error: .*has not learned 'kite' .near: nothing.; it knows"):
         run("--weights", weights, *where, "--words", "kite")
     with pytest.raises(SystemExit, match=r"error: .*vocabulary ''"):  # for example, from an unset shell variable
         run("--weights", weights, *where, "--words", "")

@@ -1,5 +1,6 @@
 """Vocabulary: the classes of a dataset or a user, with synonyms; things and stuff share one numbering."""
 
+import difflib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from samcp.errors import DataError
 
 STUFF = "~"  # suffix of the name of a stuff class
 
+_NEAREST = 5
 _FC_CLIP_LINE = re.compile(r"\d+:")
 _FC_CLIP_NO_CLASS = "invalid_class_id"
 _FOLDER = Path(__file__).parent / "vocabularies"
@@ -228,6 +230,16 @@ def word_key(word: str) -> str:
     True
     """
     return " ".join(unicodedata.normalize("NFKC", word).casefold().split())
+
+
+def nearest_words(word: str, known: Iterable[str]) -> list[str]:
+    """Return up to five known words that are written similarly, the most similar first.
+
+    >>> nearest_words("Elefant", ["dog", "elephant"])
+    ['elephant']
+    """
+    keys = {word_key(name): name for name in known}
+    return [keys[key] for key in difflib.get_close_matches(word_key(word), keys, _NEAREST, cutoff=0.6)]
 
 
 def is_path(text: str) -> bool:

@@ -123,7 +123,7 @@ def test_learned_embedding() -> None:
     table.set_words([("sea",)])
     assert torch.equal(table(), both[1:])
     for ask in (table.set_words, table.check_words):
-        with pytest.raises(ValueError, match=r"learned the classes kite, sea, not dragon"):
+        with pytest.raises(ValueError, match=r"not learned 'dragon' \(near: nothing\); it knows 2 classes: kite, sea;"):
             ask([("dragon",)])
     table.check_words([("kite",)])
     assert torch.equal(table(), both[1:]), "check_words must not change the table"

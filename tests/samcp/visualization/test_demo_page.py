@@ -48,7 +48,7 @@ def test_photograph_rows_contain_coverage(photographs, tmp_path):
             left = np.zeros((1, height, width), bool)
             left[0, :, : width // 2] = True
             writer.add(name, Patches.from_masks(left))
-    predictor = Predictor.load("samcp-everyday-lite")
+    predictor = Predictor.from_pretrained("samcp-everyday-lite")
     rows = photograph_rows(photographs, PatchCache(tmp_path / "patches"), predictor)
     assert [row.title.partition(":")[0] for row in rows] == list(PHOTOGRAPHS)
     assert rows[2].title == "coffee: cup, spoon, plate, table"

@@ -31,25 +31,26 @@ def main(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Time all images and print the table."""
-    predictor = Predictor.load(arguments.weights, device=arguments.device, clip=arguments.clip)
-    generator = build_generator(arguments)
+    predictor = Predictor.from_pretrained(
+        arguments.weights, device=arguments.device, clip=arguments.clip, generator=build_generator(arguments)
+    )
     files = [str(image.path) for image in from_folder(arguments.images)][: arguments.limit]
-    time_image(predictor, generator, files[0], arguments.device)  # warm-up
+    time_image(predictor, files[0], arguments.device)  # warm-up
     if arguments.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    rows = [time_image(predictor, generator, file, arguments.device) for file in tqdm(files, unit="image")]
+    rows = [time_image(predictor, file, arguments.device) for file in tqdm(files, unit="image")]
     print(format_table(np.array([seconds for seconds, _ in rows])))
     print(f"{len(files)} images, {np.mean([count for _, count in rows]):.0f} patches per image; {describe(arguments)}")
     print(_PAPER)
 
 
-def time_image(predictor: Predictor, generator: Generator, file: str, device: str) -> tuple[list[float], int]:
+def time_image(predictor: Predictor, file: str, device: str) -> tuple[list[float], int]:
     """Segment one image; return the seconds of each of _STAGES and the number of patches."""
     image = read_image(file, "RGB")
-    patches, generate = _timed(lambda: generator(image), device)
-    scene, encode = _timed(lambda: predictor.encode(image, patches), device)
-    answer, decode = _timed(scene.ask, device)
-    _, merge = _timed(lambda: answer.inference(answer.predictions, patches), device)
+    patches, generate = _timed(lambda: predictor.generator(image), device)
+    scene, encode = _timed(lambda: predictor(image, patches), device)
+    result, decode = _timed(scene.segment, device)
+    _, merge = _timed(lambda: result.inference(result.predictions, patches), device)
     return [generate, encode, decode, merge, encode + decode + merge, generate + encode + decode + merge], len(patches)
 
 

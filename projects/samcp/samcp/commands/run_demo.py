@@ -168,7 +168,9 @@ def paint(cfg: CfgNode, folder: Path, table: list[list[str]], commands: list[str
         batches = itertools.islice(_Trainer.build_test_loader(cfg, name), _PICTURES)
         predictions = [output for batch in batches for output in model(batch)]
         photographs = photograph_rows(
-            folder / "photographs", PatchCache(folder / "patches" / "photographs"), Predictor.load(_PHOTOGRAPH_MODEL)
+            folder / "photographs",
+            PatchCache(folder / "patches" / "photographs"),
+            Predictor.from_pretrained(_PHOTOGRAPH_MODEL),
         )
     return write_demo_page(
         folder,

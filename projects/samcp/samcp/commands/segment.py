@@ -3,28 +3,22 @@
 import argparse
 import sys
 import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from proposal_cache import ContourGenerator, PatchCache, Patches
+from proposal_cache import PatchCache, Patches
 from proposal_cache.generation.sources import ImageFile, SourceError, from_folder, from_list, image_size, read_image
 from proposal_cache.generators.base import Generator
 from proposal_cache.generators.sam import SamGenerator
 from samcp.config import load_config
-from samcp.data.files import write_image, write_json, write_label_map, write_panoptic_ids
 from samcp.errors import UsageError, exit_with_message
-from samcp.evaluation.instances import to_coco_results
 from samcp.photo_patches import photo_patches
-from samcp.predictor import Answer, Predictor
-from samcp.visualization.drawing import draw_prediction, vocabulary_metadata
+from samcp.predictor import Predictor
+from samcp.result import Result
+from samcp.result_files import save_results
 from samcp.vocabulary import Vocabulary
-
-_PICTURE_QUALITY = 92
-_MAX_8_BITS = 255  # maximum number of classes in an 8-bit map; 255 is unlabeled
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -44,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.patches:
         patches = _from_cache(images, PatchCache(arguments.patches))
     else:
-        patches = photo_patches(images, _generator(arguments, str(predictor.model.device)))
+        patches = photo_patches(images, _generator(arguments, predictor))
     written = _segment(images, patches, predictor, vocabulary, arguments)
     if not written:
         raise UsageError("no image could be segmented")
@@ -59,7 +53,7 @@ def _load(arguments: argparse.Namespace) -> Predictor:
         predictor = Predictor.from_config(load_config(arguments))
     else:
         device = "" if arguments.device == "auto" else arguments.device
-        predictor = Predictor.load(arguments.weights, device=device, clip=arguments.clip)
+        predictor = Predictor.from_pretrained(arguments.weights, device=device, clip=arguments.clip)
     threshold = getattr(arguments, "confidence_threshold", None)
     if threshold is not None:
         predictor.model.inference.score_threshold = threshold
@@ -115,9 +109,10 @@ def _from_cache(images: Sequence[ImageFile], cache: PatchCache) -> dict[str, Pat
     return {i.key: f"{i.url}: {failures[i.key]}" if i.key in failures else cache[i.key] for i in images}
 
 
-def _generator(arguments: argparse.Namespace, device: str) -> Generator:
+def _generator(arguments: argparse.Namespace, predictor: Predictor) -> Generator:
     if not arguments.checkpoint:
-        return ContourGenerator(device=device)
+        return predictor.generator
+    device = str(predictor.model.device)
     return SamGenerator.from_checkpoint(arguments.model_type, arguments.checkpoint, device=device)
 
 
@@ -132,50 +127,14 @@ def _segment(
     task = arguments.task or ("panoptic" if predictor.has_instances else "semantic")
     if task != "semantic" and not predictor.has_instances:
         raise UsageError(f"--task {task}: {arguments.weights} has no instances; use --task semantic")
-    pictures, listed, annotations = [], [], []
-    for image in tqdm(images, desc="segmentation", unit="image", mininterval=1):
-        image_patches = patches[image.key]
-        if isinstance(image_patches, str):
-            tqdm.write(f"skipped: {image_patches}", file=sys.stderr)
-            continue
-        pixels = read_image(image.url, image.data)
-        answer = predictor.encode(pixels, image_patches).ask(vocabulary)
-        annotations += write_answer(answer, task, image.key, pixels, arguments.output)
-        pictures.append(arguments.output / f"{image.key}.jpg")
-        height, width = pixels.shape[:2]
-        name = image.key + PurePosixPath(image.url).suffix
-        listed.append({"id": image.key, "file_name": name, "height": height, "width": width})
-    if task == "panoptic":
-        categories = [
-            {"id": i, "name": name, "isthing": int(is_thing)}
-            for i, (name, is_thing) in enumerate(zip(vocabulary.names, vocabulary.is_thing, strict=True))
-        ]
-        content = {"images": listed, "annotations": annotations, "categories": categories}
-        write_json(arguments.output / "panoptic.json", content)
-    elif task == "instance":
-        write_json(arguments.output / "instances.json", annotations)
-    return pictures
 
+    def results() -> Iterator[tuple[str, Result]]:
+        for image in tqdm(images, desc="segmentation", unit="image", mininterval=1):
+            image_patches = patches[image.key]
+            if isinstance(image_patches, str):
+                tqdm.write(f"skipped: {image_patches}", file=sys.stderr)
+                continue
+            scene = predictor(read_image(image.url, image.data), image_patches)
+            yield image.key + PurePosixPath(image.url).suffix, scene.segment(vocabulary)
 
-def write_answer(answer: Answer, task: str, key: str, pixels: np.ndarray, output: Path) -> list[dict[str, Any]]:
-    """Write picture and map of an image; return its annotations in COCO's format."""
-    annotations: list[dict[str, Any]] = []
-    prediction: dict[str, Any]
-    if task == "panoptic":
-        ids, segments = answer.panoptic()
-        prediction = {"panoptic_seg": (ids, segments)}
-        write_panoptic_ids(output / "panoptic" / f"{key}.png", ids.numpy())
-        infos = [{**{name: s[name] for name in ("id", "category_id", "area", "score")}, "iscrowd": 0} for s in segments]
-        annotations.append({"image_id": key, "file_name": f"{key}.png", "segments_info": infos})
-    elif task == "instance":
-        instances = answer.instances()
-        prediction = {"instances": instances[instances.scores > answer.inference.score_threshold]}
-        annotations += to_coco_results(instances, key)
-    else:
-        labels = answer.semantic()
-        prediction = {"sem_seg": labels}
-        depth = np.uint8 if len(answer.vocabulary.names) <= _MAX_8_BITS else np.uint16
-        write_label_map(output / "semantic" / f"{key}.png", labels.numpy().astype(depth))
-    picture = draw_prediction(pixels, prediction, vocabulary_metadata(answer.vocabulary))
-    write_image(output / f"{key}.jpg", picture, "JPEG", quality=_PICTURE_QUALITY)
-    return annotations
+    return [path for path in save_results(results(), arguments.output, task) if path.suffix == ".jpg"]

@@ -19,6 +19,7 @@ from proposal_cache.store.durable import make_directory, write_durably
 from samcp.errors import UsageError
 from samcp.modeling.clip import check_clip, load_clip
 from samcp.user_cache import cache_folder
+from samcp.vocabulary import nearest_words
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ Words = Sequence[Sequence[str]]  # one sequence per class, the name of the class
 
 _BATCH = 256  # texts per call of the text encoder
 _VERSION = 1  # of the cache files
+_SHOWN = 20  # learned classes in a message
 
 
 class ClassEmbedding(nn.Module, ABC):
@@ -99,9 +101,14 @@ class LearnedClassEmbedding(ClassEmbedding):
     def check_words(self, words: Words) -> None:
         unknown = [name for name, *_ in words if name not in self.learned_names]
         if unknown:
+            near = [
+                f"{name!r} (near: {', '.join(nearest_words(name, self.learned_names)) or 'nothing'})"
+                for name in unknown
+            ]
+            known = ", ".join(self.learned_names[:_SHOWN]) + (", ..." if len(self.learned_names) > _SHOWN else "")
             raise ValueError(
-                f"this model has learned the classes {', '.join(self.learned_names)}, not {', '.join(unknown)}; for "
-                "other words use a model trained with CLIP's text encoder"
+                f"this model has not learned {'; '.join(near)}; it knows {len(self.learned_names)} classes: {known}; "
+                "for other words use a model trained with CLIP's text encoder"
             )
 
     def set_words(self, words: Words) -> None:

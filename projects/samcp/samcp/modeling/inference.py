@@ -236,6 +236,30 @@ class Inference:
             torch.maximum(joint, score * torch.outer(claim, claim), out=joint)
         return joint
 
+    def instance_around(
+        self, predictions: Predictions, classes: Sequence[int], patches: Sequence[int]
+    ) -> tuple[Tensor, float]:
+        """Return the patches of the instance that most probably contains one of some patches, by Prompt II.
+
+        It is the instance query with the highest P(i, i) = s_m Ā_mi (see :meth:`same_instance`) of a member i.
+
+        Args:
+            classes: thing classes of which s_m is the highest score.
+            patches: indices of at least one patch, such as those at a point.
+
+        Returns:
+            (n,) indices of the query's members, in ascending order, and P(i, i); the first patch and 0.0 if no query
+            has one of the patches as a member.
+        """
+        affinity = predictions.instance_affinity.float()
+        affinity = normalize_affinity(affinity, torch.ones(affinity.shape[1], dtype=torch.bool))
+        members = affinity > self.member_threshold
+        scores = predictions.instance_scores[:, list(classes)].amax(-1, keepdim=True)
+        probability, query = (scores * affinity * members)[:, list(patches)].amax(-1).max(0)
+        if probability <= 0:
+            return torch.tensor(patches[:1]), 0.0
+        return members[query].nonzero().squeeze(1), float(probability)
+
     def members(self, affinity: Tensor) -> Tensor:
         """Return which patches belong to which query, (M, N) bool."""
         if affinity.shape[1] == 0:

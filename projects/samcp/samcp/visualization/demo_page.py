@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import skimage.data
 from detectron2.data import Metadata
 from PIL import Image
@@ -15,10 +16,8 @@ from proposal_cache.generation.pipeline import coverage
 from proposal_cache.visualize import draw_patches
 from samcp.data.image_io import read_image
 from samcp.predictor import Predictor
-from samcp.visualization.drawing import draw_prediction, vocabulary_metadata
 from samcp.visualization.pages import Row, Section, write_page
 from samcp.visualization.panels import panel
-from samcp.vocabulary import Vocabulary
 
 # Photographs that the scikit-image package contains (its others would be downloaded), and what to look for in them.
 PHOTOGRAPHS = {
@@ -149,17 +148,16 @@ def photograph_rows(folder: str | os.PathLike[str], cache: PatchCache, predictor
     rows = []
     for name, words in PHOTOGRAPHS.items():
         image = read_image(os.path.join(folder, f"{name}.jpg"), "RGB")
-        patches, vocabulary = cache[name], Vocabulary.parse(words)
-        answer = predictor.encode(image, patches).ask(vocabulary)
-        prediction = {"panoptic_seg": answer.panoptic()}
+        patches = cache[name]
+        result = predictor(image, patches).segment(words)
         cover = "patch covers" if len(patches) == 1 else "patches cover"
         pictures = {
             "image": image,
             "patches": draw_patches(patches, image),
-            "segmentation": draw_prediction(image, prediction, vocabulary_metadata(vocabulary)),
+            "segmentation": np.asarray(result.draw()),
         }
         note = f"{len(patches)} {cover} {coverage(patches):.0%} of the picture"
-        rows.append(Row(f"{name}: {', '.join(vocabulary.names)}", pictures, note=note))
+        rows.append(Row(f"{name}: {', '.join(result.vocabulary.names)}", pictures, note=note))
     return rows
 
 

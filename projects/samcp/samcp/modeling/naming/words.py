@@ -1,17 +1,15 @@
 """Words that ImageNet's classes and annotated photographs explain."""
 
-import difflib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from timm.data import ImageNetInfo
 
-from samcp.vocabulary import word_key
+from samcp.vocabulary import nearest_words, word_key
 
 _FILE = Path(__file__).with_name("words.txt")
 _NUM_CLASSES = 1000
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class WordTable:
 
     def nearest(self, word: str) -> list[str]:
         """Return known words that are written similarly, the most similar first."""
-        return difflib.get_close_matches(word_key(word), self._words, _SHOWN, cutoff=0.6)
+        return nearest_words(word, self._words)
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,45 @@
+"""The examples of the Python interface run: those of its docstrings and of docs/api.md."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from samcp import Predictor
+from samcp.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """Return the variables of the examples: a photograph of a cat, encoded and segmented."""
+    photo = tmp_path_factory.mktemp("photo") / "cat.png"
+    Image.fromarray(skimage.data.chelsea()).save(photo)
+    predictor = Predictor.from_pretrained(device="cpu")
+    scene = predictor(photo)
+    result = scene.segment("cat, dog")
+    return photo.parent, {"np": np, "Vocabulary": Vocabulary, "predictor": predictor, "scene": scene, "result": result}
+
+
+@pytest.mark.parametrize("module", ["predictor", "scene", "result", "result_files", "vocabulary"])
+def test_examples(module, names, monkeypatch):
+    folder, variables = names
+    monkeypatch.chdir(folder)
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
+    tested = importlib.import_module(f"samcp.{module}")
+    outcome = doctest.testmod(tested, extraglobs=variables, optionflags=options)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
+def test_page(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text().partition("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    variables: dict = {}
+    exec("\n".join(line[4:] for line in page.splitlines() if line.startswith("    ")), variables)
+    assert "<Result 400 x 600: " in capsys.readouterr().out
+    assert Image.open("coffee.png").size == (600, 400)
+    assert len(variables["parts"].patches) > 0
