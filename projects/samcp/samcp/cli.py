@@ -90,7 +90,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders with their subfolders, or URLs")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="files, folders with their subfolders, patterns in quotes such as 'photos/**/*.jpg', or URLs",
+    )
     parser.add_argument(
         "--words",
         metavar="WORDS",
@@ -101,7 +106,8 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default=model_zoo.DEFAULT,
         metavar="NAME",
-        help="name of a shipped model, checkpoint, or model file (default %(default)s)",
+        help="name of a shipped model, checkpoint or model file, or its URL, which is downloaded once into SAMCP_CACHE "
+        "(default %(default)s)",
     )
     parser.add_argument(
         "--task",

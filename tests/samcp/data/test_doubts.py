@@ -61,7 +61,7 @@ class TestTurnedImages:
     @pytest.mark.parametrize("orientation", [2, 3, 4])
     def test_size_does_not_show_it(self, folder, orientation):
         write_turned(folder / "images" / "one.jpg", np.zeros((*SIZE, 3), np.uint8), orientation)
-        assert note(folder, f"turned by their EXIF orientation: {folder}/images/one.jpg; their annotations must be")
+        assert note(f"turned by their EXIF orientation: {folder}/images/one.jpg; their annotations must be")
 
     def test_square_image(self, folder):
         write_turned(folder / "images" / "one.jpg", np.zeros((40, 40, 3), np.uint8), 8)

@@ -1,6 +1,8 @@
 """Segmentation of a user's images with a trained model."""
 
 import argparse
+import glob
+import itertools
 import sys
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +11,16 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from proposal_cache import PatchCache, Patches
-from proposal_cache.generation.sources import ImageFile, SourceError, from_folder, from_list, image_size, read_image
+from proposal_cache.generation.sources import (
+    SUFFIXES,
+    ImageFile,
+    SourceError,
+    from_folder,
+    from_list,
+    image_key,
+    image_size,
+    read_image,
+)
 from proposal_cache.generators.base import Generator
 from proposal_cache.generators.sam import SamGenerator
 from samcp.config import load_config
@@ -29,7 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Segment all images, and write pictures, maps and json."""
     images = find_images(arguments.images)
-    _check_output(arguments.output, arguments.images)
+    _check_output(arguments.output, arguments.images, images)
     if arguments.patches:
         _check_cache(images, PatchCache(arguments.patches))
     predictor = _load(arguments)
@@ -61,12 +72,13 @@ def _load(arguments: argparse.Namespace) -> Predictor:
 
 
 def find_images(locations: Sequence[str]) -> list[ImageFile]:
-    """Return the images of files, folders and URLs.
+    """Return the images of files, folders, patterns such as "photos/**/*.jpg", and URLs.
 
-    A key is the path under the folder, or the name of the file; both without suffix.
+    A key is the path under the folder, or under the last folder of a pattern before its first wildcard, or the name of
+    the file; all without suffix.
 
     Raises:
-        SourceError: there is no such file, a folder has no images, or two images have the same key.
+        SourceError: there is no such file, a folder or pattern has no images, or two images have the same key.
     """
     entries: list[tuple[str, str]] = []
     for location in locations:
@@ -74,16 +86,30 @@ def find_images(locations: Sequence[str]) -> list[ImageFile]:
             entries += [(image.key, image.url) for image in from_folder(location)]
         elif "://" in location or Path(location).is_file():
             entries.append((PurePosixPath(location.replace("\\", "/")).stem, location))
+        elif glob.has_magic(location):
+            entries += _matching(location)
         else:
             raise SourceError(f"{location}: no such file or folder")
     return from_list(entries, "the command line")
 
 
-def _check_output(output: Path, locations: Sequence[str]) -> None:
-    """Raise ValueError if the output is inside an image folder, where it would be read as input."""
+def _matching(pattern: str) -> list[tuple[str, str]]:
+    """Return key and path of each image that matches a pattern."""
+    folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+    paths = sorted(path for path in glob.iglob(pattern, recursive=True) if Path(path).suffix.lower() in SUFFIXES)
+    if not paths:
+        raise SourceError(f"{pattern}: no image matches (supported: {', '.join(sorted(SUFFIXES))})")
+    return [(image_key(path, folder), path) for path in paths]
+
+
+def _check_output(output: Path, locations: Sequence[str], images: Sequence[ImageFile]) -> None:
+    """Raise ValueError if the output is inside an image folder, where it would be read as input, or replaces images."""
     for folder in (Path(location) for location in locations if Path(location).is_dir()):
         if folder.resolve() in (output.resolve(), *output.resolve().parents):
             raise ValueError(f"--output {output} is inside the folder of the images, {folder}; choose another folder")
+    for image in images:
+        if (output / f"{image.key}.jpg").resolve() == Path(image.url).resolve():
+            raise ValueError(f"--output {output}: the picture would replace {image.url}; choose another folder")
 
 
 def _check_cache(images: Sequence[ImageFile], cache: PatchCache) -> None:
