@@ -34,6 +34,11 @@ Patches are made by the generator contours, or by SAM with --checkpoint, and kep
 segment ids, panoptic/KEY.png, and panoptic.json in COCO's format. For a model without instances, or with --task
 semantic, it has label maps, semantic/KEY.png, with 255 for unlabeled pixels (with more than 255 classes: 16 bits,
 65535); with --task instance, instances.json in COCO's result format.
+
+    samcp segment photo.jpg --task parts --parts "person: man | woman > head, torso; dog > head, tail"
+
+finds the objects before each >, makes finer patches inside each of them, and finds its parts there. The output has the
+format of panoptic segmentation, with categories such as "person head"; "part_of" is the id of the object.
 """
 
 _TRAIN = """\
@@ -111,8 +116,13 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--task",
-        choices=("panoptic", "instance", "semantic"),
+        choices=("panoptic", "instance", "semantic", "parts"),
         help="(default: panoptic, or semantic if the model has no instances)",
+    )
+    parser.add_argument(
+        "--parts",
+        metavar="WORDS",
+        help="for --task parts: objects and their parts, as in 'person: man | woman > head, torso; dog > head, tail'",
     )
     parser.add_argument("--patches", type=Path, metavar="DIR", help="patch cache of the images (default: make patches)")
     parser.add_argument("--checkpoint", metavar="FILE", help="make patches by SAM with this checkpoint")

@@ -25,6 +25,7 @@ from proposal_cache.generators.base import Generator
 from proposal_cache.generators.sam import SamGenerator
 from samcp.config import load_config
 from samcp.errors import UsageError, exit_with_message
+from samcp.parts import PartWords, segment_parts
 from samcp.photo_patches import photo_patches
 from samcp.predictor import Predictor
 from samcp.result import Result
@@ -43,14 +44,16 @@ def run(arguments: argparse.Namespace) -> None:
     _check_output(arguments.output, arguments.images, images)
     if arguments.patches:
         _check_cache(images, PatchCache(arguments.patches))
+    parts = _part_words(arguments)
     predictor = _load(arguments)
     vocabulary = Vocabulary.read(arguments.words) if arguments.words is not None else predictor.vocabulary
-    predictor.check_words(vocabulary)
+    for words in (vocabulary,) if parts is None else (parts.wholes, *parts.parts):
+        predictor.check_words(words)
     if arguments.patches:
         patches = _from_cache(images, PatchCache(arguments.patches))
     else:
         patches = photo_patches(images, _generator(arguments, predictor))
-    written = _segment(images, patches, predictor, vocabulary, arguments)
+    written = _segment(images, patches, predictor, parts or vocabulary, arguments)
     if not written:
         raise UsageError("no image could be segmented")
     print(f"{len(written)} pictures are in {arguments.output}, the first one is {written[0]}")
@@ -69,6 +72,21 @@ def _load(arguments: argparse.Namespace) -> Predictor:
     if threshold is not None:
         predictor.model.inference.score_threshold = threshold
     return predictor
+
+
+def _part_words(arguments: argparse.Namespace) -> PartWords | None:
+    """Return the words of --parts, None without --parts.
+
+    Raises:
+        UsageError: --parts, --task and --words do not go together.
+    """
+    if (arguments.task == "parts") != (arguments.parts is not None):
+        raise UsageError('--task parts and --parts need each other: --task parts --parts "person > head, torso"')
+    if arguments.parts is None:
+        return None
+    if arguments.words is not None:
+        raise UsageError("--parts has the words of the objects before each >; omit --words")
+    return PartWords.parse(arguments.parts)
 
 
 def find_images(locations: Sequence[str]) -> list[ImageFile]:
@@ -146,11 +164,12 @@ def _segment(
     images: Sequence[ImageFile],
     patches: Mapping[str, Patches | str],
     predictor: Predictor,
-    vocabulary: Vocabulary,
+    words: Vocabulary | PartWords,
     arguments: argparse.Namespace,
 ) -> list[Path]:
     """Write all outputs; return the pictures."""
-    task = arguments.task or ("panoptic" if predictor.has_instances else "semantic")
+    default = "panoptic" if predictor.has_instances else "semantic"
+    task = "parts" if isinstance(words, PartWords) else arguments.task or default
     if task != "semantic" and not predictor.has_instances:
         raise UsageError(f"--task {task}: {arguments.weights} has no instances; use --task semantic")
 
@@ -161,6 +180,8 @@ def _segment(
                 tqdm.write(f"skipped: {image_patches}", file=sys.stderr)
                 continue
             scene = predictor(read_image(image.url, image.data), image_patches)
-            yield image.key + PurePosixPath(image.url).suffix, scene.segment(vocabulary)
+            result = segment_parts(scene, words) if isinstance(words, PartWords) else scene.segment(words)
+            yield image.key + PurePosixPath(image.url).suffix, result
 
-    return [path for path in save_results(results(), arguments.output, task) if path.suffix == ".jpg"]
+    paths = save_results(results(), arguments.output, "panoptic" if task == "parts" else task)
+    return [path for path in paths if path.suffix == ".jpg"]
