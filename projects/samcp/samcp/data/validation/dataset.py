@@ -106,7 +106,8 @@ def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 
         problems += _check_patches(name, records, cache)
     empty = sum(not finding.classes and not finding.problems for finding in findings)
     classes = _count(findings, vocabulary)
-    remarks = [f"{one.name}: never occurs" for one in classes if not one.segments]
+    unused = [one.name for one in classes if not one.segments]
+    remarks = [f"{len(unused)} of {len(classes)} classes never occur: {', '.join(unused)}"] if unused else []
     if "sem_seg_file_name" in records[0]:
         remarks += doubt_about_labels(vocabulary.names, [bool(one.segments) for one in classes])
     remarks += doubt_about_turned_images([finding.turned for finding in findings if finding.turned])
