@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from PIL import UnidentifiedImageError
+
 
 class CacheError(ValueError):
     """Base class of all errors of this package."""
@@ -31,6 +33,17 @@ class MissingKeyError(CacheError, KeyError):
     """Image is not in the cache."""
 
     __str__ = Exception.__str__  # KeyError would show the repr of the message
+
+
+def reason(error: Exception) -> str:
+    """Return the message of an exception of a file system or decoder in one line, without the name of the file.
+
+    >>> reason(FileNotFoundError(2, "No such file or directory", "photos/a.jpg"))
+    'No such file or directory'
+    """
+    if isinstance(error, UnidentifiedImageError):
+        return "its format is unknown"
+    return " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
 
 
 def abbreviate(value: Any) -> str:

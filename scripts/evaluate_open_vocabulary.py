@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from samcp.command_line import add_register_option, command_parser
+from samcp.command_line import add_register_option, add_strict_option, command_parser
 
 
 def main() -> None:
@@ -52,6 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="weights of CLIP's scores (default: those of the config)",
     )
     add_register_option(parser)
+    add_strict_option(parser)
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="GPUs of this machine (default %(default)s)"
     )

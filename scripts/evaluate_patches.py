@@ -19,7 +19,7 @@ model; its IoU is 0 if no patch belongs to the object. Sizes are COCO's: small i
 import argparse
 from pathlib import Path
 
-from samcp.command_line import add_register_option, command_parser
+from samcp.command_line import add_register_option, add_strict_option, command_parser
 
 
 def main() -> None:
@@ -37,6 +37,7 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--patches", type=Path, required=True, metavar="DIR", help="patch cache")
     add_register_option(parser)
+    add_strict_option(parser)
     parser.add_argument("--limit", type=_count, metavar="N", help="evaluate the first N images only (default: all)")
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes (default %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="json file for all metrics, also per class")

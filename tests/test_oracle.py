@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import train_net
 
+from samcp.command_line import training_parser
+from samcp.commands import train
 from samcp.data.datasets.synthetic.register import register_synthetic
 from tests.processes import run_in_two_processes
 
@@ -26,7 +27,7 @@ def options(synthetic, output):
 @pytest.fixture
 def results(synthetic, tmp_path):
     """Return the metrics of the oracle."""
-    return train_net.run(train_net.argument_parser().parse_args(options(synthetic, tmp_path / "oracle")))
+    return train.run(training_parser(None).parse_args(options(synthetic, tmp_path / "oracle")))
 
 
 def test_oracle_metrics_of_contour_patches(results):
@@ -46,7 +47,7 @@ def test_oracle_metrics_of_contour_patches(results):
 def work(rank, folder, scenes, arguments):
     """Evaluate half of the images in one of two processes."""
     register_synthetic(scenes)
-    found = train_net.run(train_net.argument_parser().parse_args(arguments))
+    found = train.run(training_parser(None).parse_args(arguments))
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 

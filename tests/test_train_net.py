@@ -12,6 +12,8 @@ import torch
 import train_net
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from samcp.command_line import training_parser
+from samcp.commands import train
 from samcp.config import load_config
 from samcp.data.datasets.catalog import register, unregister
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
@@ -58,14 +60,14 @@ def arguments(toy, output, *options, **overrides):
         **{key.replace("__", "."): str(value) for key, value in overrides.items()},
     }
     flat = [part for item in settings.items() for part in item]
-    return train_net.argument_parser().parse_args(["--config-file", CONFIG, *options, *flat])
+    return training_parser(None).parse_args(["--config-file", CONFIG, *options, *flat])
 
 
 @pytest.fixture(scope="module")
 def trained(toy, tmp_path_factory):
     """Return the output folder of a training of two iterations, and its final metrics."""
     output = tmp_path_factory.mktemp("run")
-    train_net.main(arguments(toy, output))
+    train.main(arguments(toy, output))
     lines = (output / "metrics.json").read_text().splitlines()
     return output, json.loads(lines[-1])
 
@@ -80,7 +82,7 @@ def test_training_writes_checkpoint_and_metrics(trained):
 
 def test_eval_only_equals_evaluation_after_training(toy, trained, tmp_path):
     output, metrics = trained
-    results = train_net.run(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=output / "model_final.pth"))
+    results = train.run(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=output / "model_final.pth"))
     assert results["sem_seg"]["mIoU"] == pytest.approx(metrics["sem_seg/mIoU"])
     assert results["panoptic_seg"]["PQ"] == pytest.approx(metrics["panoptic_seg/PQ"])
 
@@ -101,7 +103,7 @@ def test_evaluation_with_classes_in_another_order(toy, trained, tmp_path):
     ]
     register("toy_reversed", lambda: records, **metadata)
     only = {"DATASETS__TRAIN": "()", "DATASETS__PATCHES_TRAIN": "()", "DATASETS__TEST": "('toy_reversed',)"}
-    results = train_net.run(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **only))
+    results = train.run(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **only))
     unregister("toy_reversed")
     found = {name: results["sem_seg"][f"IoU-{name}"] for name in names}
     assert found == pytest.approx({name: metrics[f"sem_seg/IoU-{name}"] for name in names})
@@ -109,39 +111,39 @@ def test_evaluation_with_classes_in_another_order(toy, trained, tmp_path):
 
 
 def test_training_without_test_datasets(toy, tmp_path):
-    train_net.main(arguments(toy, tmp_path, DATASETS__TEST="()", DATASETS__PATCHES_TEST="()"))
+    train.main(arguments(toy, tmp_path, DATASETS__TEST="()", DATASETS__PATCHES_TEST="()"))
     assert (tmp_path / "model_final.pth").is_file()
 
 
 def test_resume_continues_at_last_iteration(toy, tmp_path):
-    train_net.main(arguments(toy, tmp_path, SOLVER__MAX_ITER=2))
-    train_net.main(arguments(toy, tmp_path, "--resume", SOLVER__MAX_ITER=4))
+    train.main(arguments(toy, tmp_path, SOLVER__MAX_ITER=2))
+    train.main(arguments(toy, tmp_path, "--resume", SOLVER__MAX_ITER=4))
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "total_loss" in line] == [1, 3]
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 3
 
 
 def test_resume_rejects_config_with_other_trained_parameters(toy, tmp_path):
-    train_net.main(arguments(toy, tmp_path))
+    train.main(arguments(toy, tmp_path))
     with pytest.raises(SystemExit, match=r"cannot be resumed with this config"):
-        train_net.main(arguments(toy, tmp_path, "--resume", MODEL__BACKBONE__FREEZE_AT=5, SOLVER__MAX_ITER=3))
+        train.main(arguments(toy, tmp_path, "--resume", MODEL__BACKBONE__FREEZE_AT=5, SOLVER__MAX_ITER=3))
 
 
 def test_resume_rejects_other_classes(toy, tmp_path):
-    train_net.main(arguments(toy, tmp_path))
+    train.main(arguments(toy, tmp_path))
     classes = ["square", "disc", "sky", "grass"]
     with toy_copy("toy_swapped", stuff_classes=classes, thing_classes=classes):
         other = {"DATASETS__TRAIN": ("toy_swapped",), "SOLVER__MAX_ITER": 4}
         refused = r"model_final.pth: trained on other classes .* class 1 was 'disc' \(thing\) of 4 and is 'square'"
         with pytest.raises(SystemExit, match=refused):
-            train_net.main(arguments(toy, tmp_path, "--resume", **other))
+            train.main(arguments(toy, tmp_path, "--resume", **other))
         weights = tmp_path / "model_final.pth"
-        train_net.main(arguments(toy, tmp_path / "new", MODEL__WEIGHTS=weights, **other))
+        train.main(arguments(toy, tmp_path / "new", MODEL__WEIGHTS=weights, **other))
 
 
 def test_oracle_needs_no_checkpoint(toy, tmp_path):
     """The cache contains every segment; only the crowd of discs, which is never predicted, lowers the IoU."""
-    results = train_net.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
+    results = train.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
     assert results["segm"]["AP"] == pytest.approx(100)
     assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100)
     assert results["panoptic_seg"]["PQ_st"] == pytest.approx(100)
@@ -152,7 +154,7 @@ def test_oracle_needs_no_checkpoint(toy, tmp_path):
 def test_logs_one_table_of_metrics(toy, tmp_path, caplog):
     log = logging.getLogger("samcp")
     log.addHandler(caplog.handler)
-    train_net.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
+    train.run(arguments(toy, tmp_path, "--eval-only", TEST__ORACLE=True))
     log.removeHandler(caplog.handler)
     table = next(m for m in caplog.messages if m.startswith("Results of"))
     assert "oracle" in table.splitlines()[0]
@@ -172,8 +174,8 @@ def test_logs_one_table_of_metrics(toy, tmp_path, caplog):
         ),
         ((), {"DATASETS__TRAIN": "('imaginary',)"}, r"there is no dataset 'imaginary'"),
         ((), {"MODEL__WEIGHTS": "gone.pth"}, r"gone.pth: not found"),
-        ((), {"MODEL__NO_SUCH_KEY": "1"}, r"MODEL.NO_SUCH_KEY"),
-        (("SEED", "1", "--eval-only"), {}, r"; --eval-only goes before the first key"),
+        ((), {"SOLVER__MAXITER": "1"}, r"there is no config key SOLVER.MAXITER; did you mean SOLVER.MAX_ITER"),
+        (("SEED", "1", "--eval-only"), {}, r"--eval-only is after the config key SEED; options go before the first"),
         ((), {"TEST__ORACLE": True}, r"--eval-only"),
         ((), {"MODEL__SAMCP__SEMANTIC_QUERIES": "things"}, r"SEMANTIC_QUERIES is 'things'; choose"),
         ((), {"MODEL__SAMCP__TEXT__ENCODER": "foo"}, r"TEXT.ENCODER is 'foo'; choose"),
@@ -190,13 +192,13 @@ def test_logs_one_table_of_metrics(toy, tmp_path, caplog):
         ),
         ((), {"MODEL__SAMCP__IN_FEATURES": "['p9']"}, r"IN_FEATURES.*p9"),
         ((), {"SOLVER__AMP__ENABLED": True}, r"SOLVER.AMP.ENABLED needs a GPU"),
-        (("--eval-only",), {}, r"--eval-only needs a checkpoint"),
+        (("--eval-only",), {}, r"no checkpoint to evaluate: add MODEL.WEIGHTS FILE"),
         (("--eval-only",), {"MODEL__WEIGHTS": CONFIG}, r"panoptic.yaml: not a checkpoint"),
     ],
 )
 def test_user_errors_are_one_line(toy, tmp_path, options, overrides, message):
     with pytest.raises(SystemExit, match=rf"error: .*{message}") as stop:
-        train_net.main(arguments(toy, tmp_path, *options, **overrides))
+        train.main(arguments(toy, tmp_path, *options, **overrides))
     assert "Traceback" not in str(stop.value)
     assert not (tmp_path / "model_final.pth").exists(), "must be reported before training"
 
@@ -208,7 +210,7 @@ class TestEvaluationIsCheckedBeforeTraining:
         with panoptic_dataset(tmp_path / "data", "toy_train_net"):
             (tmp_path / "data" / "instances.json").unlink()
             with pytest.raises(SystemExit, match=r"error: \S*instances.json: .* toy_train_net's instances cannot"):
-                train_net.main(arguments(tmp_path / "data", tmp_path))
+                train.main(arguments(tmp_path / "data", tmp_path))
         assert not (tmp_path / "model_final.pth").exists()
 
     def test_test_dataset_with_classes_that_are_not_learned(self, toy, tmp_path):
@@ -216,7 +218,7 @@ class TestEvaluationIsCheckedBeforeTraining:
         message = r"toy_lawn cannot be evaluated: this model has learned .* not lawn"
         view = toy_copy("toy_lawn", stuff_classes=classes, thing_classes=classes)
         with view, pytest.raises(SystemExit, match=message):
-            train_net.main(arguments(toy, tmp_path, **two_test_datasets(toy, "toy_lawn")))
+            train.main(arguments(toy, tmp_path, **two_test_datasets(toy, "toy_lawn")))
         assert not (tmp_path / "model_final.pth").exists()
 
 
@@ -226,20 +228,20 @@ def test_evaluation_checks_all_datasets_first(toy, trained, tmp_path):
     with toy_copy("toy_lawn", stuff_classes=classes, thing_classes=classes):
         options = arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **two_test_datasets(toy, "toy_lawn"))
         with pytest.raises(SystemExit, match=r"toy_lawn cannot be evaluated"):
-            train_net.main(options)
+            train.main(options)
     with toy_copy("toy_gone", json_file=str(tmp_path / "gone.json")):
         options = arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **two_test_datasets(toy, "toy_gone"))
         with pytest.raises(SystemExit, match=r"gone.json: the json of toy_gone's instances"):
-            train_net.main(options)
+            train.main(options)
     assert not list(tmp_path.rglob("coco_instances_results.json")), "no dataset may be evaluated"
 
 
 def test_results_are_written_per_dataset(toy, tmp_path):
     with toy_copy("toy_twin"):
         overrides = {"TEST__ORACLE": True, **two_test_datasets(toy, "toy_twin")}
-        results = train_net.run(arguments(toy, tmp_path / "two", "--eval-only", **overrides))
+        results = train.run(arguments(toy, tmp_path / "two", "--eval-only", **overrides))
     assert list(results) == ["toy_train_net", "toy_twin"]
-    train_net.run(arguments(toy, tmp_path / "one", "--eval-only", TEST__ORACLE=True))
+    train.run(arguments(toy, tmp_path / "one", "--eval-only", TEST__ORACLE=True))
     written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("coco_instances_results.json")}
     assert written == {
         "two/inference/toy_train_net/coco_instances_results.json",
@@ -251,7 +253,7 @@ def test_results_are_written_per_dataset(toy, tmp_path):
 def test_evaluation_needs_no_pretrained_weights(toy, trained, tmp_path):
     output, metrics = trained
     missing = {"MODEL__TIMM__WEIGHTS": "gone.pth", "MODEL__WEIGHTS": output / "model_final.pth"}
-    results = train_net.run(arguments(toy, tmp_path, "--eval-only", **missing))
+    results = train.run(arguments(toy, tmp_path, "--eval-only", **missing))
     assert results["panoptic_seg"]["PQ"] == pytest.approx(metrics["panoptic_seg/PQ"])
 
 
@@ -263,20 +265,20 @@ def test_float_keys_accept_integers(toy, tmp_path):
 def test_cuda_without_gpu(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match=r"MODEL.DEVICE is cuda, but PyTorch sees no GPU here; add: MODEL.DEVICE cpu"):
-        train_net.main(arguments(toy, tmp_path, MODEL__DEVICE="cuda"))
+        train.main(arguments(toy, tmp_path, MODEL__DEVICE="cuda"))
 
 
 def test_rejects_checkpoint_with_more_layers(toy, trained, tmp_path):
     larger = {"MODEL__WEIGHTS": trained[0] / "model_final.pth", "MODEL__SAMCP__DEC_LAYERS": 1}
     with pytest.raises(SystemExit, match=r"not a checkpoint of this config's model: .* tensors unexpected"):
-        train_net.main(arguments(toy, tmp_path, "--eval-only", **larger))
+        train.main(arguments(toy, tmp_path, "--eval-only", **larger))
 
 
 def test_rejects_checkpoint_with_fewer_layers(toy, trained, tmp_path):
     output, _ = trained
     weights = output / "model_final.pth"
     with pytest.raises(SystemExit, match=r"model_final.pth: not a checkpoint of this config's model"):
-        train_net.main(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, MODEL__SAMCP__DEC_LAYERS=3))
+        train.main(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, MODEL__SAMCP__DEC_LAYERS=3))
 
 
 def test_unreadable_image_in_worker_process_is_one_line(tmp_path):
@@ -285,7 +287,7 @@ def test_unreadable_image_in_worker_process_is_one_line(tmp_path):
         (tmp_path / "data" / "images" / "001.jpg").write_bytes(b"no picture")
         options = {"TEST__ORACLE": True, "DATALOADER__NUM_WORKERS": 1}
         with pytest.raises(SystemExit, match=r"^error: \S*001.jpg: the image cannot be read") as stop:
-            train_net.main(arguments(tmp_path / "data", tmp_path / "run", "--eval-only", **options))
+            train.main(arguments(tmp_path / "data", tmp_path / "run", "--eval-only", **options))
     assert "Traceback" not in str(stop.value)
 
 

@@ -29,8 +29,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--words", help="see samcp segment --help")
     parser.add_argument("--confidence-threshold", type=float, metavar="X", help="minimum score of an instance")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys; last")
-    defaults = {"weights": model_zoo.DEFAULT, "task": None, "patches": None, "checkpoint": None, "clip": ""}
-    parser.set_defaults(**defaults, device="auto", open=False)
+    defaults = {"weights": model_zoo.DEFAULT, "patches": None, "checkpoint": None, "clip": "", "device": "auto"}
+    parser.set_defaults(**defaults, task=None, parts=None, open=False)
     arguments = parser.parse_args()
     if arguments.opts and not arguments.config_file:
         parser.error("--opts needs --config-file")

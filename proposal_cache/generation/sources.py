@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-from proposal_cache.errors import CacheError
+from proposal_cache.errors import CacheError, reason
 from proposal_cache.store.format import check_key
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
@@ -75,11 +75,6 @@ def open_url(url: str) -> Any:
     import fsspec  # a third of a second
 
     return fsspec.open(url, "rb")
-
-
-def reason(error: Exception) -> str:
-    """Return the message of an exception of a file system or decoder without the name of the file."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def image_key(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> str:
@@ -169,8 +164,7 @@ def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArr
         with open_image(io.BytesIO(data)) as image:
             return np.asarray(turn_upright(image).convert("RGB"))
     except Exception as error:  # Pillow's decoders raise almost any exception on a damaged file
-        why = "its format is unknown" if isinstance(error, UnidentifiedImageError) else reason(error)
-        raise ImageError(f"{path} cannot be read as an image: {why}") from error
+        raise ImageError(f"{path} cannot be read as an image: {reason(error)}") from error
 
 
 def open_image(file: str | BinaryIO) -> Image.Image:
@@ -186,7 +180,7 @@ def turn_upright(image: Image.Image) -> Image.Image:
     """
     _check_depth(image)
     image.load()  # first: Pillow turns a TIFF upright here, and finds EXIF behind the pixels of a PNG
-    transposition = _TRANSPOSITIONS.get(_orientation(image))
+    transposition = _TRANSPOSITIONS.get(exif_orientation(image))
     return image if transposition is None else image.transpose(transposition)
 
 
@@ -195,7 +189,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     if image.format == "TIFF":
         return turn_upright(image).size
     _check_depth(image)
-    return (image.height, image.width) if _orientation(image) >= 5 else image.size
+    return (image.height, image.width) if exif_orientation(image) >= 5 else image.size
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
@@ -247,7 +241,7 @@ def _check_boxes(image: ImageFile, boxes: list[Any], file: str | os.PathLike[str
             raise SourceError(f"{file}: the box {box} is outside {image.url} of {size[0]} x {size[1]} pixels")
 
 
-def _orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; 1 (upright) if there is none or EXIF is damaged."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from proposal_cache.errors import CacheError
+from proposal_cache.errors import CacheError, reason
 from proposal_cache.generation.sources import (
     SUFFIXES,
     ImageFile,
@@ -15,7 +15,6 @@ from proposal_cache.generation.sources import (
     from_list,
     image_key,
     open_url,
-    reason,
 )
 from proposal_cache.store.format import check_key
 

@@ -8,7 +8,7 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 
 from samcp import add_samcp_config
-from samcp.config import _with_floats as with_floats
+from samcp.config_overrides import merge_overrides
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ABLATED = CONFIGS / "coco" / "panoptic" / "samcp_R50_12ep.yaml"
@@ -77,6 +77,6 @@ def test_open_domain_rows_of_model_zoo_equal_ablation_configs():
         base = load(CONFIGS / "open_vocabulary" / f"{config}.yaml")
         for row, keys in rows.items():
             ablation = base.clone()
-            ablation.merge_from_list(with_floats(ablation, keys.split()))
+            merge_overrides(ablation, keys.split())
             changed = {k: v for k, v in flat(ablation).items() if v != flat(base)[k]}
             assert changed == {f"MODEL.SAMCP.{key}": value for key, value in closed[row].items()}

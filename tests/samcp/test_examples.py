@@ -24,7 +24,10 @@ def names(tmp_path_factory):
     return photo.parent, {"np": np, "Vocabulary": Vocabulary, "predictor": predictor, "scene": scene, "result": result}
 
 
-@pytest.mark.parametrize("module", ["predictor", "scene", "result", "result_files", "vocabulary"])
+MODULES = ("config_overrides", "download", "parts", "predictor", "scene", "result", "result_files", "vocabulary")
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_examples(module, names, monkeypatch):
     folder, variables = names
     monkeypatch.chdir(folder)

@@ -1,5 +1,6 @@
 """samcp segment: pictures, COCO files and label maps of images."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -20,6 +21,7 @@ from proposal_cache.generation.sources import from_folder, read_image
 from proposal_cache.generators.contours import ContourGenerator
 from samcp import SAMCP, add_samcp_config, cli, model_zoo
 from samcp.checkpoint import Checkpointer
+from samcp.commands.segment import find_images
 from samcp.data.ground_truth import read_label_map, read_panoptic_ids
 from samcp.modeling.inference import Inference, Predictions
 from samcp.result import Result
@@ -208,6 +210,42 @@ def test_missing_image_and_equal_names(tmp_path: Path) -> None:
         run(tmp_path / "c.jpg")
     with pytest.raises(SystemExit, match=r"two images with the key 'x'"):
         run(tmp_path / "a" / "x.jpg", tmp_path / "b")
+
+
+def test_patterns(tmp_path: Path) -> None:
+    for name in ("2023/a.jpg", "2024/a.jpg", "2024/b.PNG", "2024/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / name, "PNG")
+    found = [(image.key, image.url) for image in find_images([f"{tmp_path}/*/*"])]
+    assert found == [(f"{key[:-4]}", f"{tmp_path / key}") for key in ("2023/a.jpg", "2024/a.jpg", "2024/b.PNG")]
+    assert [image.key for image in find_images([f"{tmp_path}/**/b*"])] == ["2024/b"]
+    Image.new("RGB", (9, 9)).save(tmp_path / "b.jpg")
+    with pytest.raises(SystemExit, match=r"the picture would replace .*b\.jpg; choose another folder"):
+        run(f"{tmp_path}/*.jpg", "--output", tmp_path)
+    with pytest.raises(SystemExit, match=r"\*\.tif: no image matches"):
+        run(f"{tmp_path}/*/*.tif")
+
+
+def test_weights_from_a_url_are_downloaded_once(
+    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAMCP_CACHE", str(tmp_path / "cache"))
+    weights = save_model(tmp_path)
+    where = (synthetic.folder / "val", "--patches", synthetic.val_patches, "--output", tmp_path / "out")
+    run(*where, "--weights", weights.as_uri())
+    assert f"sha256 {hashlib.sha256(weights.read_bytes()).hexdigest()}" in capsys.readouterr().err
+    weights.unlink()
+    run(*where, "--weights", weights.as_uri())
+    assert "sha256" not in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"error: file:\S*gone\.pth: cannot be downloaded"):
+        run(*where, "--weights", (tmp_path / "gone.pth").as_uri())
+
+
+def test_unknown_word_is_reported_before_patches_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ContourGenerator, "__call__", lambda *args: pytest.fail("makes patches"))
+    Image.new("RGB", (60, 40)).save(tmp_path / "x.jpg")
+    with pytest.raises(SystemExit, match=r"error: .*elefant.*near: elephant"):
+        run(tmp_path / "x.jpg", "--words", "elefant")
 
 
 def test_semantic_model_has_no_instances(synthetic: Synthetic, tmp_path: Path) -> None:

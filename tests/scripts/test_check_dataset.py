@@ -192,7 +192,7 @@ def test_unused_class_is_a_note(beach, tmp_path, monkeypatch, capsys):
     del content["splits"]["own_panoptic"]
     (beach / "beach.yaml").write_text(yaml.safe_dump(content))
     assert run(check_dataset, monkeypatch, "--register", beach / "beach.yaml", "--output", tmp_path / "out") == 0
-    assert "own_labels: boat: never occurs" in capsys.readouterr().out
+    assert "own_labels: 1 of 3 classes never occur: boat" in capsys.readouterr().out
 
 
 def test_notes(beach, tmp_path, monkeypatch, capsys):

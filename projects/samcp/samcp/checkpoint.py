@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from safetensors.torch import load_file
 from torch import nn
 
+from proposal_cache.errors import reason
 from samcp.config import without_pretraining
 from samcp.errors import CheckpointError
 from samcp.export import SavedConfig, saved_vocabulary, trained_vocabulary
@@ -50,9 +51,10 @@ class Checkpointer(DetectionCheckpointer):
         try:
             return super().load(path, checkpointables)
         except (OSError, AssertionError) as error:
+            why = "not found" if isinstance(error, AssertionError) else f"cannot be downloaded ({reason(error)})"
             raise CheckpointError(
-                f'MODEL.WEIGHTS {path}: not found, or download failed ({error}); use a local file, or MODEL.WEIGHTS "" '
-                "to start a training from random weights"
+                f'MODEL.WEIGHTS {path}: {why}; use a local file, or MODEL.WEIGHTS "" to start a training from random '
+                "weights"
             ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:

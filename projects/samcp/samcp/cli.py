@@ -1,46 +1,23 @@
 """Command line: samcp COMMAND."""
 
 import argparse
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from samcp import model_zoo
-from samcp.command_line import command_parser
+from samcp.command_line import add_check_options, add_training_options, command_parser
 
 _DESCRIPTION = """\
 Segment photographs by words, with the patches of Segment Anything or without a download.
 
     samcp segment photo.jpg --words "cat, sofa, wall~"
     samcp models
+    samcp check --register beach.yaml
+    samcp train --register beach.yaml --config-file custom/semantic DATASETS.TRAIN "('beach_train',)"
+
+samcp COMMAND --help explains a command.
 """
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exits with one message on an error that the user can fix."""
-    parsed = _parser().parse_args(arguments)
-    if parsed.command == "models":
-        print(model_zoo.table())
-        return
-
-    from samcp.commands import segment
-
-    segment.main(parsed)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser(_DESCRIPTION)
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    commands.add_parser("models", help="list the shipped models", description="List the models that are shipped.")
-    _add_segment(
-        commands.add_parser(
-            "segment",
-            help="segment photographs",
-            description=_SEGMENT,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
-    return parser
-
 
 _SEGMENT = """\
 Segment photographs by words.
@@ -57,11 +34,73 @@ Patches are made by the generator contours, or by SAM with --checkpoint, and kep
 segment ids, panoptic/KEY.png, and panoptic.json in COCO's format. For a model without instances, or with --task
 semantic, it has label maps, semantic/KEY.png, with 255 for unlabeled pixels (with more than 255 classes: 16 bits,
 65535); with --task instance, instances.json in COCO's result format.
+
+    samcp segment photo.jpg --task parts --parts "person: man | woman > head, torso; dog > head, tail"
+
+finds the objects before each >, makes finer patches inside each of them, and finds its parts there. The output has the
+format of panoptic segmentation, with categories such as "person head"; "part_of" is the id of the object.
+"""
+
+_TRAIN = """\
+Train a model; the same as projects/samcp/train_net.py, with the options of Detectron2.
+
+    samcp train --config-file coco/panoptic/samcp_R50_12ep --num-gpus 8
+    samcp train --config-file miniature/demo OUTPUT_DIR output/tour SOLVER.MAX_ITER 500
+"""
+
+_EVAL = """\
+Evaluate a model on the datasets of DATASETS.TEST; the same as projects/samcp/train_net.py --eval-only.
+
+    samcp eval --config-file miniature/demo MODEL.WEIGHTS output/tour/model_final.pth
+    samcp eval --config-file miniature/demo TEST.ORACLE True
+"""
+
+_CHECK = """\
+Check datasets for errors that would stop or degrade training; the same as scripts/check_dataset.py.
+
+    samcp check --register beach.yaml
+    samcp check coco_2017_val_panoptic --patches datasets/coco/sam_patches/val2017
 """
 
 
+# Command -> module of samcp.commands, imported when the command runs, since it needs PyTorch.
+_MODULES = {"segment": "segment", "train": "train", "eval": "train", "check": "check_dataset"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exits with one message on an error that the user can fix."""
+    parsed = _parser().parse_args(arguments)
+    if parsed.command == "models":
+        print(model_zoo.table())
+    else:
+        importlib.import_module(f"samcp.commands.{_MODULES[parsed.command]}").main(parsed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser(_DESCRIPTION)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, description: str) -> argparse.ArgumentParser:
+        formatter = argparse.RawDescriptionHelpFormatter
+        return commands.add_parser(name, help=summary, description=description, formatter_class=formatter)
+
+    _add_segment(add("segment", "segment photographs", _SEGMENT))
+    add("models", "list the shipped models", "List the models that are shipped.")
+    for name, summary, description in (("train", "train a model", _TRAIN), ("eval", "evaluate a model", _EVAL)):
+        options = add(name, summary, description)
+        add_training_options(options)
+        options.set_defaults(eval_only=name == "eval")
+    add_check_options(add("check", "check a dataset", _CHECK))
+    return parser
+
+
 def _add_segment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders with their subfolders, or URLs")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="files, folders with their subfolders, patterns in quotes such as 'photos/**/*.jpg', or URLs",
+    )
     parser.add_argument(
         "--words",
         metavar="WORDS",
@@ -72,12 +111,18 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default=model_zoo.DEFAULT,
         metavar="NAME",
-        help="name of a shipped model, checkpoint, or model file (default %(default)s)",
+        help="name of a shipped model, checkpoint or model file, or its URL, which is downloaded once into SAMCP_CACHE "
+        "(default %(default)s)",
     )
     parser.add_argument(
         "--task",
-        choices=("panoptic", "instance", "semantic"),
+        choices=("panoptic", "instance", "semantic", "parts"),
         help="(default: panoptic, or semantic if the model has no instances)",
+    )
+    parser.add_argument(
+        "--parts",
+        metavar="WORDS",
+        help="for --task parts: objects and their parts, as in 'person: man | woman > head, torso; dog > head, tail'",
     )
     parser.add_argument("--patches", type=Path, metavar="DIR", help="patch cache of the images (default: make patches)")
     parser.add_argument("--checkpoint", metavar="FILE", help="make patches by SAM with this checkpoint")

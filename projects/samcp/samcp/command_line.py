@@ -21,12 +21,31 @@ def add_register_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_strict_option(parser: argparse.ArgumentParser) -> None:
+    """Add --strict, the same as the config key DATASETS.STRICT."""
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop if the generation of patches failed for an image (default: skip it in training, and count it as "
+        "missed in evaluation)",
+    )
+
+
 def training_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options of Detectron2's ``default_argument_parser``, and --register."""
+    """Return a parser with the options of Detectron2's ``default_argument_parser``, --strict and --register."""
     parser = command_parser(description)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="a file, or a name like miniature/demo.yaml")
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; do not train")
+    add_training_options(parser)
+    return parser
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of train_net.py except --eval-only."""
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="a file, or a name like miniature/demo.yaml"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+    add_strict_option(parser)
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes per machine (default 1)")
     parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="(default 1)")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="I", help="of this machine, from 0 (default 0)")
@@ -39,7 +58,23 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
     )
     add_register_option(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values; last")
-    return parser
+
+
+def add_check_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of scripts/check_dataset.py and `samcp check`."""
+    parser.add_argument("datasets", nargs="*", help="registered datasets (default: all of --register)")
+    add_register_option(parser)
+    parser.add_argument("--patches", type=Path, metavar="DIR", help="patch cache (default: that of the yaml)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output/check"),
+        metavar="DIR",
+        help="folder for the pages (default %(default)s)",
+    )
+    parser.add_argument("--samples", type=int, default=6, metavar="N", help="images to draw (default %(default)s)")
+    parser.add_argument("--show", type=int, default=50, metavar="N", help="problems to print (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
 
 
 def conversion_parser(description: str | None, *, folder: str) -> argparse.ArgumentParser:

@@ -1,8 +1,6 @@
 """Config keys that SAM-CP adds to Detectron2's, with their defaults, and loading of configs."""
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 import yaml
@@ -11,6 +9,7 @@ from detectron2.config import get_cfg
 
 from samcp import model_zoo
 from samcp.config_files import find_config
+from samcp.config_overrides import merge_file, merge_overrides
 from samcp.errors import CheckpointError, UsageError
 
 # The 14 templates of ViLD that FC-CLIP uses (B.3).
@@ -42,6 +41,9 @@ def _add_data_config(cfg: CN) -> None:
     # to the environment variable DETECTRON2_DATASETS.
     cfg.DATASETS.PATCHES_TRAIN = ()
     cfg.DATASETS.PATCHES_TEST = ()
+    # Stop if the generation of patches failed for an image (--strict), instead of skipping it in training and counting
+    # it as missed in evaluation.
+    cfg.DATASETS.STRICT = False
     # Minimum area of a patch after cropping, in pixels of the original image; smaller patches are dropped.
     cfg.INPUT.MIN_PATCH_AREA = 16
     # Crop all images after resizing, as usual for ADE20K; else crop half of the images before resizing, as in DETR.
@@ -184,13 +186,15 @@ def _add_inference_config(cfg: CN) -> None:
 
 def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1  # learning rate factor of the pretrained backbone, without FPN
+    cfg.SOLVER.CHECKPOINTS_KEPT = 3  # the latest ones, besides model_final.pth; each has the state of the optimizer
 
 
 def load_config(args: argparse.Namespace) -> CN:
     """Load the config of --config-file, a path or the name of a packaged config, with the command line's overrides.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``; config_file is set to the path that was found.
+        args: of :func:`samcp.command_line.training_parser` or Detectron2's ``default_argument_parser``; config_file is
+            set to the path that was found.
 
     Raises:
         UsageError: the file is unreadable, a key is unknown, or the combination of values cannot run.
@@ -199,13 +203,12 @@ def load_config(args: argparse.Namespace) -> CN:
     add_samcp_config(cfg)
     try:
         args.config_file = find_config(args.config_file)
-        cfg.merge_from_file(args.config_file, allow_unsafe=False)
-        cfg.merge_from_list(_with_floats(cfg, args.opts))
-        cfg.MODEL.WEIGHTS = model_zoo.find(cfg.MODEL.WEIGHTS)
-    except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
-        late = [option for option in args.opts if option.startswith("--")]
-        hint = f"; {late[0]} goes before the first key" if late else ""
-        raise UsageError(f"config {args.config_file!r} with {args.opts}: {error}{hint}") from error
+    except FileNotFoundError as error:
+        raise UsageError(f"--config-file {error}") from error
+    merge_file(cfg, args.config_file)
+    merge_overrides(cfg, args.opts)
+    cfg.MODEL.WEIGHTS = model_zoo.find(cfg.MODEL.WEIGHTS)
+    cfg.DATASETS.STRICT |= getattr(args, "strict", False)  # not an option of Detectron2's parser
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no GPU here; add: MODEL.DEVICE cpu")
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not args.eval_only:
@@ -234,18 +237,6 @@ def parse_config(text: str) -> CN:
     return cfg
 
 
-def merge_opts(cfg: CN, opts: Sequence[str]) -> None:
-    """Set keys of a config to values, as on a command line.
-
-    Raises:
-        UsageError: a key is unknown, or a value has the wrong type.
-    """
-    try:
-        cfg.merge_from_list(_with_floats(cfg, opts))
-    except (AssertionError, KeyError, ValueError) as error:
-        raise UsageError(f"{' '.join(opts)}: {error}") from error
-
-
 def without_pretraining(cfg: CN) -> CN:
     """Return a copy of a config with a randomly initialised backbone, for models that load a checkpoint."""
     built = cfg.clone()
@@ -262,15 +253,3 @@ def of_one_dataset(cfg: CN, index: int) -> CN:
         one.DATASETS[key] = cfg.DATASETS[key][index : index + 1]
     one.freeze()
     return one
-
-
-def _with_floats(cfg: CN, opts: Sequence[str]) -> list[str]:
-    """Return keys and values of the command line with 1 as 1.0 for float keys, since yacs rejects an int."""
-    values = list(opts)
-    for i in range(1, len(values), 2):
-        default: Any = cfg
-        for part in values[i - 1].split("."):
-            default = default.get(part) if isinstance(default, CN) else None
-        if isinstance(default, float) and values[i].lstrip("+-").isdigit():
-            values[i] += ".0"
-    return values

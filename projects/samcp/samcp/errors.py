@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import yaml
+
 from proposal_cache import CacheError
 
 
@@ -32,8 +34,18 @@ class DataError(ValueError):
         )
 
 
+class DivergenceError(ValueError):
+    """Loss is not finite; the message names the images of the batch."""
+
+
 # All other exceptions are bugs and keep their traceback.
-USER_ERRORS = (UsageError, CacheError, DataError, CheckpointError)
+USER_ERRORS = (UsageError, CacheError, DataError, CheckpointError, DivergenceError)
+
+
+def yaml_fault(error: yaml.YAMLError) -> str:
+    """Return what is wrong with a yaml file in one line, without its path."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"line {mark.line + 1}: {problem}" if mark and problem else " ".join(str(error).split())
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from proposal_cache.store.durable import make_directory, write_durably
-from samcp.config import merge_opts, parse_config
+from samcp.config import parse_config
+from samcp.config_overrides import merge_overrides
 from samcp.errors import CheckpointError
 from samcp.vocabulary import Vocabulary
 
@@ -94,7 +95,7 @@ class ModelFile:
         """
         cfg = parse_config(self.config)
         cfg.defrost()
-        merge_opts(cfg, opts)
+        merge_overrides(cfg, opts)
         halves = {name: t.half() if t.is_floating_point() else t for name, t in self.tensors.items()}
         return replace(self, tensors=halves, config=cfg.dump())
 

@@ -28,6 +28,7 @@ from samcp import model_zoo
 from samcp.checkpoint import load_trained_model
 from samcp.config import parse_config
 from samcp.data.dataset_mapper import augment_image, build_augmentations
+from samcp.download import fetch, is_url
 from samcp.errors import CheckpointError, DataError, UsageError
 from samcp.export import SUFFIX, ModelFile
 from samcp.modeling.meta_arch import SAMCP
@@ -86,7 +87,8 @@ class Predictor:
         ('person', 'bicycle', 'car')
 
         Args:
-            name: of a shipped model (`samcp models` lists them), or path of a file; files contain their config.
+            name: of a shipped model (`samcp models` lists them), or path or URL of a file, which is downloaded once;
+                files contain their config.
             device: such as "cpu" or "cuda:1"; default: the device of the training, or the CPU if there is no GPU.
             clip: "FILE" or "TAG", weights of the config's CLIP model, for example if the file has moved since the
                 training; or "NAME:FILE" or "NAME:TAG" for another model of open_clip, which gives words to a model that
@@ -98,7 +100,8 @@ class Predictor:
             UsageError: the device is not available.
         """
         _check_device(device)
-        path = Path(model_zoo.find(os.fspath(name)))
+        name = os.fspath(name)
+        path = fetch(name) if is_url(name) else Path(model_zoo.find(name))
         file = ModelFile.load(path) if path.suffix == SUFFIX else ModelFile.of_checkpoint(path)
         cfg = parse_config(file.config)
         cfg.MODEL.WEIGHTS = str(path)

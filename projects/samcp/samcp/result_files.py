@@ -89,7 +89,8 @@ def _write_panoptic(path: Path, result: "Result", key: str) -> dict[str, Any]:
     """Write the map of segment ids; return the annotation of the image."""
     ids, segments = result.panoptic
     write_panoptic_ids(path, ids.numpy())
-    infos = [{**{name: s[name] for name in ("id", "category_id", "area", "score")}, "iscrowd": 0} for s in segments]
+    names = ("id", "category_id", "area", "score", "part_of")
+    infos = [{**{name: s[name] for name in names if name in s}, "iscrowd": 0} for s in segments]
     return {"image_id": key, "file_name": f"{key}.png", "segments_info": infos}
 
 

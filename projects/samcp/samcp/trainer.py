@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
+from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -16,10 +17,12 @@ from detectron2.utils import comm
 from samcp.checkpoint import Checkpointer
 from samcp.config import of_one_dataset
 from samcp.data import build_test_loader, build_train_loader, check_test_data
+from samcp.data.build import failed_records
 from samcp.errors import CheckpointError, UsageError
 from samcp.evaluation import build_evaluator, format_results
 from samcp.modeling.meta_arch import SAMCP
 from samcp.solver import build_optimizer
+from samcp.training_steps import CheckedAMPTrainer, CheckedTrainer, CheckpointHook, RememberedBatches
 from samcp.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -45,8 +48,8 @@ class Trainer(DefaultTrainer):
         _warn_about_unused_instance_queries(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         model = _distributed(model)
-        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = trainer_class(model, data_loader, optimizer)
+        trainer_class = CheckedAMPTrainer if cfg.SOLVER.AMP.ENABLED else CheckedTrainer
+        self._trainer = trainer_class(model, RememberedBatches(data_loader), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, cfg, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -71,6 +74,12 @@ class Trainer(DefaultTrainer):
                 "frozen layers and the learning rate groups must not change"
             ) from error
 
+    def build_hooks(self) -> list[HookBase]:
+        """Return Detectron2's hooks, but keep only SOLVER.CHECKPOINTS_KEPT periodic checkpoints."""
+        solver = self.cfg.SOLVER
+        checkpoints = CheckpointHook(self.checkpointer, solver.CHECKPOINT_PERIOD, max_to_keep=solver.CHECKPOINTS_KEPT)
+        return [checkpoints if isinstance(hook, PeriodicCheckpointer) else hook for hook in super().build_hooks()]
+
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
@@ -85,7 +94,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        return build_evaluator(cfg, dataset_name)
+        missed = failed_records(cfg, dataset_name, is_train=False)
+        return build_evaluator(cfg, dataset_name, missed=missed)
 
     @classmethod
     def test(

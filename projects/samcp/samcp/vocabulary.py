@@ -14,6 +14,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from proposal_cache.errors import reason
 from samcp.errors import DataError
 
 STUFF = "~"  # suffix of the name of a stuff class
@@ -113,7 +114,7 @@ class Vocabulary:
         except (OSError, UnicodeDecodeError) as error:
             packaged = ", ".join(_packaged())
             raise DataError(
-                f"vocabulary {source}: neither one of {packaged} nor a readable text file ({error})"
+                f"vocabulary {source}: neither one of {packaged} nor a readable text file ({reason(error)})"
             ) from error
         entries = [
             (f"vocabulary {source}, line {i}", _words(line))

@@ -15,7 +15,6 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from samcp.checkpoint import load_trained_model
@@ -26,6 +25,7 @@ from samcp.data.files import write_json
 from samcp.errors import USER_ERRORS, DataError, UsageError
 from samcp.evaluation.clip_weight import ClipWeightEvaluator, ClipWeightSweep
 from samcp.launch import launch
+from samcp.log import start_log
 from samcp.trainer import Trainer, use_vocabulary_of
 from samcp.vocabulary import Vocabulary
 
@@ -66,8 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the evaluation in one process; exit with a message on errors that a user can fix."""
     try:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        for name in ("detectron2", "fvcore", "samcp"):
-            setup_logger(str(arguments.output / "log.txt"), distributed_rank=comm.get_rank(), name=name)
+        start_log(str(arguments.output), comm.get_rank())
         evaluate_all(arguments)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
@@ -162,6 +161,7 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
 
 def _load(config: Path, arguments: argparse.Namespace) -> CfgNode:
     overrides = ["MODEL.WEIGHTS", str(arguments.weights), "OUTPUT_DIR", str(arguments.output.resolve() / config.stem)]
+    overrides += ["DATASETS.STRICT", str(arguments.strict)]
     if arguments.kappa:  # otherwise a config with κ = 0 would disable the fusion
         overrides += ["MODEL.SAMCP.OPEN_VOCABULARY.KAPPA", str(max(arguments.kappa))]
     options = ["--config-file", str(config), "--eval-only", *overrides, *arguments.opts]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from proposal_cache.errors import reason
 from samcp.data.datasets.custom.register import register_files
 from samcp.data.files import write_json
 from samcp.errors import UsageError, exit_with_message
@@ -25,13 +26,15 @@ def run(arguments: argparse.Namespace) -> None:
     _check_output(arguments.output)
     register_files(arguments.register)
     name = arguments.dataset
-    quality = measure_dataset(name, str(arguments.patches), limit=arguments.limit, workers=arguments.workers)
+    quality = measure_dataset(
+        name, str(arguments.patches), limit=arguments.limit, workers=arguments.workers, strict=arguments.strict
+    )
     print(make_table(quality.fits))
     if quality.failures:
-        key, reason = next(iter(quality.failures.items()))
+        key, why = next(iter(quality.failures.items()))
         print(
-            f"{len(quality.failures)} images have no patches because their generation failed, for example {key}: "
-            + reason
+            f"{len(quality.failures)} images count as missed, since their patches could not be generated (--strict "
+            f"stops instead); the first is {key}: {why}"
         )
     per_image = quality.patches / quality.images
     print(f"{name}: {quality.images} images, {len(quality.fits)} objects, {per_image:.1f} patches per image")
@@ -82,6 +85,6 @@ def _check_output(path: Path | None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output {path}: cannot create its folder ({error}); name another file") from error
+        raise UsageError(f"--output {path}: cannot create its folder ({reason(error)}); name another file") from error
     if path.is_dir():
         raise UsageError(f"--output {path}: a folder; name a file in it, such as {path / 'patches.json'}")

@@ -17,6 +17,7 @@ from samcp.config import load_config
 from samcp.data.datasets.subset import register_subset
 from samcp.data.patch_caches import image_root
 from samcp.errors import exit_with_message
+from samcp.log import start_log
 from samcp.trainer import Trainer
 
 _DATASETS = {"coco": "coco_2017_train_panoptic", "camvid": "camvid_train"}
@@ -62,6 +63,7 @@ def configure(dataset: str, patches: Path, arguments: argparse.Namespace) -> Cfg
         overrides += ["MODEL.SAMCP.TEST.PANOPTIC_ON", "False", "MODEL.SAMCP.TEST.INSTANCE_ON", "False"]
     options = default_argument_parser().parse_args(["--config-file", arguments.config, *overrides, *arguments.opts])
     cfg = load_config(options)
+    start_log(cfg.OUTPUT_DIR, rank=0)
     default_setup(cfg, options)
     return cfg
 

@@ -1,6 +1,8 @@
 """Segmentation of a user's images with a trained model."""
 
 import argparse
+import glob
+import itertools
 import sys
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,11 +11,21 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from proposal_cache import PatchCache, Patches
-from proposal_cache.generation.sources import ImageFile, SourceError, from_folder, from_list, image_size, read_image
+from proposal_cache.generation.sources import (
+    SUFFIXES,
+    ImageFile,
+    SourceError,
+    from_folder,
+    from_list,
+    image_key,
+    image_size,
+    read_image,
+)
 from proposal_cache.generators.base import Generator
 from proposal_cache.generators.sam import SamGenerator
 from samcp.config import load_config
 from samcp.errors import UsageError, exit_with_message
+from samcp.parts import PartWords, segment_parts
 from samcp.photo_patches import photo_patches
 from samcp.predictor import Predictor
 from samcp.result import Result
@@ -29,17 +41,19 @@ def main(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Segment all images, and write pictures, maps and json."""
     images = find_images(arguments.images)
-    _check_output(arguments.output, arguments.images)
+    _check_output(arguments.output, arguments.images, images)
     if arguments.patches:
         _check_cache(images, PatchCache(arguments.patches))
+    parts = _part_words(arguments)
     predictor = _load(arguments)
     vocabulary = Vocabulary.read(arguments.words) if arguments.words is not None else predictor.vocabulary
-    predictor.check_words(vocabulary)
+    for words in (vocabulary,) if parts is None else (parts.wholes, *parts.parts):
+        predictor.check_words(words)
     if arguments.patches:
         patches = _from_cache(images, PatchCache(arguments.patches))
     else:
         patches = photo_patches(images, _generator(arguments, predictor))
-    written = _segment(images, patches, predictor, vocabulary, arguments)
+    written = _segment(images, patches, predictor, parts or vocabulary, arguments)
     if not written:
         raise UsageError("no image could be segmented")
     print(f"{len(written)} pictures are in {arguments.output}, the first one is {written[0]}")
@@ -60,13 +74,29 @@ def _load(arguments: argparse.Namespace) -> Predictor:
     return predictor
 
 
-def find_images(locations: Sequence[str]) -> list[ImageFile]:
-    """Return the images of files, folders and URLs.
-
-    A key is the path under the folder, or the name of the file; both without suffix.
+def _part_words(arguments: argparse.Namespace) -> PartWords | None:
+    """Return the words of --parts, None without --parts.
 
     Raises:
-        SourceError: there is no such file, a folder has no images, or two images have the same key.
+        UsageError: --parts, --task and --words do not go together.
+    """
+    if (arguments.task == "parts") != (arguments.parts is not None):
+        raise UsageError('--task parts and --parts need each other: --task parts --parts "person > head, torso"')
+    if arguments.parts is None:
+        return None
+    if arguments.words is not None:
+        raise UsageError("--parts has the words of the objects before each >; omit --words")
+    return PartWords.parse(arguments.parts)
+
+
+def find_images(locations: Sequence[str]) -> list[ImageFile]:
+    """Return the images of files, folders, patterns such as "photos/**/*.jpg", and URLs.
+
+    A key is the path under the folder, or under the last folder of a pattern before its first wildcard, or the name of
+    the file; all without suffix.
+
+    Raises:
+        SourceError: there is no such file, a folder or pattern has no images, or two images have the same key.
     """
     entries: list[tuple[str, str]] = []
     for location in locations:
@@ -74,16 +104,30 @@ def find_images(locations: Sequence[str]) -> list[ImageFile]:
             entries += [(image.key, image.url) for image in from_folder(location)]
         elif "://" in location or Path(location).is_file():
             entries.append((PurePosixPath(location.replace("\\", "/")).stem, location))
+        elif glob.has_magic(location):
+            entries += _matching(location)
         else:
             raise SourceError(f"{location}: no such file or folder")
     return from_list(entries, "the command line")
 
 
-def _check_output(output: Path, locations: Sequence[str]) -> None:
-    """Raise ValueError if the output is inside an image folder, where it would be read as input."""
+def _matching(pattern: str) -> list[tuple[str, str]]:
+    """Return key and path of each image that matches a pattern."""
+    folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+    paths = sorted(path for path in glob.iglob(pattern, recursive=True) if Path(path).suffix.lower() in SUFFIXES)
+    if not paths:
+        raise SourceError(f"{pattern}: no image matches (supported: {', '.join(sorted(SUFFIXES))})")
+    return [(image_key(path, folder), path) for path in paths]
+
+
+def _check_output(output: Path, locations: Sequence[str], images: Sequence[ImageFile]) -> None:
+    """Raise ValueError if the output is inside an image folder, where it would be read as input, or replaces images."""
     for folder in (Path(location) for location in locations if Path(location).is_dir()):
         if folder.resolve() in (output.resolve(), *output.resolve().parents):
             raise ValueError(f"--output {output} is inside the folder of the images, {folder}; choose another folder")
+    for image in images:
+        if (output / f"{image.key}.jpg").resolve() == Path(image.url).resolve():
+            raise ValueError(f"--output {output}: the picture would replace {image.url}; choose another folder")
 
 
 def _check_cache(images: Sequence[ImageFile], cache: PatchCache) -> None:
@@ -120,11 +164,12 @@ def _segment(
     images: Sequence[ImageFile],
     patches: Mapping[str, Patches | str],
     predictor: Predictor,
-    vocabulary: Vocabulary,
+    words: Vocabulary | PartWords,
     arguments: argparse.Namespace,
 ) -> list[Path]:
     """Write all outputs; return the pictures."""
-    task = arguments.task or ("panoptic" if predictor.has_instances else "semantic")
+    default = "panoptic" if predictor.has_instances else "semantic"
+    task = "parts" if isinstance(words, PartWords) else arguments.task or default
     if task != "semantic" and not predictor.has_instances:
         raise UsageError(f"--task {task}: {arguments.weights} has no instances; use --task semantic")
 
@@ -135,6 +180,8 @@ def _segment(
                 tqdm.write(f"skipped: {image_patches}", file=sys.stderr)
                 continue
             scene = predictor(read_image(image.url, image.data), image_patches)
-            yield image.key + PurePosixPath(image.url).suffix, scene.segment(vocabulary)
+            result = segment_parts(scene, words) if isinstance(words, PartWords) else scene.segment(words)
+            yield image.key + PurePosixPath(image.url).suffix, result
 
-    return [path for path in save_results(results(), arguments.output, task) if path.suffix == ".jpg"]
+    paths = save_results(results(), arguments.output, "panoptic" if task == "parts" else task)
+    return [path for path in paths if path.suffix == ".jpg"]

@@ -8,7 +8,7 @@ import torch.utils.data
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader, build_detection_train_loader
 
-from proposal_cache import PatchCache, image_key
+from proposal_cache import CacheError, PatchCache, image_key
 from samcp.data import datasets as _datasets  # noqa: F401  (registers them)
 from samcp.data.dataset_mapper import SAMCPDatasetMapper
 from samcp.data.patch_caches import cache_paths, check_keys, image_root, open_cache
@@ -33,7 +33,8 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[Record]]:
     records: list[Record] = []
     caches: dict[str, PatchCache] = {}
     for name, path in paths.items():
-        found, caches[path] = load_records(name, path, skip_failed=True)
+        found, caches[path] = load_records(name, path, skip_failed=not cfg.DATASETS.STRICT)
+        _warn_about_skipped(name, failed_records(cfg, name, is_train=True))
         records += _with_ground_truth(found) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else found
     _check_same_labels(list(paths))
     logger.info("Training on %d images of %s", len(records), ", ".join(paths))
@@ -48,7 +49,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataL
         DataError, CacheError: as :func:`build_train_loader`.
     """
     path = cache_paths(cfg, is_train=False)[dataset_name]
-    records, cache = load_records(dataset_name, path)
+    records, cache = load_records(dataset_name, path, skip_failed=not cfg.DATASETS.STRICT)
     mapper = SAMCPDatasetMapper(cfg, is_train=False, dataset_name=dataset_name, caches={path: cache})
     return build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
@@ -60,7 +61,23 @@ def check_test_data(cfg: CfgNode) -> None:
         DataError, CacheError: as :func:`build_train_loader`.
     """
     for name, path in cache_paths(cfg, is_train=False).items():
-        load_records(name, path)
+        load_records(name, path, skip_failed=not cfg.DATASETS.STRICT)
+
+
+def failed_records(cfg: CfgNode, dataset_name: str, *, is_train: bool) -> list[Record]:
+    """Return the records of a dataset whose patches could not be generated, each with "failure", the reason.
+
+    Returns an empty list with DATASETS.STRICT, with which such images are an error.
+
+    Raises:
+        DataError, CacheError: as :func:`build_train_loader`.
+    """
+    path = cache_paths(cfg, is_train)[dataset_name]
+    failures = {} if cfg.DATASETS.STRICT else open_cache(path, dataset_name).manifest.failures
+    if not failures:  # the usual case; the records of a large dataset take long to load
+        return []
+    records, _ = find_patches(load_dataset(dataset_name), dataset_name, path)
+    return [{**record, "failure": failures[record["key"]]} for record in records if record["key"] in failures]
 
 
 def load_records(dataset: str, cache_path: str, *, skip_failed: bool = False) -> tuple[list[Record], PatchCache]:
@@ -69,7 +86,7 @@ def load_records(dataset: str, cache_path: str, *, skip_failed: bool = False) ->
     Args:
         dataset: a registered name.
         cache_path: of its patches.
-        skip_failed: skip, with a warning, images whose patches could not be generated, such as damaged files.
+        skip_failed: skip images whose patches could not be generated, such as damaged files.
 
     Returns:
         The records, each with "key", "patches_path" and "dataset_name" added for the mapper; and the cache, which has
@@ -80,7 +97,12 @@ def load_records(dataset: str, cache_path: str, *, skip_failed: bool = False) ->
     """
     records, cache = find_patches(load_dataset(dataset), dataset, cache_path)
     if skip_failed:
-        records = _without_failed(records, cache)
+        records = [record for record in records if record["key"] not in cache.manifest.failures]
+        if not records:
+            raise CacheError(
+                f"{cache_path}: the generation of patches failed for all images of {dataset}; `proposal-cache info "
+                f"{cache_path}` prints the reasons"
+            )
     check_keys(cache, dataset, [record["key"] for record in records])
     return records, cache
 
@@ -116,14 +138,16 @@ def load_dataset(name: str) -> list[Record]:
     return records
 
 
-def _without_failed(records: list[Record], cache: PatchCache) -> list[Record]:
-    failed = [record["key"] for record in records if record["key"] in cache.manifest.failures]
+def _warn_about_skipped(dataset: str, failed: Sequence[Record]) -> None:
     if failed:
-        reason = cache.manifest.failures[failed[0]]
         logger.warning(
-            "%s: skipped %d images without patches, first %s: %s", cache.path, len(failed), failed[0], reason
+            "%s: %d images are skipped, since their patches could not be generated (--strict stops instead); the first "
+            "is %s: %s",
+            dataset,
+            len(failed),
+            failed[0]["file_name"],
+            failed[0]["failure"],
         )
-    return [record for record in records if record["key"] not in cache.manifest.failures]
 
 
 def _with_ground_truth(records: list[Record]) -> list[Record]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from proposal_cache import Patches
+from proposal_cache.errors import reason
 from proposal_cache.rle import encode_labels
 from samcp.errors import DataError
 
@@ -82,6 +83,24 @@ def read_ground_truth(
     )
 
 
+def annotated_size(record: Mapping[str, Any]) -> tuple[int, int]:
+    """Return (height, width) from the annotations, since the image itself may be unreadable.
+
+    Raises:
+        DataError: the record has neither a size nor a PNG of labels.
+    """
+    if "height" in record:
+        return record["height"], record["width"]
+    path = record.get("pan_seg_file_name", record.get("sem_seg_file_name"))
+    if path is None:
+        raise DataError(
+            f"{record['file_name']}: the dataset gives neither its height and width nor a PNG of labels; add one of "
+            "them to its records"
+        )
+    image = _read_png(path)
+    return image.height, image.width
+
+
 def read_panoptic_ids(path: str) -> np.ndarray:
     """Read a COCO panoptic PNG as (H, W) int32 segment ids, R + 256 G + 256² B.
 
@@ -102,7 +121,10 @@ def read_label_map(path: str) -> np.ndarray:
     """
     labels = np.asarray(_read_png(path))
     if labels.ndim != 2:
-        raise DataError(f"{path}: a label map must have one channel of class ids, this one has shape {labels.shape}")
+        raise DataError(
+            f"{path}: a label map must have one channel of class ids, but this one has {labels.shape[2]}; if its "
+            "colours are the classes, convert it with a palette of them: see docs/datasets.md, Colours as labels"
+        )
     return labels.astype(np.int32)
 
 
@@ -112,7 +134,7 @@ def check_labels(path: str, labels: Iterable[int], num_classes: int, ignore_labe
     if unknown:
         raise DataError(
             f"{path}: has the labels {unknown}, but the dataset has the classes 0..{num_classes - 1} and ignore_label "
-            f"{ignore_label}; correct the dataset's stuff_classes or ignore_label"
+            f"{ignore_label}; correct the labels, the dataset's classes or its ignore_label"
         )
 
 
@@ -194,5 +216,5 @@ def _read_png(path: str) -> Image.Image:
             return image
     except FileNotFoundError as error:
         raise DataError.missing(path, "ground truth") from error
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: the ground truth cannot be read ({error}); replace the file") from error
+    except OSError as error:
+        raise DataError(f"{path}: the ground truth cannot be read ({reason(error)}); replace the file") from error

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 
-from proposal_cache.generation.sources import open_image, turn_upright, upright_size
+from proposal_cache.errors import reason
+from proposal_cache.generation.sources import exif_orientation, open_image, turn_upright, upright_size
 from samcp.errors import DataError
 
 
@@ -35,6 +36,16 @@ def read_image_size(path: str) -> tuple[int, int]:
         return height, width
 
 
+def read_exif_orientation(path: str) -> int:
+    """Read the EXIF orientation of an image: 1 if it is upright, above 4 if width and height are swapped.
+
+    Raises:
+        DataError: as :func:`read_image`.
+    """
+    with _data_errors(path), open_image(path) as image:
+        return exif_orientation(image)
+
+
 @contextmanager
 def _data_errors(path: str) -> Iterator[None]:
     try:
@@ -43,5 +54,5 @@ def _data_errors(path: str) -> Iterator[None]:
         raise DataError.missing(path, "image") from error
     except (OSError, SyntaxError, ValueError) as error:  # PIL raises all of them for damaged files
         raise DataError(
-            f"{path}: the image cannot be read ({error}); replace it, or take it out of the dataset"
+            f"{path}: the image cannot be read ({reason(error)}); replace it, or take it out of the dataset"
         ) from error

@@ -13,8 +13,6 @@ from detectron2.utils.logger import log_first_n
 
 from proposal_cache import CacheError, PatchCache, Patches
 
-logger = logging.getLogger(__name__)
-
 _SHOWN_KEYS = 3
 
 
@@ -56,7 +54,8 @@ def open_cache(path: str, dataset: str) -> PatchCache:
         raise CacheError(f"{path}: no patch cache; make it with: {generate_command(dataset, path)}")
     cache = PatchCache(path)
     made_by = ", ".join(str(generator.get("name")) for generator in cache.manifest.generators)
-    logger.info("%s: patches of %d images of %s, made by %s", path, len(cache), cache.manifest.dataset, made_by)
+    message = f"{path}: patches of {len(cache)} images of {cache.manifest.dataset}, made by {made_by}"
+    log_first_n(logging.INFO, message, key="message")
     _check_images(cache, dataset)
     return cache
 

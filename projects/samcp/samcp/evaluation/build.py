@@ -1,6 +1,8 @@
 """Construction of the evaluators of a dataset."""
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -9,6 +11,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from samcp.errors import UsageError
 from samcp.evaluation.cityscapes import CityscapesAPEvaluator
 from samcp.evaluation.instances import InstanceEvaluator
+from samcp.evaluation.missed import MissedImagesEvaluator
 from samcp.evaluation.panoptic import PanopticEvaluator
 from samcp.evaluation.prompts import PromptEvaluator
 from samcp.evaluation.semantic import SemanticEvaluator
@@ -16,7 +19,9 @@ from samcp.evaluation.semantic import SemanticEvaluator
 _PANOPTIC = ("coco_panoptic_seg", "cityscapes_panoptic_seg")
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: str | None = None, *, missed: Sequence[Mapping[str, Any]] = ()
+) -> DatasetEvaluator:
     """Build the evaluators for a dataset's evaluator_type and the tasks that are switched on.
 
     Args:
@@ -24,6 +29,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
         dataset_name: a registered dataset with an evaluator_type of COCO, ADE20K or Cityscapes.
         output_folder: for results in COCO's formats; default OUTPUT_DIR/inference, or its subfolder ``dataset_name`` if
             DATASETS.TEST names several datasets.
+        missed: records of images without patches, from :func:`samcp.data.build.failed_records`, which count as missed
+            in all tasks but the accuracy of prompts, which is per patch.
 
     Raises:
         UsageError: the evaluator_type is unknown, or none of its tasks is on.
@@ -41,6 +48,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
         evaluators.append(CityscapesAPEvaluator(dataset_name))
     if kind in _PANOPTIC and tasks.PANOPTIC_ON:
         evaluators.append(PanopticEvaluator(dataset_name, output_folder))
+    if missed and evaluators:
+        evaluators = [MissedImagesEvaluator(DatasetEvaluators(evaluators), dataset_name, missed)]
     if tasks.PROMPTS_ON:
         evaluators.append(PromptEvaluator(dataset_name, threshold=tasks.PAIR_THRESHOLD))
     if not evaluators:

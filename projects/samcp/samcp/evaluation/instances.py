@@ -1,5 +1,7 @@
 """Box and mask AP of instances with RLE masks."""
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +10,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
+from proposal_cache.errors import reason
 from samcp.errors import DataError
 
 
@@ -28,8 +31,8 @@ class InstanceEvaluator(COCOEvaluator):
             super().__init__(dataset_name, tasks=("bbox", "segm"), output_dir=output_dir)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{metadata.get('json_file')}: the json of {dataset_name}'s instances cannot be read ({error}); fix "
-                "it, or skip the AP by MODEL.SAMCP.TEST.INSTANCE_ON False"
+                f"{metadata.get('json_file')}: the json of {dataset_name}'s instances cannot be read "
+                f"({reason(error)}); fix it, or skip the AP by MODEL.SAMCP.TEST.INSTANCE_ON False"
             ) from error
         class_of = metadata.thing_dataset_id_to_contiguous_id
         things = sorted(class_of.values())
@@ -39,6 +42,11 @@ class InstanceEvaluator(COCOEvaluator):
             thing_classes=[metadata.thing_classes[thing] for thing in things],
             thing_dataset_id_to_contiguous_id={i: self._rank[thing] for i, thing in class_of.items()},
         )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Return COCO's metrics; the tables that pycocotools prints are in the log too, by Detectron2."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            return super().evaluate(*args, **kwargs)
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Add the predictions of a batch.

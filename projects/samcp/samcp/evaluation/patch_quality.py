@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from PIL import Image
 
 from proposal_cache import PatchCache, Patches, rle
 from samcp.data.affinity_targets import TargetRules
 from samcp.data.build import find_patches, load_dataset
-from samcp.data.ground_truth import GroundTruth, read_ground_truth
+from samcp.data.ground_truth import GroundTruth, annotated_size, read_ground_truth
 from samcp.data.parallel import parallel_map
 from samcp.data.patch_caches import check_keys, read_patches
 from samcp.errors import DataError
@@ -100,7 +99,9 @@ class PatchQuality:
     fits: ObjectFits
 
 
-def measure_dataset(name: str, cache_path: str, *, limit: int | None = None, workers: int = 1) -> PatchQuality:
+def measure_dataset(
+    name: str, cache_path: str, *, limit: int | None = None, workers: int = 1, strict: bool = False
+) -> PatchQuality:
     """Measure the patches of a registered dataset against its ground truth, with a progress bar.
 
     Args:
@@ -108,6 +109,8 @@ def measure_dataset(name: str, cache_path: str, *, limit: int | None = None, wor
         cache_path: of its patches.
         limit: use only the first images.
         workers: number of processes.
+        strict: raise CacheError for images whose patches could not be generated, instead of counting their objects
+            as missed.
 
     Raises:
         DataError: the dataset or its ground truth cannot be read, or has no objects.
@@ -115,7 +118,7 @@ def measure_dataset(name: str, cache_path: str, *, limit: int | None = None, wor
     """
     records, cache = find_patches(load_dataset(name)[:limit], name, cache_path)
     failures = {r["key"]: cache.manifest.failures[r["key"]] for r in records if r["key"] in cache.manifest.failures}
-    check_keys(cache, name, [record["key"] for record in records if record["key"] not in failures])
+    check_keys(cache, name, [record["key"] for record in records if strict or record["key"] not in failures])
     measure = partial(
         _measure_record,
         cache=cache,
@@ -178,29 +181,8 @@ def _measure_record(
     record: Record, *, cache: PatchCache, num_classes: int, ignore_label: int
 ) -> tuple[ObjectFits, int]:
     """Return the objects of one image and its number of patches."""
-    size = _annotated_size(record)
+    size = annotated_size(record)
     truth = read_ground_truth(record, size, num_classes=num_classes, ignore_label=ignore_label)
     failed = record["key"] in cache.manifest.failures
     patches = Patches.empty(*size) if failed else read_patches(cache, record, size)
     return measure_image(patches, truth), len(patches)
-
-
-def _annotated_size(record: Record) -> tuple[int, int]:
-    """Return (height, width) from the annotations, since the image itself may be unreadable.
-
-    Raises:
-        DataError: the record has neither a size nor a PNG of labels.
-    """
-    if "height" in record:
-        return record["height"], record["width"]
-    path = record.get("pan_seg_file_name", record.get("sem_seg_file_name"))
-    if path is None:
-        raise DataError(
-            f"{record['file_name']}: the dataset gives neither its height and width nor a PNG of labels; add one of "
-            "them to its records"
-        )
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise DataError(f"{path}: the ground truth cannot be read ({error}); replace the file") from error

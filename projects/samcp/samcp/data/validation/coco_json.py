@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from proposal_cache.errors import reason
 from samcp.vocabulary import word_key
 
 _IDS = ("id", "image_id", "category_id")  # required keys of an instance
@@ -88,7 +89,7 @@ def _read(path: str) -> _Json:
         with open(path, "rb") as file:
             content = json.load(file)
     except (OSError, ValueError) as error:
-        return _Json(path, [], [], [], [f"{path}: cannot be read as json ({error})"])
+        return _Json(path, [], [], [], [f"{path}: cannot be read as json ({reason(error)})"])
     problems: list[str] = []
     images, annotations, categories = (
         _objects(path, content, key, problems) for key in ("images", "annotations", "categories")

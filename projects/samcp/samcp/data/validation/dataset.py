@@ -1,6 +1,6 @@
 """Validation of a registered dataset: images, annotations, jsons and patches."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,8 +16,15 @@ from samcp.data.image_io import read_image_size
 from samcp.data.parallel import parallel_map
 from samcp.data.patch_caches import image_root, read_patches
 from samcp.data.validation.coco_json import check_jsons, shown
+from samcp.data.validation.doubts import (
+    doubt_about_labels,
+    doubt_about_turned_images,
+    doubt_about_words,
+    is_turned_in_place,
+    turned_by_exif,
+)
 from samcp.errors import DataError
-from samcp.vocabulary import Vocabulary, word_key
+from samcp.vocabulary import Vocabulary
 
 _SAME_OBJECT = 0.9  # IoU above which two instances are reported as duplicates
 _OVERLAPPING = 0.5  # share of an instance inside another of its class above which the pair is counted
@@ -54,12 +61,20 @@ class Report:
 
 @dataclass
 class _Finding:
-    """Result for one image: problems, class and area of each segment, and number of overlapping pairs of one class."""
+    """Result for one image.
+
+    Attributes:
+        problems: messages.
+        classes, areas: of each segment.
+        overlaps: number of overlapping pairs of instances of one class.
+        turned: path of the image if EXIF turns it but its size does not show that, else "".
+    """
 
     problems: list[str] = field(default_factory=list)
     classes: list[int] = field(default_factory=list)
     areas: list[int] = field(default_factory=list)
     overlaps: int = 0
+    turned: str = ""
 
 
 def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 1) -> Report:
@@ -91,8 +106,12 @@ def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 
         problems += _check_patches(name, records, cache)
     empty = sum(not finding.classes and not finding.problems for finding in findings)
     classes = _count(findings, vocabulary)
-    remarks = [f"{one.name}: never occurs" for one in classes if not one.segments]
-    remarks += _other_words(name, vocabulary) + _unused_labels(name, records) + _overlaps(records, findings)
+    unused = [one.name for one in classes if not one.segments]
+    remarks = [f"{len(unused)} of {len(classes)} classes never occur: {', '.join(unused)}"] if unused else []
+    if "sem_seg_file_name" in records[0]:
+        remarks += doubt_about_labels(vocabulary.names, [bool(one.segments) for one in classes])
+    remarks += doubt_about_turned_images([finding.turned for finding in findings if finding.turned])
+    remarks += doubt_about_words(name, vocabulary) + _unused_labels(name, records) + _overlaps(records, findings)
     if empty:
         remarks.append(f"{empty} of {len(records)} images have no segment of any class")
     return Report(len(records), problems, remarks, classes)
@@ -112,30 +131,19 @@ def _records(name: str) -> list[dict[str, Any]]:
 
 def _check_keys(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Report images with equal keys or ids."""
+    files: dict[str, list[str]] = defaultdict(list)
     try:
         root = image_root(name)
-        keys = Counter(image_key(record["file_name"], root) for record in records)
+        for record in records:
+            files[image_key(record["file_name"], root)].append(record["file_name"])
     except CacheError as error:
         return [str(error)]
     ids = Counter(record["image_id"] for record in records if "image_id" in record)  # optional in semantic datasets
-    return [f"{n} images have the key {key!r} (the path without its suffix)" for key, n in keys.items() if n > 1] + [
-        f"{n} images have the id {image_id!r}" for image_id, n in ids.items() if n > 1
-    ]
-
-
-def _other_words(name: str, vocabulary: Vocabulary) -> list[str]:
-    """Report categories of a custom json whose class has other words: `classes` may be in the wrong order."""
-    metadata = MetadataCatalog.get(name)
-    listed = metadata.get("panoptic_json") or metadata.get("json_file")
-    if not metadata.get("described_in") or not metadata.get("vocabulary") or not listed:
-        return []
-    names = metadata.get("stuff_classes") or metadata.get("thing_classes")
-    pairs = [
-        f"{name!r} has the words {words[0]!r}"
-        for name, words in zip(names, vocabulary.words, strict=True)
-        if word_key(name) not in map(word_key, words)
-    ]
-    return [f"{listed}: {len(pairs)} categories have other words in classes: {shown(pairs)}"] if pairs else []
+    return [
+        f"{shown(paths)}: {len(paths)} images have the key {key!r} (the path without its suffix); rename all but one"
+        for key, paths in files.items()
+        if len(paths) > 1
+    ] + [f"{n} images have the id {image_id!r}" for image_id, n in ids.items() if n > 1]
 
 
 def _unused_labels(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -169,12 +177,14 @@ def _check_image(record: Mapping[str, Any], *, num_classes: int, ignore_label: i
     size = _image_size(record, finding.problems)
     if size is None:
         return finding
+    if is_turned_in_place(record["file_name"], size):
+        finding.turned = record["file_name"]
     try:
         truth = read_ground_truth(record, size, num_classes=num_classes, ignore_label=ignore_label)
         if "pan_seg_file_name" in record:
             finding.problems += _check_segments(record)
     except (DataError, CacheError) as error:
-        finding.problems.append(str(error))
+        finding.problems.append(f"{error}{turned_by_exif(record, size)}")
         return finding
     except Exception as error:  # pycocotools raises various errors for invalid polygons
         finding.problems.append(f"{record['file_name']}: its annotations cannot be read ({error!r})")
@@ -198,7 +208,10 @@ def _image_size(record: Mapping[str, Any], problems: list[str]) -> tuple[int, in
         return None
     listed = record.get("height", height), record.get("width", width)
     if listed != (height, width):
-        problems.append(f"{path}: is {height} x {width} pixels (height x width), but the dataset lists {listed}")
+        problems.append(
+            f"{path}: is {height} x {width} pixels (height x width), but the dataset lists {listed}"
+            + turned_by_exif(record, (height, width))
+        )
         return None
     return height, width
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from proposal_cache.errors import reason
 from samcp.data.validation.coco_json import shown
-from samcp.errors import DataError
+from samcp.errors import DataError, yaml_fault
 from samcp.vocabulary import STUFF, Vocabulary, is_path, word_key
 
 _TOP_KEYS = {"classes", "splits", "ignore_label"}
@@ -92,8 +93,10 @@ def read_description(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read as yaml ({error})") from error
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: cannot be read as yaml ({yaml_fault(error)})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({reason(error)})") from error
     splits = content.get("splits") if isinstance(content, dict) else None
     if not isinstance(splits, dict) or not all(isinstance(split, dict) for split in splits.values()) or not splits:
         raise DataError(
@@ -155,7 +158,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as json ({error})") from error
+        raise DataError(f"{path}: cannot be read as json ({reason(error)})") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a COCO json, which is an object with images, annotations and categories")
     return content
