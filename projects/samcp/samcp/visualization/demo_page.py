@@ -15,6 +15,7 @@ from proposal_cache.generation.pipeline import coverage
 from proposal_cache.visualize import draw_patches
 from samcp.data.image_io import read_image
 from samcp.predictor import Predictor
+from samcp.regions import predicted_regions
 from samcp.visualization.drawing import draw_prediction, vocabulary_metadata
 from samcp.visualization.pages import Row, Section, write_page
 from samcp.visualization.panels import panel
@@ -139,7 +140,7 @@ def prediction_rows(
     rows = []
     for record, prediction in zip(records, predictions, strict=True):
         patches = cache[record["key"]]
-        pictures = panel(record, patches, prediction, metadata)
+        pictures = panel(record, patches, predicted_regions(prediction), metadata)
         rows.append(Row(record["key"], pictures, note=f"{len(patches)} patches"))
     return rows
 
