@@ -120,7 +120,7 @@ def write_demo_page(
         ),
         Section("Step by step", commands=commands),
     ]
-    return write_page(folder, "SAM-CP demo", sections)
+    return write_page(Path(folder) / "index.html", "SAM-CP demo", sections)
 
 
 def prediction_rows(

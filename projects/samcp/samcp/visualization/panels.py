@@ -9,8 +9,10 @@ from detectron2.data import Metadata
 from proposal_cache import Patches
 from proposal_cache.visualize import draw_patches
 from samcp.data.image_io import read_image
+from samcp.evaluation.image_quality import SegmentedImage
 from samcp.regions import Regions, true_regions
 from samcp.visualization.drawing import Picture, draw_comparison, draw_ground_truth, enlarge
+from samcp.visualization.pages import Row
 
 _GAP = 8  # pixels between pictures
 
@@ -41,6 +43,13 @@ def panel(
     truth = true_regions(record, image.shape[:2], metadata)
     pictures["prediction"], pictures["ground truth"] = draw_comparison(image, predicted, truth, metadata)
     return pictures
+
+
+def quality_row(image: SegmentedImage, metadata: Metadata) -> Row:
+    """Return the panel of a segmented image as a row of a page, with its quality."""
+    pictures = panel(image.record, image.patches, image.predicted, metadata)
+    note = f"PQ {image.quality:.1f}, {len(image.patches)} patches"
+    return Row(image.record["key"], pictures, note=note)
 
 
 def side_by_side(pictures: Sequence[Picture]) -> Picture:
