@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -20,6 +20,7 @@ from samcp.errors import CheckpointError, UsageError
 from samcp.evaluation import build_evaluator, format_results
 from samcp.modeling.meta_arch import SAMCP
 from samcp.solver import build_optimizer
+from samcp.training_report import TrainingReport
 from samcp.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,9 @@ class Trainer(DefaultTrainer):
                 f"the training in {self.cfg.OUTPUT_DIR} cannot be resumed with this config ({error}): SOLVER.AMP, the "
                 "frozen layers and the learning rate groups must not change"
             ) from error
+
+    def build_hooks(self) -> list[HookBase]:
+        return [*super().build_hooks(), *([TrainingReport()] if self.cfg.TEST.REPORT else [])]
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:

@@ -1,15 +1,15 @@
 """Drawing of predictions and ground truth."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.data import Metadata
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import find_boundaries
-from skimage.transform import resize
 
 from samcp.regions import Regions, class_names, predicted_regions, true_regions
 from samcp.visualization.labels import Label, LegendEntry, draw_labels, draw_legend
@@ -78,7 +78,7 @@ def draw_regions(image: Picture, regions: Regions, colors: Colors, metadata: Met
     """
     canvas = enlarge(image).astype(np.float64)
     shape = canvas.shape[:2]
-    masks = [_enlarged(mask, shape) for mask in regions.masks.decode()]
+    masks = [_resize(mask, shape, smooth=False) for mask in regions.masks.decode()]
     covered = np.logical_or.reduce([np.zeros(shape, bool), *masks])
     order = np.argsort(-regions.masks.areas, kind="stable").tolist()  # small ones in front of large ones
     owner = np.full(shape, -1)
@@ -110,14 +110,13 @@ def vocabulary_metadata(vocabulary: Vocabulary) -> Metadata:
 def enlarge(image: Picture, smooth: bool = True) -> Picture:
     """Resize a picture to the size of its panel, by bicubic interpolation if ``smooth``, else by nearest neighbour."""
     scale = max(1.0, min(_MIN_SIDE / min(image.shape[:2]), _MAX_SIDE / max(image.shape[:2])))
-    shape = (int(image.shape[0] * scale), int(image.shape[1] * scale))
-    if shape == image.shape[:2]:
-        return image
-    return (resize(image / 255, shape, order=3 if smooth else 0) * 255).astype(np.uint8)
+    return _resize(image, (int(image.shape[0] * scale), int(image.shape[1] * scale)), smooth)
 
 
-def _enlarged(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    return mask if mask.shape == shape else resize(mask, shape, order=0)
+def _resize(picture: NDArray[Any], shape: Sequence[int], smooth: bool) -> NDArray[Any]:
+    """Resize a picture (h, w, 3) or a mask (h, w) to (height, width)."""
+    method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(picture).resize((shape[1], shape[0]), method))
 
 
 def _hatched(canvas: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -79,7 +79,7 @@ def _inline(row: Row) -> dict[str, object]:
     figures = []
     for caption, picture in row.pictures.items():
         encoded = io.BytesIO()
-        Image.fromarray(picture).save(encoded, "WEBP", quality=_QUALITY)
+        Image.fromarray(picture).save(encoded, "WEBP", quality=_QUALITY, method=1)
         source = f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
         height, width = picture.shape[:2]
         figures.append({"source": source, "caption": caption, "height": height, "width": width})
