@@ -64,9 +64,8 @@ def plot_recall(fits: ObjectFits) -> Picture:
 
 def _plot_share(axes: Axes, iou: np.ndarray, **style: Any) -> None:
     """Plot the share of values that are at least x, for x from 0 to 1, as a step function."""
-    values = np.sort(iou)
-    share = 1 - np.arange(len(values) + 1) / len(values)
-    axes.step(np.append(values, 1.0), share, where="pre", **style)
+    share = 1 - np.arange(len(iou) + 1) / len(iou)
+    axes.step([0, *np.sort(iou), 1], [1, *share], where="pre", **style)
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
