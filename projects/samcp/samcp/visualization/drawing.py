@@ -8,7 +8,7 @@ import numpy as np
 from detectron2.data import Metadata
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, maximum_filter
 from skimage.segmentation import find_boundaries
 
 from samcp.regions import Regions, class_names, predicted_regions, true_regions
@@ -29,6 +29,8 @@ _HATCH_OPACITY = 0.45
 _GREY = 128  # of unlabelled pixels in the legend
 _FONT_SHARE = 0.034  # size of the font relative to the shorter side
 _MIN_FONT, _MAX_FONT = 11, 40  # pixels
+_OUTLINE_SHARE = 400  # shorter side of the picture, in units of the width of an outline
+_MAX_DISTANCES = 500  # pixels per side, to find the middle of a region of a large picture
 _SMALL = 5  # height, in units of the font, below which a region's label is drawn above it
 _MIN_LABELLED = 0.0012  # least share of the picture of a region with a label; the legend counts all of them
 
@@ -76,26 +78,23 @@ def draw_regions(image: Picture, regions: Regions, colors: Colors, metadata: Met
         colors: (R, 3).
         metadata: of the dataset, for names of the classes.
     """
-    canvas = enlarge(image).astype(np.float64)
+    canvas = enlarge(image).astype(np.float32)
     shape = canvas.shape[:2]
-    masks = [_resize(mask, shape, smooth=False) for mask in regions.masks.decode()]
-    covered = np.logical_or.reduce([np.zeros(shape, bool), *masks])
-    order = np.argsort(-regions.masks.areas, kind="stable").tolist()  # small ones in front of large ones
-    owner = np.full(shape, -1)
-    for i in order:
-        owner[masks[i]] = i
-    canvas[covered] = (1 - _OPACITY) * canvas[covered] + _OPACITY * 255 * colors[owner[covered]]
+    owner = _owners(regions, shape)
+    covered = owner >= 0
+    canvas[covered] *= 1 - _OPACITY
+    canvas[covered] += (_OPACITY * 255 * colors.astype(np.float32))[owner[covered]]
     if regions.whole:
         canvas = _hatched(canvas, ~covered)
-    canvas[find_boundaries(owner, mode="inner")] = 255
-    font_size = int(np.clip(_FONT_SHARE * min(shape), _MIN_FONT, _MAX_FONT))
+    outline = round(min(shape) / _OUTLINE_SHARE)
+    canvas[maximum_filter(find_boundaries(owner, mode="inner"), max(1, outline))] = 255
     names = class_names(metadata)
-    visible = {i: owner == i for i in order}
-    labels = [
-        Label(_label(regions, i, names), _anchor(mask, font_size), colors[i])
-        for i, mask in visible.items()
-        if mask.mean() > _MIN_LABELLED
-    ]
+    font_size = int(np.clip(_FONT_SHARE * min(shape), _MIN_FONT, _MAX_FONT))
+    labels = []
+    for i in np.argsort(-regions.masks.areas, kind="stable").tolist():
+        visible = owner == i
+        if visible.mean() > _MIN_LABELLED:
+            labels.append(Label(_label(regions, i, names), _anchor(visible, font_size), colors[i]))
     picture = draw_labels(canvas.round().astype(np.uint8), labels, font_size)
     entries = _legend(regions, colors, names, 1 - covered.mean())
     return np.concatenate([picture, draw_legend(entries, shape[1], font_size)])
@@ -119,14 +118,22 @@ def _resize(picture: NDArray[Any], shape: Sequence[int], smooth: bool) -> NDArra
     return np.asarray(Image.fromarray(picture).resize((shape[1], shape[0]), method))
 
 
-def _hatched(canvas: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _owners(regions: Regions, shape: Sequence[int]) -> NDArray[np.int32]:
+    """Return the region of each pixel, (H, W), or -1; small regions are in front of large ones."""
+    owner = np.full(shape, -1, np.int32)
+    for i in np.argsort(-regions.masks.areas, kind="stable").tolist():
+        owner[_resize(regions.masks.decode([i])[0], shape, smooth=False)] = i
+    return owner
+
+
+def _hatched(canvas: NDArray[np.float32], where: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return a picture (H, W, 3) with diagonal lines on the pixels of `where` (H, W)."""
     scale = max(1.0, min(canvas.shape[:2]) / _MIN_SIDE)
     period, width = (round(scale * pixels) for pixels in _HATCH)
-    y, x = np.indices(where.shape)
+    diagonal = np.add.outer(np.arange(where.shape[0]), np.arange(where.shape[1])) % period
     hatched = canvas.copy()
     for number, color in enumerate(_HATCH_COLORS):
-        lines = where & ((x + y) % period // width == number)
+        lines = where & (diagonal // width == number)
         hatched[lines] = (1 - _HATCH_OPACITY) * canvas[lines] + _HATCH_OPACITY * color
     return hatched
 
@@ -137,9 +144,10 @@ def _anchor(mask: NDArray[np.bool_], font_size: int) -> tuple[float, float]:
     top, left = rows[0], columns[0]
     if rows[-1] - top < _SMALL * font_size:
         return float((left + columns[-1]) / 2), float(top - font_size)
-    inside = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
+    step = max(1, max(mask.shape) // _MAX_DISTANCES)
+    inside = np.pad(mask[top : rows[-1] + 1 : step, left : columns[-1] + 1 : step], 1)
     y, x = np.unravel_index(distance_transform_edt(inside).argmax(), inside.shape)
-    return float(left + x - 1), float(top + y - 1)
+    return float(left + step * (x - 1)), float(top + step * (y - 1))
 
 
 def _label(regions: Regions, index: int, names: list[str]) -> str:
@@ -161,7 +169,7 @@ def _legend(regions: Regions, colors: Colors, names: list[str], unlabelled: floa
         name = f"{counts[c]} × {names[c]}" if counts[c] else names[c]
         entries.append(LegendEntry(samples[None], name))
     if regions.whole and unlabelled > 0:
-        grey = np.full((24, 34, 3), float(_GREY))
+        grey = np.full((24, 34, 3), _GREY, np.float32)
         sample = _hatched(grey, np.ones(grey.shape[:2], bool)).astype(np.uint8)
         share = f"{unlabelled:.0%}" if unlabelled >= 0.01 else "< 1%"
         entries.append(LegendEntry(sample, f"{UNLABELLED} {share}"))
