@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import pytest
 import torch
 import train_net
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from samcp.command_line import training_parser
 from samcp.commands import train
@@ -57,6 +59,7 @@ def arguments(toy, output, *options, **overrides):
         "OUTPUT_DIR": str(output),
         "SOLVER.MAX_ITER": "2",
         "SEED": "1",
+        "TEST.REPORT": "False",
         **{key.replace("__", "."): str(value) for key, value in overrides.items()},
     }
     flat = [part for item in settings.items() for part in item]
@@ -78,6 +81,30 @@ def test_training_writes_checkpoint_and_metrics(trained):
     for metric in ("panoptic_seg/PQ", "segm/AP", "bbox/AP", "sem_seg/mIoU"):
         assert metric in metrics
     assert all(torch.isfinite(torch.tensor(v)) for k, v in metrics.items() if "loss" in k)
+
+
+def test_training_writes_events_for_tensorboard(trained):
+    output, metrics = trained
+    [events] = output.glob("events.out.tfevents.*")
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    assert {"total_loss", "lr", "panoptic_seg/PQ"} <= set(accumulator.Tags()["scalars"])
+    assert accumulator.Scalars("panoptic_seg/PQ")[-1].value == pytest.approx(metrics["panoptic_seg/PQ"])
+
+
+def test_training_ends_with_a_report(toy, tmp_path):
+    """The page has results with the oracle beside, curves, the best and worst images, data and config."""
+    train_net.main(arguments(toy, tmp_path, TEST__REPORT=True))
+    page = (tmp_path / "report.html").read_text()
+    for heading in ("Results", "Curves", "Worst of the first 4 images", "Best of the first 4 images", "Data", "Config"):
+        assert f"<h2>{heading}" in page
+    results = re.search(r"model</th><th[^>]*>oracle.*?<tbody>(.*?)</tbody>", page, re.DOTALL).group(1)
+    rows = re.findall(r"<th scope=\"row\">(.*?)</th><td>(.*?)</td><td>(.*?)</td>", results)
+    assert {name: oracle for name, _, oracle in rows}["AP"] == "100.0"
+    assert page.count("<img") == 2 + 2 * 3 * 4, "two plots; image, patches, prediction and truth of three images twice"
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert all(source.startswith("data:image/webp;base64,") for source in sources), "one file without others"
+    assert "MAX_ITER: 2" in page
 
 
 def test_eval_only_equals_evaluation_after_training(toy, trained, tmp_path):

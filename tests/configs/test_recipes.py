@@ -18,6 +18,7 @@ BASES = CONFIGS / "_base_"
 RECIPES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.parent != BASES)
 # Overrides that make a step faster.
 SMALL = {
+    "TEST.REPORT": False,
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
     "MODEL.RESNETS.DEPTH": 18,

@@ -73,7 +73,7 @@ def test_valid_dataset(beach, tmp_path, monkeypatch, capsys):
     for name in ("own_labels", "own_panoptic", "own_instances"):
         assert f"{name}: 2 images, 0 problems" in out
         page = (tmp_path / "out" / name / "index.html").read_text()
-        assert len(list((tmp_path / "out" / name / "pictures").iterdir())) == 4
+        assert (tmp_path / "out" / name / "index.html").read_text().count("<img") == 4
         assert "one.jpg" in page
     kites = next(line for line in out.splitlines() if line.startswith("kite"))
     assert kites.split() == ["kite", "2", "2", str(12 * 20 + 12 * 19)]
@@ -241,7 +241,8 @@ def test_custom_dataset_from_yaml_to_results(beach, tmp_path, monkeypatch, capsy
     options = ("--dataset", "own_labels", "--generator", "contours", "--patches", "30", "--output", patches)
     assert run(generate_sam_patches, monkeypatch, *register, *options) == 0
     assert run(check_dataset, monkeypatch, *register, "own_labels", "--output", tmp_path / "out") == 0
-    assert len(list((tmp_path / "out" / "own_labels" / "pictures").iterdir())) == 6, "pictures of patches are added"
+    page = (tmp_path / "out" / "own_labels" / "index.html").read_text()
+    assert page.count("<img") == 6, "pictures of patches are added"
     keys = ["DATASETS.TRAIN", "('own_labels',)", "DATASETS.TEST", "('own_labels',)", "MODEL.WEIGHTS", ""]
     keys += ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()"]
     keys += ["SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TEST", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)"]
@@ -250,6 +251,7 @@ def test_custom_dataset_from_yaml_to_results(beach, tmp_path, monkeypatch, capsy
     trainer = Trainer(shrink(load_config(default_argument_parser().parse_args(["--config-file", config, *keys]))))
     trainer.train()
     trained = trainer._last_eval_results["sem_seg"]["mIoU"]
+    assert "Worst of the first 2 images of own_labels" in (tmp_path / "run" / "report.html").read_text()
     del keys[:2]  # evaluation of a checkpoint does not need DATASETS.TRAIN
     with pytest.raises(DataError, match="DATASETS.TRAIN is empty"):
         Trainer(load_config(default_argument_parser().parse_args(["--config-file", config, *keys])))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from proposal_cache import CacheWriter, PatchCache, Patches
 from tests.samcp.data.datasets.test_custom import SIZE
@@ -76,6 +77,15 @@ def test_all_forms_of_ground_truth(patched, tmp_path, monkeypatch, capsys, name,
     assert kite["best_patch"]["mIoU"] == pytest.approx(100 * (240 + 228) / 2 / area)
     assert kite["best_patch"]["mIoU>0.5"] is None
     assert kite["best_patch"]["MR 0.25"] == 100
+
+
+def test_plot(toy, tmp_path, monkeypatch, capsys):
+    folder, name = toy
+    plot = tmp_path / "new" / "recall.png"
+    assert evaluate(monkeypatch, "--dataset", name, "--patches", folder / "patches", "--plot", plot) == 0
+    assert f"recall curve: {plot}" in capsys.readouterr().out
+    assert Image.open(plot).size[0] > 600
+    assert "--plot" in evaluate(monkeypatch, "--dataset", name, "--patches", folder / "patches", "--plot", tmp_path)
 
 
 def test_failed_images_are_counted_and_named(toy, tmp_path, monkeypatch, capsys):

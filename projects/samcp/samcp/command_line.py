@@ -94,3 +94,29 @@ def conversion_parser(description: str | None, *, folder: str) -> argparse.Argum
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
     return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of :func:`samcp.commands.inputs.load_predictor`."""
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="checkpoint, model file, or a name of `samcp models`"
+    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help="default: the config in the checkpoint")
+    parser.add_argument("--clip", default="", metavar="FILE", help="CLIP checkpoint, if it was moved since training")
+    parser.add_argument("--device", default="", help="cpu or cuda (default: that of the training, if available)")
+
+
+def add_dataset_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of :func:`samcp.commands.inputs.load_images`."""
+    parser.add_argument(
+        "--dataset", required=True, metavar="NAME", help="dataset registered in Detectron2 or by --register"
+    )
+    parser.add_argument("--patches", type=Path, required=True, metavar="DIR", help="patch cache")
+    add_register_option(parser)
+
+
+def count(text: str) -> int:
+    """Parse a whole number of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
+    return int(text)

@@ -182,6 +182,8 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.4  # minimum score of Prompt II for two patches of one instance
     # Evaluate the ground-truth affinity instead of the model: the upper bound for the given patches.
     cfg.TEST.ORACLE = False
+    # Write OUTPUT_DIR/report.html at the end of a training, which also evaluates the oracle.
+    cfg.TEST.REPORT = True
 
 
 def _add_solver_config(cfg: CN) -> None:

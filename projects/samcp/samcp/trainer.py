@@ -22,6 +22,7 @@ from samcp.errors import CheckpointError, UsageError
 from samcp.evaluation import build_evaluator, format_results
 from samcp.modeling.meta_arch import SAMCP
 from samcp.solver import build_optimizer
+from samcp.training_report import TrainingReport
 from samcp.training_steps import CheckedAMPTrainer, CheckedTrainer, CheckpointHook, RememberedBatches
 from samcp.vocabulary import Vocabulary
 
@@ -75,10 +76,11 @@ class Trainer(DefaultTrainer):
             ) from error
 
     def build_hooks(self) -> list[HookBase]:
-        """Return Detectron2's hooks, but keep only SOLVER.CHECKPOINTS_KEPT periodic checkpoints."""
+        """Return Detectron2's hooks, but keep only SOLVER.CHECKPOINTS_KEPT periodic checkpoints; the report is last."""
         solver = self.cfg.SOLVER
         checkpoints = CheckpointHook(self.checkpointer, solver.CHECKPOINT_PERIOD, max_to_keep=solver.CHECKPOINTS_KEPT)
-        return [checkpoints if isinstance(hook, PeriodicCheckpointer) else hook for hook in super().build_hooks()]
+        hooks = [checkpoints if isinstance(hook, PeriodicCheckpointer) else hook for hook in super().build_hooks()]
+        return [*hooks, *([TrainingReport()] if self.cfg.TEST.REPORT else [])]
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:

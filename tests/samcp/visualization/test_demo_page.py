@@ -6,24 +6,7 @@ from PIL import Image
 
 from proposal_cache import CacheWriter, PatchCache, Patches
 from samcp.predictor import Predictor
-from samcp.visualization.demo_page import PHOTOGRAPHS, compare, photograph_rows, write_photographs
-
-MODEL = {"panoptic_seg": {"PQ": 30.0, "PQ_th": 20.0, "PQ_st": 0.0}, "sem_seg": {"mIoU": 55.55}}
-ORACLE = {"panoptic_seg": {"PQ": 60.0, "PQ_th": 80.0, "PQ_st": 0.0}, "sem_seg": {"mIoU": 99.0}, "segm": {"AP": 5.0}}
-
-
-def test_comparison_of_model_and_oracle():
-    assert compare(MODEL, ORACLE) == [
-        ["PQ", "30.0", "60.0", "50 %"],
-        ["PQ of things", "20.0", "80.0", "25 %"],
-        ["PQ of stuff", "0.0", "0.0", "–"],
-        ["mIoU", "55.5", "99.0", "56 %"],
-    ]
-
-
-def test_undefined_metric():
-    nan = {"panoptic_seg": {"PQ": float("nan")}}
-    assert compare(nan, ORACLE) == [["PQ", "–", "60.0", "–"]]
+from samcp.visualization.demo_page import PHOTOGRAPHS, photograph_rows, write_photographs
 
 
 @pytest.fixture(scope="module")

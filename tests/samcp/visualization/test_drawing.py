@@ -11,9 +11,12 @@ from PIL import Image
 from proposal_cache import Patches
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.datasets.synthetic.register import register_synthetic
+from samcp.regions import predicted_regions, true_regions
 from samcp.structures import RLEMasks
-from samcp.visualization.drawing import draw_prediction, enlarge
-from samcp.visualization.panels import panel
+from samcp.visualization.drawing import draw_comparison, draw_prediction, draw_regions, enlarge
+from samcp.visualization.labels import Label, place_labels
+from samcp.visualization.palette import region_colors
+from samcp.visualization.panels import panel, side_by_side
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +51,28 @@ def metadata(record):
     return MetadataCatalog.get("synthetic_train")
 
 
-def test_panel_of_four_pictures_of_one_size(record, patches, prediction, metadata):
-    pictures = panel(record, patches, prediction, metadata)
-    assert list(pictures) == ["image", "patches", "result", "ground truth"]
-    assert {picture.shape for picture in pictures.values()} == {(320, 448, 3)}
+def test_panel_of_four_pictures_of_one_width(record, patches, prediction, metadata):
+    pictures = panel(record, patches, predicted_regions(prediction), metadata)
+    assert list(pictures) == ["image", "patches", "prediction", "ground truth"]
+    assert pictures["image"].shape == pictures["patches"].shape == (320, 448, 3)
+    assert {picture.shape[1] for picture in pictures.values()} == {448}
+    assert pictures["prediction"].shape[0] > 320, "the legend is below the picture"
     assert {picture.dtype for picture in pictures.values()} == {np.dtype(np.uint8)}
+
+
+def test_pictures_side_by_side():
+    joined = side_by_side([np.zeros((10, 20, 3), np.uint8), np.zeros((14, 30, 3), np.uint8)])
+    assert joined.shape == (14, 20 + 8 + 30, 3)
+    assert (joined[10:, :20] == 255).all()
+
+
+def test_prediction_equal_to_the_ground_truth_has_the_same_colours(record, image, prediction, metadata):
+    predicted, truth = draw_comparison(
+        image, predicted_regions(prediction), true_regions(record, image.shape[:2], metadata), metadata
+    )
+    height = enlarge(image).shape[0]
+    differs = (predicted[:height] != truth[:height]).any(-1)
+    assert differs.mean() < 0.2, "only labels differ, as those of predictions have scores"
 
 
 def test_enlargement_of_long_images_is_limited():
@@ -64,69 +84,81 @@ def test_panel_without_a_prediction(record, patches, metadata):
     assert list(panel(record, patches, None, metadata)) == ["image", "patches", "ground truth"]
 
 
-def test_colours_do_not_depend_on_the_random_state(image, prediction, metadata):
-    np.random.seed(1)
-    first = draw_prediction(image, prediction, metadata)
-    np.random.seed(2)
-    expected_next = np.random.rand()
-    np.random.seed(2)
-    second = draw_prediction(image, prediction, metadata)
-    np.testing.assert_array_equal(first, second)
-    assert np.random.rand() == expected_next
-
-
-def test_semantic_and_instance_predictions(image, metadata):
-    height, width = image.shape[:2]
-    labels = torch.full((height, width), -1)
-    labels[:, : width // 2] = 5
-    painted = draw_prediction(image, {"sem_seg": labels}, metadata)
-    bare = draw_prediction(image, {"sem_seg": torch.full((height, width), -1)}, metadata)
-    changed = (painted != bare).any(-1)
-    assert changed[:, : painted.shape[1] // 2 - 4].mean() > 0.9
-    assert changed[:, painted.shape[1] // 2 + 60 :].mean() < 0.1
-
-    mask = np.zeros((1, height, width), bool)
-    mask[0, 20:60, 30:80] = True
-    instances = Instances((height, width))
-    instances.pred_boxes = Boxes(torch.tensor([[30.0, 20.0, 80.0, 60.0]]))
+def instance(mask: np.ndarray) -> dict:
+    """Return a prediction of one instance, class 1."""
+    instances = Instances(mask.shape)
+    masks = Patches.from_masks(mask[None])
+    instances.pred_boxes = Boxes(torch.from_numpy(masks.boxes.copy()))
     instances.scores = torch.tensor([0.8])
     instances.pred_classes = torch.tensor([1])
-    instances.pred_masks = RLEMasks(Patches.from_masks(mask).coco_rles, height, width)
-    changed = (draw_prediction(image, {"instances": instances}, metadata) != bare).any(-1)
-    assert changed[120:200, 160:280].mean() > 0.9
+    instances.pred_masks = RLEMasks(masks.coco_rles, *mask.shape)
+    return {"instances": instances}
+
+
+def test_unlabelled_pixels_are_hatched_and_in_the_legend(metadata):
+    image = np.full((320, 400, 3), 90, np.uint8)
+    labels = torch.full((320, 400), -1)
+    labels[:, :200] = 5
+    picture = draw_prediction(image, {"sem_seg": labels}, metadata)
+    assert 0.2 < (picture[:320, 210:] != 90).any(-1).mean() < 0.6, "lines"
+    assert (picture[:320, :190] != 90).any(-1).all(), "the colour of the class"
+    labels[:] = 5
+    assert len(draw_prediction(image, {"sem_seg": labels}, metadata)) <= len(picture)
+    legend, whole = picture[320:], draw_prediction(image, {"sem_seg": labels}, metadata)[320:]
+    assert (legend < 128).all(-1).any(0).sum() > (whole < 128).all(-1).any(0).sum() + 40, "one more entry"
+
+
+def test_background_of_instances_is_not_unlabelled(metadata):
+    image, mask = np.full((320, 400, 3), 90, np.uint8), np.zeros((320, 400), bool)
+    mask[100:200, 100:200] = True
+    picture = draw_prediction(image, instance(mask), metadata)
+    assert (picture[:90] == 90).all()
+    assert (picture[105:195, 105:195] != 90).any(-1).all()
 
 
 def test_holes_of_instances_are_not_filled(metadata):
-    """Detectron2 would fill the hole."""
-    ids = torch.zeros(120, 160, dtype=torch.int32)
-    ids[10:110, 20:140] = 1
-    ids[40:80, 50:110] = 0
-    image = np.full((120, 160, 3), 90, np.uint8)
-    infos = [{"id": 1, "category_id": 0, "isthing": True, "score": 0.9}]
-    picture = draw_prediction(image, {"panoptic_seg": (ids, infos)}, metadata)
-    scale = picture.shape[0] / 120
-
-    def changed(rows: slice, columns: slice) -> float:
-        part = picture[int(rows.start * scale) : int(rows.stop * scale)]
-        return (part[:, int(columns.start * scale) : int(columns.stop * scale)] != 90).any(-1).mean()
-
-    assert changed(slice(12, 38), slice(22, 138)) == 1
-    assert changed(slice(42, 55), slice(52, 108)) == 0  # above the label, which is in the middle
-    assert changed(slice(0, 8), slice(0, 160)) == 0
+    image, mask = np.full((320, 400, 3), 90, np.uint8), np.zeros((320, 400), bool)
+    mask[20:300, 20:380] = True
+    mask[80:240, 80:320] = False
+    picture = draw_prediction(image, instance(mask), metadata)
+    assert (picture[90:230, 90:310] == 90).all()
 
 
-def test_labels_at_the_border_stay_inside_the_image(metadata):
-    def label_pixels(x: int) -> int:
-        """Count the black background pixels of the label of an instance at column x."""
-        ids = torch.zeros(320, 400, dtype=torch.int32)
-        ids[100:150, x : x + 50] = 1
-        infos = [{"id": 1, "category_id": 0, "isthing": True, "score": 0.9}]
-        picture = draw_prediction(np.full((320, 400, 3), 255, np.uint8), {"panoptic_seg": (ids, infos)}, metadata)
-        return int((picture.max(-1) < 60).sum())
+def test_labels_do_not_overlap():
+    """Sixty labels at one place: those that have no room nearby are left out."""
+    labels = [Label(f"person {i}", (200.0, 100.0), np.ones(3)) for i in range(60)]
+    boxes = [box for _, box in place_labels(labels, (240, 400), 12)]
+    assert 5 < len(boxes) < 60
+    canvas = np.zeros((240, 400), int)
+    for left, top, right, bottom in boxes:
+        assert left >= 0
+        assert top >= 0
+        canvas[top:bottom, left:right] += 1
+    assert canvas.max() == 1
+    assert canvas.sum() == sum((right - left) * (bottom - top) for left, top, right, bottom in boxes), "inside"
 
-    middle = label_pixels(180)
-    assert middle > 100
-    assert min(label_pixels(0), label_pixels(350)) > 0.95 * middle
+
+def test_label_is_at_its_place_if_it_is_free():
+    [(_, (left, top, right, bottom))] = place_labels([Label("cat", (200.0, 100.0), np.ones(3))], (240, 400), 12)
+    assert (left + right) / 2 == pytest.approx(200, abs=1)
+    assert (top + bottom) / 2 == pytest.approx(100, abs=1)
+
+
+def test_legend_counts_the_instances(record, image, metadata, monkeypatch):
+    texts = []
+    monkeypatch.setattr(
+        "samcp.visualization.drawing.draw_legend",
+        lambda entries, width, size: texts.extend(e.text for e in entries) or np.zeros((0, width, 3), np.uint8),
+    )
+    truth = true_regions(record, image.shape[:2], metadata)
+    draw_regions(image, truth, region_colors(truth), metadata)
+    counts = [segment["category_id"] for segment in record["segments_info"]]
+    names = metadata.stuff_classes
+    expected = [
+        f"{counts.count(c)} × {names[c]}" if truth.is_thing[truth.classes == c].all() else names[c]
+        for c in sorted(set(counts))
+    ]
+    assert texts == expected
 
 
 def test_stuff_class_has_the_same_colour_in_all_images():

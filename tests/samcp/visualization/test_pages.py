@@ -1,5 +1,7 @@
 """Static HTML pages."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 
@@ -32,7 +34,7 @@ def page(tmp_path):
         Section("Figures", ["Made & measured here."], header=["", "PQ"], table=[["model", "12.3"], ["oracle", "45.6"]]),
         Section("Pictures", rows=[row], commands=["make demo"]),
     ]
-    return write_page(tmp_path / "page", "The page", sections)
+    return write_page(tmp_path / "page" / "index.html", "The page", sections)
 
 
 def test_page_has_title_paragraphs_table_and_commands(page):
@@ -43,20 +45,30 @@ def test_page_has_title_paragraphs_table_and_commands(page):
     assert "<code>make demo</code>" in text
 
 
-def test_pictures_have_files_descriptions_and_sizes(page):
+def test_pictures_are_inside_the_page_with_descriptions_and_sizes(page):
     reader = Images()
     reader.feed(page.read_text())
     assert [image["alt"] for image in reader.images] == ["A <b>bold</b> title: image", "A <b>bold</b> title: patches"]
     for image in reader.images:
-        with Image.open(page.parent / image["src"]) as picture:
+        kind, _, content = image["src"].partition(",")
+        assert kind == "data:image/webp;base64"
+        with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
             assert picture.size == (int(image["width"]), int(image["height"])) == (40, 30)
 
 
-def test_page_refers_to_no_network_address(page):
+def test_page_is_one_file_and_refers_to_no_other(page):
     reader = Images()
     reader.feed(page.read_text())
-    assert reader.addresses
-    assert not [address for address in reader.addresses if "//" in address]
+    assert list(page.parent.iterdir()) == [page]
+    assert len(reader.addresses) == 2
+    assert all(address.startswith("data:") for address in reader.addresses)
+
+
+def test_long_text_is_folded(tmp_path):
+    page = write_page(tmp_path / "page.html", "", [Section("Config", commands=["SEED: 1"], folded="all keys")])
+    assert re.search(
+        r"<details><summary>all keys</summary>\s*<pre><code>SEED: 1</code></pre></details>", page.read_text()
+    )
 
 
 def test_markup_is_escaped(page):

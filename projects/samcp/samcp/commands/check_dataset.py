@@ -83,7 +83,7 @@ def _write_samples(name: str, report: Report, cache: PatchCache | None, folder: 
     problems = [f"{report.images} images, {len(report.problems)} problems.", *report.problems[:20]]
     table = [[one.name, str(one.segments), str(one.images), str(one.pixels)] for one in report.classes]
     return write_page(
-        folder,
+        folder / "index.html",
         name,
         [
             Section("Samples", paragraphs=problems, rows=rows),

@@ -1,4 +1,4 @@
-"""Evaluation of the patches of a cache on a dataset (Table 9), as a table and json."""
+"""Evaluation of the patches of a cache on a dataset (Table 9), as a table, json and a recall curve."""
 
 import argparse
 import math
@@ -10,9 +10,10 @@ from tabulate import tabulate
 
 from proposal_cache.errors import reason
 from samcp.data.datasets.custom.register import register_files
-from samcp.data.files import write_json
+from samcp.data.files import write_image, write_json
 from samcp.errors import UsageError, exit_with_message
 from samcp.evaluation.patch_quality import ObjectFits, PatchQuality, iou_metrics, measure_dataset
+from samcp.visualization.figures import plot_recall
 from samcp.vocabulary import Vocabulary
 
 
@@ -22,8 +23,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Evaluate the patches, print a table and, with --output, write json."""
-    _check_output(arguments.output)
+    """Evaluate the patches, print a table and, with --output and --plot, write json and a recall curve."""
+    _check_file("--output", arguments.output, "patches.json")
+    _check_file("--plot", arguments.plot, "recall.png")
     register_files(arguments.register)
     name = arguments.dataset
     quality = measure_dataset(
@@ -41,6 +43,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output:
         write_json(arguments.output, describe(name, quality))
         print(f"all results, also per class: {arguments.output}")
+    if arguments.plot:
+        write_image(arguments.plot, plot_recall(quality.fits))
+        print(f"recall curve: {arguments.plot}")
 
 
 def make_table(fits: ObjectFits) -> str:
@@ -78,13 +83,13 @@ def _metrics(iou: np.ndarray) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in iou_metrics(iou).items()}
 
 
-def _check_output(path: Path | None) -> None:
-    """Raise UsageError if the json file cannot be written, before the evaluation."""
+def _check_file(option: str, path: Path | None, example: str) -> None:
+    """Raise UsageError if a file cannot be written, before the evaluation."""
     if path is None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output {path}: cannot create its folder ({reason(error)}); name another file") from error
+        raise UsageError(f"{option} {path}: cannot create its folder ({reason(error)}); name another file") from error
     if path.is_dir():
-        raise UsageError(f"--output {path}: a folder; name a file in it, such as {path / 'patches.json'}")
+        raise UsageError(f"{option} {path}: a folder; name a file in it, such as {path / example}")

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import hashlib
-import itertools
 import logging
 import os
 import shlex
@@ -11,13 +10,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase, default_argument_parser
 from detectron2.engine.hooks import EvalHook
 from detectron2.utils.env import seed_all_rng
@@ -30,9 +28,12 @@ from samcp.data.build import load_records
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.datasets.synthetic.register import register_synthetic
 from samcp.errors import USER_ERRORS
+from samcp.evaluation import compare_with_oracle
+from samcp.evaluation.image_quality import segment_images
 from samcp.predictor import Predictor
 from samcp.trainer import Trainer
-from samcp.visualization.demo_page import compare, photograph_rows, prediction_rows, write_demo_page, write_photographs
+from samcp.visualization.demo_page import photograph_rows, write_demo_page, write_photographs
+from samcp.visualization.report import curves_section, images_section, results_section
 
 _CONFIG = "configs/miniature/demo.yaml"
 _GENERATE = "scripts/generate_sam_patches.py"
@@ -74,12 +75,12 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
 
     _announce(4, "Evaluating the model, and the oracle beside it")
     results = evaluate(cfg)
-    table = compare(results["model"], results["oracle"])
+    table = compare_with_oracle(results["model"], results["oracle"])
     for row in [("", "model", "oracle", "share"), *table]:
         print("   " + f"{row[0]:<20}" + "".join(f"{cell:>9}" for cell in row[1:]))
 
     _announce(5, "Painting the page")
-    page = paint(cfg, folder, table, _commands(arguments))
+    page = paint(cfg, folder, results, _commands(arguments))
     minutes = (time.perf_counter() - started) / 60
     print(
         f"\nDone in {minutes:.1f} minutes. Open in a browser: {page}\nMessages of the libraries: {folder / 'log.txt'}"
@@ -102,6 +103,7 @@ def configure(folder: Path, opts: list[str]) -> CfgNode:
         *("DATASETS.PATCHES_TRAIN", repr((str(folder / "patches" / "synthetic_train"),))),
         *("DATASETS.PATCHES_TEST", repr((str(folder / "patches" / "synthetic_val"),))),
         *("OUTPUT_DIR", str(folder / "run")),
+        *("TEST.REPORT", "False"),  # the page of the demo has the same sections
     ]
     options = ["--config-file", _CONFIG, "--resume", *overrides, *opts]
     return load_config(default_argument_parser().parse_args(options))
@@ -159,27 +161,28 @@ def evaluate(cfg: CfgNode) -> dict[str, Any]:
         }
 
 
-def paint(cfg: CfgNode, folder: Path, table: list[list[str]], commands: list[str]) -> Path:
+def paint(cfg: CfgNode, folder: Path, results: Mapping[str, Any], commands: list[str]) -> Path:
     """Write the page; return its path."""
     name = cfg.DATASETS.TEST[0]
     records, cache = load_records(name, cfg.DATASETS.PATCHES_TEST[0])
-    with _quiet(cfg), torch.no_grad():
-        model = _trained_model(cfg).eval()
-        batches = itertools.islice(_Trainer.build_test_loader(cfg, name), _PICTURES)
-        predictions = [output for batch in batches for output in model(batch)]
+    with _quiet(cfg):
+        predictor = Predictor.from_pretrained(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+        images = list(segment_images(predictor, name, records[:_PICTURES], cache))
         photographs = photograph_rows(
             folder / "photographs",
             PatchCache(folder / "patches" / "photographs"),
             Predictor.from_pretrained(_PHOTOGRAPH_MODEL),
         )
-    return write_demo_page(
-        folder,
-        training=_describe_training(cfg),
-        table=table,
-        panels=prediction_rows(records[:_PICTURES], predictions, cache, MetadataCatalog.get(name)),
-        photographs=photographs,
-        commands=commands,
-    )
+    about = [
+        _describe_training(cfg),
+        "The images are drawn, so the results show that the code works, not how good it is.",
+    ]
+    sections = [
+        results_section(name, results["model"], results["oracle"], about),
+        images_section("Predictions", name, images),
+        curves_section(cfg.OUTPUT_DIR, []),
+    ]
+    return write_demo_page(folder, sections, photographs, commands)
 
 
 def _send_messages_to(file: Path) -> None:

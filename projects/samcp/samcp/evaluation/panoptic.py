@@ -52,7 +52,7 @@ class PanopticEvaluator(COCOPanopticEvaluator):
         categories = {category["id"]: category for category in truth["categories"]}
         metrics: dict[str, float] = {}
         for suffix, things in _GROUPS.items():
-            averages = _average(statistics, categories, things)
+            averages = mean_quality(statistics, categories, things)
             metrics |= {f"{name.upper()}{suffix}": 100 * averages[name] for name in _METRICS}
         logger.info("Panoptic quality:\n%s", _table(metrics))
         return OrderedDict(panoptic_seg=metrics)
@@ -72,10 +72,10 @@ class PanopticEvaluator(COCOPanopticEvaluator):
                 with open(os.path.join(folder, prediction["file_name"]), "wb") as file:
                     file.write(prediction["png_string"])
                 pairs.append((annotation, prediction))
-            return _compare_all(pairs, self._metadata.panoptic_root, folder, truth["categories"])
+            return compare_all(pairs, self._metadata.panoptic_root, folder, truth["categories"])
 
 
-def _compare_all(
+def compare_all(
     pairs: Sequence[tuple[Any, Any]], truth_folder: str, folder: str, categories: Sequence[Mapping[str, Any]]
 ) -> PQStat:
     """Run panopticapi's comparison in threads, in which numpy and Pillow release the GIL.
@@ -94,7 +94,7 @@ def _compare_all(
     return statistics
 
 
-def _average(statistics: PQStat, categories: Mapping[int, Any], things: bool | None) -> dict[str, float]:
+def mean_quality(statistics: PQStat, categories: Mapping[int, Any], things: bool | None) -> dict[str, float]:
     """Return panopticapi's average of one group, NaN if it has no category."""
     try:
         return statistics.pq_average(categories, isthing=things)[0]

@@ -1,14 +1,11 @@
 """Page of `make demo`."""
 
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import skimage.data
-from detectron2.data import Metadata
 from PIL import Image
 
 from proposal_cache import PatchCache
@@ -17,7 +14,6 @@ from proposal_cache.visualize import draw_patches
 from samcp.data.image_io import read_image
 from samcp.predictor import Predictor
 from samcp.visualization.pages import Row, Section, write_page
-from samcp.visualization.panels import panel
 
 # Photographs that the scikit-image package contains (its others would be downloaded), and what to look for in them.
 PHOTOGRAPHS = {
@@ -26,17 +22,6 @@ PHOTOGRAPHS = {
     "coffee": "cup, spoon, plate, table~",
     "rocket": "rocket: missile, tower, sky~",
 }
-_METRICS = {
-    "PQ": ("panoptic_seg", "PQ"),
-    "PQ of things": ("panoptic_seg", "PQ_th"),
-    "PQ of stuff": ("panoptic_seg", "PQ_st"),
-    "AP (masks)": ("segm", "AP"),
-    "AP (boxes)": ("bbox", "AP"),
-    "mIoU": ("sem_seg", "mIoU"),
-    "Prompt I, accuracy": ("prompt_1", "accuracy"),
-    "Prompt II, F1": ("prompt_2", "F1"),
-}
-_Results = Mapping[str, Mapping[str, float]]
 
 
 def write_photographs(folder: str | os.PathLike[str]) -> None:
@@ -49,98 +34,27 @@ def write_photographs(folder: str | os.PathLike[str]) -> None:
             Image.fromarray(getattr(skimage.data, name)()).save(path, quality=95)
 
 
-def compare(model: _Results, oracle: _Results) -> list[list[str]]:
-    """Compare the results of the model with those of the oracle.
-
-    Args:
-        model, oracle: results of a DatasetEvaluator, task -> metric -> percent. Metrics that one lacks are skipped.
-
-    Returns:
-        Rows of a table: metric, model, oracle, and model / oracle; "–" for an undefined value.
-    """
-    table = []
-    for name, (task, metric) in _METRICS.items():
-        ours, bound = model.get(task, {}).get(metric), oracle.get(task, {}).get(metric)
-        if ours is None or bound is None:
-            continue
-        share = f"{100 * ours / bound:.0f} %" if bound > 0 and not math.isnan(ours) else "–"
-        table.append([name, _cell(ours), _cell(bound), share])
-    return table
-
-
 def write_demo_page(
-    folder: str | os.PathLike[str],
-    *,
-    training: str,
-    table: Sequence[Sequence[str]],
-    panels: Sequence[Row],
-    photographs: Sequence[Row],
-    commands: Sequence[str],
+    folder: str | os.PathLike[str], sections: Sequence[Section], photographs: Sequence[Row], commands: Sequence[str]
 ) -> Path:
     """Write the page into a folder.
 
     Args:
         folder: created if missing.
-        training: a sentence about the training: model, data and duration.
-        table: from :func:`compare`.
-        panels: from :func:`prediction_rows`.
+        sections: of :mod:`samcp.visualization.report`, on the training.
         photographs: from :func:`photograph_rows`.
         commands: commands that repeat the demo step by step.
 
     Returns:
         The path of index.html.
     """
-    sections = [
-        Section(
-            "Results",
-            [
-                training,
-                "The oracle merges and labels patches by the ground truth and uses the same inference and evaluators: "
-                "it is the upper bound that these patches allow. The images are drawn, so the results show that the "
-                "code works, not how good the method is.",
-            ],
-            header=["on synthetic_val", "model", "oracle", "share"],
-            table=table,
-        ),
-        Section(
-            "Predictions",
-            ["Images of the validation split with their patches, the predictions and the ground truth."],
-            rows=panels,
-        ),
-        Section(
-            "Photographs",
-            [
-                "Patches by the generator that needs no download (patches of several scales overlap; the smallest is "
-                "drawn on top), and what samcp-everyday-lite, a small model that is part of the package, finds when it "
-                "is asked for the words in the title. It was trained on 480 photographs, none of them these."
-            ],
-            rows=photographs,
-        ),
-        Section("Step by step", commands=commands),
-    ]
-    return write_page(folder, "SAM-CP demo", sections)
-
-
-def prediction_rows(
-    records: Iterable[Mapping[str, Any]],
-    predictions: Iterable[Mapping[str, Any]],
-    cache: PatchCache,
-    metadata: Metadata,
-) -> list[Row]:
-    """Draw one row per record.
-
-    Args:
-        records: Detectron2 records with their "key" in the cache.
-        predictions: the model's outputs, one per record.
-        cache: of the patches.
-        metadata: of the dataset.
-    """
-    rows = []
-    for record, prediction in zip(records, predictions, strict=True):
-        patches = cache[record["key"]]
-        pictures = panel(record, patches, prediction, metadata)
-        rows.append(Row(record["key"], pictures, note=f"{len(patches)} patches"))
-    return rows
+    about_photographs = (
+        "Patches by the generator that needs no download (patches of several scales overlap; the smallest is drawn on "
+        "top), and what samcp-everyday-lite, a small model that is part of the package, finds when it is asked for the "
+        "words in the title. It was trained on 480 photographs, none of them these."
+    )
+    last = [Section("Photographs", [about_photographs], rows=photographs), Section("Step by step", commands=commands)]
+    return write_page(Path(folder) / "index.html", "SAM-CP demo", [*sections, *last])
 
 
 def photograph_rows(folder: str | os.PathLike[str], cache: PatchCache, predictor: Predictor) -> list[Row]:
@@ -159,7 +73,3 @@ def photograph_rows(folder: str | os.PathLike[str], cache: PatchCache, predictor
         note = f"{len(patches)} {cover} {coverage(patches):.0%} of the picture"
         rows.append(Row(f"{name}: {', '.join(result.vocabulary.names)}", pictures, note=note))
     return rows
-
-
-def _cell(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1f}"

@@ -1,26 +1,38 @@
 """Drawing of predictions and ground truth."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data import Metadata
-from detectron2.utils.visualizer import ColorMode, GenericMask, VisImage, Visualizer
-from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
-from skimage.color import hsv2rgb
-from skimage.transform import resize
+from PIL import Image
+from scipy.ndimage import distance_transform_edt, maximum_filter
+from skimage.segmentation import find_boundaries
 
+from samcp.regions import Regions, class_names, predicted_regions, true_regions
+from samcp.visualization.labels import Label, LegendEntry, draw_labels, draw_legend
+from samcp.visualization.palette import Colors, region_colors
 from samcp.vocabulary import Vocabulary
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
+UNLABELLED = "unlabelled"
+
 _MIN_SIDE = 320  # pixels; smaller images are enlarged to it, so that labels are legible
 _MAX_SIDE = 4096  # pixels; no image is enlarged beyond it
-_SMALL = 0.15  # share of the image's short side below which a label is drawn under its instance, not on it
-_CHARACTER_EMS, _LINE_EMS = 0.6, 1.3  # width of a character and height of a line of a label
+_OPACITY = 0.55  # of a region
+_HATCH = (9, 2)  # pixels of a 320 pixel picture: period and width of the lines over unlabelled pixels
+_HATCH_COLORS = (255, 0)  # of adjacent lines; one of them is visible on any image
+_HATCH_OPACITY = 0.45
+_GREY = 128  # of unlabelled pixels in the legend
+_FONT_SHARE = 0.034  # size of the font relative to the shorter side
+_MIN_FONT, _MAX_FONT = 11, 40  # pixels
+_OUTLINE_SHARE = 400  # shorter side of the picture, in units of the width of an outline
+_MAX_DISTANCES = 500  # pixels per side, to find the middle of a region of a large picture
+_SMALL = 5  # height, in units of the font, below which a region's label is drawn above it
+_MIN_LABELLED = 0.0012  # least share of the picture of a region with a label; the legend counts all of them
 
 
 def draw_prediction(image: Picture, prediction: Mapping[str, Any], metadata: Metadata) -> Picture:
@@ -29,35 +41,63 @@ def draw_prediction(image: Picture, prediction: Mapping[str, Any], metadata: Met
     Args:
         image: (H, W, 3) uint8 RGB.
         prediction: outputs of :meth:`samcp.SAMCP.forward` for the image.
-        metadata: of the dataset, for names and colours of the classes.
+        metadata: of the dataset, for names of the classes.
 
     Returns:
-        The picture, enlarged if it is small.
+        The picture, enlarged if it is small, above a legend.
 
     Raises:
         ValueError: the prediction has none of the three.
     """
-    canvas = _canvas(image, metadata)
-    with _repeatable_colors():
-        if "panoptic_seg" in prediction:
-            segments, infos = prediction["panoptic_seg"]
-            canvas.draw_panoptic_seg(segments.cpu(), [dict(info) for info in infos], area_threshold=0, alpha=0.5)
-        elif "sem_seg" in prediction:
-            canvas.draw_sem_seg(_drawable(prediction["sem_seg"], metadata), area_threshold=0, alpha=0.5)
-        elif "instances" in prediction:
-            canvas.draw_instance_predictions(prediction["instances"].to("cpu"))
-        else:
-            raise ValueError(
-                f"the prediction has {sorted(prediction)}; it needs one of panoptic_seg, sem_seg and instances"
-            )
-    return canvas.get_output().get_image()
+    regions = predicted_regions(prediction)
+    return draw_regions(image, regions, region_colors(regions), metadata)
 
 
 def draw_ground_truth(image: Picture, record: Mapping[str, Any], metadata: Metadata) -> Picture:
-    """Draw the annotations of a Detectron2 record over the image."""
-    canvas = _canvas(image, metadata)
-    with _repeatable_colors():
-        return canvas.draw_dataset_dict(dict(record)).get_image()
+    """Draw the annotations of a Detectron2 record over the image, above a legend."""
+    regions = true_regions(record, image.shape[:2], metadata)
+    return draw_regions(image, regions, region_colors(regions), metadata)
+
+
+def draw_comparison(image: Picture, predicted: Regions, truth: Regions, metadata: Metadata) -> tuple[Picture, Picture]:
+    """Draw a prediction and a ground truth with the same colour for the same class and for matched instances."""
+    return (
+        draw_regions(image, predicted, region_colors(predicted, truth), metadata),
+        draw_regions(image, truth, region_colors(truth), metadata),
+    )
+
+
+def draw_regions(image: Picture, regions: Regions, colors: Colors, metadata: Metadata) -> Picture:
+    """Draw regions over an image: colours, outlines, labels, and below it a legend that counts the instances.
+
+    Pixels without a label are hatched and in the legend, if the regions are of the whole image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        regions: R regions.
+        colors: (R, 3).
+        metadata: of the dataset, for names of the classes.
+    """
+    canvas = enlarge(image).astype(np.float32)
+    shape = canvas.shape[:2]
+    owner = _owners(regions, shape)
+    covered = owner >= 0
+    canvas[covered] *= 1 - _OPACITY
+    canvas[covered] += (_OPACITY * 255 * colors.astype(np.float32))[owner[covered]]
+    if regions.whole:
+        canvas = _hatched(canvas, ~covered)
+    outline = round(min(shape) / _OUTLINE_SHARE)
+    canvas[maximum_filter(find_boundaries(owner, mode="inner"), max(1, outline))] = 255
+    names = class_names(metadata)
+    font_size = int(np.clip(_FONT_SHARE * min(shape), _MIN_FONT, _MAX_FONT))
+    labels = []
+    for i in np.argsort(-regions.masks.areas, kind="stable").tolist():
+        visible = owner == i
+        if visible.mean() > _MIN_LABELLED:
+            labels.append(Label(_label(regions, i, names), _anchor(visible, font_size), colors[i]))
+    picture = draw_labels(canvas.round().astype(np.uint8), labels, font_size)
+    entries = _legend(regions, colors, names, 1 - covered.mean())
+    return np.concatenate([picture, draw_legend(entries, shape[1], font_size)])
 
 
 def vocabulary_metadata(vocabulary: Vocabulary) -> Metadata:
@@ -68,106 +108,69 @@ def vocabulary_metadata(vocabulary: Vocabulary) -> Metadata:
 
 def enlarge(image: Picture, smooth: bool = True) -> Picture:
     """Resize a picture to the size of its panel, by bicubic interpolation if ``smooth``, else by nearest neighbour."""
-    scale = _scale(image)
-    shape = (int(image.shape[0] * scale), int(image.shape[1] * scale))
-    if shape == image.shape[:2]:
-        return image
-    return (resize(image / 255, shape, order=3 if smooth else 0) * 255).astype(np.uint8)
+    scale = max(1.0, min(_MIN_SIDE / min(image.shape[:2]), _MAX_SIDE / max(image.shape[:2])))
+    return _resize(image, (int(image.shape[0] * scale), int(image.shape[1] * scale)), smooth)
 
 
-class _Canvas(Visualizer):
-    """Detectron2's Visualizer with three changes: holes of instances, colours of instances, and legible labels.
-
-    Detectron2 fills the outer outline of an instance, so that the hole of a ring would look like a part of it.
-    """
-
-    def overlay_instances(
-        self,
-        *,
-        boxes: Any = None,
-        labels: Sequence[str] | None = None,
-        masks: Any = None,
-        keypoints: Any = None,
-        assigned_colors: Any = None,
-        alpha: float = 0.5,
-    ) -> VisImage:
-        if masks is None or len(masks) == 0:
-            return super().overlay_instances(
-                boxes=boxes, labels=labels, keypoints=keypoints, assigned_colors=assigned_colors, alpha=alpha
-            )
-        shapes = self._convert_masks(masks)
-        colors = _distinct_colors(len(shapes))
-        for i in np.argsort([-int(shape.area()) for shape in shapes], kind="stable"):
-            self.draw_binary_mask(shapes[i].mask, color=colors[i], alpha=alpha, area_threshold=0)
-            for outline in shapes[i].polygons if shapes[i].has_holes else ():
-                self.draw_polygon(outline.reshape(-1, 2), color=colors[i], alpha=0)
-        for shape, label, color in zip(shapes, labels or (), colors, strict=False):
-            if len(shape.polygons):
-                self.draw_text(label, self._label_position(shape), color=color)
-        return self.output
-
-    def draw_text(
-        self,
-        text: str,
-        position: Sequence[float],
-        *,
-        font_size: float | None = None,
-        color: Any = "g",
-        horizontal_alignment: str = "center",
-        rotation: float = 0,
-    ) -> VisImage:
-        font_size = font_size or self._default_font_size
-        em = font_size * self.output.dpi / 72
-        width = _CHARACTER_EMS * em * len(text)
-        left = position[0] - width / 2 if horizontal_alignment == "center" else position[0]
-        inside = (
-            max(0, min(left, self.output.width - width)),
-            max(0, min(position[1], self.output.height - _LINE_EMS * em)),
-        )
-        bright = tuple(0.5 + 0.5 * np.array(to_rgb(color)))  # the label's background is black
-        return super().draw_text(
-            text, inside, font_size=font_size, color=bright, horizontal_alignment="left", rotation=rotation
-        )
-
-    def _label_position(self, shape: GenericMask) -> tuple[float, float]:
-        """Return (x, y) of a label: the middle of the instance, or below a small instance, which it would cover."""
-        x0, y0, x1, y1 = shape.bbox()
-        small = min(x1 - x0, y1 - y0) < _SMALL * min(self.output.height, self.output.width)
-        y, x = np.median(shape.mask.nonzero(), axis=1)
-        return ((x0 + x1) / 2, y1) if small else (x, y)
+def _resize(picture: NDArray[Any], shape: Sequence[int], smooth: bool) -> NDArray[Any]:
+    """Resize a picture (h, w, 3) or a mask (h, w) to (height, width)."""
+    method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(picture).resize((shape[1], shape[0]), method))
 
 
-def _canvas(image: Picture, metadata: Metadata) -> _Canvas:
-    """Return a canvas on which a stuff class has the same colour in all images."""
-    if "stuff_colors" not in metadata.as_dict():
-        colors = (_distinct_colors(len(metadata.get("stuff_classes", []))) * 255).astype(int)
-        metadata = Metadata(**metadata.as_dict(), stuff_colors=colors.tolist())
-    return _Canvas(image, metadata, scale=_scale(image), instance_mode=ColorMode.SEGMENTATION)
+def _owners(regions: Regions, shape: Sequence[int]) -> NDArray[np.int32]:
+    """Return the region of each pixel, (H, W), or -1; small regions are in front of large ones."""
+    owner = np.full(shape, -1, np.int32)
+    for i in np.argsort(-regions.masks.areas, kind="stable").tolist():
+        owner[_resize(regions.masks.decode([i])[0], shape, smooth=False)] = i
+    return owner
 
 
-def _scale(image: Picture) -> float:
-    return max(1.0, min(_MIN_SIDE / min(image.shape[:2]), _MAX_SIDE / max(image.shape[:2])))
+def _hatched(canvas: NDArray[np.float32], where: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return a picture (H, W, 3) with diagonal lines on the pixels of `where` (H, W)."""
+    scale = max(1.0, min(canvas.shape[:2]) / _MIN_SIDE)
+    period, width = (round(scale * pixels) for pixels in _HATCH)
+    diagonal = np.add.outer(np.arange(where.shape[0]), np.arange(where.shape[1])) % period
+    hatched = canvas.copy()
+    for number, color in enumerate(_HATCH_COLORS):
+        lines = where & (diagonal // width == number)
+        hatched[lines] = (1 - _HATCH_OPACITY) * canvas[lines] + _HATCH_OPACITY * color
+    return hatched
 
 
-def _drawable(sem_seg: torch.Tensor, metadata: Metadata) -> torch.Tensor:
-    """Return an (H, W) label map from labels or (C, H, W) scores, with unlabeled pixels as C instead of -1."""
-    labels = sem_seg.cpu() if sem_seg.dim() == 2 else sem_seg.cpu().argmax(0)
-    return torch.where(labels < 0, len(metadata.stuff_classes), labels)
+def _anchor(mask: NDArray[np.bool_], font_size: int) -> tuple[float, float]:
+    """Return x and y of a label: the pixel farthest from the outline, or above a region that it would cover."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    top, left = rows[0], columns[0]
+    if rows[-1] - top < _SMALL * font_size:
+        return float((left + columns[-1]) / 2), float(top - font_size)
+    step = max(1, max(mask.shape) // _MAX_DISTANCES)
+    inside = np.pad(mask[top : rows[-1] + 1 : step, left : columns[-1] + 1 : step], 1)
+    y, x = np.unravel_index(distance_transform_edt(inside).argmax(), inside.shape)
+    return float(left + step * (x - 1)), float(top + step * (y - 1))
 
 
-def _distinct_colors(count: int) -> NDArray[np.float64]:
-    """Return (count, 3) colours in [0, 1]; adjacent rows have distant hues."""
-    index = np.arange(count)
-    hue = index * 0.618034 % 1  # steps of the golden ratio never repeat a hue
-    return hsv2rgb(np.stack([hue, 0.55 + 0.15 * (index % 4), 0.95 - 0.12 * (index % 3)], -1)[None])[0]
+def _label(regions: Regions, index: int, names: list[str]) -> str:
+    name = names[regions.classes[index]]
+    if regions.is_crowd[index]:
+        return f"{name} (crowd)"
+    if regions.scores is None or not regions.is_thing[index]:
+        return name
+    return f"{name} {regions.scores[index]:.0%}"
 
 
-@contextmanager
-def _repeatable_colors() -> Iterator[None]:
-    """Make Detectron2's Visualizer deterministic: it jitters colours by numpy's global random state."""
-    state = np.random.get_state()
-    np.random.seed(0)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
+def _legend(regions: Regions, colors: Colors, names: list[str], unlabelled: float) -> list[LegendEntry]:
+    """Return one entry per class, with the number of its instances, and one for unlabelled pixels."""
+    counts = Counter(regions.classes[regions.instances].tolist())
+    entries = []
+    for c in np.unique(regions.classes).tolist():
+        members = np.flatnonzero(regions.classes == c)
+        samples = np.unique((255 * colors[members]).round().astype(np.uint8), axis=0)
+        name = f"{counts[c]} × {names[c]}" if counts[c] else names[c]
+        entries.append(LegendEntry(samples[None], name))
+    if regions.whole and unlabelled > 0:
+        grey = np.full((24, 34, 3), _GREY, np.float32)
+        sample = _hatched(grey, np.ones(grey.shape[:2], bool)).astype(np.uint8)
+        share = f"{unlabelled:.0%}" if unlabelled >= 0.01 else "< 1%"
+        entries.append(LegendEntry(sample, f"{UNLABELLED} {share}"))
+    return entries

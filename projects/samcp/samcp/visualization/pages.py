@@ -1,5 +1,7 @@
-"""Static HTML pages of tables and pictures, which need no server and no network."""
+"""Static HTML pages of tables and pictures, each a single file that needs no server and no network."""
 
+import base64
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +10,10 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
+from samcp.data.files import write_bytes
 from samcp.visualization.drawing import Picture
+
+_QUALITY = 88  # of the pictures, in WebP, which keeps text and lines sharper than JPEG
 
 
 @dataclass
@@ -36,6 +41,7 @@ class Section:
         header, table: cells of the table's first row, and of its other rows.
         rows: rows of pictures.
         commands: lines of a code block.
+        folded: text to click on, if the code block is closed at first.
     """
 
     heading: str
@@ -44,37 +50,37 @@ class Section:
     table: Sequence[Sequence[str]] = ()
     rows: Sequence[Row] = field(default_factory=list)
     commands: Sequence[str] = ()
+    folded: str = ""
 
 
-def write_page(folder: str | os.PathLike[str], title: str, sections: Sequence[Section]) -> Path:
-    """Write index.html, and its pictures into the subfolder pictures/; existing files are replaced.
+def write_page(path: str | os.PathLike[str], title: str, sections: Sequence[Section]) -> Path:
+    """Write a page as one file with its pictures inside; replace an existing file.
 
     Args:
-        folder: created if missing.
+        path: of the html file; its folder is created if missing.
         title: of the page.
         sections: its content.
 
     Returns:
-        The path of index.html.
+        The path.
     """
-    folder = Path(folder)
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    saved = [[_save_row(folder, row, f"{i}_{j}") for j, row in enumerate(s.rows)] for i, s in enumerate(sections)]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("samcp.visualization", "."), autoescape=True, trim_blocks=True
     )
-    page = environment.get_template("page.html").render(title=title, sections=list(zip(sections, saved, strict=True)))
-    path = folder / "index.html"
-    path.write_text(page, encoding="utf-8")
+    rows = [[_inline(row) for row in section.rows] for section in sections]
+    page = environment.get_template("page.html").render(title=title, sections=list(zip(sections, rows, strict=True)))
+    path = Path(path)
+    write_bytes(path, page.encode())
     return path
 
 
-def _save_row(folder: Path, row: Row, prefix: str) -> dict[str, object]:
-    """Write the pictures of a row as JPEG; return the row as the template takes it."""
+def _inline(row: Row) -> dict[str, object]:
+    """Return a row as the template takes it, with its pictures as data URLs."""
     figures = []
-    for number, (caption, picture) in enumerate(row.pictures.items()):
-        name = f"pictures/{prefix}_{number}.jpg"
-        Image.fromarray(picture).save(folder / name, quality=88)
+    for caption, picture in row.pictures.items():
+        encoded = io.BytesIO()
+        Image.fromarray(picture).save(encoded, "WEBP", quality=_QUALITY, method=1)
+        source = f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
         height, width = picture.shape[:2]
-        figures.append({"file": name, "caption": caption, "height": height, "width": width})
+        figures.append({"source": source, "caption": caption, "height": height, "width": width})
     return {"title": row.title, "note": row.note, "figures": figures}

@@ -234,6 +234,7 @@ def test_model_of_parts_and_objects_is_evaluated_on_parts(pascal_part, tmp_path)
         "DATASETS.PATCHES_TRAIN": (str(tmp_path / "train"),),
         "DATASETS.PATCHES_TEST": (str(tmp_path / "val"),),
         "OUTPUT_DIR": str(tmp_path / "run"),
+        "TEST.REPORT": False,
     }
     config = Path(__file__).parents[4] / "configs" / "pascal_part" / "samcp_R50_general.yaml"
     options = ["--config-file", str(config), *(str(part) for item in settings.items() for part in item)]

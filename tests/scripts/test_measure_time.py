@@ -1,4 +1,4 @@
-"""scripts/benchmark_inference.py (Table 11)."""
+"""scripts/measure_time.py (Table 11)."""
 
 import re
 import sys
@@ -10,12 +10,12 @@ from tests.conftest import Synthetic
 from tests.samcp.test_segment import save_model
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import benchmark_inference
+import measure_time
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmark_inference.py", *map(str, arguments)])
-    benchmark_inference.main()
+    monkeypatch.setattr(sys, "argv", ["measure_time.py", *map(str, arguments)])
+    measure_time.main()
 
 
 def test_times_of_stages_add_up(

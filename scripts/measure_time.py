@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time segmentation of whole images: patches by SAM, and everything after them (Table 11).
 
-    python scripts/benchmark_inference.py --weights model_final.pth --images coco/val2017 --limit 100 --device cuda \\
+    python scripts/measure_time.py --weights model_final.pth --images coco/val2017 --limit 100 --device cuda \\
         --checkpoint sam_vit_h_4b8939.pth
 
 Prints seconds per image (mean and percentiles) of each stage, the peak memory and the device. --generator selects
@@ -17,9 +17,9 @@ from samcp.command_line import command_parser
 def main() -> None:
     arguments = _parse_arguments()
 
-    from samcp.commands import benchmark_inference
+    from samcp.commands import measure_time
 
-    benchmark_inference.main(arguments)
+    measure_time.main(arguments)
 
 
 def _parse_arguments() -> argparse.Namespace:
