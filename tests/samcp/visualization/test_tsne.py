@@ -22,7 +22,7 @@ def scene(synthetic, tmp_path):
     truth = true_regions(record, (patches.height, patches.width), MetadataCatalog.get("synthetic_val"))
     predictor = Predictor.from_pretrained(save_model(tmp_path), device="cpu")
     exact = Patches.concatenate([patches, truth.masks])  # the last patches are the regions themselves
-    return predictor.encode(record["file_name"], exact), truth
+    return predictor(record["file_name"], exact), truth
 
 
 def test_patch_has_the_label_of_the_region_it_is_inside_of(scene):
