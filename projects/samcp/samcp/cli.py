@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(model_zoo.table())
         return
 
-    from samcp.commands import segment
+    from samcp.commands import export, segment
 
-    segment.main(parsed)
+    {"segment": segment, "export": export}[parsed.command].main(parsed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,7 +39,37 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    _add_export(
+        commands.add_parser(
+            "export",
+            help="write a model as a model file, ONNX or torch.export program",
+            description=_EXPORT,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     return parser
+
+
+_EXPORT = """\
+Export a trained model; the suffix of the target selects the format.
+
+    samcp export output/run/model_final.pth model.safetensors
+    samcp export --half output/run/model_final.pth model.safetensors MODEL.SAMCP.TEST.SCORE_THRESHOLD 0.4
+    samcp export samcp-everyday-lite network.onnx
+
+*.safetensors is a model file: weights, config and classes of a checkpoint, without optimizer state and without code.
+--half writes half precision, and may change values of config keys, such as thresholds chosen after the training.
+
+*.onnx and *.pt2 (torch.export) are the network alone, from image and patches to scores and affinities of the queries;
+docs/export.md describes its inputs and outputs. *.npz beside it has the embeddings of the classes.
+"""
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="checkpoint; for *.onnx and *.pt2 also a model file, or a name of `samcp models`")
+    parser.add_argument("target", type=Path, help="*.safetensors, *.onnx or *.pt2")
+    parser.add_argument("--half", action="store_true", help="half precision, half the size; for *.safetensors")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change with --half")
 
 
 _SEGMENT = """\
