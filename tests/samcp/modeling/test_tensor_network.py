@@ -75,7 +75,9 @@ def test_exported_network_equals_the_model(
     with np.load(target.with_suffix(".npz")) as words:
         assert words["class_names"].tolist() == ["disc", "square", "ring", "sky", "grass"]
         np.testing.assert_allclose(words["text"], inputs["text"].detach())
-        inputs |= {name: torch.from_numpy(words[name][:4]) for name in ("text", "semantic_words")}
+        assert words["semantic_words"].tolist() == [3, 4]
+        inputs["text"] = torch.from_numpy(np.concatenate([words["text"], -words["text"][:2]]))
+    inputs["semantic_words"] = torch.tensor([3, 4, 6])
     with torch.no_grad():
         expected = TensorNetwork(toy_model).eval()(**inputs)
     if suffix == ".onnx":

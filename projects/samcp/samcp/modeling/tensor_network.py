@@ -16,6 +16,7 @@ from torchvision.ops import roi_align
 from samcp.modeling.meta_arch import SAMCP
 from samcp.modeling.patch_batch import PatchBatch
 from samcp.modeling.patch_encoder import RoIEmbedding
+from samcp.modeling.roi_align import SAMPLES
 
 # Sizes of 0 and 1 would be fixed by torch.export.
 _MIN_PATCHES = 2
@@ -202,7 +203,7 @@ class _LevelwiseEmbedding:
         )
         pooled = torch.zeros(())
         for i, (level, align) in enumerate(zip(self.levels, pooler.level_poolers, strict=True)):
-            aligned = roi_align(level, [boxes[0]], align.output_size, align.scale, 2, aligned=True)
+            aligned = roi_align(level, [boxes[0]], align.output_size, align.scale, SAMPLES, aligned=True)
             pooled = torch.where((level_of == i)[:, None, None, None], aligned, pooled)
         if masks is not None:
             pooled = pooled * masks[0].unsqueeze(1)
