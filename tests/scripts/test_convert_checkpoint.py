@@ -12,6 +12,7 @@ from torch import nn
 
 from samcp import SAMCP, add_samcp_config
 from samcp.checkpoint import Checkpointer
+from samcp.commands.export import export
 from samcp.config import parse_config
 from samcp.errors import CheckpointError
 from samcp.export import ModelFile
@@ -46,7 +47,7 @@ def test_export_contains_weights_config_and_vocabulary_only(
     cfg: CfgNode, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = checkpoint.parent / "exported" / "model.safetensors"
-    convert_checkpoint.export(checkpoint, target)
+    export(str(checkpoint), target)
     assert "2 classes, 1 of them things: kite, sea" in capsys.readouterr().out
     assert target.stat().st_size < checkpoint.stat().st_size / 2.5  # without the two moments of AdamW
     assert [file.name for file in target.parent.iterdir()] == ["model.safetensors"]

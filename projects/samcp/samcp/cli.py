@@ -19,6 +19,20 @@ Segment photographs by words, with the patches of Segment Anything or without a 
 samcp COMMAND --help explains a command.
 """
 
+_EXPORT = """\
+Export a trained model; the suffix of the target selects the format.
+
+    samcp export output/run/model_final.pth model.safetensors
+    samcp export --half output/run/model_final.pth model.safetensors MODEL.SAMCP.TEST.SCORE_THRESHOLD 0.4
+    samcp export samcp-everyday-lite network.onnx
+
+*.safetensors is a model file: weights, config and classes of a checkpoint, without optimizer state and without code.
+--half writes half precision, and may change values of config keys, such as thresholds chosen after the training.
+
+*.onnx and *.pt2 (torch.export) are the network alone, from image and patches to scores and affinities of the queries;
+docs/export.md describes its inputs and outputs. *.npz beside it has the embeddings of the classes.
+"""
+
 _SEGMENT = """\
 Segment photographs by words.
 
@@ -64,7 +78,7 @@ Check datasets for errors that would stop or degrade training; the same as scrip
 
 
 # Command -> module of samcp.commands, imported when the command runs, since it needs PyTorch.
-_MODULES = {"segment": "segment", "train": "train", "eval": "train", "check": "check_dataset"}
+_MODULES = {"segment": "segment", "export": "export", "train": "train", "eval": "train", "check": "check_dataset"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -91,7 +105,15 @@ def _parser() -> argparse.ArgumentParser:
         add_training_options(options)
         options.set_defaults(eval_only=name == "eval")
     add_check_options(add("check", "check a dataset", _CHECK))
+    _add_export(add("export", "write a model as a model file, ONNX or torch.export program", _EXPORT))
     return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="checkpoint; for *.onnx and *.pt2 also a model file, or a name of `samcp models`")
+    parser.add_argument("target", type=Path, help="*.safetensors, *.onnx or *.pt2")
+    parser.add_argument("--half", action="store_true", help="half precision, half the size; for *.safetensors")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change with --half")
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:

@@ -117,8 +117,7 @@ class ModelFile:
         missing = {_CONFIG, _VOCABULARY} - metadata.keys()
         if missing:
             raise CheckpointError(
-                f"{path}: no {' and '.join(sorted(missing))} in its metadata; write model files with "
-                "scripts/convert_checkpoint.py"
+                f"{path}: no {' and '.join(sorted(missing))} in its metadata; write model files with `samcp export`"
             )
         return cls(tensors, metadata[_CONFIG], Vocabulary.from_json(metadata[_VOCABULARY]))
 

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import sha256_of
+from proposal_cache.generators.sam.mobile import build_mobile_sam
 
+MOBILE = "vit_t"
 ENCODER_WIDTHS = {"vit_h": 1280, "vit_l": 1024, "vit_b": 768}
 WEIGHTS_PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
+MOBILE_WEIGHTS_PAGE = "https://github.com/ChaoningZhang/MobileSAM#getting-started"
 
 
 class CheckpointError(CacheError):
@@ -22,27 +25,38 @@ class CheckpointError(CacheError):
 
 
 def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
-    """Load a SAM model (vit_h, vit_l or vit_b) on the CPU; return it with the SHA-256 of its checkpoint.
+    """Load a SAM model (vit_h, vit_l, vit_b, or vit_t: MobileSAM) on the CPU; return it with its file's SHA-256.
 
     Raises CheckpointError if the file is missing, damaged or of another model type, which the message names.
     """
     path = Path(checkpoint)
-    if model_type not in ENCODER_WIDTHS:
-        raise CheckpointError(f"SAM has no model type '{model_type}'; choose one of {', '.join(ENCODER_WIDTHS)}")
-    weights = read_weights(path, "SAM", WEIGHTS_PAGE)
-    position = weights.get("image_encoder.pos_embed") if isinstance(weights, dict) else None
-    width = position.shape[-1] if isinstance(position, Tensor) and position.ndim == 4 else None
-    found = next((name for name, its_width in ENCODER_WIDTHS.items() if its_width == width), None)
+    types = (*ENCODER_WIDTHS, MOBILE)
+    if model_type not in types:
+        raise CheckpointError(f"SAM has no model type '{model_type}'; choose one of {', '.join(types)}")
+    page = MOBILE_WEIGHTS_PAGE if model_type == MOBILE else WEIGHTS_PAGE
+    weights = read_weights(path, "SAM", page)
+    found = _model_type(weights)
     if found is None:
-        raise CheckpointError(f"{path} is not a SAM checkpoint; the weights of {model_type} are at {WEIGHTS_PAGE}")
+        raise CheckpointError(f"{path} is not a SAM checkpoint; the weights of {model_type} are at {page}")
     if found != model_type:
         raise CheckpointError(f"{path} is a checkpoint of {found}, not {model_type}: use model type {found}")
-    sam = sam_model_registry[model_type]()
+    sam = build_mobile_sam() if model_type == MOBILE else sam_model_registry[model_type]()
     try:
         sam.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not match SAM's {model_type}: {error}") from None
     return sam, sha256_of(path)
+
+
+def _model_type(weights: Any) -> str | None:
+    """Return the model type of a checkpoint by its image encoder, None if it has none of SAM's."""
+    if not isinstance(weights, dict):
+        return None
+    if "image_encoder.patch_embed.seq.0.c.weight" in weights:
+        return MOBILE
+    position = weights.get("image_encoder.pos_embed")
+    width = position.shape[-1] if isinstance(position, Tensor) and position.ndim == 4 else None
+    return next((name for name, its_width in ENCODER_WIDTHS.items() if its_width == width), None)
 
 
 def read_weights(path: Path, model: str, page: str) -> Any:

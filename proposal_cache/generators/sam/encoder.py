@@ -11,10 +11,12 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor
 
+from proposal_cache.generators.sam.mobile import TinyViTEncoder
+
 FLOAT_BYTES = 4
 
 
-def encode_image(encoder: ImageEncoderViT, image: Tensor, memory_budget: int) -> Tensor:
+def encode_image(encoder: ImageEncoderViT | TinyViTEncoder, image: Tensor, memory_budget: int) -> Tensor:
     """Compute the embedding of a normalized, padded image.
 
     Args:
@@ -24,6 +26,8 @@ def encode_image(encoder: ImageEncoderViT, image: Tensor, memory_budget: int) ->
     Returns:
         (1, C, S/16, S/16), equal to `encoder(image)`.
     """
+    if isinstance(encoder, TinyViTEncoder):  # its attention is within windows, and needs little memory
+        return encoder(image)
     x = encoder.patch_embed(image)
     if encoder.pos_embed is not None:
         x = x + encoder.pos_embed

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from samcp.modeling.affinity_decoder import AffinityDecoder, DecoderOutput
 from samcp.modeling.classifier import Classifier
 from samcp.modeling.denoising import DenoisingQueries
-from samcp.modeling.patch_encoder import PatchEncoder, RoIEmbedding
+from samcp.modeling.patch_encoder import PatchEncoder, RoIEmbedding, RoIEmbeddingCache
 from samcp.modeling.queries import QueryBuilder, QuerySet
 from tests.samcp.modeling import literal_network as literal
 from tests.samcp.modeling.random_batch import CLASSES, DIM, ROI_SIZE, STRIDES, Batch, make_denoising
@@ -88,7 +88,7 @@ def run(
         position=position,
         patches=batch.patches,
         levels=batch.levels,
-        roi_embedding=network.encoder.roi_embedding,
+        embed_boxes=RoIEmbeddingCache(network.encoder.roi_embedding, batch.levels),
     )
     return queries, outputs
 

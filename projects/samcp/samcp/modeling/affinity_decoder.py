@@ -1,7 +1,7 @@
 """Unified affinity decoder (METHOD 4; paper 3.2.2, A.1, Algorithm 1)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,6 @@ from samcp.modeling.layers import (
     without_autocast,
 )
 from samcp.modeling.patch_batch import PatchBatch
-from samcp.modeling.patch_encoder import RoIEmbedding, RoIEmbeddingCache
 from samcp.modeling.queries import QueryAttention, QuerySet
 
 DCA_SOURCES = ("patch", "image")  # keys and values of dynamic cross-attention
@@ -119,21 +118,20 @@ class AffinityDecoder(nn.Module):
         position: Tensor,
         patches: PatchBatch,
         levels: Sequence[Tensor],
-        roi_embedding: RoIEmbedding,
+        embed_boxes: Callable[[Tensor], Tensor],
     ) -> list[DecoderOutput]:
         """Run all layers.
 
         Args:
             queries: M queries per image.
             features, position: (B, N, D) F and P_F of the patch encoder.
-            levels: feature maps that RoIAlign pools from, fine to coarse.
-            roi_embedding: RoI embedding of the patch encoder, for query enhancement.
+            levels: feature maps, fine to coarse, for image-level cross-attention.
+            embed_boxes: the patch encoder's RoI embedding of boxes (B, M, 4) in input pixels, for query enhancement.
 
         Returns:
             One output per layer. All are supervised; the last one is the prediction.
         """
         tokens = self._image_tokens(levels, patches) if self.dca == "image" else None
-        roi_cache = RoIEmbeddingCache(roi_embedding, levels)
         x, boxes = queries.content, queries.boxes
         instance_valid = patches.valid[:, : queries.num_instance]
         logits: Tensor | None = None
@@ -152,7 +150,7 @@ class AffinityDecoder(nn.Module):
                 normalized = normalize_affinity(logits.sigmoid(), patches.valid)
                 boxes = merged_boxes(normalized > 0.5, patches.normalized_boxes)
             if self.query_enhancement:
-                x = (x + roi_cache(boxes * patches.scale).to(x.dtype)) / 2
+                x = (x + embed_boxes(boxes * patches.scale).to(x.dtype)) / 2
             outputs.append(DecoderOutput(self.norm(x), logits, boxes))
         return outputs
 
@@ -268,7 +266,9 @@ class Affinity(nn.Module):
         The pairs are split into chunks that fit in a CPU's cache, since this step is bound by memory bandwidth.
         """
         chunks = []
-        for x in similarity.flatten(2).split(_PAIRS_PER_CHUNK, dim=-1):
+        pairs = similarity.flatten(2)
+        exporting = torch.compiler.is_exporting()  # the number of chunks would be fixed
+        for x in [pairs] if exporting else pairs.split(_PAIRS_PER_CHUNK, dim=-1):
             for mix in self.mix:
                 x = mix(x.relu())
             chunks.append(x)

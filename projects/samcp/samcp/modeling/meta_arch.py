@@ -22,7 +22,7 @@ from samcp.modeling.naming import NAMES, Namer
 from samcp.modeling.open_vocabulary import ClipScores, ScoreFusion, mask_weights, name_predictions
 from samcp.modeling.oracle import oracle_predictions
 from samcp.modeling.patch_batch import PatchBatch
-from samcp.modeling.patch_encoder import PatchEncoder
+from samcp.modeling.patch_encoder import PatchEncoder, RoIEmbeddingCache
 from samcp.modeling.queries import QueryBuilder, QuerySet, classes_with_query
 from samcp.modeling.roi_align import channels_last_on_cpu
 from samcp.modeling.targets import Entities, gather_entities, gather_in_crowd
@@ -255,13 +255,14 @@ class SAMCP(nn.Module):
             patches=images.patches,
             denoising=denoising,
         )
+        levels = [images.features[name] for name in self.in_features]
         outputs = self.decoder(
             queries=queries,
             features=images.content,
             position=images.position,
             patches=images.patches,
-            levels=[images.features[name] for name in self.in_features],
-            roi_embedding=self.patch_encoder.roi_embedding,
+            levels=levels,
+            embed_boxes=RoIEmbeddingCache(self.patch_encoder.roi_embedding, levels),
         )
         return queries, outputs
 
@@ -299,8 +300,7 @@ class SAMCP(nn.Module):
     def _predict(
         self, output: DecoderOutput, queries: QuerySet, patches: PatchBatch, words: Tensor
     ) -> list[Predictions]:
-        scores = self._class_logits(output, words).sigmoid()
-        affinity = output.affinity_logits.sigmoid()
+        scores, affinity = self._class_logits(output, words).sigmoid(), output.affinity_logits.sigmoid()
         first = queries.num_semantic
         predictions = []
         for i, valid in enumerate(patches.valid):

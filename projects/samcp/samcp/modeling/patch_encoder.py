@@ -123,6 +123,10 @@ class PatchEncoder(nn.Module):
         )
         x = rows.new_zeros(*patches.valid.shape, rows.shape[-1])
         x[patches.valid] = rows
+        return self.attend(x, patches)
+
+    def attend(self, x: Tensor, patches: PatchBatch) -> tuple[Tensor, Tensor]:
+        """Return F and P_F as :meth:`forward` does, from the RoI embeddings x (B, N, D), any values for padding."""
         position = self.position(patches.normalized_boxes).to(x.dtype)
         visible = unmask_empty_rows(patches.valid.unsqueeze(1))
         for layer in self.layers:

@@ -109,7 +109,7 @@ class QueryBuilder(nn.Module):
             features: (B, N, D) encoded patches, the content of instance queries.
             denoising: training only.
         """
-        batch = features.shape[0]
+        batch, num_semantic = features.shape[0], semantic_classes.shape[0]
         text = self.text_content(embeddings)
         semantic_boxes = box_convert(full_precision(self.text_box(embeddings).sigmoid()), "cxcywh", "xyxy")
         content = [text[semantic_classes].expand(batch, -1, -1)]
@@ -124,12 +124,12 @@ class QueryBuilder(nn.Module):
             num_denoising = denoising.labels.shape[1]
             content.append(text[denoising.labels])
             boxes.append(denoising.boxes)
-        visible = query_visibility(len(semantic_classes), num_instance, patches.valid, denoising)
+        visible = query_visibility(num_semantic, num_instance, patches.valid, denoising)
         return QuerySet(
             content=torch.cat([c.to(features.dtype) for c in content], dim=1),
             boxes=torch.cat(boxes, dim=1),
             visible=visible,
-            num_semantic=len(semantic_classes),
+            num_semantic=num_semantic,
             num_instance=num_instance,
             num_denoising=num_denoising,
         )

@@ -8,12 +8,12 @@ from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-_SAMPLES = 2  # per bin and axis
+SAMPLES = 2  # per bin and axis
 
 
 def build_pooler(output_size: int, strides: Sequence[int]) -> ROIPooler:
     """Return Detectron2's pooler (RoIAlign with half-pixel offsets, level by box size) with :class:`RoIAlign`."""
-    pooler = ROIPooler(output_size, [1.0 / s for s in strides], sampling_ratio=_SAMPLES, pooler_type="ROIAlignV2")
+    pooler = ROIPooler(output_size, [1.0 / s for s in strides], sampling_ratio=SAMPLES, pooler_type="ROIAlignV2")
     pooler.level_poolers = nn.ModuleList(RoIAlign(output_size, 1.0 / s) for s in strides)
     return pooler
 
@@ -42,7 +42,7 @@ class RoIAlign(nn.Module):
     def forward(self, features: Tensor, rois: Tensor) -> Tensor:
         """Pool features (B, C, H, W) in rois (K, 5), rows of image index and XYXY, to (K, C, S, S)."""
         if features.is_cuda:
-            return roi_align(features, rois, self.output_size, self.scale, _SAMPLES, aligned=True)
+            return roi_align(features, rois, self.output_size, self.scale, SAMPLES, aligned=True)
         return _sparse_roi_align(features, rois, self.output_size, self.scale)
 
 
@@ -71,12 +71,12 @@ def _axis_samples(low: Tensor, high: Tensor, length: int, size: int) -> tuple[Te
         indices and weights, each (K, size, 2 * samples). The weights average the samples of a bin and are 0 for samples
         more than one pixel outside the map.
     """
-    steps = (torch.arange(size * _SAMPLES, device=low.device) + 0.5) / (size * _SAMPLES)
+    steps = (torch.arange(size * SAMPLES, device=low.device) + 0.5) / (size * SAMPLES)
     position = low[:, None] + steps * (high - low)[:, None]
     inside = (position >= -1) & (position <= length)
     position = position.clamp(0, length - 1)
     floor = position.floor()
-    weight = torch.stack([floor + 1 - position, position - floor], dim=-1) * inside[..., None] / _SAMPLES
+    weight = torch.stack([floor + 1 - position, position - floor], dim=-1) * inside[..., None] / SAMPLES
     index = torch.stack([floor, (floor + 1).clamp(max=length - 1)], dim=-1).long()
-    shape = (len(low), size, 2 * _SAMPLES)
+    shape = (len(low), size, 2 * SAMPLES)
     return index.view(shape), weight.view(shape)
