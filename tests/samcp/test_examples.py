@@ -1,8 +1,7 @@
-"""The examples of the Python interface run: those of its docstrings and of docs/api.md."""
+"""The examples in the docstrings of the Python interface run."""
 
 import doctest
 import importlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,13 +35,3 @@ def test_examples(module, names, monkeypatch):
     outcome = doctest.testmod(tested, extraglobs=variables, optionflags=options)
     assert outcome.attempted > 0
     assert outcome.failed == 0
-
-
-def test_page(tmp_path, monkeypatch, capsys):
-    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text().partition("\n## ")[0]
-    monkeypatch.chdir(tmp_path)
-    variables: dict = {}
-    exec("\n".join(line[4:] for line in page.splitlines() if line.startswith("    ")), variables)
-    assert "<Result 400 x 600: " in capsys.readouterr().out
-    assert Image.open("coffee.png").size == (600, 400)
-    assert len(variables["parts"].patches) > 0
