@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from safetensors.torch import load_file
 from torch import nn
 
 from proposal_cache.errors import reason
 from samcp.config import without_pretraining
 from samcp.errors import CheckpointError
-from samcp.export import SavedConfig, saved_vocabulary, trained_vocabulary
+from samcp.export import SavedConfig, read_tensors, saved_vocabulary, trained_vocabulary
 from samcp.modeling.meta_arch import SAMCP
 from samcp.vocabulary import Vocabulary
 
@@ -60,7 +59,7 @@ class Checkpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
             if filename.endswith(".safetensors"):
-                return {"model": load_file(filename)}
+                return {"model": read_tensors(filename)[0]}
             if filename.endswith(".pyth"):
                 return self._load_pycls(filename)
             if filename.endswith(".pkl"):

@@ -1,4 +1,7 @@
-"""Model file: weights, config and vocabulary of a trained model as safetensors, which cannot contain code."""
+"""Model file: weights, config and vocabulary of a trained model as safetensors, which cannot contain code.
+
+Tensors of the backbone that the training did not change, and that an installed package contains, are not repeated.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,10 +19,12 @@ from proposal_cache.store.durable import make_directory, write_durably
 from samcp.config import parse_config
 from samcp.config_overrides import merge_overrides
 from samcp.errors import CheckpointError
+from samcp.modeling.backbone.timm import PACKAGE, TimmBackbone
 from samcp.vocabulary import Vocabulary
 
 SUFFIX = ".safetensors"
-_CONFIG, _VOCABULARY = "samcp.config", "samcp.vocabulary"
+_CONFIG, _VOCABULARY, _PACKAGED = "samcp.config", "samcp.vocabulary", "samcp.packaged"
+_BACKBONE = "backbone.bottom_up."  # prefix of the tensors of a `TimmBackbone` in a model
 
 
 class SavedConfig:
@@ -109,9 +114,7 @@ class ModelFile:
         if not os.path.isfile(path):
             raise CheckpointError(f"{path}: no such model file")
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            tensors, metadata = read_tensors(path)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: not a safetensors file, or damaged ({error})") from error
         missing = {_CONFIG, _VOCABULARY} - metadata.keys()
@@ -131,10 +134,44 @@ class ModelFile:
         if path.suffix != SUFFIX:
             raise CheckpointError(f"{path}: the name of a model file must end with {SUFFIX}")
         metadata = {_CONFIG: self.config, _VOCABULARY: self.vocabulary.to_json()}
+        packaged = _packaged_tensors(self.config)
+        own = {
+            name: tensor
+            for name, tensor in self.tensors.items()
+            if name not in packaged or not torch.equal(tensor, packaged[name].to(tensor.dtype))
+        }
+        if len(own) < len(self.tensors):
+            metadata[_PACKAGED] = "backbone"
         # safetensors rejects tensors that share memory, and would write the whole storage of a view.
-        content = save({name: tensor.clone().contiguous() for name, tensor in self.tensors.items()}, metadata)
+        content = save({name: tensor.clone().contiguous() for name, tensor in own.items()}, metadata)
         make_directory(path.parent)
         write_durably(path, content)
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and metadata of a safetensors file; those that a model file does not repeat are added.
+
+    Raises:
+        OSError, SafetensorError: the file is missing or damaged.
+    """
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    if _PACKAGED in metadata:
+        tensors = {**_packaged_tensors(metadata[_CONFIG]), **tensors}
+    return tensors, metadata
+
+
+def _packaged_tensors(config: str) -> dict[str, Tensor]:
+    """Return the tensors that a backbone has from an installed package before the training, by their names in a model.
+
+    Empty if the weights of the config's backbone are not of a package.
+    """
+    timm = parse_config(config).MODEL.TIMM
+    if not timm.WEIGHTS.startswith(PACKAGE):
+        return {}
+    backbone = TimmBackbone(name=timm.NAME, weights=timm.WEIGHTS)
+    return {_BACKBONE + name: tensor for name, tensor in backbone.state_dict().items()}
 
 
 def saved_vocabulary(path: str) -> Vocabulary | None:

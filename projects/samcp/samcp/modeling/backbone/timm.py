@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from samcp.errors import CheckpointError, UsageError, naming_config_key
 
+PACKAGE = "package:"  # prefix of weights inside an installed package
+
 
 class TimmBackbone(Backbone):
     """Backbone of timm with feature maps at strides 4, 8, 16 and 32, named res2 to res5 as in a ResNet.
@@ -83,11 +85,11 @@ def find_weights(weights: str) -> Path:
     Raises:
         CheckpointError: the file or package does not exist.
     """
-    if not weights.startswith("package:"):
+    if not weights.startswith(PACKAGE):
         if not Path(weights).is_file():
             raise CheckpointError(f"weights: no such file: {weights}")
         return Path(weights)
-    package = weights.removeprefix("package:")
+    package = weights.removeprefix(PACKAGE)
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise CheckpointError(
