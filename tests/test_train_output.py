@@ -46,7 +46,12 @@ def test_console_has_few_lines_and_the_log_file_all(toy, tmp_path, capsys):
 
 
 def test_latest_checkpoints_are_kept(toy, tmp_path):
-    keys = {"SOLVER__CHECKPOINT_PERIOD": 1, "SOLVER__CHECKPOINTS_KEPT": 2}
+    keys = {
+        "SOLVER__CHECKPOINT_PERIOD": 1,
+        "SOLVER__CHECKPOINTS_KEPT": 2,
+        "DATASETS__TEST": (),
+        "DATASETS__PATCHES_TEST": (),
+    }
     train.run(arguments(toy, tmp_path, SOLVER__MAX_ITER=5, **keys))
     assert checkpoints(tmp_path) == ["model_0000003.pth", "model_final.pth"], "that of the last iteration is the final"
     train.run(arguments(toy, tmp_path, "--resume", SOLVER__MAX_ITER=8, **keys))

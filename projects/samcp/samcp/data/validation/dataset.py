@@ -184,7 +184,7 @@ def _check_image(record: Mapping[str, Any], *, num_classes: int, ignore_label: i
         if "pan_seg_file_name" in record:
             finding.problems += _check_segments(record)
     except (DataError, CacheError) as error:
-        finding.problems.append(f"{error}{turned_by_exif(record['file_name'])}")
+        finding.problems.append(f"{error}{turned_by_exif(record, size)}")
         return finding
     except Exception as error:  # pycocotools raises various errors for invalid polygons
         finding.problems.append(f"{record['file_name']}: its annotations cannot be read ({error!r})")
@@ -210,7 +210,7 @@ def _image_size(record: Mapping[str, Any], problems: list[str]) -> tuple[int, in
     if listed != (height, width):
         problems.append(
             f"{path}: is {height} x {width} pixels (height x width), but the dataset lists {listed}"
-            + turned_by_exif(path)
+            + turned_by_exif(record, (height, width))
         )
         return None
     return height, width

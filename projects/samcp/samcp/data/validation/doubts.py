@@ -1,11 +1,14 @@
 """Likely errors of annotations that sizes and ids cannot prove: shifted labels, order of classes, EXIF orientation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 
+from samcp.data.ground_truth import annotated_size
 from samcp.data.image_io import read_exif_orientation
 from samcp.data.validation.coco_json import shown
+from samcp.errors import DataError
 from samcp.vocabulary import Vocabulary, word_key
 
 _SWAPPED = 5  # lowest EXIF orientation that swaps width and height
@@ -59,14 +62,23 @@ def doubt_about_turned_images(paths: Sequence[str]) -> list[str]:
     ]
 
 
-def turned_by_exif(path: str) -> str:
-    """Return the end of a message about wrong sizes, "" if EXIF does not swap width and height of the image."""
-    orientation = read_exif_orientation(path)
-    if orientation < _SWAPPED:
+def turned_by_exif(record: Mapping[str, Any], size: tuple[int, int]) -> str:
+    """Return the end of a message about a wrong size, "" if EXIF is not the cause.
+
+    Args:
+        record: of the dataset.
+        size: (height, width) of the image after EXIF turned it.
+    """
+    orientation = read_exif_orientation(record["file_name"])
+    try:
+        is_cause = orientation >= _SWAPPED and annotated_size(record) == size[::-1]
+    except DataError:  # already reported
+        is_cause = False
+    if not is_cause:
         return ""
     return (
-        f". EXIF turns this image by 90 degrees (orientation {orientation}); if the annotations were made without "
-        "that, turn them too, or remove the orientation from the file and make its patches again"
+        f". EXIF turns this image by 90 degrees (orientation {orientation}), but its annotations were made without "
+        "that: turn them too, or remove the orientation from the file and make its patches again"
     )
 
 
