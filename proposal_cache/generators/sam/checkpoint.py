@@ -12,9 +12,14 @@ from torch import Tensor
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import sha256_of
+from proposal_cache.generators.sam.lite import build_sam_lite
 
 ENCODER_WIDTHS = {"vit_h": 1280, "vit_l": 1024, "vit_b": 768}
+LITE = "lite"
+MODEL_TYPES = (*ENCODER_WIDTHS, LITE)
 WEIGHTS_PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
+
+_LITE_SIZE = "image_encoder.image_size"  # in the state dict of the model type lite only
 
 
 class CheckpointError(CacheError):
@@ -22,27 +27,38 @@ class CheckpointError(CacheError):
 
 
 def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
-    """Load a SAM model (vit_h, vit_l or vit_b) on the CPU; return it with the SHA-256 of its checkpoint.
+    """Load a SAM model (vit_h, vit_l, vit_b or lite) on the CPU; return it with the SHA-256 of its checkpoint.
 
     Raises CheckpointError if the file is missing, damaged or of another model type, which the message names.
     """
     path = Path(checkpoint)
-    if model_type not in ENCODER_WIDTHS:
-        raise CheckpointError(f"SAM has no model type '{model_type}'; choose one of {', '.join(ENCODER_WIDTHS)}")
+    if model_type not in MODEL_TYPES:
+        raise CheckpointError(f"SAM has no model type '{model_type}'; choose one of {', '.join(MODEL_TYPES)}")
+    if model_type == LITE and not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; train the model type lite with scripts/train_small_sam.py")
     weights = read_weights(path, "SAM", WEIGHTS_PAGE)
-    position = weights.get("image_encoder.pos_embed") if isinstance(weights, dict) else None
-    width = position.shape[-1] if isinstance(position, Tensor) and position.ndim == 4 else None
-    found = next((name for name, its_width in ENCODER_WIDTHS.items() if its_width == width), None)
+    found = _model_type(weights)
     if found is None:
         raise CheckpointError(f"{path} is not a SAM checkpoint; the weights of {model_type} are at {WEIGHTS_PAGE}")
     if found != model_type:
         raise CheckpointError(f"{path} is a checkpoint of {found}, not {model_type}: use model type {found}")
-    sam = sam_model_registry[model_type]()
+    sam = build_sam_lite(int(weights[_LITE_SIZE])) if found == LITE else sam_model_registry[found]()
     try:
         sam.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not match SAM's {model_type}: {error}") from None
     return sam, sha256_of(path)
+
+
+def _model_type(weights: Any) -> str | None:
+    """Return the model type of a state dict; None if it is of another model."""
+    if not isinstance(weights, dict):
+        return None
+    if _LITE_SIZE in weights:
+        return LITE
+    position = weights.get("image_encoder.pos_embed")
+    width = position.shape[-1] if isinstance(position, Tensor) and position.ndim == 4 else None
+    return next((name for name, its_width in ENCODER_WIDTHS.items() if its_width == width), None)
 
 
 def read_weights(path: Path, model: str, page: str) -> Any:

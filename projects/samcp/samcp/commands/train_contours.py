@@ -21,7 +21,7 @@ from samcp.commands.evaluate_patches import describe, make_table
 from samcp.contours.covering import best_scales, covering
 from samcp.contours.dataset import SegmentedImage, find_images
 from samcp.contours.merging import PairSamples, fit_cost, sample_pairs
-from samcp.contours.training import SHARES, ContourTrainer, Schedule
+from samcp.contours.training import SHARES, ContourSchedule, ContourTrainer
 from samcp.data.build import load_dataset
 from samcp.data.files import write_json
 from samcp.data.patch_caches import image_root
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     images = find_images(root, "train")
     trainer = ContourTrainer(
-        images, Schedule(iterations=arguments.iterations, batch=arguments.batch, seed=arguments.seed), output
+        images, ContourSchedule(iterations=arguments.iterations, batch=arguments.batch, seed=arguments.seed), output
     )
     for iteration, losses in trainer.run(workers=arguments.workers):
         with (output / "log.jsonl").open("a") as log:
