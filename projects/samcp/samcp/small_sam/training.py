@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -119,7 +120,7 @@ def measure(sam: Sam, items: Sequence[PromptedImage]) -> dict[str, float]:
         iou_error: absolute error of the predicted IoUs.
         stable: share of masks with a stability score of at least 0.9.
         stable_best: the same, of the best masks.
-        used: share of prompts whose best mask is the first, second and third, the smallest.
+        least_used: share of the prompts whose best mask is the one of the three that is best least often.
     """
     sam.eval()
     rows: dict[str, list[Tensor]] = {}
@@ -137,7 +138,7 @@ def measure(sam: Sam, items: Sequence[PromptedImage]) -> dict[str, float]:
             "iou_error": (predicted - any_annotator).abs().mean(1),
             "stable": stable.mean(1),
             "stable_best": stable.gather(1, place[:, None])[:, 0],
-            "wins": torch.nn.functional.one_hot(place, iou.shape[1]).float(),
+            "wins": F.one_hot(place, iou.shape[1]).float(),
         }
         for name, values in found.items():
             rows.setdefault(name, []).append(values)
