@@ -71,7 +71,7 @@ class PromptDataset(Dataset[PromptedImage]):
 
     def __getitem__(self, index: int) -> PromptedImage:
         random = np.random.default_rng([self._seed, index])
-        labels = np.empty(0)
+        labels = np.empty(0, np.int64)
         while not len(labels):  # a window may lie in an unknown part of the image
             image, maps = _random_window(*self._draw(random), random)
             pixels, labels = _fit(jitter(image, random), maps, self._image_size)
