@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from proposal_cache.generators.backbone import FusedBackbone
 from proposal_cache.store.durable import atomic_file
 from samcp.errors import CheckpointError
 
@@ -56,7 +55,7 @@ class ResumableTraining(ABC):
     def __init__(
         self,
         network: nn.Module,
-        backbone: FusedBackbone,
+        backbone: nn.Module,
         dataset: Dataset[Any],
         schedule: Schedule,
         output: Path,
@@ -70,15 +69,15 @@ class ResumableTraining(ABC):
         self._collate = collate
         self._checkpoint = output / "checkpoint.pth"
         output.mkdir(parents=True, exist_ok=True)
-        slow = [parameter for parameter in backbone.backbone.parameters() if parameter.requires_grad]
-        kept = {id(parameter) for parameter in backbone.backbone.parameters()}
-        rest = [parameter for parameter in network.parameters() if id(parameter) not in kept]
+        slow = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+        inside = {id(parameter) for parameter in backbone.parameters()}
+        rest = [parameter for parameter in network.parameters() if id(parameter) not in inside]
         optimizer = torch.optim.AdamW(
             [{"params": slow, "lr": schedule.backbone_lr}, {"params": rest, "lr": schedule.lr}],
             weight_decay=schedule.weight_decay,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
-        self._optimizer, self.scheduler = optimizer, scheduler
+        self._optimizer, self._scheduler = optimizer, scheduler
         self._state: dict[str, Any] = {"network": network, "optimizer": optimizer, "scheduler": scheduler, **extra}
         self._start = 0
         if self._checkpoint.exists():
@@ -110,7 +109,7 @@ class ResumableTraining(ABC):
         losses = self.step(iteration, batch)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
         self._optimizer.step()
-        self.scheduler.step()
+        self._scheduler.step()
         return losses
 
     def _factor(self, step: int) -> float:

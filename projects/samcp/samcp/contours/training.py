@@ -62,7 +62,7 @@ class ContourTrainer(ResumableTraining):
             seed=schedule.seed,
         )
         self._embedding_weight = schedule.embedding_weight
-        super().__init__(network, network, dataset, schedule, output)
+        super().__init__(network, network.backbone, dataset, schedule, output)
 
     def step(self, iteration: int, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         logits, embeddings = self.network(batch["image"].contiguous(memory_format=torch.channels_last))

@@ -66,7 +66,7 @@ class SmallSamTrainer(ResumableTraining):
         )
         self._average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGE), use_buffers=True)
         extra = {"average": self._average}
-        super().__init__(network, encoder, dataset, schedule, output, extra=extra, collate=list)
+        super().__init__(network, encoder.backbone, dataset, schedule, output, extra=extra, collate=list)
 
     @property
     def average(self) -> Sam:
