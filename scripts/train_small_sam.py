@@ -36,7 +36,7 @@ def _parse_arguments() -> argparse.Namespace:
     add("--batch", type=int, default=4, metavar="N", help="images per iteration (default %(default)s)")
     add("--points", type=int, default=32, metavar="N", help="prompts per image (default %(default)s)")
     add("--image-size", type=int, default=320, metavar="N", help="of the model's input (default %(default)s)")
-    add("--lr", type=float, default=5e-4, metavar="X", help="learning rate (default %(default)s)")
+    add("--lr", type=float, default=8e-4, metavar="X", help="learning rate (default %(default)s)")
     add("--seed", type=int, default=0, help="(default %(default)s)")
     add("--workers", type=int, default=0, metavar="N", help="loading processes (default %(default)s)")
     add("--save-every", type=int, default=50, metavar="N", help="iterations (default %(default)s)")
