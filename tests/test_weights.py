@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from samcp.contours.dataset import find_images
-from samcp.contours.training import ContourTrainer, Schedule
+from samcp.contours.training import ContourSchedule, ContourTrainer
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
@@ -34,7 +34,7 @@ def test_sizes() -> None:
 def test_first_iterations_of_contours_repeat_the_recorded_curve(tmp_path: Path) -> None:
     """BSDS500, CCP and CamVid are read as scripts/train_contours.py does; takes three minutes."""
     recorded = json.loads((WEIGHTS / "contours_curve.jsonl").read_text().splitlines()[0])
-    trainer = ContourTrainer(find_images(DATASETS, "train"), Schedule(), tmp_path)
+    trainer = ContourTrainer(find_images(DATASETS, "train"), ContourSchedule(), tmp_path)
     iteration, losses = next(iter(trainer.run(workers=1)))
     assert iteration == recorded["iteration"] == 200
     assert losses["boundary"] == pytest.approx(recorded["boundary"], rel=0.05)

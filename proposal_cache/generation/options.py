@@ -73,7 +73,7 @@ _GENERATOR_OPTIONS: dict[tuple[str, ...], tuple[tuple[str, dict[str, Any], str],
         ("--loaders", _N, "threads per GPU that decode images (default 2)"),
     ),
     ("sam2", "sam"): (
-        ("--model-type", {"metavar": "NAME"}, "vit_h (default), vit_l, vit_b, vit_t; sam2.1_hiera_large (default), .."),
+        ("--model-type", {"metavar": "NAME"}, "vit_h (default), vit_l, vit_b, vit_t, lite; sam2.1_hiera_large, .."),
         ("--checkpoint", _FILE, "weights of this model type"),
         ("--points-per-side", _N, "of the grid (default 48)"),
         ("--pred-iou-thresh", _X, "minimum predicted IoU (default 0.8)"),

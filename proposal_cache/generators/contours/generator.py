@@ -13,10 +13,10 @@ from skimage.segmentation import watershed
 
 from proposal_cache import rle
 from proposal_cache.errors import CacheError
+from proposal_cache.generators.backbone import STRIDE
 from proposal_cache.generators.base import require_rgb
 from proposal_cache.generators.contours.graph import AREA, FloatArray, IntArray, RegionGraph, region_graph
 from proposal_cache.generators.contours.hierarchy import Hierarchy, MergeCost, build_hierarchy, pair_features
-from proposal_cache.generators.contours.network import STRIDE
 from proposal_cache.generators.contours.weights import ContourWeights, load_weights
 from proposal_cache.patches import Patches
 

@@ -12,12 +12,17 @@ from torch import Tensor
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import sha256_of
+from proposal_cache.generators.sam.lite import build_sam_lite
 from proposal_cache.generators.sam.mobile import build_mobile_sam
 
 MOBILE = "vit_t"
 ENCODER_WIDTHS = {"vit_h": 1280, "vit_l": 1024, "vit_b": 768}
+LITE = "lite"
+MODEL_TYPES = (*ENCODER_WIDTHS, MOBILE, LITE)  # vit_t is MobileSAM, lite is scripts/train_small_sam.py's
 WEIGHTS_PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
 MOBILE_WEIGHTS_PAGE = "https://github.com/ChaoningZhang/MobileSAM#getting-started"
+
+_LITE_SIZE = "image_encoder.image_size"  # in the state dict of the model type lite only
 
 
 class CheckpointError(CacheError):
@@ -25,14 +30,15 @@ class CheckpointError(CacheError):
 
 
 def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
-    """Load a SAM model (vit_h, vit_l, vit_b, or vit_t: MobileSAM) on the CPU; return it with its file's SHA-256.
+    """Load a SAM model on the CPU; return it with the SHA-256 of its checkpoint.
 
     Raises CheckpointError if the file is missing, damaged or of another model type, which the message names.
     """
     path = Path(checkpoint)
-    types = (*ENCODER_WIDTHS, MOBILE)
-    if model_type not in types:
-        raise CheckpointError(f"SAM has no model type '{model_type}'; choose one of {', '.join(types)}")
+    if model_type not in MODEL_TYPES:
+        raise CheckpointError(f"SAM has no model type '{model_type}'; choose one of {', '.join(MODEL_TYPES)}")
+    if model_type == LITE and not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; train the model type lite with scripts/train_small_sam.py")
     page = MOBILE_WEIGHTS_PAGE if model_type == MOBILE else WEIGHTS_PAGE
     weights = read_weights(path, "SAM", page)
     found = _model_type(weights)
@@ -40,7 +46,10 @@ def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
         raise CheckpointError(f"{path} is not a SAM checkpoint; the weights of {model_type} are at {page}")
     if found != model_type:
         raise CheckpointError(f"{path} is a checkpoint of {found}, not {model_type}: use model type {found}")
-    sam = build_mobile_sam() if model_type == MOBILE else sam_model_registry[model_type]()
+    if model_type == LITE:
+        sam = build_sam_lite(int(weights[_LITE_SIZE]))
+    else:
+        sam = build_mobile_sam() if model_type == MOBILE else sam_model_registry[model_type]()
     try:
         sam.load_state_dict(weights)
     except RuntimeError as error:
@@ -54,6 +63,8 @@ def _model_type(weights: Any) -> str | None:
         return None
     if "image_encoder.patch_embed.seq.0.c.weight" in weights:
         return MOBILE
+    if _LITE_SIZE in weights:
+        return LITE
     position = weights.get("image_encoder.pos_embed")
     width = position.shape[-1] if isinstance(position, Tensor) and position.ndim == 4 else None
     return next((name for name, its_width in ENCODER_WIDTHS.items() if its_width == width), None)

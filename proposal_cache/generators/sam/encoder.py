@@ -9,24 +9,23 @@ import torch
 import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
-from torch import Tensor
-
-from proposal_cache.generators.sam.mobile import TinyViTEncoder
+from torch import Tensor, nn
 
 FLOAT_BYTES = 4
 
 
-def encode_image(encoder: ImageEncoderViT | TinyViTEncoder, image: Tensor, memory_budget: int) -> Tensor:
+def encode_image(encoder: nn.Module, image: Tensor, memory_budget: int) -> Tensor:
     """Compute the embedding of a normalized, padded image.
 
     Args:
+        encoder: SAM's ViT, or another encoder, whose memory is not bounded.
         image: (1, 3, S, S) with S the encoder's image size.
         memory_budget: bytes for the scores of one attention step.
 
     Returns:
         (1, C, S/16, S/16), equal to `encoder(image)`.
     """
-    if isinstance(encoder, TinyViTEncoder):  # its attention is within windows, and needs little memory
+    if not isinstance(encoder, ImageEncoderViT):  # others are convolutional or have windows, and need little memory
         return encoder(image)
     x = encoder.patch_embed(image)
     if encoder.pos_embed is not None:

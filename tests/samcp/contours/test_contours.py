@@ -19,10 +19,10 @@ from proposal_cache.generators.contours.weights import load_weights
 from samcp.contours.covering import best_scales, covering
 from samcp.contours.dataset import ContourDataset, SegmentedImage, boundary_targets, find_images
 from samcp.contours.merging import PairSamples, fit_cost, sample_pairs
-from samcp.contours.training import ContourTrainer, Schedule, boundary_loss, embedding_loss
+from samcp.contours.training import ContourSchedule, ContourTrainer, boundary_loss, embedding_loss
 from samcp.errors import CheckpointError, DataError
 
-TINY = Schedule(iterations=4, batch=2, crop=64)
+TINY = ContourSchedule(iterations=4, batch=2, crop=64)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_checkpoint_of_another_schedule_is_rejected(datasets: Path, tmp_path: Pa
     images = find_images(datasets, "train")
     list(ContourTrainer(images, TINY, tmp_path).run(workers=0))
     with pytest.raises(CheckpointError, match="iterations"):
-        ContourTrainer(images, Schedule(iterations=5, batch=2, crop=64), tmp_path)
+        ContourTrainer(images, ContourSchedule(iterations=5, batch=2, crop=64), tmp_path)
 
 
 def test_cost_of_merges_learns_which_neighbours_belong_together() -> None:

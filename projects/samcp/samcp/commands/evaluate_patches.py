@@ -1,7 +1,8 @@
-"""Evaluation of the patches of a cache on a dataset (Table 9), as a table, json and a recall curve."""
+"""Evaluation of the patches of a cache or a generator on a dataset (Table 9), as a table, json and a recall curve."""
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,13 @@ import numpy as np
 from tabulate import tabulate
 
 from proposal_cache.errors import reason
+from proposal_cache.generation.pipeline import generate
+from proposal_cache.generation.sources import from_list, image_key
+from proposal_cache.generators.base import Generator
+from samcp.data.build import load_dataset
 from samcp.data.datasets.custom.register import register_files
 from samcp.data.files import write_image, write_json
+from samcp.data.patch_caches import image_root
 from samcp.errors import UsageError, exit_with_message
 from samcp.evaluation.patch_quality import ObjectFits, PatchQuality, iou_metrics, measure_dataset
 from samcp.visualization.figures import plot_recall
@@ -46,6 +52,23 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.plot:
         write_image(arguments.plot, plot_recall(quality.fits))
         print(f"recall curve: {arguments.plot}")
+
+
+def validate(generator: Generator, folder: Path, datasets: Sequence[str], limit: int | None) -> dict[str, Any]:
+    """Generate the patches of datasets into `folder`/NAME, print Table 9, and return it with all results by dataset.
+
+    Only the first `limit` images of a dataset are used; None for all.
+    """
+    results: dict[str, Any] = {}
+    for name in datasets:
+        records, root = load_dataset(name)[:limit], image_root(name)
+        images = from_list(((image_key(record["file_name"], root), record["file_name"]) for record in records), name)
+        generate(images, generator, folder / name, name)
+        quality = measure_dataset(name, str(folder / name), limit=limit)
+        print(make_table(quality.fits))
+        results[name] = describe(name, quality)
+        print(f"{name}: {quality.images} images, {results[name]['patches_per_image']:.1f} patches per image")
+    return results
 
 
 def make_table(fits: ObjectFits) -> str:

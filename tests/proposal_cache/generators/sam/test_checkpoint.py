@@ -59,7 +59,7 @@ def error_of(model_type: str, path: Path) -> str:
 
 def test_wrong_model_type_and_missing_file(checkpoint: Path) -> None:
     assert f"{checkpoint} is a checkpoint of vit_b, not vit_h: use model type vit_b" in error_of("vit_h", checkpoint)
-    assert "no model type 'vit_x'; choose one of vit_h, vit_l, vit_b" in error_of("vit_x", checkpoint)
+    assert "no model type 'vit_x'; choose one of vit_h, vit_l, vit_b, vit_t, lite" in error_of("vit_x", checkpoint)
     checkpoint.unlink()
     assert f"no SAM checkpoint at {checkpoint}; the weights are at https://" in error_of("vit_h", checkpoint)
 

@@ -1,0 +1,1 @@
+"""Training of the small SAM, model type `lite` of the generator `sam`."""

@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""Train a small SAM on photographs, for `--generator sam --model-type lite`.
+
+    python scripts/train_small_sam.py --output output/small_sam
+
+Trains on the training images of BSDS500, CCP and CamVid under DETECTRON2_DATASETS (docs/datasets.md), about 8 hours on
+one CPU core. Every --save-every iterations it writes checkpoint.pth, the weights sam_lite.pth, and a line of log.jsonl:
+the losses, and figures of the masks of random points in 20 validation images of BSDS500. Repeat the command to continue
+after an interruption. The weights can be used while the training runs:
+
+    python scripts/generate_sam_patches.py --images DIR --output OUT \\
+        --model-type lite --checkpoint output/small_sam/sam_lite.pth
+
+At the end, validation.json has Table 9 of the datasets named by --validate.
+"""
+
+import argparse
+from pathlib import Path
+
+from samcp.command_line import command_parser
+
+
+def main() -> None:
+    arguments = _parse_arguments()
+
+    from samcp.commands import train_small_sam
+
+    train_small_sam.main(arguments)
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("output/small_sam"), help="folder (default %(default)s)")
+    add("--iterations", type=int, default=12000, metavar="N", help="(default %(default)s)")
+    add("--batch", type=int, default=4, metavar="N", help="images per iteration (default %(default)s)")
+    add("--points", type=int, default=32, metavar="N", help="prompts per image (default %(default)s)")
+    add("--image-size", type=int, default=320, metavar="N", help="of the model's input (default %(default)s)")
+    add("--lr", type=float, default=8e-4, metavar="X", help="learning rate (default %(default)s)")
+    add("--seed", type=int, default=0, help="(default %(default)s)")
+    add("--workers", type=int, default=0, metavar="N", help="loading processes (default %(default)s)")
+    add("--save-every", type=int, default=50, metavar="N", help="iterations (default %(default)s)")
+    validation = parser.add_argument_group("validation").add_argument
+    validation(
+        "--validate",
+        nargs="*",
+        default=["coco_2017_train", "bsds500_val"],
+        metavar="DATASET",
+        help="registered datasets (default: coco_2017_train, which is not used for training, and bsds500_val)",
+    )
+    validation("--limit", type=int, metavar="N", help="use the first N images only")
+    validation("--points-per-side", type=int, default=32, metavar="N", help="of the grid (default %(default)s)")
+    validation("--pred-iou-thresh", type=float, default=0.5, metavar="X", help="(default %(default)s)")
+    validation("--stability-score-thresh", type=float, default=0.8, metavar="X", help="(default %(default)s)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
