@@ -1,6 +1,7 @@
 """Data loaders of images and their cached patches."""
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from proposal_cache import PatchCache, image_key
 from samcp.data import datasets as _datasets  # noqa: F401  (registers them)
 from samcp.data.dataset_mapper import SAMCPDatasetMapper
 from samcp.data.patch_caches import cache_paths, check_keys, image_root, open_cache
+from samcp.data.validation.annotations import require_instances
+from samcp.data.validation.coco_json import check_jsons
 from samcp.errors import DataError
 from samcp.vocabulary import Vocabulary
 
@@ -101,19 +104,33 @@ def load_dataset(name: str) -> list[Record]:
     """Load Detectron2's records of a registered dataset.
 
     Raises:
-        DataError: the dataset is not registered, cannot be read, or has no images.
+        DataError: the dataset is not registered, cannot be read, has no images, or its json has an invalid entry.
     """
-    if name not in DatasetCatalog:
-        raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
+    require_registered(name)
+    metadata = MetadataCatalog.get(name)
+    panoptic, instances = metadata.get("panoptic_json"), metadata.get("json_file")
     try:
+        if metadata.get("evaluator_type") == "coco" and instances and os.path.isfile(instances):
+            require_instances(instances)
         records = DatasetCatalog.get(name)
+    except DataError:
+        raise
     except (OSError, AssertionError) as error:
         raise DataError(
             f"dataset {name!r} cannot be read: {error}. DETECTRON2_DATASETS must name the folder that holds it"
         ) from error
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        problems = check_jsons(panoptic, instances) or [f"dataset {name!r} cannot be read: {error!r}"]
+        raise DataError(problems[0]) from error
     if not records:
         raise DataError(f"dataset {name!r} has no images")
     return records
+
+
+def require_registered(name: str) -> None:
+    """Raise DataError unless a dataset of this name is registered."""
+    if name not in DatasetCatalog:
+        raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
 
 
 def _without_failed(records: list[Record], cache: PatchCache) -> list[Record]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 from PIL import Image, UnidentifiedImageError
 
-from proposal_cache import Patches
+from proposal_cache import Patches, rle
+from proposal_cache.errors import MaskError
 from proposal_cache.rle import encode_labels
 from samcp.errors import DataError
 
@@ -145,26 +145,19 @@ def _from_label_map(path: str, size: tuple[int, int], num_classes: int, ignore_l
 
 
 def _from_annotations(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], image: str) -> GroundTruth:
+    masks = []
+    for i, annotation in enumerate(annotations, start=1):
+        try:
+            masks.append(rle.from_json(annotation.get("segmentation"), *size))
+        except MaskError as error:
+            raise DataError(f"{image}: annotation number {i} of this image is invalid: {error}") from error
     return _ground_truth(
         size,
-        [_encode_annotation(annotation["segmentation"], size, image) for annotation in annotations],
+        masks,
         classes=[annotation["category_id"] for annotation in annotations],
         is_thing=[True] * len(annotations),
         is_crowd=[bool(annotation.get("iscrowd", 0)) for annotation in annotations],
     )
-
-
-def _encode_annotation(segmentation: Any, size: tuple[int, int], image: str) -> bytes:
-    """Return the compressed counts of a COCO "segmentation": polygons, or a compressed or uncompressed RLE."""
-    height, width = size
-    if isinstance(segmentation, list):
-        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))["counts"]
-    if tuple(segmentation["size"]) != size:
-        raise DataError(f"{image}: is {height} x {width} pixels, but an annotated mask is {segmentation['size']}")
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        return mask_util.frPyObjects(segmentation, height, width)["counts"]
-    return counts.encode() if isinstance(counts, str) else counts
 
 
 def _encode(labels: np.ndarray, size: tuple[int, int], path: str) -> tuple[list[int], list[bytes]]:

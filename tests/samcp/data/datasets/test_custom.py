@@ -15,12 +15,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from samcp import add_samcp_config
+from samcp.data.build import load_dataset
 from samcp.data.datasets.custom.register import VARIABLE, register_files
 from samcp.data.patch_caches import cache_paths
 from samcp.errors import DataError
 from samcp.evaluation.semantic import SemanticEvaluator
 from samcp.vocabulary import Vocabulary
 from tests.perfect_model import evaluate_truth
+from tests.scripts.dataset_faults import edit
 
 SIZE = (40, 60)
 NAMES = ("own_labels", "own_instances", "own_panoptic")
@@ -205,6 +207,27 @@ def test_things_of_both_jsons_must_agree(beach, categories, message):
     path.write_text(json.dumps({**json.loads(path.read_text()), "categories": categories}))
     with pytest.raises(DataError, match=message):
         register_files([beach])
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "instances.json",
+            lambda a: a.update(segmentation={"size": [40, 60], "counts": [2**40]}),
+            "counts do not describe",
+        ),
+        ("instances.json", lambda a: a.update(bbox="text"), "annotation 1 has the bbox 'text'"),
+        ("instances.json", lambda a: a.pop("image_id"), "annotation 1 has no image_id"),
+        ("panoptic.json", lambda a: a.pop("image_id"), "annotation 0.png has no image_id"),
+        ("panoptic.json", lambda a: a["segments_info"][0].pop("category_id"), "that has no category_id"),
+        ("panoptic.json", lambda a: a.update(segments_info=7), "has no segments_info"),
+    ],
+)
+def test_loading_names_the_invalid_entry(beach, file, change, message):
+    edit(beach.parent / file, lambda content: change(content["annotations"][0]))
+    with pytest.raises(DataError, match=f"{file}: .*{message}"):
+        load_dataset(f"own_{file[:-5]}")
 
 
 def test_classes_as_a_list(beach):

@@ -1,6 +1,5 @@
 """Reading and validation of the yaml file of a custom dataset."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from samcp.data.validation.annotations import read_json
 from samcp.data.validation.coco_json import shown
 from samcp.errors import DataError
 from samcp.vocabulary import STUFF, Vocabulary, is_path, word_key
@@ -144,18 +144,3 @@ def read_categories(listed: Path) -> list[dict[str, Any]]:
             f"the names {names}"
         )
     return sorted(categories, key=lambda category: category["id"])
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a COCO json.
-
-    Raises:
-        DataError: it is unreadable, or not an object.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as json ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: not a COCO json, which is an object with images, annotations and categories")
-    return content

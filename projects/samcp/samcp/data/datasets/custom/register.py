@@ -38,10 +38,10 @@ from samcp.data.datasets.custom.description import (
     check_split,
     read_categories,
     read_description,
-    read_json,
     read_vocabulary,
     vocabulary_source,
 )
+from samcp.data.validation.annotations import read_json
 from samcp.data.validation.coco_json import compare_things
 from samcp.errors import DataError
 
