@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -119,6 +120,27 @@ def test_resume_continues_at_last_iteration(toy, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "total_loss" in line] == [1, 3]
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 3
+
+
+def test_resumed_training_equals_an_undisturbed_one(toy, tmp_path):
+    """Data order, augmentations, denoising, optimizer and schedule continue, although no seed is given."""
+    options = {
+        "SEED": -1,
+        "SOLVER__MAX_ITER": 6,
+        "SOLVER__CHECKPOINT_PERIOD": 3,
+        "DATALOADER__NUM_WORKERS": 2,
+        "INPUT__CROP__ENABLED": True,
+        "INPUT__COLOR_AUG_SSD": True,
+        "DATASETS__TEST": "()",
+        "DATASETS__PATCHES_TEST": "()",
+    }
+    train_net.main(arguments(toy, tmp_path / "whole", **options))
+    (tmp_path / "resumed").mkdir()
+    shutil.copy(tmp_path / "whole" / "model_0000002.pth", tmp_path / "resumed")
+    (tmp_path / "resumed" / "last_checkpoint").write_text("model_0000002.pth")
+    train_net.main(arguments(toy, tmp_path / "resumed", "--resume", **options))
+    whole, resumed = (torch.load(tmp_path / run / "model_final.pth", weights_only=True) for run in ("whole", "resumed"))
+    assert all(torch.equal(whole["model"][name], tensor) for name, tensor in resumed["model"].items())
 
 
 def test_resume_rejects_config_with_other_trained_parameters(toy, tmp_path):

@@ -50,18 +50,13 @@ class PatchCache(Mapping[str, Patches]):
             FormatError: if its shard is damaged.
             StorageError: if its shard cannot be read.
         """
-        encoded = _encoded(key)
-        position = self._index.find(encoded)
-        if position is None:
-            message, reason = f"{self.path} has no patches of {key!r}", self.manifest.failures.get(key)
-            if reason is not None:
-                raise MissingKeyError(f"{message}: its generation failed ({reason})")
-            raise MissingKeyError(
-                f"{message} among its {len(self)} images of {self.manifest.dataset}: "
-                "run the generator again to add them, or open the cache of this dataset"
-            )
-        number, row = position
-        return self._shard(number, row, encoded).read(row)
+        shard, row = self._find(key)
+        return shard.read(row)
+
+    def image_size(self, key: str) -> tuple[int, int]:
+        """Return height and width of an image without reading its patches; errors as for its patches."""
+        shard, row = self._find(key)
+        return shard.image_size(row)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._index.find(_encoded(key)) is not None
@@ -86,6 +81,20 @@ class PatchCache(Mapping[str, Patches]):
 
     def __reduce__(self) -> tuple[type["PatchCache"], tuple[Path]]:
         return PatchCache, (self.path,)
+
+    def _find(self, key: str) -> tuple[Shard, int]:
+        encoded = _encoded(key)
+        position = self._index.find(encoded)
+        if position is None:
+            message, reason = f"{self.path} has no patches of {key!r}", self.manifest.failures.get(key)
+            if reason is not None:
+                raise MissingKeyError(f"{message}: its generation failed ({reason})")
+            raise MissingKeyError(
+                f"{message} among its {len(self)} images of {self.manifest.dataset}: "
+                "run the generator again to add them, or open the cache of this dataset"
+            )
+        number, row = position
+        return self._shard(number, row, encoded), row
 
     def _shard(self, number: int, row: int, key: bytes) -> Shard:
         """Return a shard with a row; when it is opened, check that the index and the manifest belong together."""
