@@ -35,10 +35,7 @@ class PatchCache(Mapping[str, Patches]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.manifest = Manifest.load(self.path)
-        if self.manifest.index is None:
-            raise CacheError(f"{self.path} was never finished: repeat the command that generated it, which continues")
-        self._index = KeyIndex.open(self.path, self.manifest.index)
+        self.manifest, self._index = _open(self.path)
         self._shards: dict[int, Shard] = {}
         self._open: dict[int, None] = {}  # shards with an open file, oldest first
 
@@ -118,6 +115,21 @@ class PatchCache(Mapping[str, Patches]):
                 self._open.pop(old, None)
                 self._shards[old].file.close()
         return shard
+
+
+def _open(cache: Path) -> tuple[Manifest, KeyIndex]:
+    """Return the manifest and its index, which `finalize` may replace at any time."""
+    manifest = Manifest.load(cache)
+    while True:
+        if manifest.index is None:
+            raise CacheError(f"{cache} was never finished: repeat the command that generated it, which continues")
+        try:
+            return manifest, KeyIndex.open(cache, manifest.index)
+        except CacheError:
+            newer = Manifest.load(cache)
+            if newer.index == manifest.index:
+                raise
+            manifest = newer
 
 
 def _encoded(key: str) -> bytes:
