@@ -1,7 +1,9 @@
 """Config keys that SAM-CP adds to Detectron2's, with their defaults, and loading of configs."""
 
 import argparse
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from detectron2.config import get_cfg
 from samcp import model_zoo
 from samcp.config_files import find_config
 from samcp.errors import CheckpointError, UsageError
+from samcp.yaml_files import read_yaml
 
 # The 14 templates of ViLD that FC-CLIP uses (B.3).
 _VILD_PROMPTS = (
@@ -199,10 +202,11 @@ def load_config(args: argparse.Namespace) -> CN:
     add_samcp_config(cfg)
     try:
         args.config_file = find_config(args.config_file)
+        _check_file(Path(args.config_file))
         cfg.merge_from_file(args.config_file, allow_unsafe=False)
         cfg.merge_from_list(_with_floats(cfg, args.opts))
         cfg.MODEL.WEIGHTS = model_zoo.find(cfg.MODEL.WEIGHTS)
-    except (OSError, AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
+    except (OSError, AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         late = [option for option in args.opts if option.startswith("--")]
         hint = f"; {late[0]} goes before the first key" if late else ""
         raise UsageError(f"config {args.config_file!r} with {args.opts}: {error}{hint}") from error
@@ -214,6 +218,33 @@ def load_config(args: argparse.Namespace) -> CN:
         raise UsageError("TEST.ORACLE evaluates the ground truth and cannot be trained; add: --eval-only")
     cfg.freeze()
     return cfg
+
+
+def _check_file(path: Path, derived: tuple[Path, ...] = ()) -> None:
+    """Raise ValueError, naming the file, if a config or one that it is based on cannot be read or is based on itself.
+
+    Args:
+        path: of the config.
+        derived: files that are based on it.
+    """
+    if path in derived:
+        raise ValueError(f"{path}: is based on itself, by _BASE_ of {derived[-1]}")
+    content = read_yaml(path)
+    _require_values(path, content)
+    bases = content.get("_BASE_", [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise ValueError(f"{path}: _BASE_ is {base!r}, which is not the name of a file")
+        if not base.startswith(("http://", "https://")):
+            _check_file(Path(os.path.normpath(path.parent / os.path.expanduser(base))), (*derived, path))
+
+
+def _require_values(path: Path, content: Mapping[str, Any], prefix: str = "") -> None:
+    for key, value in content.items():
+        if value is None:
+            raise ValueError(f"{path}: the key {prefix}{key} has no value")
+        if isinstance(value, dict):
+            _require_values(path, value, f"{prefix}{key}.")
 
 
 def parse_config(text: str) -> CN:

@@ -17,6 +17,7 @@ from PIL import Image
 from samcp import add_samcp_config
 from samcp.data.build import load_dataset
 from samcp.data.datasets.custom.register import VARIABLE, register_files
+from samcp.data.image_io import read_image
 from samcp.data.patch_caches import cache_paths
 from samcp.errors import DataError
 from samcp.evaluation.semantic import SemanticEvaluator
@@ -160,6 +161,11 @@ def test_registering_a_name_again(beach, tmp_path):
             "unknown keys class; allowed are classes",
         ),
         ("splits: {a: {images: images, instances: beach.yaml}}", r"beach.yaml: cannot be read as json"),
+        ("splits: {../../a: {images: images, instances: instances.json}}", r"'../../a' cannot be the name of a split"),
+        ("splits: {1: {images: images, instances: instances.json}}", "the key 1 is not text; put it in quotes"),
+        ("splits: &s {a: {images: *s}}", "aliases .* are not supported"),
+        ("- splits", "must be an object, KEY: VALUE, not list"),
+        ("splits: " + "[" * 1000, "cannot be read as yaml"),
         ("classes: 'kite,,sea'\nsplits: {a: {images: images, labels: labels}}", "wrong.yaml: .*class 2: an empty name"),
         (
             "classes: [kite, sea: water]\nsplits: {a: {images: images, labels: labels}}",
@@ -228,6 +234,27 @@ def test_loading_names_the_invalid_entry(beach, file, change, message):
     edit(beach.parent / file, lambda content: change(content["annotations"][0]))
     with pytest.raises(DataError, match=f"{file}: .*{message}"):
         load_dataset(f"own_{file[:-5]}")
+
+
+def test_only_image_files_are_images_but_links_are_followed(beach, tmp_path):
+    images = beach.parent / "images"
+    (images / "folder.jpg").mkdir()
+    os.mkfifo(images / "pipe.jpg")
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "elsewhere" / "three.jpg")
+    (images / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    keys = {record["image_id"] for record in load_dataset("own_labels")}
+    assert {"one", "deep/two", "linked/three"} <= keys
+    assert not {"folder", "pipe"} & keys
+
+
+def test_pipes_are_not_read(beach):
+    """Opening one would block for ever."""
+    image = beach.parent / "images" / "one.jpg"
+    image.unlink()
+    os.mkfifo(image)
+    with pytest.raises(DataError, match=r"one.jpg: the image cannot be read \(it is not a file\)"):
+        read_image(str(image), "RGB")
 
 
 def test_classes_as_a_list(beach):
