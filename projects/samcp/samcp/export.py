@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from proposal_cache.store.durable import make_directory, write_durably
+from proposal_cache.torch_files import read_torch_file
 from samcp.config import merge_opts, parse_config
 from samcp.errors import CheckpointError
 from samcp.vocabulary import Vocabulary
@@ -73,7 +74,7 @@ class ModelFile:
             CheckpointError: the file is missing, damaged, or of another program.
         """
         try:
-            data = torch.load(path, map_location="cpu", weights_only=True)
+            data = read_torch_file(path)
             config, tensors, vocabulary = data["config"]["yaml"], data["model"], trained_vocabulary(data)
         except FileNotFoundError as error:
             raise CheckpointError(f"{path}: no such checkpoint") from error

@@ -107,3 +107,14 @@ def test_missing_and_damaged_file(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no png")
     with pytest.raises(DataError, match=r"a.png: the ground truth cannot be read"):
         read_ground_truth(record, SIZE, **OPTIONS)
+
+
+def test_flipped_bits_of_a_label_map_are_reported(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray((np.arange(600).reshape(SIZE) % 11).astype(np.uint8)).save(path)
+    content = path.read_bytes()
+    record = {"file_name": "a.jpg", "sem_seg_file_name": str(path)}
+    for position in range(50, len(content) - 12, 7):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        with pytest.raises(DataError, match=r"a.png: the ground truth cannot be read"):
+            read_ground_truth(record, SIZE, **OPTIONS)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from proposal_cache.generators.contours.network import ContourNetwork
 from proposal_cache.store.durable import atomic_file
+from proposal_cache.torch_files import read_torch_file
 from samcp.contours.dataset import UNKNOWN, ContourDataset, SegmentedImage
 from samcp.errors import CheckpointError
 from samcp.modeling.backbone.timm import find_weights, load_timm_weights
@@ -135,7 +136,10 @@ class ContourTrainer:
             torch.save(content, file)
 
     def _load(self) -> None:
-        content: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+        try:
+            content: dict[str, Any] = read_torch_file(self._checkpoint)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self._checkpoint}: damaged ({error}); delete it to start again") from error
         if content["schedule"] != asdict(self._schedule):
             raise CheckpointError(
                 f"{self._checkpoint} was written with {content['schedule']}, not {asdict(self._schedule)}; "

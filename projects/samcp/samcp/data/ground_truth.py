@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from proposal_cache import Patches, rle
 from proposal_cache.errors import MaskError
+from proposal_cache.generation.sources import open_image
+from proposal_cache.interchange.coco import panoptic_ids
 from proposal_cache.rle import encode_labels
 from samcp.errors import DataError
 
@@ -82,16 +85,32 @@ def read_ground_truth(
     )
 
 
+def read_picture(path: str | Path) -> Image.Image:
+    """Read an image file of labels or segments.
+
+    Raises:
+        DataError: it is missing, damaged, or too large.
+    """
+    try:
+        with open_image(str(path)) as image:
+            image.load()
+            return image
+    except FileNotFoundError as error:
+        raise DataError.missing(str(path), "ground truth") from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all of them for damaged files
+        raise DataError(f"{path}: the ground truth cannot be read ({error}); replace the file") from error
+
+
 def read_panoptic_ids(path: str) -> np.ndarray:
     """Read a COCO panoptic PNG as (H, W) int32 segment ids, R + 256 G + 256² B.
 
     Raises:
         DataError: the file is missing, unreadable, or not RGB.
     """
-    image = _read_png(path)
+    image = read_picture(path)
     if image.mode not in ("RGB", "RGBA"):
         raise DataError(f"{path}: a panoptic annotation must be an RGB PNG, this one has mode {image.mode}")
-    return np.asarray(image.convert("RGBA")).view("<i4")[..., 0] & 0xFFFFFF
+    return panoptic_ids(image)
 
 
 def read_label_map(path: str) -> np.ndarray:
@@ -100,7 +119,7 @@ def read_label_map(path: str) -> np.ndarray:
     Raises:
         DataError: the file is missing, unreadable, or has several channels.
     """
-    labels = np.asarray(_read_png(path))
+    labels = np.asarray(read_picture(path))
     if labels.ndim != 2:
         raise DataError(f"{path}: a label map must have one channel of class ids, this one has shape {labels.shape}")
     return labels.astype(np.int32)
@@ -178,14 +197,3 @@ def _ground_truth(
         np.asarray(is_thing, dtype=bool),
         np.asarray(is_crowd, dtype=bool),
     )
-
-
-def _read_png(path: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError as error:
-        raise DataError.missing(path, "ground truth") from error
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: the ground truth cannot be read ({error}); replace the file") from error

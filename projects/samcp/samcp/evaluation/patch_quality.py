@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from PIL import Image
 
 from proposal_cache import PatchCache, Patches, rle
 from samcp.data.affinity_targets import TargetRules
 from samcp.data.build import find_patches, load_dataset
-from samcp.data.ground_truth import GroundTruth, read_ground_truth
+from samcp.data.ground_truth import GroundTruth, read_ground_truth, read_picture
 from samcp.data.parallel import parallel_map
 from samcp.data.patch_caches import check_keys, read_patches
 from samcp.errors import DataError
@@ -199,8 +198,5 @@ def _annotated_size(record: Record) -> tuple[int, int]:
             f"{record['file_name']}: the dataset gives neither its height and width nor a PNG of labels; add one of "
             "them to its records"
         )
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise DataError(f"{path}: the ground truth cannot be read ({error}); replace the file") from error
+    picture = read_picture(path)
+    return picture.height, picture.width

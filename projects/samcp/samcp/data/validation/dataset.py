@@ -13,7 +13,7 @@ from detectron2.data import MetadataCatalog
 from proposal_cache import CacheError, PatchCache, image_key
 from samcp.data.build import load_dataset, require_registered
 from samcp.data.ground_truth import GroundTruth, read_ground_truth, read_panoptic_ids
-from samcp.data.image_io import read_image_size
+from samcp.data.image_io import read_image, read_image_size
 from samcp.data.parallel import parallel_map
 from samcp.data.patch_caches import image_root, read_patches
 from samcp.data.validation.coco_json import check_jsons, shown
@@ -178,7 +178,7 @@ def _image_size(record: Mapping[str, Any], problems: list[str]) -> tuple[int, in
     """Return (height, width) of the file; if it is unreadable, add a problem and return None."""
     path = record["file_name"]
     try:
-        height, width = read_image_size(path)
+        height, width = read_image(path, "RGB").shape[:2]  # decoded, since a header may be intact
     except DataError as error:
         problems.append(str(error))
         return None
