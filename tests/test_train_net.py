@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ def test_training_writes_events_for_tensorboard(trained):
 
 def test_training_ends_with_a_report(toy, tmp_path):
     """The page has results with the oracle beside, curves, the best and worst images, data and config."""
-    train_net.main(arguments(toy, tmp_path, TEST__REPORT=True))
+    train.main(arguments(toy, tmp_path, TEST__REPORT=True))
     page = (tmp_path / "report.html").read_text()
     for heading in ("Results", "Curves", "Worst of the first 4 images", "Best of the first 4 images", "Data", "Config"):
         assert f"<h2>{heading}" in page
@@ -148,6 +149,27 @@ def test_resume_continues_at_last_iteration(toy, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "total_loss" in line] == [1, 3]
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 3
+
+
+def test_resumed_training_equals_an_undisturbed_one(toy, tmp_path):
+    """Data order, augmentations, denoising, optimizer and schedule continue, although no seed is given."""
+    options = {
+        "SEED": -1,
+        "SOLVER__MAX_ITER": 6,
+        "SOLVER__CHECKPOINT_PERIOD": 3,
+        "DATALOADER__NUM_WORKERS": 2,
+        "INPUT__CROP__ENABLED": True,
+        "INPUT__COLOR_AUG_SSD": True,
+        "DATASETS__TEST": "()",
+        "DATASETS__PATCHES_TEST": "()",
+    }
+    train.main(arguments(toy, tmp_path / "whole", **options))
+    (tmp_path / "resumed").mkdir()
+    shutil.copy(tmp_path / "whole" / "model_0000002.pth", tmp_path / "resumed")
+    (tmp_path / "resumed" / "last_checkpoint").write_text("model_0000002.pth")
+    train.main(arguments(toy, tmp_path / "resumed", "--resume", **options))
+    whole, resumed = (torch.load(tmp_path / run / "model_final.pth", weights_only=True) for run in ("whole", "resumed"))
+    assert all(torch.equal(whole["model"][name], tensor) for name, tensor in resumed["model"].items())
 
 
 def test_resume_rejects_config_with_other_trained_parameters(toy, tmp_path):
@@ -258,7 +280,7 @@ def test_evaluation_checks_all_datasets_first(toy, trained, tmp_path):
             train.main(options)
     with toy_copy("toy_gone", json_file=str(tmp_path / "gone.json")):
         options = arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=weights, **two_test_datasets(toy, "toy_gone"))
-        with pytest.raises(SystemExit, match=r"gone.json: the json of toy_gone's instances"):
+        with pytest.raises(SystemExit, match=r"gone.json: the json is missing.*INSTANCE_ON False"):
             train.main(options)
     assert not list(tmp_path.rglob("coco_instances_results.json")), "no dataset may be evaluated"
 

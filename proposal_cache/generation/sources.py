@@ -20,6 +20,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 
 # Pillow's formats with these suffixes. Without the list, it would start Ghostscript for EPS under any name.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
+MAX_PIXELS = 1 << 27  # per image; a worker needs about 12 bytes per pixel
 _NAMED = 5  # files or keys listed in an error message
 _FAR = 2**31  # pixels that no coordinate of a box exceeds
 
@@ -71,6 +72,7 @@ class ImageFile:
 def open_url(url: str) -> Any:
     """Return a context manager that opens a file, by its path or URL, for reading bytes."""
     if "://" not in url:
+        _reject_pipe(url)
         return open(url, "rb")
     import fsspec  # a third of a second
 
@@ -162,14 +164,35 @@ def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArr
         if not data:
             raise ValueError("the file is empty")
         with open_image(io.BytesIO(data)) as image:
-            return np.asarray(turn_upright(image).convert("RGB"))
+            upright = turn_upright(image)
+            return np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise almost any exception on a damaged file
         raise ImageError(f"{path} cannot be read as an image: {reason(error)}") from error
 
 
 def open_image(file: str | BinaryIO) -> Image.Image:
-    """Open a file as one of the supported formats, whatever its suffix."""
-    return Image.open(file, formats=_FORMATS)
+    """Open a file as one of the supported formats, whatever its suffix.
+
+    Raises ValueError if it has more than MAX_PIXELS, and what Pillow raises. The checksums of a PNG are checked: Pillow
+    does not check those of pixels when it loads them, so that a damaged label map would be read with other labels.
+    """
+    if isinstance(file, str):
+        _reject_pipe(file)
+    try:
+        image = Image.open(file, formats=_FORMATS)
+        if image.format == "PNG":
+            with image:
+                image.verify()
+            if not isinstance(file, str):
+                file.seek(0)
+            image = Image.open(file, formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{error}; split it into tiles") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"it has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are supported; split it into tiles"
+        )
+    return image
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
@@ -207,6 +230,12 @@ def _read_file(url: str) -> bytes:
             return file.read()
     except Exception as error:  # each file system has its own exceptions
         raise ImageError(f"{url} cannot be read: {reason(error)}") from error
+
+
+def _reject_pipe(path: str) -> None:
+    """Raise OSError for a pipe or device, which might block for ever."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise OSError("it is not a file")
 
 
 def _check_depth(image: Image.Image) -> None:

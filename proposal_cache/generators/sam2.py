@@ -82,7 +82,7 @@ class Sam2Generator:
         model = build_sam2(CONFIGS[model_type], device="cpu")
         try:
             model.load_state_dict(weights)
-        except RuntimeError as error:
+        except (AttributeError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"{path} does not match SAM2's {model_type}: {str(error)[:300]}") from error
         search, digest = Sam2Parameters(**parameters), sha256_of(path)
         return cls(model.to(device), search, model_type=model_type, weights_sha256=digest)

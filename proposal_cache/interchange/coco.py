@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from proposal_cache import rle
 from proposal_cache.errors import CacheError, abbreviate
-from proposal_cache.generation.sources import image_key
+from proposal_cache.generation.sources import image_key, open_image
 from proposal_cache.patches import Patches
 from proposal_cache.store import CacheWriter, PatchCache
 from proposal_cache.store.durable import atomic_file
@@ -108,10 +109,10 @@ def import_panoptic(
     """Import a COCO panoptic json as a cache, one patch per segment; `labels` and errors as in `import_results`."""
     content = _load(annotations)
     try:
-        names = {image["id"]: image["file_name"] for image in content.get("images", ())}
+        names = {image["id"]: _name(image) for image in content.get("images", ())}
         entries = [
             (
-                str(entry["file_name"]),
+                _name(entry),
                 {int(segment["id"]): _category(segment) if labels else None for segment in entry["segments_info"]},
             )
             for entry in content["annotations"]
@@ -187,15 +188,21 @@ def read_score(entry: Mapping[str, Any], name: str) -> float:
     return float(score)
 
 
+def panoptic_ids(image: Image.Image) -> NDArray[np.int32]:
+    """Return the segment ids (H, W) of an image in COCO's panoptic format: R + 256 G + 256² B."""
+    ids: NDArray[np.int32] = np.asarray(image.convert("RGBA")).view("<i4")[..., 0] & 0xFFFFFF
+    return ids
+
+
 def _read_segments(png: Path) -> tuple[list[int], list[bytes], tuple[int, int]]:
     """Return the segment ids of a panoptic PNG, their masks, and the image size."""
     try:
-        with Image.open(png) as image:
-            pixels = np.asarray(image.convert("RGB"), np.int64)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with open_image(str(png)) as image:
+            found = panoptic_ids(image)
+    except (OSError, ValueError, SyntaxError) as error:
         raise InterchangeError(f"{png} cannot be read as a panoptic PNG: {error}") from error
-    ids, rles = rle.encode_labels(pixels @ np.array([1, 256, 65536]))
-    return ids.tolist(), rles, (pixels.shape[0], pixels.shape[1])
+    ids, rles = rle.encode_labels(found)
+    return ids.tolist(), rles, (found.shape[0], found.shape[1])
 
 
 def _category(entry: Mapping[str, Any], name: str = "category_id") -> int | str | None:
@@ -230,7 +237,7 @@ def _sources(
 def _images(annotations: PathLike, content: Any) -> dict[Any, tuple[str, int, int]]:
     """Return id -> key, height and width of the images in the content of a COCO json."""
     try:
-        images = [(i["id"], str(i["file_name"]), int(i["height"]), int(i["width"])) for i in content["images"]]
+        images = [(i["id"], _name(i), int(i["height"]), int(i["width"])) for i in content["images"]]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InterchangeError(
             f"{annotations} is not a COCO json whose images have id, file_name, height and width: {error!r}"
@@ -248,9 +255,16 @@ def _images(annotations: PathLike, content: Any) -> dict[Any, tuple[str, int, in
     return found
 
 
-def _keys(annotations: PathLike, names: Iterable[Any]) -> list[str]:
+def _name(entry: Mapping[str, Any]) -> str:
+    """Return the file name of an image or of its PNG."""
+    if not isinstance(entry["file_name"], str):
+        raise TypeError(f"file_name {abbreviate(entry['file_name'])} is not text")
+    return entry["file_name"]
+
+
+def _keys(annotations: PathLike, names: Iterable[str]) -> list[str]:
     keys: dict[str, None] = {}
-    for name in map(str, names):
+    for name in names:
         try:
             key = image_key(name, ".")
             check_key(key)

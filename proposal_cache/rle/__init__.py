@@ -5,7 +5,7 @@ once and raise `MaskError` for counts that do not describe a mask of that image 
 and may crash. The examples assume `import numpy as np` and `from proposal_cache import rle`.
 """
 
-from proposal_cache.rle.coco import from_json, to_json
+from proposal_cache.rle.coco import check_json, from_json, to_json
 from proposal_cache.rle.codec import MAX_PIXELS, Runs, check, decode, decode_runs, encode, to_coco
 from proposal_cache.rle.ops import area, area_and_box, contains, crop, encode_labels, iop, iou, paste, union
 
@@ -15,6 +15,7 @@ __all__ = [
     "area",
     "area_and_box",
     "check",
+    "check_json",
     "contains",
     "crop",
     "decode",

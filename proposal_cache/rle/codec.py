@@ -47,7 +47,7 @@ def decode_runs(rles: Sequence[bytes], height: int, width: int) -> Runs:
     Raises MaskError if the image has no or too many pixels, or if counts are empty, truncated, negative, contain
     invalid characters, or do not sum to height * width.
     """
-    pixels = _pixel_count(height, width)
+    pixels = require_size(height, width)
     if not len(rles):
         return Runs(np.zeros(0, np.int64), np.zeros(1, np.int64))
     numbers, first = _decode_numbers(rles)
@@ -112,7 +112,7 @@ def to_coco(rles: Sequence[bytes], height: int, width: int) -> list[dict[str, An
 
 def encode_intervals(intervals: Intervals, count: int, height: int, width: int) -> list[bytes]:
     """Encode `count` masks given by their foreground runs, sorted by owner, then start, without overlaps."""
-    pixels = _pixel_count(height, width)
+    pixels = require_size(height, width)
     start, stop, owner = intervals
     apart = (start[1:] != stop[:-1]) | (owner[1:] != owner[:-1])  # runs of one mask that touch become one
     begins, ends = (np.r_[edges][: len(start)] for edges in ((True, apart), (apart, True)))
@@ -185,7 +185,8 @@ def _undo_differences(numbers: IntArray, first: IntArray) -> IntArray:
     return counts
 
 
-def _pixel_count(height: int, width: int) -> int:
+def require_size(height: int, width: int) -> int:
+    """Return the number of pixels of an image; raise MaskError if it has none or too many."""
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise MaskError(f"image size {height} x {width} is not supported: must have 1 to {MAX_PIXELS} pixels")
     return height * width

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from proposal_cache.errors import FormatError, LockedError
 from proposal_cache.store.durable import append_durably, list_directory, remove, storage_errors
-from proposal_cache.store.format import INDEX_NAME, SHARD_NAME
+from proposal_cache.store.format import INDEX_NAME, SHARD_NAME, check_key
 from proposal_cache.store.index import write_index
 from proposal_cache.store.lock import rank_lock
 from proposal_cache.store.manifest import Manifest, ShardInfo
@@ -67,16 +67,17 @@ def record_failure(cache: Path, rank: int, key: str, reason: str) -> None:
 
 
 def read_failures(cache: Path) -> dict[str, str]:
-    """Return the last reason per key from all journals; incomplete lines are skipped."""
+    """Return the last reason per key from all journals; incomplete and invalid lines are skipped."""
     failures = {}
     for path in list_directory(cache):
         if _JOURNAL.fullmatch(path.name):
             with storage_errors(f"{path} cannot be read"):
                 lines = path.read_bytes().splitlines()
             for line in lines:
-                with contextlib.suppress(ValueError, TypeError, KeyError):
+                with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
                     entry = json.loads(line)
-                    failures[str(entry["key"])] = str(entry["reason"])
+                    check_key(entry["key"])
+                    failures[entry["key"]] = str(entry["reason"])
     return failures
 
 

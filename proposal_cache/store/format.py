@@ -114,6 +114,10 @@ def read_keys(file: ColumnFile, count: int) -> bytes:
         raise FormatError(f"{file.path} is damaged: its keys are truncated")
     if (found := text.count(b"\n")) != count:
         raise FormatError(f"{file.path} is damaged: it has {found} keys for {count} images")
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{file.path} is damaged or unsafe: it contains a key that is not UTF-8: {error}") from error
     # Equivalent to `check_key` for each, but takes milliseconds for 100,000 keys.
     parts = b"/" + text.replace(b"\n", b"/")
     if any(part in parts for part in (b"//", b"/./", b"/../")) or text.translate(None, _CONTROL) != text:

@@ -35,10 +35,7 @@ class PatchCache(Mapping[str, Patches]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.manifest = Manifest.load(self.path)
-        if self.manifest.index is None:
-            raise CacheError(f"{self.path} was never finished: repeat the command that generated it, which continues")
-        self._index = KeyIndex.open(self.path, self.manifest.index)
+        self.manifest, self._index = _open(self.path)
         self._shards: dict[int, Shard] = {}
         self._open: dict[int, None] = {}  # shards with an open file, oldest first
 
@@ -50,18 +47,13 @@ class PatchCache(Mapping[str, Patches]):
             FormatError: if its shard is damaged.
             StorageError: if its shard cannot be read.
         """
-        encoded = _encoded(key)
-        position = self._index.find(encoded)
-        if position is None:
-            message, reason = f"{self.path} has no patches of {key!r}", self.manifest.failures.get(key)
-            if reason is not None:
-                raise MissingKeyError(f"{message}: its generation failed ({reason})")
-            raise MissingKeyError(
-                f"{message} among its {len(self)} images of {self.manifest.dataset}: "
-                "run the generator again to add them, or open the cache of this dataset"
-            )
-        number, row = position
-        return self._shard(number, row, encoded).read(row)
+        shard, row = self._find(key)
+        return shard.read(row)
+
+    def image_size(self, key: str) -> tuple[int, int]:
+        """Return height and width of an image without reading its patches; errors as for its patches."""
+        shard, row = self._find(key)
+        return shard.image_size(row)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._index.find(_encoded(key)) is not None
@@ -87,6 +79,20 @@ class PatchCache(Mapping[str, Patches]):
     def __reduce__(self) -> tuple[type["PatchCache"], tuple[Path]]:
         return PatchCache, (self.path,)
 
+    def _find(self, key: str) -> tuple[Shard, int]:
+        encoded = _encoded(key)
+        position = self._index.find(encoded)
+        if position is None:
+            message, reason = f"{self.path} has no patches of {key!r}", self.manifest.failures.get(key)
+            if reason is not None:
+                raise MissingKeyError(f"{message}: its generation failed ({reason})")
+            raise MissingKeyError(
+                f"{message} among its {len(self)} images of {self.manifest.dataset}: "
+                "run the generator again to add them, or open the cache of this dataset"
+            )
+        number, row = position
+        return self._shard(number, row, encoded), row
+
     def _shard(self, number: int, row: int, key: bytes) -> Shard:
         """Return a shard with a row; when it is opened, check that the index and the manifest belong together."""
         shard = self._shards.get(number)
@@ -109,6 +115,21 @@ class PatchCache(Mapping[str, Patches]):
                 self._open.pop(old, None)
                 self._shards[old].file.close()
         return shard
+
+
+def _open(cache: Path) -> tuple[Manifest, KeyIndex]:
+    """Return the manifest and its index, which `finalize` may replace at any time."""
+    manifest = Manifest.load(cache)
+    while True:
+        if manifest.index is None:
+            raise CacheError(f"{cache} was never finished: repeat the command that generated it, which continues")
+        try:
+            return manifest, KeyIndex.open(cache, manifest.index)
+        except CacheError:
+            newer = Manifest.load(cache)
+            if newer.index == manifest.index:
+                raise
+            manifest = newer
 
 
 def _encoded(key: str) -> bytes:

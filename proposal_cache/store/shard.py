@@ -131,6 +131,11 @@ class Shard:
         """Read the key of each row."""
         return read_keys(self.file, len(self)).split(b"\n")[:-1]
 
+    def image_size(self, row: int) -> tuple[int, int]:
+        """Return height and width of the image of a row."""
+        height, width, *_ = _ENTRY.unpack_from(self.table, row * _ROW)
+        return height, width
+
     def read(self, row: int) -> Patches:
         """Read the patches of one image; raise FormatError if they are damaged, StorageError if reading fails."""
         height, width, start, masks, checksum, end, masks_end = _ENTRY.unpack_from(self.table, row * _ROW)

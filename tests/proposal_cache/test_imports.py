@@ -8,7 +8,7 @@ import pytest
 from tests.proposal_cache.test_examples import MODULES
 
 FOREIGN = {"detectron2", "samcp", "open_clip", "panopticapi"}
-NEEDS_TORCH = ("proposal_cache.generators.contours", "proposal_cache.generators.sam")
+NEEDS_TORCH = ("proposal_cache.generators.contours", "proposal_cache.generators.sam", "proposal_cache.torch_files")
 
 
 @pytest.mark.parametrize("torch", [False, True], ids=["without torch", "with torch"])

@@ -20,6 +20,13 @@ def fill(path, value, where=np.s_[30:35, 5:9]):
     Image.fromarray(pixels).save(path)
 
 
+def flip(path, position):
+    """Flip a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 16
+    path.write_bytes(content)
+
+
 def break_box(content):
     """Move the first box partly outside the image."""
     content["annotations"][0]["bbox"] = [50, 8, 20, 12]

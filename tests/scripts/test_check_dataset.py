@@ -29,6 +29,7 @@ from tests.scripts.dataset_faults import (
     duplicate_as_boat,
     edit,
     fill,
+    flip,
     renumber,
     set_value,
     wrong_area,
@@ -85,6 +86,16 @@ FAULTS = {
         lambda f: (f / "images/one.jpg").write_bytes((f / "images/one.jpg").read_bytes()[:300]),
         "own_labels",
         r"one\.jpg: the image cannot be read",
+    ),
+    "image with an intact header": (
+        lambda f: (f / "images/one.jpg").write_bytes((f / "images/one.jpg").read_bytes()[:-80]),
+        "own_labels",
+        r"one\.jpg: the image cannot be read",
+    ),
+    "label map with a flipped bit": (
+        lambda f: flip(f / "labels/one.png", 60),
+        "own_labels",
+        r"one\.png: the ground truth cannot be read",
     ),
     "missing label map": (
         lambda f: (f / "labels/one.png").unlink(),

@@ -28,7 +28,7 @@ def drop(which, *keys):
         (set_value("images", "id", 1), "instances.json: 2 images have the id 1"),
         (drop("images", "id", "width"), "instances.json: image one.jpg has no id and no width"),
         (drop("annotations", "id"), "annotation number 1 has no id, which COCO's evaluation needs"),
-        (drop("annotations", "image_id", "category_id"), "annotation 1 has no image_id and no category_id"),
+        (drop("annotations", "image_id", "category_id"), "annotation 1 has no image_id"),
         (
             set_value("annotations", "category_id", 8),
             "annotation 1 has the category_id 8, which is not in its categories",
@@ -36,13 +36,29 @@ def drop(which, *keys):
         (set_value("annotations", "image_id", 8), "annotation 1 has the image_id 8, which is not in its images"),
         (
             set_value("annotations", "segmentation", [10, 8, 30, 8, 30, 20]),
-            "annotation 1 has a segmentation that is not",
+            "annotation 1 has an invalid segmentation: a polygon must be a list",
         ),
         (
             set_value("annotations", "segmentation", {"size": [40, 60]}),
-            "annotation 1 has an RLE without size or without",
+            "annotation 1 has an invalid segmentation: segmentation must be a list of polygons or a dict with",
         ),
+        (
+            set_value("annotations", "segmentation", {"size": [40, 60], "counts": "0"}),
+            "does not match the image",
+        ),
+        (set_value("annotations", "segmentation", [[0, 0, 1e9, 0, 1e9, 9]]), "polygon coordinate 1000000000.0 must be"),
         (set_value("annotations", "bbox", []), "annotation 1 has no bbox"),
+        (
+            set_value("annotations", "bbox", ["10", 8, 20, 12]),
+            "1 has the bbox ['10', 8, 20, 12], which is not",
+        ),
+        (
+            set_value("annotations", "bbox", [30, 8, 20, 12]),
+            "(x, y, width, height) is not that of its mask, [10",
+        ),
+        (set_value("annotations", "area", 2400), "one.jpg: has area 2400, but its mask has 240 pixels"),
+        (set_value("annotations", "iscrowd", "no"), "annotation 1 has iscrowd 'no', which is neither 0 nor 1"),
+        (set_value("images", "height", "40"), "image one.jpg has the invalid size '40' x 60 (height x width)"),
         (set_value("annotations", "id", [1]), "annotation number 1 has no id"),
     ],
 )
@@ -62,10 +78,13 @@ def test_errors_of_an_instance_json(beach, tmp_path, monkeypatch, capsys, fault,
         (drop("annotations", "image_id"), "panoptic.json: annotation 0.png has no image_id"),
         (drop("annotations", "file_name"), "panoptic.json: annotation number 1 has no file_name"),
         (drop("annotations", "segments_info"), "panoptic.json: annotation 0.png has no segments_info"),
-        (set_value("annotations", "segments_info", [{"id": 1}]), "annotation 0.png, segment 1 has no category_id"),
+        (
+            set_value("annotations", "segments_info", [{"id": 1}]),
+            "0.png has a segment, 1, that has no category_id",
+        ),
         (
             set_value("annotations", "segments_info", [{"category_id": 8}]),
-            "annotation 0.png, segment number 1 has the category_id 8, which is not in its categories",
+            "0.png has a segment, number 1, that has the category_id 8, which is not in its categories",
         ),
     ],
 )

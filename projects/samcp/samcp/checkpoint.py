@@ -4,12 +4,12 @@ import pickle
 from itertools import zip_longest
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import nn
 
 from proposal_cache.errors import reason
+from proposal_cache.torch_files import read_torch_file
 from samcp.config import without_pretraining
 from samcp.errors import CheckpointError
 from samcp.export import SavedConfig, read_tensors, saved_vocabulary, trained_vocabulary
@@ -78,7 +78,7 @@ class Checkpointer(DetectionCheckpointer):
         return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
 
     def _torch_load(self, filename: str) -> dict[str, Any]:
-        return torch.load(filename, map_location="cpu", weights_only=True)
+        return read_torch_file(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if self._whole_model:

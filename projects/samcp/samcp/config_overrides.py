@@ -2,15 +2,17 @@
 
 import ast
 import difflib
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode as CN
 
 from proposal_cache.errors import reason
-from samcp.errors import UsageError, yaml_fault
+from samcp.errors import UsageError
+from samcp.yaml_files import read_yaml
 
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 _MAX_SUGGESTIONS = 3
@@ -23,12 +25,14 @@ def merge_file(cfg: CN, path: str) -> None:
         UsageError: the file cannot be read, or has an unknown key or a value of the wrong type.
     """
     try:
+        _check_file(Path(path))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    try:
         cfg.merge_from_file(path, allow_unsafe=False)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: cannot be read as yaml ({yaml_fault(error)})") from error
     except (OSError, AssertionError) as error:
         raise UsageError(f"{path}: cannot be read as a config ({reason(error)})") from error
-    except (KeyError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: {_explain(cfg, str(error.args[0]))}") from error
 
 
@@ -53,6 +57,33 @@ def merge_overrides(cfg: CN, opts: Sequence[str]) -> None:
             raise UsageError(_unknown_key(cfg, key)) from None
         except ValueError:
             raise UsageError(_wrong_type(key, default, text)) from None
+
+
+def _check_file(path: Path, derived: tuple[Path, ...] = ()) -> None:
+    """Raise ValueError, naming the file, if a config or one that it is based on cannot be read or is based on itself.
+
+    Args:
+        path: of the config.
+        derived: files that are based on it.
+    """
+    if path in derived:
+        raise ValueError(f"{path}: is based on itself, by _BASE_ of {derived[-1]}")
+    content = read_yaml(path)
+    _require_values(path, content)
+    bases = content.get("_BASE_", [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise ValueError(f"{path}: _BASE_ is {base!r}, which is not the name of a file")
+        if not base.startswith(("http://", "https://")):
+            _check_file(Path(os.path.normpath(path.parent / os.path.expanduser(base))), (*derived, path))
+
+
+def _require_values(path: Path, content: Mapping[str, Any], prefix: str = "") -> None:
+    for key, value in content.items():
+        if value is None:
+            raise ValueError(f"{path}: the key {prefix}{key} has no value")
+        if isinstance(value, dict):
+            _require_values(path, value, f"{prefix}{key}.")
 
 
 def _explain(cfg: CN, message: str) -> str:

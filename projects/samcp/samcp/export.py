@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from proposal_cache.store.durable import make_directory, write_durably
+from proposal_cache.torch_files import read_torch_file
 from samcp.config import parse_config
 from samcp.config_overrides import merge_overrides
 from samcp.errors import CheckpointError
@@ -79,7 +80,7 @@ class ModelFile:
             CheckpointError: the file is missing, damaged, or of another program.
         """
         try:
-            data = torch.load(path, map_location="cpu", weights_only=True)
+            data = read_torch_file(path)
             config, tensors, vocabulary = data["config"]["yaml"], data["model"], trained_vocabulary(data)
         except FileNotFoundError as error:
             raise CheckpointError(f"{path}: no such checkpoint") from error

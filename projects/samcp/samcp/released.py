@@ -8,6 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from proposal_cache.torch_files import read_torch_file
 from samcp.config import without_pretraining
 from samcp.errors import CheckpointError
 from samcp.export import ModelFile
@@ -140,7 +141,7 @@ def convert_released(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
 def _load_state(path: str | Path) -> Mapping[str, Tensor]:
     """Return the state dict of a checkpoint, which may be stored under "state_dict"."""
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        data = read_torch_file(path)
         state: Mapping[str, Tensor] = data.get("state_dict", data)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from proposal_cache.store.durable import atomic_file
+from proposal_cache.torch_files import read_torch_file
 from samcp.errors import CheckpointError
 
 _CLIP = 5.0  # norm of the gradients
@@ -122,7 +123,10 @@ class ResumableTraining(ABC):
             torch.save(content | {"schedule": asdict(self.schedule), "iteration": iteration}, file)
 
     def _load(self) -> None:
-        content: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+        try:
+            content: dict[str, Any] = read_torch_file(self._checkpoint)
+        except ValueError as error:
+            raise CheckpointError(f"{self._checkpoint}: damaged ({error}); delete it to start again") from error
         if content["schedule"] != asdict(self.schedule):
             raise CheckpointError(
                 f"{self._checkpoint} was written with {content['schedule']}, not {asdict(self.schedule)}; "

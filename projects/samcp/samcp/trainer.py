@@ -2,9 +2,9 @@
 
 import logging
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -18,6 +18,7 @@ from samcp.checkpoint import Checkpointer
 from samcp.config import of_one_dataset
 from samcp.data import build_test_loader, build_train_loader, check_test_data
 from samcp.data.build import failed_records
+from samcp.data.sampling import TrainingBatches, combine_seeds
 from samcp.errors import CheckpointError, UsageError
 from samcp.evaluation import build_evaluator, format_results
 from samcp.modeling.meta_arch import SAMCP
@@ -44,6 +45,7 @@ class Trainer(DefaultTrainer):
         for name in cfg.DATASETS.TEST:  # report errors before the training, not after it
             self.build_evaluator(cfg, name)
         data_loader = self.build_train_loader(cfg)
+        self._batches = cast(TrainingBatches, data_loader.batch_sampler)
         model = self.build_model(cfg)
         check_classes(cfg, model)
         _warn_about_unused_instance_queries(cfg, model)
@@ -74,6 +76,20 @@ class Trainer(DefaultTrainer):
                 f"the training in {self.cfg.OUTPUT_DIR} cannot be resumed with this config ({error}): SOLVER.AMP, the "
                 "frozen layers and the learning rate groups must not change"
             ) from error
+        self._batches.start = self.start_iter
+
+    def run_step(self) -> None:
+        """Run one iteration, with random numbers that depend on the seed, the iteration and the rank only."""
+        torch.manual_seed(combine_seeds(self._batches.seed, comm.get_rank(), self.iter))
+        super().run_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return Detectron2's state of the training, and the seed: with the iteration, the order of the data."""
+        return {**super().state_dict(), "seed": self._batches.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._batches.seed = state_dict.get("seed", self._batches.seed)  # missing in files of earlier versions
 
     def build_hooks(self) -> list[HookBase]:
         """Return Detectron2's hooks, but keep only SOLVER.CHECKPOINTS_KEPT periodic checkpoints; the report is last."""
@@ -87,7 +103,7 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+    def build_train_loader(cls, cfg: CfgNode) -> torch.utils.data.DataLoader:
         return build_train_loader(cfg)
 
     @classmethod

@@ -24,6 +24,7 @@ Label = TypeVar("Label", bound=np.integer[Any])
 
 _MAX_ENLARGEMENT = 2.0
 _MARGIN = 2.0  # in `fit_borders`; without one, borders in photographs follow their noise
+_BLOCK = 1 << 20  # pixels that `fit_borders` processes at a time, which bounds its memory
 _VERSION = 2  # increased when the same parameters and weights give other patches
 
 
@@ -89,6 +90,7 @@ class ContourGenerator:
         graph, leaves = self.graph(image)
         hierarchy = build_hierarchy(graph, self.cost(leaves.size))
         chosen = select_regions(hierarchy, self.patches, self.parts, self.duplicate_iou)
+        leaves = leaves.astype(np.min_scalar_type(leaves.max()))  # a large image needs less memory
         leaves = fit_borders(resize_labels(leaves, height, width), image)
         return _to_patches(leaves, hierarchy, chosen)
 
@@ -180,23 +182,36 @@ def _to_patches(leaves: IntArray, hierarchy: Hierarchy, chosen: IntArray) -> Pat
     return patches.select(patches.areas > 0)
 
 
-def fit_borders(labels: IntArray, image: NDArray[np.uint8]) -> IntArray:
+def fit_borders(labels: NDArray[Label], image: NDArray[np.uint8]) -> NDArray[Label]:
     """Return labels (H, W) with pixels at borders moved to the adjacent region that clearly fits their colour better.
 
     The watershed places borders with an error of about one pixel, since the boundary map is smooth. A pixel is moved if
     the mean colour of another region is less than half as far from its own as that of its region.
     """
-    areas = np.maximum(np.bincount(labels.ravel()), 1)
-    channels = [np.bincount(labels.ravel(), image[..., c].ravel()) / areas for c in range(3)]
-    colours = np.stack(channels, axis=1)
-    padded = np.pad(labels, 1, mode="edge")
-    around = np.stack([labels, padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
-    y, x = np.nonzero((around != labels).any(0))
-    names = around[:, y, x]
-    distances = ((colours[names] - image[y, x]) ** 2).sum(-1)
-    distances[0] /= _MARGIN**2
+    height, width = labels.shape
+    rows = max(1, _BLOCK // width)
+    blocks = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+    count = int(labels.max()) + 1
+    sums, areas = np.zeros((count, 3)), np.zeros(count)
+    for block in blocks:
+        names = labels[block].ravel()
+        areas += np.bincount(names, minlength=count)
+        for c in range(3):
+            sums[:, c] += np.bincount(names, image[block, :, c].ravel(), count)
+    colours = sums / np.maximum(areas, 1)[:, None]
     fitted = labels.copy()
-    fitted[y, x] = np.take_along_axis(names, distances.argmin(0)[None], axis=0)[0]
+    for block in blocks:
+        padded = np.pad(
+            labels[np.arange(block.start - 1, block.stop + 1).clip(0, height - 1)], ((0, 0), (1, 1)), "edge"
+        )
+        around = np.stack(
+            [padded[1:-1, 1:-1], padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
+        )
+        y, x = np.nonzero((around != around[0]).any(0))
+        names = around[:, y, x]
+        distances = ((colours[names] - image[block][y, x]) ** 2).sum(-1)
+        distances[0] /= _MARGIN**2
+        fitted[block][y, x] = np.take_along_axis(names, distances.argmin(0)[None], axis=0)[0]
     return fitted
 
 

@@ -1,11 +1,8 @@
 """Loading of SAM and SAM 2 checkpoints, with specific errors."""
 
-import zipfile
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor
@@ -14,6 +11,7 @@ from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import sha256_of
 from proposal_cache.generators.sam.lite import build_sam_lite
 from proposal_cache.generators.sam.mobile import build_mobile_sam
+from proposal_cache.torch_files import read_torch_file
 
 MOBILE = "vit_t"
 ENCODER_WIDTHS = {"vit_h": 1280, "vit_l": 1024, "vit_b": 768}
@@ -52,7 +50,7 @@ def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
         sam = build_mobile_sam() if model_type == MOBILE else sam_model_registry[model_type]()
     try:
         sam.load_state_dict(weights)
-    except RuntimeError as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path} does not match SAM's {model_type}: {error}") from None
     return sam, sha256_of(path)
 
@@ -77,13 +75,9 @@ def read_weights(path: Path, model: str, page: str) -> Any:
     """
     if not path.is_file():
         raise CheckpointError(f"no {model} checkpoint at {path}; the weights are at {page}")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty; download it again from {page}")
-    mapped = zipfile.is_zipfile(path)  # PyTorch's older format does not support mmap
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return read_torch_file(path, mapped=True)
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a {model} checkpoint, or damaged ({reason}); download it again from {page}"
+            f"{path} is not a {model} checkpoint, or damaged ({error}); download it again from {page}"
         ) from None

@@ -4,13 +4,15 @@ import errno
 import hashlib
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
+from proposal_cache.generation import sources
 from proposal_cache.generation.sources import (
     ImageError,
     SourceError,
@@ -197,6 +199,32 @@ def test_unreadable_images(tmp_path: Path) -> None:
 def test_any_exception_of_a_decoder_is_an_image_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(Image.Image, "convert", Mock(side_effect=error))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", Mock(side_effect=error))
     with pytest.raises(ImageError, match=rf"a\.png cannot be read as an image: ({type(error).__name__}|index)"):
         read_image(write(tmp_path / "a.png"))
+
+
+def test_images_with_too_many_pixels_are_rejected_before_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (300, 200)).save(tmp_path / "large.png")
+    monkeypatch.setattr(sources, "MAX_PIXELS", 60_000)
+    assert read_image(tmp_path / "large.png").shape == (200, 300, 3)
+    monkeypatch.setattr(sources, "MAX_PIXELS", 59_999)
+    with pytest.raises(ImageError, match=r"large.png cannot .* 300 x 200 pixels, at most 59999 .* split it into tiles"):
+        read_image(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    with pytest.raises(ImageError, match=r"large.png cannot .* split it into tiles"):
+        read_image(tmp_path / "large.png")
+
+
+def test_no_flipped_bit_changes_a_png(tmp_path: Path) -> None:
+    """Pillow alone reads other pixels for most of them."""
+    pixels = np.arange(60 * 80 * 3, dtype=np.uint32).reshape(60, 80, 3).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    content, random = (tmp_path / "a.png").read_bytes(), np.random.default_rng(0)
+    for position in random.integers(0, len(content), 100).tolist():
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << int(random.integers(8))
+        with suppress(ImageError):
+            assert np.array_equal(read_image("a.png", bytes(damaged)), pixels), "only the end mark may be damaged"

@@ -152,6 +152,7 @@ def test_import_rejects_invalid_segmentations(
         ([(1, "a.jpg", 12), (2, "a.png", 12)], "has two images with the key 'a'"),
         ([(1, "a.jpg", 12), (1, "b.jpg", 12)], "has b.jpg with the id 1"),
         ([([1], "a.jpg", 12)], r"has a.jpg with the id \[1\]"),
+        ([(1, None, 12)], "file_name None is not text"),
         ([(1, "a.jpg", 0)], "has a.jpg with the invalid size 0 x 20"),
         ([(1, "a.jpg", math.inf)], "is not a COCO json whose images"),
         ([(1, "a\n.jpg", 12)], "cannot be a key"),
@@ -203,6 +204,8 @@ def test_import_rejects_invalid_panoptic_files(tmp_path: Path) -> None:
     command = ("import", file, "--panoptic", folder, "--output", tmp_path / "new")
     assert "category_id [2] is neither" in error_of(*command, "--keep-labels")
     assert "segments that" in error_of(*command)  # segment 300 is not listed
+    nameless = write_json(tmp_path / "null.json", {"annotations": [{"file_name": None, "segments_info": []}]})
+    assert "file_name None is not text" in error_of("import", nameless, *command[2:])
     (folder / "a.png").unlink()
     assert "a.png cannot be read as a panoptic PNG" in error_of(*command)
     content = json.loads(file.read_text())

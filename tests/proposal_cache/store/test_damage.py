@@ -304,6 +304,38 @@ def test_index_with_unsafe_keys(cache_path: Path) -> None:
         PatchCache(cache_path)
 
 
+def test_keys_that_are_not_utf_8(cache_path: Path) -> None:
+    """Checksums are valid, as of a file written by another program."""
+    index = write_index(cache_path, [[b"a", b"b\xff"]])
+    replace(Manifest.load(cache_path), index=index).save(cache_path)
+    with pytest.raises(FormatError, match=r"index-\w+.h5 is damaged or unsafe: it contains a key that is not UTF-8"):
+        PatchCache(cache_path)
+
+
+def test_opening_while_the_index_is_replaced(cache_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`finalize` writes a new manifest and removes the old index after the manifest was read."""
+    load, loads = Manifest.load, iter([True])
+
+    def finalize_after_loading(cache: Path) -> Manifest:
+        manifest = load(cache)
+        if next(loads, False):
+            with CacheWriter(cache_path, GENERATOR, "toys") as writer:
+                writer.add("another", make_patches(1))
+        return manifest
+
+    monkeypatch.setattr(Manifest, "load", finalize_after_loading)
+    assert "another" in PatchCache(cache_path)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"key": "../x", "reason": ""}', '{"key": 7, "reason": ""}', "[" * 100_000, "[]", "\xff"]
+)
+def test_invalid_lines_of_a_failure_journal_are_skipped(cache_path: Path, line: str) -> None:
+    (cache_path / "failures-r000.jsonl").write_text(f'{line}\n{{"key": "bad", "reason": "empty"}}\n', "latin-1")
+    assert finalize(cache_path).failures == {"bad": "empty"}
+    PatchCache(cache_path)
+
+
 def test_invalid_masks_are_rejected_on_use(cache_path: Path) -> None:
     """Checksums and lengths match, but counts exceed the image: pycocotools would crash."""
 

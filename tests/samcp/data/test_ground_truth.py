@@ -70,6 +70,16 @@ def test_polygons_and_rles():
     assert len(truth.crowds()) == 1
 
 
+@pytest.mark.parametrize(
+    "segmentation",
+    [{"size": list(SIZE), "counts": "0"}, [[0, 0, 1e9, 0, 1e9, 9]], {"size": [3, 3], "counts": "9"}, None],
+)
+def test_invalid_masks_are_rejected_before_pycocotools_reads_them(segmentation):
+    record = {"file_name": "a.jpg", "annotations": [{"segmentation": segmentation, "category_id": 0}]}
+    with pytest.raises(DataError, match=r"a.jpg: annotation number 1 of this image is invalid"):
+        read_ground_truth(record, SIZE, **OPTIONS)
+
+
 def test_unknown_labels(tmp_path):
     Image.fromarray(np.full(SIZE, 12, dtype=np.uint8)).save(tmp_path / "a.png")
     record = {"file_name": "a.jpg", "sem_seg_file_name": str(tmp_path / "a.png")}
@@ -97,3 +107,14 @@ def test_missing_and_damaged_file(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no png")
     with pytest.raises(DataError, match=r"a.png: the ground truth cannot be read"):
         read_ground_truth(record, SIZE, **OPTIONS)
+
+
+def test_flipped_bits_of_a_label_map_are_reported(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray((np.arange(600).reshape(SIZE) % 11).astype(np.uint8)).save(path)
+    content = path.read_bytes()
+    record = {"file_name": "a.jpg", "sem_seg_file_name": str(path)}
+    for position in range(50, len(content) - 12, 7):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        with pytest.raises(DataError, match=r"a.png: the ground truth cannot be read"):
+            read_ground_truth(record, SIZE, **OPTIONS)

@@ -19,6 +19,7 @@ from samcp.evaluation import build_evaluator, format_results
 from samcp.evaluation.panoptic import PanopticEvaluator
 from samcp.evaluation.semantic import SemanticEvaluator
 from tests.perfect_model import instances_of, perfect_outputs
+from tests.scripts.dataset_faults import edit
 from tests.toy_datasets import SIZE, panoptic_dataset
 
 
@@ -180,8 +181,37 @@ class TestInstances:
             (tmp_path / "instances.json").unlink()
             if content:
                 (tmp_path / "instances.json").write_bytes(content)
-            with pytest.raises(DataError, match=r"instances.json: the json of toy_instances's.*INSTANCE_ON False"):
+            with pytest.raises(DataError, match=r"instances.json: .*INSTANCE_ON False"):
                 build_evaluator(config(tmp_path), name)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda a: a["segmentation"].update(counts=a["segmentation"]["counts"][:-1]), "invalid segmentation: "),
+            (lambda a: a.update(segmentation=[[0, 0, 1e9, 0, 1e9, 9]]), "polygon coordinate 1000000000.0"),
+            (lambda a: a.update(segmentation=[[0, 0, float("nan"), 0, 9, 9]]), "polygon coordinate nan"),
+            (lambda a: a.update(bbox=[0, 0, 9]), r"has the bbox \[0, 0, 9\]"),
+            (lambda a: a.update(area="9"), "has the area '9'"),
+            (lambda a: a.pop("area"), "has no area"),
+            (lambda a: a.pop("iscrowd"), "has no iscrowd"),
+            (lambda a: a.update(image_id=99), "has the image_id 99, which is not in its images"),
+        ],
+    )
+    def test_invalid_annotations_are_rejected_before_pycocotools_reads_them(self, tmp_path, change, message):
+        """pycocotools hangs on the first, crashes on the second, and raises a KeyError after the last image."""
+        with panoptic_dataset(tmp_path, "toy_instances", patches=False) as name:
+            edit(tmp_path / "instances.json", lambda content: change(content["annotations"][1]))
+            with pytest.raises(DataError, match=f"instances.json: annotation 2 .*{message}"):
+                build_evaluator(config(tmp_path), name)
+
+    def test_annotation_ids_do_not_change_the_result(self, tmp_path):
+        """COCOeval takes a match with the annotation 0 for no match."""
+        with panoptic_dataset(tmp_path, "toy_instances", patches=False) as name:
+            edit(
+                tmp_path / "instances.json", lambda content: [a.update(id=a["id"] - 1) for a in content["annotations"]]
+            )
+            results = evaluate(build_evaluator(config(tmp_path), name), name)
+        assert results["segm"]["AP"] == pytest.approx(100)
 
     def test_no_predicted_instances(self, toy, tmp_path):
         results = evaluate(
@@ -232,6 +262,26 @@ class TestPanoptic:
             evaluator = PanopticEvaluator(name, str(tmp_path))
             assert evaluate(evaluator, name)["panoptic_seg"]["PQ_st"] == pytest.approx(100)
             assert evaluate(evaluator, name, with_sky)["panoptic_seg"]["PQ_st"] == pytest.approx(50)
+
+    def test_wrong_area_in_the_json_does_not_change_the_result(self, tmp_path):
+        with panoptic_dataset(tmp_path, "toy_areas", patches=False) as name:
+            edit(tmp_path / "panoptic.json", lambda c: c["annotations"][0]["segments_info"][0].update(area=10**6))
+            results = evaluate(PanopticEvaluator(name, str(tmp_path)), name)
+        assert results["panoptic_seg"]["PQ"] == pytest.approx(100)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda s: s.pop("iscrowd"), "segment, 1, that has no iscrowd"),
+            (lambda s: s.update(category_id=5), "segment, 1, that has the category_id 5, which is not in"),
+            (lambda s: s.update(id="1"), "segment, number 1, that has no id"),
+        ],
+    )
+    def test_invalid_segments_are_rejected_before_training(self, tmp_path, change, message):
+        with panoptic_dataset(tmp_path, "toy_segments", patches=False) as name:
+            edit(tmp_path / "panoptic.json", lambda content: change(content["annotations"][0]["segments_info"][0]))
+            with pytest.raises(DataError, match=f"panoptic.json: annotation 001.png has a {message}"):
+                PanopticEvaluator(name, str(tmp_path))
 
     def test_nothing_predicted(self, toy, tmp_path):
         def nothing(record, outputs):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from proposal_cache.generation.sources import read_image
+from samcp.data.ground_truth import read_label_map
 from samcp.errors import DataError
 
 UNKNOWN = 0  # region id of pixels without a known region
@@ -188,8 +189,7 @@ def jitter(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.
 
 
 def _read_regions(path: Path, unknown: int | None) -> LabelMap:
-    with Image.open(path) as image:
-        labels = np.asarray(image).astype(np.int64)
+    labels = read_label_map(str(path))
     background = -1 if unknown is None else unknown
     return connected_components(labels, background=background, connectivity=1).astype(np.int32)
 

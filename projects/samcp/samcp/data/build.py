@@ -1,17 +1,23 @@
 """Data loaders of images and their cached patches."""
 
 import logging
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.utils.data
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader, build_detection_train_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.data.build import trivial_batch_collator
+from detectron2.utils import comm
 
 from proposal_cache import CacheError, PatchCache, image_key
 from samcp.data import datasets as _datasets  # noqa: F401  (registers them)
 from samcp.data.dataset_mapper import SAMCPDatasetMapper
 from samcp.data.patch_caches import cache_paths, check_keys, image_root, open_cache
+from samcp.data.sampling import MappedRecords, TrainingBatches, build_sampler
+from samcp.data.validation.annotations import require_instances
+from samcp.data.validation.coco_json import check_jsons
 from samcp.errors import DataError
 from samcp.vocabulary import Vocabulary
 
@@ -20,12 +26,15 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
-def build_train_loader(cfg: CfgNode) -> Iterable[list[Record]]:
-    """Build Detectron2's infinite training loader for DATASETS.TRAIN with the patches of DATASETS.PATCHES_TRAIN.
+def build_train_loader(cfg: CfgNode) -> torch.utils.data.DataLoader:
+    """Build the infinite training loader for DATASETS.TRAIN with the patches of DATASETS.PATCHES_TRAIN.
+
+    It draws as Detectron2's, in an order that its ``batch_sampler``, a TrainingBatches, can continue.
 
     Raises:
         DataError: a dataset cannot be read, or the datasets have different classes.
         CacheError: a cache is missing or damaged, or lacks patches of an image.
+        UsageError: DATALOADER.SAMPLER_TRAIN is not supported.
     """
     paths = cache_paths(cfg, is_train=True)
     if not paths:
@@ -39,7 +48,25 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[Record]]:
     _check_same_labels(list(paths))
     logger.info("Training on %d images of %s", len(records), ", ".join(paths))
     mapper = SAMCPDatasetMapper(cfg, is_train=True, dataset_name=cfg.DATASETS.TRAIN[0], caches=caches)
-    return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
+    batches = TrainingBatches(
+        build_sampler(cfg, records),
+        cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+        seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+        groups=_is_wide(records, caches) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+    )
+    return torch.utils.data.DataLoader(
+        MappedRecords(records, mapper),
+        batch_sampler=batches,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        generator=torch.Generator(),  # otherwise starting the workers would change the random numbers of the model
+    )
+
+
+def _is_wide(records: Sequence[Record], caches: Mapping[str, PatchCache]) -> list[bool]:
+    """Return whether each image is wider than high, by its size in the patch cache: not all records have sizes."""
+    sizes = [caches[record["patches_path"]].image_size(record["key"]) for record in records]
+    return [width > height for height, width in sizes]
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
@@ -123,19 +150,33 @@ def load_dataset(name: str) -> list[Record]:
     """Load Detectron2's records of a registered dataset.
 
     Raises:
-        DataError: the dataset is not registered, cannot be read, or has no images.
+        DataError: the dataset is not registered, cannot be read, has no images, or its json has an invalid entry.
     """
-    if name not in DatasetCatalog:
-        raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
+    require_registered(name)
+    metadata = MetadataCatalog.get(name)
+    panoptic, instances = metadata.get("panoptic_json"), metadata.get("json_file")
     try:
+        if metadata.get("evaluator_type") == "coco" and instances and os.path.isfile(instances):
+            require_instances(instances)
         records = DatasetCatalog.get(name)
+    except DataError:
+        raise
     except (OSError, AssertionError) as error:
         raise DataError(
             f"dataset {name!r} cannot be read: {error}. DETECTRON2_DATASETS must name the folder that holds it"
         ) from error
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        problems = check_jsons(panoptic, instances) or [f"dataset {name!r} cannot be read: {error!r}"]
+        raise DataError(problems[0]) from error
     if not records:
         raise DataError(f"dataset {name!r} has no images")
     return records
+
+
+def require_registered(name: str) -> None:
+    """Raise DataError unless a dataset of this name is registered."""
+    if name not in DatasetCatalog:
+        raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
 
 
 def _warn_about_skipped(dataset: str, failed: Sequence[Record]) -> None:

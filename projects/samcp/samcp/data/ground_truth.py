@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 from PIL import Image
 
-from proposal_cache import Patches
-from proposal_cache.errors import reason
+from proposal_cache import Patches, rle
+from proposal_cache.errors import MaskError, reason
+from proposal_cache.generation.sources import open_image
+from proposal_cache.interchange.coco import panoptic_ids
 from proposal_cache.rle import encode_labels
 from samcp.errors import DataError
 
@@ -97,8 +99,24 @@ def annotated_size(record: Mapping[str, Any]) -> tuple[int, int]:
             f"{record['file_name']}: the dataset gives neither its height and width nor a PNG of labels; add one of "
             "them to its records"
         )
-    image = _read_png(path)
+    image = read_picture(path)
     return image.height, image.width
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """Read an image file of labels or segments.
+
+    Raises:
+        DataError: it is missing, damaged, or too large.
+    """
+    try:
+        with open_image(str(path)) as image:
+            image.load()
+            return image
+    except FileNotFoundError as error:
+        raise DataError.missing(str(path), "ground truth") from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all of them for damaged files
+        raise DataError(f"{path}: the ground truth cannot be read ({reason(error)}); replace the file") from error
 
 
 def read_panoptic_ids(path: str) -> np.ndarray:
@@ -107,10 +125,10 @@ def read_panoptic_ids(path: str) -> np.ndarray:
     Raises:
         DataError: the file is missing, unreadable, or not RGB.
     """
-    image = _read_png(path)
+    image = read_picture(path)
     if image.mode not in ("RGB", "RGBA"):
         raise DataError(f"{path}: a panoptic annotation must be an RGB PNG, this one has mode {image.mode}")
-    return np.asarray(image.convert("RGBA")).view("<i4")[..., 0] & 0xFFFFFF
+    return panoptic_ids(image)
 
 
 def read_label_map(path: str) -> np.ndarray:
@@ -119,7 +137,7 @@ def read_label_map(path: str) -> np.ndarray:
     Raises:
         DataError: the file is missing, unreadable, or has several channels.
     """
-    labels = np.asarray(_read_png(path))
+    labels = np.asarray(read_picture(path))
     if labels.ndim != 2:
         raise DataError(
             f"{path}: a label map must have one channel of class ids, but this one has {labels.shape[2]}; if its "
@@ -167,26 +185,19 @@ def _from_label_map(path: str, size: tuple[int, int], num_classes: int, ignore_l
 
 
 def _from_annotations(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], image: str) -> GroundTruth:
+    masks = []
+    for i, annotation in enumerate(annotations, start=1):
+        try:
+            masks.append(rle.from_json(annotation.get("segmentation"), *size))
+        except MaskError as error:
+            raise DataError(f"{image}: annotation number {i} of this image is invalid: {error}") from error
     return _ground_truth(
         size,
-        [_encode_annotation(annotation["segmentation"], size, image) for annotation in annotations],
+        masks,
         classes=[annotation["category_id"] for annotation in annotations],
         is_thing=[True] * len(annotations),
         is_crowd=[bool(annotation.get("iscrowd", 0)) for annotation in annotations],
     )
-
-
-def _encode_annotation(segmentation: Any, size: tuple[int, int], image: str) -> bytes:
-    """Return the compressed counts of a COCO "segmentation": polygons, or a compressed or uncompressed RLE."""
-    height, width = size
-    if isinstance(segmentation, list):
-        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))["counts"]
-    if tuple(segmentation["size"]) != size:
-        raise DataError(f"{image}: is {height} x {width} pixels, but an annotated mask is {segmentation['size']}")
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        return mask_util.frPyObjects(segmentation, height, width)["counts"]
-    return counts.encode() if isinstance(counts, str) else counts
 
 
 def _encode(labels: np.ndarray, size: tuple[int, int], path: str) -> tuple[list[int], list[bytes]]:
@@ -207,14 +218,3 @@ def _ground_truth(
         np.asarray(is_thing, dtype=bool),
         np.asarray(is_crowd, dtype=bool),
     )
-
-
-def _read_png(path: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError as error:
-        raise DataError.missing(path, "ground truth") from error
-    except OSError as error:
-        raise DataError(f"{path}: the ground truth cannot be read ({reason(error)}); replace the file") from error

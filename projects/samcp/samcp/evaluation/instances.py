@@ -10,7 +10,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from proposal_cache.errors import reason
+from samcp.data.validation.annotations import require_instances
 from samcp.errors import DataError
 
 
@@ -24,16 +24,19 @@ class InstanceEvaluator(COCOEvaluator):
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
         """
         Raises:
-            DataError: the dataset's json_file cannot be read.
+            DataError: the dataset's json_file cannot be read or has an invalid entry.
         """
         metadata = MetadataCatalog.get(dataset_name)
         try:
-            super().__init__(dataset_name, tasks=("bbox", "segm"), output_dir=output_dir)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{metadata.get('json_file')}: the json of {dataset_name}'s instances cannot be read "
-                f"({reason(error)}); fix it, or skip the AP by MODEL.SAMCP.TEST.INSTANCE_ON False"
-            ) from error
+            require_instances(metadata.json_file, measures=True)
+        except DataError as error:
+            raise DataError(f"{error}; fix it, or skip the AP by MODEL.SAMCP.TEST.INSTANCE_ON False") from error
+        super().__init__(dataset_name, tasks=("bbox", "segm"), output_dir=output_dir)
+        # COCOeval takes a match with the annotation 0 for none, and reads annotations with equal ids as one.
+        for i, annotation in enumerate(self._coco_api.dataset["annotations"], start=1):
+            annotation["id"] = i
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._coco_api.createIndex()
         class_of = metadata.thing_dataset_id_to_contiguous_id
         things = sorted(class_of.values())
         self._rank = {thing: rank for rank, thing in enumerate(things)}

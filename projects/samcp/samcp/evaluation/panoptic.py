@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.utils import comm
 from panopticapi.evaluation import PQStat, pq_compute_single_core
 from tabulate import tabulate
 
+from samcp.data.ground_truth import read_panoptic_ids
+from samcp.data.validation.annotations import require_panoptic
 from samcp.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -31,15 +34,28 @@ class PanopticEvaluator(COCOPanopticEvaluator):
     panopticapi divides by the number of categories found, and fails after the last image with a ZeroDivisionError if
     there are no things or no stuff. Here the average of such a group is NaN; all other results equal panopticapi's.
 
+    Areas of segments are those of the PNGs; panopticapi would use "area" of the json, also if it is wrong.
+
     As in panopticapi, a pixel is void if its id in the PNG is 0, but not if the json does not list its id: a segment
     predicted there is a false positive.
     """
+
+    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+        """
+        Raises:
+            DataError: the dataset's panoptic_json cannot be read or has an invalid entry.
+        """
+        super().__init__(dataset_name, output_dir)
+        try:
+            require_panoptic(self._metadata.panoptic_json)
+        except DataError as error:
+            raise DataError(f"{error}; fix it, or skip the PQ by MODEL.SAMCP.TEST.PANOPTIC_ON False") from error
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return PQ, SQ and RQ in percent for all categories, things (_th) and stuff (_st); None on ranks other than 0.
 
         Raises:
-            DataError: the dataset's json lists images that were not evaluated.
+            DataError: the dataset's json lists images that were not evaluated, or a PNG is missing or damaged.
         """
         comm.synchronize()
         gathered = comm.gather(self._predictions)
@@ -86,12 +102,25 @@ def compare_all(
     cores = os.cpu_count() or 1
     statistics = PQStat()
     with contextlib.redirect_stdout(io.StringIO()), ThreadPoolExecutor(cores) as pool:
-        parts = [
-            pool.submit(pq_compute_single_core, i, pairs[i::cores], truth_folder, folder, by_id) for i in range(cores)
-        ]
+        parts = [pool.submit(_compare_some, i, pairs[i::cores], truth_folder, folder, by_id) for i in range(cores)]
         for part in parts:
             statistics += part.result()
     return statistics
+
+
+def _compare_some(
+    number: int, pairs: Sequence[tuple[Any, Any]], truth_folder: str, folder: str, by_id: Mapping[int, Any]
+) -> PQStat:
+    checked = [(_with_areas(truth, os.path.join(truth_folder, truth["file_name"])), found) for truth, found in pairs]
+    return pq_compute_single_core(number, checked, truth_folder, folder, by_id)
+
+
+def _with_areas(annotation: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return a panoptic annotation with the areas of its segments in the PNG."""
+    ids, areas = np.unique(read_panoptic_ids(path), return_counts=True)
+    area_of = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+    segments = [{**segment, "area": area_of.get(segment["id"], 0)} for segment in annotation["segments_info"]]
+    return {**annotation, "segments_info": segments}
 
 
 def mean_quality(statistics: PQStat, categories: Mapping[int, Any], things: bool | None) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,27 @@ def test_borders_are_fitted_to_colours() -> None:
     assert fitted[:, :3].max() == 0
     assert fitted[:, 3].tolist() == [1, 0, 0, 1]
     assert fitted[:, 4:].min() == 1
+
+
+def test_memory_per_pixel_is_bounded() -> None:
+    """In blocks and with small types: three bytes per pixel of 16-bit labels are the result and its comparison."""
+    labels = (np.arange(2000)[:, None] // 50 * 40 + np.arange(2000) // 50).astype(np.uint16)
+    image = np.repeat(labels[..., None].astype(np.uint8), 3, axis=2)
+    tracemalloc.start()
+    fit_borders(labels, image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6, "30 bytes for each pixel of a block and 2 for each other one"
+
+
+def test_blocks_do_not_change_the_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    labels = np.kron(random.integers(0, 5, (6, 7)), np.ones((9, 8), int))
+    image = (labels[..., None] * 50 + random.integers(-60, 60, (*labels.shape, 3))).clip(0, 255).astype(np.uint8)
+    expected = fit_borders(labels, image)
+    monkeypatch.setattr("proposal_cache.generators.contours.generator._BLOCK", 200)
+    np.testing.assert_array_equal(fit_borders(labels, image), expected)
+    assert (expected != labels).any()
 
 
 def test_perceptron_against_torch() -> None:

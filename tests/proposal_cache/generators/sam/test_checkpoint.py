@@ -76,7 +76,7 @@ _OTHER = "is not a SAM checkpoint; the weights of vit_b are at https://"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param(b"", "is empty; download it again", id="empty"),
+        pytest.param(b"", _DAMAGED + "it is empty)", id="empty"),
         pytest.param(b"<html>404</html>", _DAMAGED, id="page"),
         pytest.param(b"PK\x03\x04 cut short", _DAMAGED, id="zip"),
         pytest.param(bytes(100), _DAMAGED, id="zeros"),

@@ -110,7 +110,7 @@ def test_errors_name_the_file(release, tmp_path):
     with pytest.raises(DataError, match=r"00000002\.png: an instance \(green\) must have one class 1\.\.100.*\(2, 1\)"):
         prepare_ade20k(release)
     path.unlink()
-    with pytest.raises(DataError, match=r"00000002\.png: the instances cannot be read"):
+    with pytest.raises(DataError, match=r"00000002\.png: the ground truth is missing"):
         prepare_ade20k(release)
 
 

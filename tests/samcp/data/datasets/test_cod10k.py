@@ -109,7 +109,7 @@ def test_errors_name_the_file(release, tmp_path):
     mask = release / "Train" / "GT_Object" / "COD10K-CAM-3-Flying-65-Owl-11.png"
     content = mask.read_bytes()
     mask.write_bytes(content[:40])
-    with pytest.raises(DataError, match=r"65-Owl-11\.png: the mask cannot be read"):
+    with pytest.raises(DataError, match=r"65-Owl-11\.png: the ground truth cannot be read"):
         prepare_cod10k(release)
     Image.new("L", (7, 5)).save(mask)
     with pytest.raises(DataError, match=r"65-Owl-11\.jpg: is 40 x 60 pixels .* but its masks are \(5, 7\)"):

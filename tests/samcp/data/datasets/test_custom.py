@@ -15,12 +15,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from samcp import add_samcp_config
+from samcp.data.build import load_dataset
 from samcp.data.datasets.custom.register import VARIABLE, register_files
+from samcp.data.image_io import read_image
 from samcp.data.patch_caches import cache_paths
 from samcp.errors import DataError
 from samcp.evaluation.semantic import SemanticEvaluator
 from samcp.vocabulary import Vocabulary
 from tests.perfect_model import evaluate_truth
+from tests.scripts.dataset_faults import edit
 
 SIZE = (40, 60)
 NAMES = ("own_labels", "own_instances", "own_panoptic")
@@ -158,6 +161,11 @@ def test_registering_a_name_again(beach, tmp_path):
             "unknown keys class; allowed are classes",
         ),
         ("splits: {a: {images: images, instances: beach.yaml}}", r"beach.yaml: cannot be read as json"),
+        ("splits: {../../a: {images: images, instances: instances.json}}", r"'../../a' cannot be the name of a split"),
+        ("splits: {1: {images: images, instances: instances.json}}", "the key 1 is not text; put it in quotes"),
+        ("splits: &s {a: {images: *s}}", "aliases .* are not supported"),
+        ("- splits", "must be an object, KEY: VALUE, not list"),
+        ("splits: " + "[" * 1000, "cannot be read as yaml"),
         ("classes: 'kite,,sea'\nsplits: {a: {images: images, labels: labels}}", "wrong.yaml: .*class 2: an empty name"),
         (
             "classes: [kite, sea: water]\nsplits: {a: {images: images, labels: labels}}",
@@ -205,6 +213,48 @@ def test_things_of_both_jsons_must_agree(beach, categories, message):
     path.write_text(json.dumps({**json.loads(path.read_text()), "categories": categories}))
     with pytest.raises(DataError, match=message):
         register_files([beach])
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "instances.json",
+            lambda a: a.update(segmentation={"size": [40, 60], "counts": [2**40]}),
+            "counts do not describe",
+        ),
+        ("instances.json", lambda a: a.update(bbox="text"), "annotation 1 has the bbox 'text'"),
+        ("instances.json", lambda a: a.pop("image_id"), "annotation 1 has no image_id"),
+        ("panoptic.json", lambda a: a.pop("image_id"), "annotation 0.png has no image_id"),
+        ("panoptic.json", lambda a: a["segments_info"][0].pop("category_id"), "that has no category_id"),
+        ("panoptic.json", lambda a: a.update(segments_info=7), "has no segments_info"),
+    ],
+)
+def test_loading_names_the_invalid_entry(beach, file, change, message):
+    edit(beach.parent / file, lambda content: change(content["annotations"][0]))
+    with pytest.raises(DataError, match=f"{file}: .*{message}"):
+        load_dataset(f"own_{file[:-5]}")
+
+
+def test_only_image_files_are_images_but_links_are_followed(beach, tmp_path):
+    images = beach.parent / "images"
+    (images / "folder.jpg").mkdir()
+    os.mkfifo(images / "pipe.jpg")
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "elsewhere" / "three.jpg")
+    (images / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    keys = {record["image_id"] for record in load_dataset("own_labels")}
+    assert {"one", "deep/two", "linked/three"} <= keys
+    assert not {"folder", "pipe"} & keys
+
+
+def test_pipes_are_not_read(beach):
+    """Opening one would block for ever."""
+    image = beach.parent / "images" / "one.jpg"
+    image.unlink()
+    os.mkfifo(image)
+    with pytest.raises(DataError, match=r"one.jpg: the image cannot be read \(it is not a file\)"):
+        read_image(str(image), "RGB")
 
 
 def test_classes_as_a_list(beach):

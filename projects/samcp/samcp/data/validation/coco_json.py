@@ -1,21 +1,32 @@
 """Validation of COCO jsons, read directly, since loaders stop at the first error or skip invalid entries."""
 
-import json
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proposal_cache.errors import reason
+from proposal_cache import Patches, rle
+from samcp.data.validation.annotations import (
+    Entry,
+    annotation_faults,
+    annotation_name,
+    drawable,
+    has_size,
+    is_id,
+    missing_measures,
+    panoptic_faults,
+    read_json,
+)
+from samcp.errors import DataError
 from samcp.vocabulary import word_key
 
-_IDS = ("id", "image_id", "category_id")  # required keys of an instance
-_MEASURES = ("area", "bbox", "iscrowd")  # its other required keys, besides the mask
 _IMAGE = ("id", "file_name", "height", "width")
 _SHOWN = 5
-
-Entry = Mapping[str, Any]
+_OUTSIDE = 1.0  # pixels by which a box may exceed its image
+# Deviations of box and area from the mask that are reported; those of COCO's polygons are within half of them.
+_BOX_DEVIATION = 10.0  # pixels, or a tenth of the longer side
+_AREA_DEVIATION = 20.0  # pixels, besides a factor of 2
 
 
 @dataclass(frozen=True)
@@ -86,10 +97,9 @@ def shown(values: Sequence[Any]) -> str:
 
 def _read(path: str) -> _Json:
     try:
-        with open(path, "rb") as file:
-            content = json.load(file)
-    except (OSError, ValueError) as error:
-        return _Json(path, [], [], [], [f"{path}: cannot be read as json ({reason(error)})"])
+        content = read_json(path)
+    except DataError as error:
+        return _Json(path, [], [], [], [str(error)])
     problems: list[str] = []
     images, annotations, categories = (
         _objects(path, content, key, problems) for key in ("images", "annotations", "categories")
@@ -97,9 +107,9 @@ def _read(path: str) -> _Json:
     return _Json(path, images, annotations, categories, problems)
 
 
-def _objects(path: str, content: Any, key: str, problems: list[str]) -> Sequence[Entry]:
+def _objects(path: str, content: Entry, key: str, problems: list[str]) -> Sequence[Entry]:
     """Return the objects of one of the lists; report other entries in ``problems``."""
-    entries = content.get(key) if isinstance(content, dict) else None
+    entries = content.get(key)
     if not isinstance(entries, list):
         problems.append(f"{path}: has no {key}, which is a list of objects")
         return []
@@ -116,45 +126,67 @@ def _check_images(content: _Json) -> list[str]:
         if missing:
             name = image.get("file_name") or f"number {i}"
             problems.append(f"{content.path}: image {name} has no {' and no '.join(missing)}")
+        elif not has_size(image):
+            size = f"{image['height']!r} x {image['width']!r}"
+            problems.append(f"{content.path}: image {image['file_name']} has the invalid size {size} (height x width)")
     return problems + [f"{content.path}: {n} images have the id {i!r}" for i, n in _counts(content.images) if n > 1]
 
 
 def _check_instances(content: _Json) -> list[str]:
-    """Report annotations that Detectron2 would skip, and missing keys that COCO's evaluation needs."""
-    images, categories = _values(content.images), _values(content.categories)
+    """Report annotations that fail in training or evaluation or that Detectron2 skips, and measures unlike the mask."""
+    images, categories = _by_id(content.images), _values(content.categories)
     problems = []
+    sound: dict[Any, list[tuple[str, Entry]]] = defaultdict(list)  # per image id
     for i, annotation in enumerate(content.annotations, start=1):
-        number = _value(annotation, "id")
-        where = f"{content.path}: annotation " + (f"number {i}" if number is None else f"{number}")
-        missing = [key for key in _IDS if _value(annotation, key) is None]
-        missing += [key for key in _MEASURES if annotation.get(key) in (None, [])]
-        if missing:
-            problems.append(f"{where} has no {' and no '.join(missing)}, which COCO's evaluation needs")
-        problems += _unknown(where, annotation, "image_id", images, "images")
-        problems += _unknown(where, annotation, "category_id", categories, "categories")
-        fault = _mask_fault(annotation.get("segmentation"))
-        if fault:
-            problems.append(f"{where} has {fault}")
+        where = f"{content.path}: {annotation_name(annotation, i)}"
+        faults = [] if is_id(annotation.get("id")) else ["has no id, which COCO's evaluation needs"]
+        faults += missing_measures(annotation)
+        faults += annotation_faults({k: v for k, v in annotation.items() if v not in (None, [])}, images, categories)
+        segmentation = annotation.get("segmentation")
+        if not faults and drawable(segmentation) != segmentation:
+            faults.append("has a polygon of less than three points, which Detectron2 skips")
+        problems += [f"{where} {fault}" for fault in faults]
+        if not faults:
+            sound[annotation["image_id"]].append((where, annotation))
+    for image_id, annotations in sound.items():
+        if has_size(images[image_id]):
+            problems += _check_measures(images[image_id], annotations)
     return problems + [
         f"{content.path}: {n} annotations have the id {i!r}" for i, n in _counts(content.annotations) if n > 1
     ]
 
 
-def _mask_fault(segmentation: Any) -> str:
-    """Return the error of a "segmentation" that can be found without the image's size; "" if there is none."""
-    if not segmentation:
-        return "no segmentation"
-    if isinstance(segmentation, dict):
-        return "" if {"size", "counts"} <= segmentation.keys() else "an RLE without size or without counts"
-    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
-        return "a segmentation that is not a list of polygons; write [[x, y, x, y, ...], ...], or an RLE"
-    if not all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
-        return "a polygon of less than three points, or with an odd number of coordinates"
-    return ""
+def _check_measures(image: Entry, annotations: Sequence[tuple[str, Entry]]) -> Iterator[str]:
+    """Compare box and area of the valid annotations of one image, with their names, with its size and their masks."""
+    height, width = image["height"], image["width"]
+    counts = [rle.from_json(annotation["segmentation"], height, width) for _, annotation in annotations]
+    masks = Patches.from_rles(height, width, counts)
+    for (where, annotation), mask, area in zip(annotations, masks.boxes.tolist(), masks.areas.tolist(), strict=True):
+        x, y, w, h = annotation["bbox"]
+        box = f"the box {[round(v, 1) for v in (x, y, w, h)]} (x, y, width, height)"
+        if w <= 0 or h <= 0 or min(x, y) < -_OUTSIDE or x + w > width + _OUTSIDE or y + h > height + _OUTSIDE:
+            yield (
+                f"{where}, in {image.get('file_name')}: {box} has no area or exceeds the image, which is "
+                f"{width} x {height}"
+            )
+        elif _deviation((x, y, x + w, y + h), mask) > max(_BOX_DEVIATION, max(w, h) / 10):
+            yield (
+                f"{where}, in {image.get('file_name')}: {box} is not that of its mask, "
+                f"{[mask[0], mask[1], mask[2] - mask[0], mask[3] - mask[1]]}"
+            )
+        if max(area, annotation["area"]) > 2 * min(area, annotation["area"]) + _AREA_DEVIATION:
+            yield (
+                f"{where}, in {image.get('file_name')}: has area {annotation['area']}, but its mask has {area} pixels"
+            )
+
+
+def _deviation(box: Sequence[float], other: Sequence[float]) -> float:
+    """Return the largest distance between the sides of two boxes."""
+    return max(abs(a - b) for a, b in zip(box, other, strict=True))
 
 
 def _check_panoptic(content: _Json) -> list[str]:
-    images, categories = _values(content.images), _values(content.categories)
+    images, categories = _by_id(content.images), _values(content.categories)
     problems = [
         f"{content.path}: category {category.get('id')} has no isthing, 1 or 0"
         for category in content.categories
@@ -162,20 +194,7 @@ def _check_panoptic(content: _Json) -> list[str]:
     ]
     for i, annotation in enumerate(content.annotations, start=1):
         where = f"{content.path}: annotation {annotation.get('file_name') or f'number {i}'}"
-        missing = [key for key in ("image_id", "file_name") if _value(annotation, key) is None]
-        segments = annotation.get("segments_info")
-        if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
-            missing, segments = [*missing, "segments_info, a list of objects"], []
-        if missing:
-            problems.append(f"{where} has no {' and no '.join(missing)}")
-        problems += _unknown(where, annotation, "image_id", images, "images")
-        for j, segment in enumerate(segments, start=1):
-            number = _value(segment, "id")
-            which = f"{where}, segment " + (f"number {j}" if number is None else f"{number}")
-            missing = [key for key in ("id", "category_id") if _value(segment, key) is None]
-            if missing:
-                problems.append(f"{which} has no {' and no '.join(missing)}")
-            problems += _unknown(which, segment, "category_id", categories, "categories")
+        problems += [f"{where} {fault}" for fault in panoptic_faults(annotation, images, categories)]
     annotated = {_value(annotation, "image_id") for annotation in content.annotations}
     return problems + [
         f"{content.path}: image {image.get('file_name')} has no annotation, so it would be skipped; add one with "
@@ -211,10 +230,8 @@ def _lacking(content: _Json, other: _Json) -> list[str]:
     ]
 
 
-def _unknown(where: str, entry: Entry, key: str, known: set[Any], what: str) -> list[str]:
-    """Report a reference of an entry to an id that the json does not list."""
-    value = _value(entry, key)
-    return [] if value is None or value in known else [f"{where} has the {key} {value!r}, which is not in its {what}"]
+def _by_id(images: Sequence[Entry]) -> dict[Any, Entry]:
+    return {i: image for image in images if (i := _value(image, "id")) is not None}
 
 
 def _names(categories: Sequence[Entry]) -> dict[Any, str]:
@@ -235,4 +252,4 @@ def _values(entries: Sequence[Entry]) -> set[Any]:
 def _value(entry: Entry, key: str) -> Any:
     """Return a number or text of an entry, None if missing or of another type."""
     value = entry.get(key)
-    return value if isinstance(value, (int, float, str)) else None
+    return value if is_id(value) else None

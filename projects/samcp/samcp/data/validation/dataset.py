@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
 from proposal_cache import CacheError, PatchCache, image_key
+from samcp.data.build import load_dataset, require_registered
 from samcp.data.ground_truth import GroundTruth, read_ground_truth, read_panoptic_ids
-from samcp.data.image_io import read_image_size
+from samcp.data.image_io import read_image, read_image_size
 from samcp.data.parallel import parallel_map
 from samcp.data.patch_caches import image_root, read_patches
 from samcp.data.validation.coco_json import check_jsons, shown
@@ -28,7 +29,6 @@ from samcp.vocabulary import Vocabulary
 
 _SAME_OBJECT = 0.9  # IoU above which two instances are reported as duplicates
 _OVERLAPPING = 0.5  # share of an instance inside another of its class above which the pair is counted
-_OUTSIDE = 1.0  # pixels by which a box may exceed its image
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,11 @@ def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 
     Raises:
         DataError: the dataset is not registered, or its records cannot be loaded although its jsons are valid.
     """
-    if name not in DatasetCatalog:
-        raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
+    require_registered(name)
     metadata = MetadataCatalog.get(name)
     in_jsons = check_jsons(metadata.get("panoptic_json"), metadata.get("json_file"))
     try:
-        records = _records(name)
+        records = load_dataset(name)
     except DataError as error:
         if not in_jsons:
             raise
@@ -115,18 +114,6 @@ def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 
     if empty:
         remarks.append(f"{empty} of {len(records)} images have no segment of any class")
     return Report(len(records), problems, remarks, classes)
-
-
-def _records(name: str) -> list[dict[str, Any]]:
-    try:
-        records: list[dict[str, Any]] = DatasetCatalog.get(name)
-    except (OSError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"dataset {name!r} cannot be read: {error!r}") from error
-    if not records:
-        raise DataError(f"dataset {name!r} has no images")
-    return records
 
 
 def _check_keys(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -189,7 +176,6 @@ def _check_image(record: Mapping[str, Any], *, num_classes: int, ignore_label: i
     except Exception as error:  # pycocotools raises various errors for invalid polygons
         finding.problems.append(f"{record['file_name']}: its annotations cannot be read ({error!r})")
         return finding
-    finding.problems += _check_boxes(record, size)
     finding.problems += _check_masks(record, truth)
     if "annotations" in record:  # segments of a label map cannot overlap
         problems, finding.overlaps = _check_overlaps(record["file_name"], truth)
@@ -202,7 +188,7 @@ def _image_size(record: Mapping[str, Any], problems: list[str]) -> tuple[int, in
     """Return (height, width) of the file; if it is unreadable, add a problem and return None."""
     path = record["file_name"]
     try:
-        height, width = read_image_size(path)
+        height, width = read_image(path, "RGB").shape[:2]  # decoded, since a header may be intact
     except DataError as error:
         problems.append(str(error))
         return None
@@ -230,33 +216,12 @@ def _check_segments(record: Mapping[str, Any]) -> list[str]:
         for i, n in painted.items()
         if i not in listed
     ]
-    problems += [
-        f"{path}: segment {info['id']} has no {key} in the json"
-        for info in infos
-        for key in ("area", "iscrowd")
-        if key not in info
-    ]
+    problems += [f"{path}: segment {info['id']} has no area in the json" for info in infos if "area" not in info]
     problems += [
         f"{path}: segment {info['id']} has {painted[info['id']]} pixels, but area {info['area']} in the json"
         for info in infos
         if "area" in info and info["id"] in painted and info["area"] != painted[info["id"]]
     ]
-    return problems
-
-
-def _check_boxes(record: Mapping[str, Any], size: tuple[int, int]) -> list[str]:
-    height, width = size
-    problems = []
-    for annotation in record.get("annotations", []):
-        if len(annotation.get("bbox") or ()) != 4:
-            problems.append(f"{record['file_name']}: an annotation has no bbox of four numbers (x, y, width, height)")
-            continue
-        x, y, w, h = annotation["bbox"]
-        if w <= 0 or h <= 0 or min(x, y) < -_OUTSIDE or x + w > width + _OUTSIDE or y + h > height + _OUTSIDE:
-            problems.append(
-                f"{record['file_name']}: the box {[round(v, 1) for v in (x, y, w, h)]} (x, y, width, height) has no "
-                f"area or exceeds the image, which is {width} x {height}"
-            )
     return problems
 
 

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -15,6 +14,7 @@ from detectron2.modeling.backbone.swin import SwinTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from proposal_cache.torch_files import read_torch_file
 from samcp.errors import CheckpointError, naming_config_key
 
 _BIAS_TABLE = "relative_position_bias_table"
@@ -108,7 +108,7 @@ def _read_release(path: str) -> Mapping[str, Tensor]:
             "WEIGHTS to an empty string to start from random weights"
         )
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        weights = read_torch_file(path)["model"]
         weights.keys()
     except Exception as error:  # a damaged file raises many types
         raise CheckpointError(f"{path}: not a Swin checkpoint, or damaged ({error!r:.80})") from error

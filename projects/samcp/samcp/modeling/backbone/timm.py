@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
+from proposal_cache.torch_files import read_torch_file
 from samcp.errors import CheckpointError, UsageError, naming_config_key
 
 PACKAGE = "package:"  # prefix of weights inside an installed package
@@ -107,7 +107,12 @@ def load_timm_weights(body: nn.Module, file: Path) -> None:
     Ports of an architecture list the same tensors in the same order under different names, and may have a classifier at
     the end. Loading by order requires that all shapes match.
     """
-    loaded: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        loaded: dict[str, Tensor] = read_torch_file(file)
+        if not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
+            raise ValueError("it is not a table of tensors")
+    except (AttributeError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: not weights of a timm model, or damaged ({error})") from error
     expected = body.state_dict()
     if expected.keys() <= loaded.keys():
         body.load_state_dict({name: loaded[name] for name in expected})

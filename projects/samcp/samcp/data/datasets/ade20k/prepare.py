@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from samcp.data.datasets.ade20k.register import CLASSES, SPLITS
 from samcp.data.datasets.conversion import check_count, describe_segments
 from samcp.data.files import write_json, write_label_map, write_panoptic_ids
-from samcp.data.ground_truth import read_label_map
+from samcp.data.ground_truth import read_label_map, read_picture
 from samcp.data.parallel import parallel_map
 from samcp.errors import DataError
 
@@ -146,10 +145,7 @@ def _read_things(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
     Where an instance overlaps stuff of the label map it takes precedence, as in Mask2Former's conversion.
     """
-    try:
-        pixels = np.asarray(Image.open(path)).astype(np.int32)
-    except OSError as error:
-        raise DataError(f"{path}: the instances cannot be read ({error}); unpack the instance release again") from error
+    pixels = np.asarray(read_picture(path)).astype(np.int32)
     if pixels.shape != (*shape, 3):
         raise DataError(f"{path}: is {pixels.shape}, but its label map is {shape}; download both files again")
     things, numbers = pixels[..., 0], pixels[..., 1]

@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.structures import BoxMode
-from PIL import Image
 
 from proposal_cache import rle
 from samcp.data.datasets.catalog import register
+from samcp.data.ground_truth import read_label_map
 from samcp.errors import DataError
 
 
@@ -54,8 +53,7 @@ def _record(image: Path, segmentations: Path) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     height = width = 0
     for file in sorted(segmentations.glob(f"{image.stem}_*.png")):
-        with Image.open(file) as picture:
-            labels = np.asarray(picture).astype(np.int64)
+        labels = read_label_map(str(file))
         height, width = labels.shape
         _, rles = rle.encode_labels(labels)
         _, boxes = rle.area_and_box(rles, height, width)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from samcp.data.datasets.conversion import check_count, convert_and_keep, describe_segments, lists_images
 from samcp.data.files import write_json
+from samcp.data.ground_truth import read_picture
+from samcp.data.image_io import read_image_size
 from samcp.errors import DataError
 from samcp.vocabulary import Vocabulary
 
@@ -74,8 +75,7 @@ def _read_image(release: Path, name: str) -> dict[str, Any]:
     match = _NAME.fullmatch(name)
     if match is None or not 1 <= int(match[1]) <= len(_CLASSES):
         raise DataError(f"{path}: not a name of COD10K, which has a class number from 1 to 69; restore the name")
-    with Image.open(path) as image:
-        width, height = image.size
+    height, width = read_image_size(str(path))
     ids = _instance_ids(release, name)
     if ids.shape != (height, width):
         raise DataError(f"{path}: is {height} x {width} pixels (height x width), but its masks are {ids.shape}")
@@ -88,11 +88,11 @@ def _read_image(release: Path, name: str) -> dict[str, Any]:
 
 def _instance_ids(release: Path, name: str) -> np.ndarray:
     """Return (H, W) instance ids, 0 for background: one per colour of the instance mask, or 1 if there is no mask."""
-    inside = _read_mask(release / "GT_Object" / f"{name}.png", "L") > _FOREGROUND
+    inside = np.asarray(read_picture(release / "GT_Object" / f"{name}.png").convert("L")) > _FOREGROUND
     colors = release / "GT_Instance" / f"{name}.png"
     if not colors.exists() or not inside.any():
         return inside.astype(np.int32)
-    painted = _read_mask(colors, "RGB").astype(np.int32) @ [1 << 16, 1 << 8, 1]
+    painted = np.asarray(read_picture(colors).convert("RGB"), np.int32) @ [1 << 16, 1 << 8, 1]
     if painted.shape != inside.shape:
         raise DataError(
             f"{colors}: is {painted.shape} pixels (height x width), but the mask in GT_Object is {inside.shape}; "
@@ -101,11 +101,3 @@ def _instance_ids(release: Path, name: str) -> np.ndarray:
     found, ids, areas = np.unique(np.where(inside, painted, 0), return_inverse=True, return_counts=True)
     kept = (found != 0) & (areas >= _MIN_SHARE * inside.sum())
     return np.where(kept, np.cumsum(kept), 0)[ids].reshape(inside.shape).astype(np.int32)
-
-
-def _read_mask(path: Path, mode: str) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode))
-    except OSError as error:
-        raise DataError(f"{path}: the mask cannot be read ({error}); unpack COD10K-v3.zip again") from error

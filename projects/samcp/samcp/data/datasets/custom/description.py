@@ -1,19 +1,19 @@
 """Reading and validation of the yaml file of a custom dataset."""
 
-import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from proposal_cache.errors import reason
+from samcp.data.validation.annotations import read_json
 from samcp.data.validation.coco_json import shown
-from samcp.errors import DataError, yaml_fault
+from samcp.errors import DataError
 from samcp.vocabulary import STUFF, Vocabulary, is_path, word_key
+from samcp.yaml_files import read_yaml
 
 _TOP_KEYS = {"classes", "splits", "ignore_label"}
+_NAME = re.compile(r"\w[\w.-]*")  # of a split, which also names folders of results
 _SPLIT_KEYS = {"images", "labels", "instances", "panoptic", "panoptic_pngs", "patches"}
 
 
@@ -92,17 +92,18 @@ def read_description(path: Path) -> dict[str, Any]:
         DataError: it is unreadable, has no splits, or unknown keys.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: cannot be read as yaml ({yaml_fault(error)})") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({reason(error)})") from error
-    splits = content.get("splits") if isinstance(content, dict) else None
+        content = read_yaml(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    splits = content.get("splits")
     if not isinstance(splits, dict) or not all(isinstance(split, dict) for split in splits.values()) or not splits:
         raise DataError(
             f"{path}: splits is missing; write, for example:\n"
             "splits:\n  beach_train: {images: train, labels: train_labels}"
         )
+    for name in splits:
+        if not _NAME.fullmatch(name):
+            raise DataError(f"{path}: {name!r} cannot be the name of a split; use letters, digits, '.', '-' and '_'")
     unknown = content.keys() - _TOP_KEYS
     if unknown:
         raise DataError(
@@ -147,18 +148,3 @@ def read_categories(listed: Path) -> list[dict[str, Any]]:
             f"the names {names}"
         )
     return sorted(categories, key=lambda category: category["id"])
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a COCO json.
-
-    Raises:
-        DataError: it is unreadable, or not an object.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as json ({reason(error)})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: not a COCO json, which is an object with images, annotations and categories")
-    return content

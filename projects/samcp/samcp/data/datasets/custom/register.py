@@ -31,17 +31,17 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from proposal_cache.generation.sources import SUFFIXES, image_key
+from proposal_cache.generation.sources import from_folder
 from samcp.data.datasets.catalog import register
 from samcp.data.datasets.custom.description import (
     check_classes,
     check_split,
     read_categories,
     read_description,
-    read_json,
     read_vocabulary,
     vocabulary_source,
 )
+from samcp.data.validation.annotations import read_json
 from samcp.data.validation.coco_json import compare_things
 from samcp.errors import DataError
 
@@ -162,15 +162,13 @@ def _common(path: Path, files: Mapping[str, str], content: Mapping[str, Any]) ->
 
 
 def _load_labels(images: str, labels: str) -> list[dict[str, Any]]:
-    root = Path(images)
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES)
     return [
         {
-            "file_name": str(file),
-            "image_id": image_key(file, root),
-            "sem_seg_file_name": str(Path(labels) / f"{image_key(file, root)}.png"),
+            "file_name": image.url,
+            "image_id": image.key,
+            "sem_seg_file_name": str(Path(labels) / f"{image.key}.png"),
         }
-        for file in files
+        for image in from_folder(images)
     ]
 
 

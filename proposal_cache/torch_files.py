@@ -1,0 +1,35 @@
+"""Reading of files of torch.save."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def read_torch_file(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
+    """Read a file of torch.save without running code from it, after a check of its checksums.
+
+    torch.load itself ignores the checksums of the zip format, so that weights with flipped bits would be loaded.
+
+    Args:
+        path: of the file.
+        mapped: map the file into memory, if it is of the zip format, instead of copying it.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is empty, damaged or of another format, or holds objects that need code; the message is short.
+    """
+    if not Path(path).stat().st_size:
+        raise ValueError("it is empty")
+    zipped = zipfile.is_zipfile(path)  # PyTorch's older format is not, and has no checksums
+    try:
+        if zipped:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"its part {damaged} has a wrong checksum")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipped)
+    except Exception as error:  # a damaged file raises almost any exception
+        raise ValueError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
