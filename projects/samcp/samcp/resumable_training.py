@@ -125,7 +125,7 @@ class ResumableTraining(ABC):
     def _load(self) -> None:
         try:
             content: dict[str, Any] = read_torch_file(self._checkpoint)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{self._checkpoint}: damaged ({error}); delete it to start again") from error
         if content["schedule"] != asdict(self.schedule):
             raise CheckpointError(
