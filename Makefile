@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow lint format demo clean distclean
+.PHONY: help install test test-slow fuzz lint format demo clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -45,6 +45,11 @@ test: $(STAMP) ## run the tests except the slow ones
 
 test-slow: $(STAMP) ## run the slow tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow $(TESTS)
+
+N ?= 300
+SEED ?= 0
+fuzz: $(STAMP) ## read N mutated files of every format (N=300, SEED=0); figures in docs/reliability.md
+	OMP_NUM_THREADS=1 PYTHONPATH=.:projects/samcp $(PY) -m tests.fuzz.run --inputs $(N) --seed $(SEED)
 
 lint: $(STAMP) ## check with ruff and mypy
 	$(PY) -m ruff check .

@@ -7,7 +7,7 @@ from pathlib import Path
 from proposal_cache.errors import CacheError, FormatError, MissingKeyError
 from proposal_cache.patches import Patches
 from proposal_cache.store.index import KeyIndex
-from proposal_cache.store.manifest import Manifest
+from proposal_cache.store.manifest import MANIFEST, Manifest
 from proposal_cache.store.shard import Shard
 
 _MAX_DESCRIPTORS = 128  # of open shards per cache; the usual limit per process is 1024
@@ -98,7 +98,9 @@ class PatchCache(Mapping[str, Patches]):
         shard = self._shards.get(number)
         if shard is None:
             if number >= len(self.manifest.shards):
-                raise FormatError(f"{self.path} is damaged: its index points to shard {number}, which does not exist")
+                raise FormatError(
+                    f"{self.path / MANIFEST} is damaged: the index points to shard {number}, which it does not list"
+                )
             info = self.manifest.shards[number]
             shard = Shard.open(self.path / info.file, info, len(self.manifest.generators))
             if row < len(shard) and shard.read_keys()[row] != key:
@@ -108,7 +110,10 @@ class PatchCache(Mapping[str, Patches]):
                 )
             self._shards[number] = shard
         if row >= len(shard):
-            raise FormatError(f"{self.path} is damaged: its index points to row {row} of {shard.info.file}")
+            raise FormatError(
+                f"{self.path / MANIFEST} is damaged: the index points to row {row} of {shard.info.file}, which has "
+                f"{len(shard)}"
+            )
         if number not in self._open:
             self._open[number] = None
             for old in list(self._open)[: max(0, len(self._open) - _MAX_DESCRIPTORS)]:

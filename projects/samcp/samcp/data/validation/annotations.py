@@ -83,8 +83,11 @@ def _read_lists(path: str | Path) -> tuple[dict[str, Any], dict[Any, Entry], set
     for image in content["images"]:
         if not has_size(image) or not is_id(image.get("id")) or not isinstance(image.get("file_name"), str):
             raise DataError(f"{path}: id, file_name, height or width is missing or invalid in {abbreviate(image)}")
-    categories = {i for category in content["categories"] if is_id(i := category.get("id"))}
-    return content, {image["id"]: image for image in content["images"]}, categories
+    for category in content["categories"]:
+        if not is_id(category.get("id")):
+            raise DataError(f"{path}: the category {abbreviate(category)} has no id")
+    images = {image["id"]: image for image in content["images"]}
+    return content, images, {category["id"] for category in content["categories"]}
 
 
 def annotation_name(annotation: Entry, number: int) -> str:
@@ -135,8 +138,9 @@ def drawable(segmentation: Any) -> Any:
 
 
 def has_size(image: Entry) -> bool:
-    """Return whether height and width are positive integers."""
-    return all(type(image.get(key)) is int and image[key] > 0 for key in ("height", "width"))
+    """Return whether height and width are positive integers, and not too large for a mask."""
+    height, width = image.get("height"), image.get("width")
+    return type(height) is int and type(width) is int and min(height, width) > 0 and height * width <= rle.MAX_PIXELS
 
 
 def is_id(value: Any) -> bool:
