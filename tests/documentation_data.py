@@ -41,6 +41,7 @@ def make_checkout(folder: Path) -> None:
     write_image(folder / "photos" / "coffee.jpg", _PHOTO, "JPEG")
     _write_beach(folder / "beach")
     _write_datasets(folder / "datasets")
+    _write_patches(folder / "datasets" / "coco" / "train2017", folder / "CACHE")
 
 
 def _write_beach(folder: Path) -> None:
@@ -50,9 +51,12 @@ def _write_beach(folder: Path) -> None:
         for i in range(count):
             write_image(folder / split / f"{i}.jpg", _PHOTO, "JPEG")
             write_label_map(folder / f"{split}_labels" / f"{i}.png", _HALVES + i % 2)
-        images = from_folder(folder / split)
-        generate(images, ContourGenerator(patches=20), folder / "patches" / split, f"beach_{split}", progress=False)
+        _write_patches(folder / split, folder / "patches" / split)
     (folder / "beach.yaml").write_text(description)
+
+
+def _write_patches(images: Path, cache: Path) -> None:
+    generate(from_folder(images), ContourGenerator(patches=20), cache, images.name, progress=False)
 
 
 def _write_datasets(folder: Path) -> None:

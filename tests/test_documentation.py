@@ -68,8 +68,8 @@ NOT_RUN = {
     ],
 }
 NAMES = [name for names in NOT_RUN.values() for name in names]
-# In the order in which a user needs them: the patches of a page are read by the trainings of the next.
-SLOW_PAGES = ["README.md", "docs/datasets.md", "docs/benchmarks.md"]
+# In this order, since a page uses data and patches of those before.
+PAGES_OF_TRAININGS = ["README.md", "docs/datasets.md", "docs/benchmarks.md"]
 
 
 class Parsed(BaseException):
@@ -143,7 +143,7 @@ def test_every_command_that_is_not_run_is_documented(tmp_path):
 
 
 def test_pages_without_a_test_below_have_no_command_to_run(tmp_path):
-    for page in {*PAGES} - {*SLOW_PAGES, "docs/api.md"}:
+    for page in {*PAGES} - {*PAGES_OF_TRAININGS, "docs/api.md"}:
         texts = [" ".join(command) for command in recorded(blocks(page), tmp_path)]
         assert [text for text in texts if not text.startswith(tuple(NAMES))] == [], page
 
@@ -161,7 +161,6 @@ def test_api_page(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", SLOW_PAGES)
-def test_page(page, tmp_path):
+def test_commands_of_pages(tmp_path):
     make_checkout(tmp_path)
-    run(blocks(page), tmp_path, NAMES)
+    run([block for page in PAGES_OF_TRAININGS for block in blocks(page)], tmp_path, NAMES)
