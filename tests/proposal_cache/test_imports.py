@@ -8,7 +8,12 @@ import pytest
 from tests.proposal_cache.test_examples import MODULES
 
 FOREIGN = {"detectron2", "samcp", "open_clip", "panopticapi"}
-NEEDS_TORCH = ("proposal_cache.generators.contours", "proposal_cache.generators.sam", "proposal_cache.torch_files")
+NEEDS_TORCH = (
+    "proposal_cache.generators.backbone",
+    "proposal_cache.generators.contours",
+    "proposal_cache.generators.sam",
+    "proposal_cache.torch_files",
+)
 
 
 @pytest.mark.parametrize("torch", [False, True], ids=["without torch", "with torch"])
