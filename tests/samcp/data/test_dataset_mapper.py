@@ -182,7 +182,7 @@ class TestBadInput:
         with CacheWriter(tmp_path / "patches", {"name": "toy"}, "toy_mapper") as writer:
             writer.add_failure("001", "out of memory")
         with pytest.raises(CacheError, match=r"lacks 4 of .* \(the first failed: out of memory\)"):
-            check_test_data(config(tmp_path))
+            check_test_data(config(tmp_path, DATASETS__STRICT=True))
 
     @pytest.mark.parametrize("split", ["TRAIN", "TEST"])
     def test_dataset_named_twice(self, toy, split):

@@ -248,5 +248,5 @@ def test_errors_of_missing_ground_truth(toy, tmp_path, monkeypatch):
     monkeypatch.setitem(
         DatasetCatalog.data, name, lambda: [{**record, "pan_seg_file_name": gone} for record in records]
     )
-    with pytest.raises(DataError, match="gone.png: the ground truth cannot be read"):
+    with pytest.raises(DataError, match="gone.png: the ground truth is missing"):
         measure_dataset(name, str(folder / "patches"))

@@ -161,6 +161,8 @@ def load_dataset(name: str) -> list[Record]:
         records = DatasetCatalog.get(name)
     except DataError:
         raise
+    except CacheError as error:
+        raise DataError(f"dataset {name!r} cannot be read: {error}") from error
     except (OSError, AssertionError) as error:
         raise DataError(
             f"dataset {name!r} cannot be read: {error}. DETECTRON2_DATASETS must name the folder that holds it"
