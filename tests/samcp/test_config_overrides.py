@@ -58,7 +58,7 @@ def test_whole_number_for_a_float_key(cfg):
         ("SOLVER: {MAXITER: 3}", r"my\.yaml: there is no config key SOLVER\.MAXITER; did you mean SOLVER\.MAX_ITER"),
         ("DATASETS: {TRAIN: beach}", r"my\.yaml: DATASETS\.TRAIN is 'beach'; it must be a list; write"),
         ("SOLVER: [", r"my\.yaml: cannot be read as yaml \(line 1: expected the node content"),
-        ("_BASE_: gone.yaml", r"my\.yaml: cannot be read as a config \(No such file"),
+        ("_BASE_: gone.yaml", r"gone\.yaml: cannot be read as yaml \(No such file"),
     ],
 )
 def test_config_file(cfg, tmp_path, text, message):
