@@ -58,7 +58,6 @@ def test_whole_number_for_a_float_key(cfg):
         ("SOLVER: {MAXITER: 3}", r"my\.yaml: there is no config key SOLVER\.MAXITER; did you mean SOLVER\.MAX_ITER"),
         ("DATASETS: {TRAIN: beach}", r"my\.yaml: DATASETS\.TRAIN is 'beach'; it must be a list; write"),
         ("SOLVER: [", r"my\.yaml: cannot be read as yaml \(line 1: expected the node content"),
-        ("_BASE_: gone.yaml", r"gone\.yaml: cannot be read as yaml \(No such file"),
     ],
 )
 def test_config_file(cfg, tmp_path, text, message):
@@ -81,3 +80,9 @@ def test_config_file_is_required(capsys):
     with pytest.raises(SystemExit):
         training_parser(None).parse_args([])
     assert "the following arguments are required: --config-file" in capsys.readouterr().err
+
+
+def test_missing_base_of_a_config_file(cfg, tmp_path):
+    (tmp_path / "my.yaml").write_text("_BASE_: gone.yaml\n")
+    with pytest.raises(UsageError, match=r"gone\.yaml: cannot be read as yaml \(No such file"):
+        merge_file(cfg, str(tmp_path / "my.yaml"))
