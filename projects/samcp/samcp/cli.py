@@ -1,6 +1,7 @@
 """Command line: samcp COMMAND."""
 
 import argparse
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ _DESCRIPTION = """\
 Segment photographs by words, with the patches of Segment Anything or without a download.
 
     samcp segment photo.jpg --words "cat, sofa, wall~"
+    samcp web
     samcp models
 """
 
@@ -22,9 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(model_zoo.table())
         return
 
-    from samcp.commands import segment
-
-    segment.main(parsed)
+    importlib.import_module(f"samcp.commands.{parsed.command}").main(parsed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,6 +36,14 @@ def _parser() -> argparse.ArgumentParser:
             "segment",
             help="segment photographs",
             description=_SEGMENT,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    _add_web(
+        commands.add_parser(
+            "web",
+            help="segment photographs in a browser",
+            description=_WEB,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
@@ -69,17 +77,42 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "pascal_part (default: the training classes; for samcp-everyday-lite those of COCO)",
     )
     parser.add_argument(
-        "--weights",
-        default=model_zoo.DEFAULT,
-        metavar="NAME",
-        help="name of a shipped model, checkpoint, or model file (default %(default)s)",
-    )
-    parser.add_argument(
         "--task",
         choices=("panoptic", "instance", "semantic"),
         help="(default: panoptic, or semantic if the model has no instances)",
     )
     parser.add_argument("--patches", type=Path, metavar="DIR", help="patch cache of the images (default: make patches)")
+    _add_model(parser)
+    parser.add_argument("--output", type=Path, default=Path("result"), metavar="DIR", help="(default %(default)s)")
+    parser.add_argument("--open", action="store_true", help="show the first picture when done")
+
+
+_WEB = """\
+Segment photographs in a browser: upload one, type words, and click on the picture for both prompts.
+
+    samcp web
+    samcp web --weights model_final.pth --port 8000
+
+The page can be opened on this machine only, unless --share makes a public address. It needs the extra "web":
+pip install 'samcp[web]'.
+"""
+
+
+def _add_web(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--port", type=int, metavar="N", help="(default: the first free one from 7860)")
+    parser.add_argument("--share", action="store_true", help="also make a public address through Gradio's servers")
+    parser.add_argument("--open", action="store_true", help="open the page")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the model and of the generator of patches."""
+    parser.add_argument(
+        "--weights",
+        default=model_zoo.DEFAULT,
+        metavar="NAME",
+        help="name of a shipped model, checkpoint, or model file (default %(default)s)",
+    )
     parser.add_argument("--checkpoint", metavar="FILE", help="make patches by SAM with this checkpoint")
     parser.add_argument("--model-type", default="vit_h", metavar="NAME", help="of --checkpoint (default %(default)s)")
     parser.add_argument(
@@ -90,8 +123,6 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "what the default model finds",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (default: cuda if there is a GPU)")
-    parser.add_argument("--output", type=Path, default=Path("result"), metavar="DIR", help="(default %(default)s)")
-    parser.add_argument("--open", action="store_true", help="show the first picture when done")
 
 
 if __name__ == "__main__":
