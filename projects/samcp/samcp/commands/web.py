@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import signal
 import threading
 import webbrowser
 
@@ -20,9 +21,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError("samcp web needs Gradio; install it by: pip install 'samcp[web]'")
     from samcp.web.app import serve
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # delete the files of visitors also if it is terminated
+    print("Loading the model, and segmenting the first example ...", flush=True)
     predictor = load_predictor(arguments)
     predictor.generator = patch_generator(arguments, predictor)
-    print("Starting; the first example is segmented ...", flush=True)
     with serve(predictor, port=arguments.port, share=arguments.share) as address:
         print(f"The page is at {address} (Ctrl-C stops it)", flush=True)
         if arguments.open:

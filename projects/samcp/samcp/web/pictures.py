@@ -16,6 +16,9 @@ from samcp.result import Result
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
 _OPACITY = 0.55  # of segments
+_FIRST_HUE, _HUE_STEP = 0.58, 0.618034  # per class; steps of the golden ratio never repeat a hue
+_TURN = 0.04  # of the hue, per segment of a class
+_SHADES = ((0.85, 0.95), (0.4, 1.0), (0.95, 0.6))  # saturation and value of the segments of a class
 _DIMMED = 0.35  # brightness of the pixels outside a group
 _HIGHLIGHT = np.array([255, 196, 0])  # outline of a patch
 _DUPLICATE_IOU = 0.5  # with a better instance; higher ones are not drawn
@@ -67,12 +70,12 @@ def _instances(result: Result) -> Segments:
 def segment_colors(segments: Segments) -> NDArray[np.uint8]:
     """Return the colour of each segment, (S, 3): a hue per class, a shade per segment of the class."""
     seen: Counter[int] = Counter()
-    hsv = []
-    for c in segments.classes:
-        hsv.append((0.09 + 0.618034 * c, (0.85, 0.45, 0.65)[seen[c] % 3], (0.95, 1.0, 0.65)[seen[c] % 3]))
+    hsv = np.zeros((len(segments.classes), 3))
+    for i, c in enumerate(segments.classes):
+        saturation, value = _SHADES[seen[c] % len(_SHADES)]
+        hsv[i] = (_FIRST_HUE + _HUE_STEP * c + _TURN * seen[c]) % 1, saturation, value
         seen[c] += 1
-    hues = np.array(hsv, np.float64).reshape(-1, 3) % (1, 1.01, 1.01)
-    return (255 * hsv2rgb(hues)).round().astype(np.uint8)
+    return (255 * hsv2rgb(hsv)).round().astype(np.uint8)
 
 
 def draw_segments(image: Picture, segments: Segments, colors: NDArray[np.uint8]) -> Picture:
@@ -97,7 +100,7 @@ def draw_legend(segments: Segments, colors: NDArray[np.uint8], names: Sequence[s
         entries.append(f'<li class="missing">not found: {escape(", ".join(missing))}</li>')
     elif not entries:
         entries.append('<li class="missing">nothing found</li>')
-    return f'<ul class="legend">{"".join(entries)}</ul>'
+    return f"<ul>{''.join(entries)}</ul>"
 
 
 def highlight(picture: Picture, group: NDArray[np.bool_], patch: NDArray[np.bool_]) -> Picture:

@@ -203,7 +203,7 @@ def picture(session: Session) -> Picture:
 def legend(session: Session) -> str:
     """Return the legend of the view as HTML."""
     if session.view == "patches":
-        return f'<ul class="legend"><li>{len(session.result.patches)} patches, which overlap</li></ul>'
+        return f"<ul><li>{len(session.result.patches)} patches, which overlap</li></ul>"
     segments = find_segments(session.result, session.view)
     return draw_legend(segments, segment_colors(segments), session.result.vocabulary.names)
 
