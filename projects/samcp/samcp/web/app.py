@@ -51,6 +51,7 @@ _CSS = """
 #legend i { vertical-align: -.1em }
 #legend .missing, #limits { color: var(--body-text-color-subdued) }
 #limits { font-size: .85em }
+#legend, #note, #group, #limits { padding: 0 }
 .error { color: var(--error-text-color); font-weight: 600 }
 """
 
