@@ -19,7 +19,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 OUTPUT = Path("output/web")  # screenshots to look at
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-TIMEOUT = 120_000  # milliseconds; for a slow machine
+TIMEOUT = 300_000  # milliseconds; for a slow machine
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 

@@ -1,5 +1,6 @@
 """Sessions of the page: what each event makes of a session, without a browser."""
 
+import copy
 import json
 import zipfile
 from dataclasses import replace
@@ -101,13 +102,22 @@ class TestWords:
 
 class TestThresholds:
     @pytest.mark.usefixtures("network_is_off")
-    @pytest.mark.parametrize("view", ["panoptic", "instance", "semantic"])
+    @pytest.mark.parametrize("view", ["panoptic", "instance"])
     def test_confidence_of_1_leaves_no_segments(self, cat, view):
         session = events.show(cat, view)
         assert find_segments(session.result, view).classes
         changed = events.merge_again(session, confidence=1.0, merging=0.5)
         assert not find_segments(changed.result, view).classes
         assert not np.array_equal(events.picture(session), events.picture(changed))
+
+    def test_semantic_view_has_a_confidence_by_the_rule_mean_only(self, cat):
+        semantic = events.show(cat, "semantic")
+        assert events.confidence(semantic) is None
+        inference = copy.copy(cat.result.inference)
+        inference.merge = "mean"
+        semantic = replace(semantic, result=replace(cat.result, inference=inference))
+        assert events.confidence(semantic) == inference.semantic_threshold
+        assert not find_segments(events.merge_again(semantic, confidence=1, merging=0.5).result, "semantic").classes
 
     @pytest.mark.usefixtures("network_is_off")
     def test_merging_threshold_changes_the_group(self, cat):

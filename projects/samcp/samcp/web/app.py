@@ -239,7 +239,7 @@ class Page:
         except (ValueError, OSError) as error:
             return {self.note: f'<span class="error" role="alert">{escape(str(error))}</span>'}
         bars = events.bars(now)
-        inference = now.result.inference
+        confidence = events.confidence(now)
         values = {
             self.state: now,
             self.picture: events.picture(now),
@@ -249,8 +249,8 @@ class Page:
             self.bars: gr.Label(bars, visible=bool(bars)),
             self.group: escape(events.group_text(now)),
             self.view: now.view,
-            self.confidence: getattr(inference, events.confidence_key(now.view)),
-            self.merging: inference.member_threshold,
+            self.confidence: gr.Slider(confidence or 0, interactive=confidence is not None),
+            self.merging: now.result.inference.member_threshold,
             self.closer: closer and now.corner is not None,
         }
         return values if words is None else {**values, self.words: words}

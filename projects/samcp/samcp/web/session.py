@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from proposal_cache import Patches
@@ -126,9 +125,10 @@ def show(session: Session, view: str) -> Session:
     return replace(session, view=view, choice=None, note="")
 
 
-def confidence_key(view: str) -> str:
-    """Return the attribute of :class:`Inference` that the slider "confidence" sets in a view."""
-    return "semantic_threshold" if view == "semantic" else "score_threshold"
+def confidence(session: Session) -> float | None:
+    """Return the threshold that the slider "confidence" sets in the view, or None if the view has none."""
+    key = _confidence_key(session)
+    return None if key is None else getattr(session.result.inference, key)
 
 
 def merge_again(session: Session, *, confidence: float, merging: float) -> Session:
@@ -138,7 +138,8 @@ def merge_again(session: Session, *, confidence: float, merging: float) -> Sessi
         confidence: minimum score of a segment.
         merging: minimum affinity of the patches that are merged.
     """
-    thresholds = {confidence_key(session.view): confidence, "member_threshold": merging}
+    key = _confidence_key(session)
+    thresholds = {"member_threshold": merging} if key is None else {"member_threshold": merging, key: confidence}
     result = _with_thresholds(session.result, **thresholds)
     choice = None if session.choice is None else _choose(result, session.choice.patch, session.choice.point)
     return replace(session, result=result, choice=choice)
@@ -146,18 +147,15 @@ def merge_again(session: Session, *, confidence: float, merging: float) -> Sessi
 
 def click(session: Session, x: int, y: int) -> Session:
     """Return the session with the smallest patch at a point chosen; another click there chooses the next larger one."""
-    patches = session.result.patches
-    patches_here = _patches_at(patches, x, y)
-    if not len(patches_here):
+    here = _patches_at(session.result.patches, x, y)
+    if not here:
         return replace(session, choice=None, note="There is no patch at this point.")
-    patches_here = patches_here[np.argsort(patches.areas[patches_here], kind="stable")].tolist()
     index, last = 0, session.choice
-    if last is not None and last.patch in patches_here and _near(session, last.point, (x, y), _NEAR):
-        index = (patches_here.index(last.patch) + 1) % len(patches_here)
-    choice = _choose(session.result, patches_here[index], (x, y))
-    note = f"Patch {index + 1} of {len(patches_here)} at this point"
-    note += "; click again for the next larger one. " if index + 1 < len(patches_here) else ". "
-    return replace(session, choice=choice, note=note)
+    if last is not None and last.patch in here and _near(session, last.point, (x, y)):
+        index = (here.index(last.patch) + 1) % len(here)
+    following = "; click again for the next larger one." if index + 1 < len(here) else "."
+    note = f"Patch {index + 1} of {len(here)} at this point{following}"
+    return replace(session, choice=_choose(session.result, here[index], (x, y)), note=note)
 
 
 def mark_corner(session: Session, x: int, y: int) -> Session:
@@ -247,9 +245,9 @@ def _read_words(predictor: Predictor, text: str) -> Vocabulary:
     if not text.strip():
         return predictor.vocabulary
     vocabulary = Vocabulary.parse(text)
-    predictor.check_words(vocabulary)
     if len(vocabulary.names) > MAX_WORDS:
         raise UsageError(f"these are {len(vocabulary.names)} words; at most {MAX_WORDS} are allowed")
+    predictor.check_words(vocabulary)
     return vocabulary
 
 
@@ -259,6 +257,13 @@ def _ask(session: Session, scene: Scene, vocabulary: Vocabulary) -> Session:
     return replace(session, scene=scene, result=result, choice=None, note="")
 
 
+def _confidence_key(session: Session) -> str | None:
+    """Return the attribute of :class:`Inference` with the minimum score of a segment in the view."""
+    if session.view == "semantic":  # by the rule "paper", a pixel has the best class, whatever its score
+        return "semantic_threshold" if session.result.inference.merge == "mean" else None
+    return None if session.view == "patches" else "score_threshold"
+
+
 def _with_thresholds(result: Result, **thresholds: float) -> Result:
     inference = copy.copy(result.inference)
     for name, value in thresholds.items():
@@ -266,15 +271,16 @@ def _with_thresholds(result: Result, **thresholds: float) -> Result:
     return replace(result, inference=inference)
 
 
-def _patches_at(patches: Patches, x: int, y: int) -> NDArray[np.int64]:
-    """Return the patches that cover a pixel."""
+def _patches_at(patches: Patches, x: int, y: int) -> list[int]:
+    """Return the patches that cover a pixel, in ascending order of their areas, one per area."""
     pixel = np.zeros((1, patches.height, patches.width), bool)
     pixel[0, y, x] = True
-    return np.flatnonzero(Patches.from_masks(pixel).iop(patches)[0])
+    covering = np.flatnonzero(Patches.from_masks(pixel).iop(patches)[0])
+    return covering[np.unique(patches.areas[covering], return_index=True)[1]].tolist()
 
 
-def _near(session: Session, a: tuple[int, int], b: tuple[int, int], share: float) -> bool:
-    return max(abs(a[0] - b[0]), abs(a[1] - b[1])) <= share * max(session.result.image.shape)
+def _near(session: Session, a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return max(abs(a[0] - b[0]), abs(a[1] - b[1])) <= _NEAR * max(session.result.image.shape)
 
 
 def _choose(result: Result, patch: int, point: tuple[int, int]) -> Choice:
