@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow fuzz lint format demo clean distclean
+.PHONY: help install test test-slow test-web fuzz lint format demo clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -41,10 +41,14 @@ $(STAMP): constraints.txt pyproject.toml scripts/install_detectron2.sh | $(PY)
 	@echo "== Installed"
 
 test: $(STAMP) ## run the tests except the slow ones
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m 'not slow' -n $(TEST_WORKERS) $(TESTS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m 'not slow and not web' -n $(TEST_WORKERS) $(TESTS)
 
 test-slow: $(STAMP) ## run the slow tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow $(TESTS)
+
+test-web: $(STAMP) ## drive the page of samcp web in headless Chromium; screenshots are in output/web
+	scripts/install_chromium.sh $(PY)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m web tests/samcp/web
 
 N ?= 300
 SEED ?= 0

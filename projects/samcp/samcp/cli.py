@@ -12,6 +12,7 @@ _DESCRIPTION = """\
 Segment photographs by words, with the patches of Segment Anything or without a download.
 
     samcp segment photo.jpg --words "cat, sofa, wall~"
+    samcp web
     samcp models
     samcp check --register beach.yaml
     samcp train --register beach.yaml --config-file custom/semantic DATASETS.TRAIN "('beach_train',)"
@@ -78,7 +79,14 @@ Check datasets for errors that would stop or degrade training; the same as scrip
 
 
 # Command -> module of samcp.commands, imported when the command runs, since it needs PyTorch.
-_MODULES = {"segment": "segment", "export": "export", "train": "train", "eval": "train", "check": "check_dataset"}
+_MODULES = {
+    "segment": "segment",
+    "web": "web",
+    "export": "export",
+    "train": "train",
+    "eval": "train",
+    "check": "check_dataset",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=summary, description=description, formatter_class=formatter)
 
     _add_segment(add("segment", "segment photographs", _SEGMENT))
+    _add_web(add("web", "segment photographs in a browser", _WEB))
     add("models", "list the shipped models", "List the models that are shipped.")
     for name, summary, description in (("train", "train a model", _TRAIN), ("eval", "evaluate a model", _EVAL)):
         options = add(name, summary, description)
@@ -130,13 +139,6 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "pascal_part (default: the training classes; for samcp-everyday-lite those of COCO)",
     )
     parser.add_argument(
-        "--weights",
-        default=model_zoo.DEFAULT,
-        metavar="NAME",
-        help="name of a shipped model, checkpoint or model file, or its URL, which is downloaded once into SAMCP_CACHE "
-        "(default %(default)s)",
-    )
-    parser.add_argument(
         "--task",
         choices=("panoptic", "instance", "semantic", "parts"),
         help="(default: panoptic, or semantic if the model has no instances)",
@@ -147,6 +149,38 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         help="for --task parts: objects and their parts, as in 'person: man | woman > head, torso; dog > head, tail'",
     )
     parser.add_argument("--patches", type=Path, metavar="DIR", help="patch cache of the images (default: make patches)")
+    _add_model(parser)
+    parser.add_argument("--output", type=Path, default=Path("result"), metavar="DIR", help="(default %(default)s)")
+    parser.add_argument("--open", action="store_true", help="show the first picture when done")
+
+
+_WEB = """\
+Segment photographs in a browser: upload one, type words, and click on the picture for both prompts.
+
+    samcp web
+    samcp web --weights model_final.pth --port 8000
+
+The page can be opened on this machine only, unless --share makes a public address. It needs the extra "web":
+pip install 'samcp[web]'.
+"""
+
+
+def _add_web(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--port", type=int, metavar="N", help="(default: the first free one from 7860)")
+    parser.add_argument("--share", action="store_true", help="also make a public address through Gradio's servers")
+    parser.add_argument("--open", action="store_true", help="open the page")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the model and of the generator of patches."""
+    parser.add_argument(
+        "--weights",
+        default=model_zoo.DEFAULT,
+        metavar="NAME",
+        help="name of a shipped model, checkpoint or model file, or its URL, which is downloaded once into SAMCP_CACHE "
+        "(default %(default)s)",
+    )
     parser.add_argument("--checkpoint", metavar="FILE", help="make patches by SAM with this checkpoint")
     parser.add_argument("--model-type", default="vit_h", metavar="NAME", help="of --checkpoint (default %(default)s)")
     parser.add_argument(
@@ -157,8 +191,6 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "what the default model finds",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (default: cuda if there is a GPU)")
-    parser.add_argument("--output", type=Path, default=Path("result"), metavar="DIR", help="(default %(default)s)")
-    parser.add_argument("--open", action="store_true", help="show the first picture when done")
 
 
 if __name__ == "__main__":

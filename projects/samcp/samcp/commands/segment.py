@@ -45,14 +45,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.patches:
         _check_cache(images, PatchCache(arguments.patches))
     parts = _part_words(arguments)
-    predictor = _load(arguments)
+    predictor = load_predictor(arguments)
     vocabulary = Vocabulary.read(arguments.words) if arguments.words is not None else predictor.vocabulary
     for words in (vocabulary,) if parts is None else (parts.wholes, *parts.parts):
         predictor.check_words(words)
     if arguments.patches:
         patches = _from_cache(images, PatchCache(arguments.patches))
     else:
-        patches = photo_patches(images, _generator(arguments, predictor))
+        patches = photo_patches(images, patch_generator(arguments, predictor))
     written = _segment(images, patches, predictor, parts or vocabulary, arguments)
     if not written:
         raise UsageError("no image could be segmented")
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         webbrowser.open(written[0].resolve().as_uri())
 
 
-def _load(arguments: argparse.Namespace) -> Predictor:
+def load_predictor(arguments: argparse.Namespace) -> Predictor:
     """Load --weights or, for demo.py, build the model of --config-file."""
     if getattr(arguments, "config_file", None):
         predictor = Predictor.from_config(load_config(arguments))
@@ -153,7 +153,8 @@ def _from_cache(images: Sequence[ImageFile], cache: PatchCache) -> dict[str, Pat
     return {i.key: f"{i.url}: {failures[i.key]}" if i.key in failures else cache[i.key] for i in images}
 
 
-def _generator(arguments: argparse.Namespace, predictor: Predictor) -> Generator:
+def patch_generator(arguments: argparse.Namespace, predictor: Predictor) -> Generator:
+    """Return SAM's generator with --checkpoint, else the predictor's own."""
     if not arguments.checkpoint:
         return predictor.generator
     device = str(predictor.model.device)

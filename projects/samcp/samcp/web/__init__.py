@@ -1,0 +1,1 @@
+"""Web page of `samcp web` (extra `web`)."""
