@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _LISTING = re.compile(r"\S+/\s|[@#]|  ")  # first line of a tree of files, BibTeX, yaml, or an indented line
-_FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+")
 
 # Shell functions that write the words of each command to a file, end it with an empty line, and run it if it can run.
@@ -44,9 +44,12 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """Return the code blocks of a page, indented or fenced, in order; blank lines divide those that are not Python."""
+    """Return the code blocks of a page, indented or fenced, in order; blank lines divide those that are not Python.
+
+    Blocks that are fenced as "text" are outputs.
+    """
     text = (ROOT / page).read_text()
-    found = [(match.start(), match[1]) for match in _FENCED.finditer(text)]
+    found = [(match.start(), match[2]) for match in _FENCED.finditer(text) if match[1] != "text"]
     found += [(match.start(), re.sub("^ {4}", "", match[0], flags=re.MULTILINE)) for match in _INDENTED.finditer(text)]
     parts: list[str] = []
     for _, code in sorted(found):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMCP = ("segment", "models", "train", "eval", "check")
+SAMCP = ("segment", "web", "models", "train", "eval", "check", "export")
 PROPOSAL_CACHE = ("generate", "finalize", "info", "show", "verify", "merge", "import", "export")
 COMMANDS = [
     *([str(path)] for path in (*sorted(ROOT.glob("scripts/*.py")), *sorted(ROOT.glob("projects/samcp/*.py")))),
