@@ -8,7 +8,6 @@ import sys
 
 import pytest
 from PIL import Image
-from pip._internal.commands import create_command
 
 import proposal_cache.cli
 import samcp.cli
@@ -117,6 +116,9 @@ def parse(monkeypatch, tmp_path):
         elif program == "make":
             subprocess.run(["make", "--dry-run", *arguments], check=True, capture_output=True)
         elif program == "pip":
+            import setuptools  # noqa: F401  (pip would import the distutils that setuptools replaces)
+            from pip._internal.commands import create_command
+
             create_command(arguments[0]).parse_args(list(arguments[1:]))
         else:
             parsed({"samcp": samcp.cli, "proposal-cache": proposal_cache.cli}[program].main, arguments)
