@@ -71,6 +71,7 @@ NOT_RUN = {
         "python scripts/benchmark_model.py",
         "python scripts/overfit.py",
     ],
+    "a trained model, and a minute of export (tests/samcp/modeling/test_tensor_network.py)": ["samcp export"],
 }
 NAMES = [name for names in NOT_RUN.values() for name in names]
 # In this order, since a page uses data and patches of those before.
