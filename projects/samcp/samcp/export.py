@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from proposal_cache.store.durable import make_directory, write_durably
 from proposal_cache.torch_files import read_torch_file
 from samcp.config import merge_opts, parse_config
-from samcp.errors import CheckpointError
+from samcp.errors import CheckpointError, DataError
 from samcp.vocabulary import Vocabulary
 
 SUFFIX = ".safetensors"
@@ -120,7 +120,10 @@ class ModelFile:
                 f"{path}: no {' and '.join(sorted(missing))} in its metadata; write model files with "
                 "scripts/convert_checkpoint.py"
             )
-        return cls(tensors, metadata[_CONFIG], Vocabulary.from_json(metadata[_VOCABULARY]))
+        try:
+            return cls(tensors, metadata[_CONFIG], Vocabulary.from_json(metadata[_VOCABULARY]))
+        except DataError as error:
+            raise CheckpointError(f"{path}: {error}; copy the file again") from error
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file atomically.
