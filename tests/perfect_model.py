@@ -33,7 +33,11 @@ def perfect_outputs(record: Mapping[str, Any], dataset: str) -> Outputs:
     outputs: Outputs = {"instances": instances_of(masks, classes)}
     if "pan_seg_file_name" in record:
         ids, segments = read_panoptic_ids(record["pan_seg_file_name"]), record["segments_info"]
-        kept = [{name: s[name] for name in ("id", "category_id", "isthing")} for s in segments if not s["iscrowd"]]
+        kept = [
+            {name: s[name] for name in ("id", "category_id", "isthing")}
+            for s in segments
+            if not s["iscrowd"] and s["id"] in ids
+        ]
         outputs["panoptic_seg"] = (torch.from_numpy(np.where(np.isin(ids, [s["id"] for s in kept]), ids, 0)), kept)
         labels = np.full(size, -1)
         for segment in segments:

@@ -114,10 +114,10 @@ def judge(name: str, path: Path, number: int, seed: int, expected: Any) -> tuple
     return ("FAILED", "silently wrong") if kind.checked else ("other result", "")
 
 
-def limit_memory(extra: int = _MEMORY) -> None:
-    """Limit the address space to what is in use now and `extra` bytes."""
+def limit_memory() -> None:
+    """Limit the address space to what is in use now and _MEMORY."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + extra, used + extra))
+    resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
 
 
 def _copy(source: Path, target: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 
 import numpy as np
@@ -28,13 +29,13 @@ def read_broken(path):
     if first == b"h":
         time.sleep(60)
     if first == b"c":
-        os.abort()
+        os.kill(os.getpid(), signal.SIGKILL)
     if first == b"t":
         json.loads("{")
     if first == b"n":
         raise DataError("something is wrong")
     if first == b"m":
-        bytearray(run._MEMORY)
+        bytearray(2 * run._MEMORY)
     if first == b"e":
         raise DataError(f"{path}: wrong")
     return first

@@ -87,6 +87,16 @@ def test_resume_with_other_synonyms_or_unknown_classes(cfg, classes):
     assert torch.equal(resumed[0].weight, trained[0].weight)
 
 
+@pytest.mark.parametrize(
+    "text", ["7", "{}", "[" * 9999, '{"names": [1], "is_thing": [true]}', '{"names": "a", "size": 1}']
+)
+def test_odd_vocabulary(cfg, tmp_path, text):
+    state = {"model": model().state_dict(), "config": {"vocabulary": text}}
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=r"odd.pth: not a checkpoint, or damaged \(its vocabulary is damaged"):
+        Checkpointer(model(classes="kite"), cfg).load(str(tmp_path / "odd.pth"))
+
+
 def test_rejects_unrelated_model(cfg, tmp_path):
     path = str(tmp_path / "other.pth")
     torch.save({"model": {"conv.weight": torch.ones(1)}}, path)

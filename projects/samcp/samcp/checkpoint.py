@@ -11,7 +11,7 @@ from torch import nn
 from proposal_cache.errors import reason
 from proposal_cache.torch_files import read_torch_file
 from samcp.config import without_pretraining
-from samcp.errors import CheckpointError
+from samcp.errors import CheckpointError, DataError
 from samcp.export import SavedConfig, read_tensors, saved_vocabulary, trained_vocabulary
 from samcp.modeling.meta_arch import SAMCP
 from samcp.vocabulary import Vocabulary
@@ -101,7 +101,10 @@ class Checkpointer(DetectionCheckpointer):
 
     def _check_classes(self, checkpoint: dict[str, Any]) -> None:
         """Raise CheckpointError if the classes differ from the model's and both are known; synonyms may differ."""
-        current, trained = getattr(self.model, "vocabulary", None), trained_vocabulary(checkpoint)
+        try:
+            current, trained = getattr(self.model, "vocabulary", None), trained_vocabulary(checkpoint)
+        except DataError as error:
+            raise CheckpointError(f"{self._path}: not a checkpoint, or damaged ({error})") from error
         if current is None or trained is None:
             return
         difference = _difference(trained, current)

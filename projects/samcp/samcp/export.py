@@ -19,7 +19,7 @@ from proposal_cache.store.durable import make_directory, write_durably
 from proposal_cache.torch_files import read_torch_file
 from samcp.config import parse_config
 from samcp.config_overrides import merge_overrides
-from samcp.errors import CheckpointError
+from samcp.errors import CheckpointError, DataError
 from samcp.modeling.backbone.timm import PACKAGE, TimmBackbone
 from samcp.vocabulary import Vocabulary
 
@@ -123,7 +123,10 @@ class ModelFile:
             raise CheckpointError(
                 f"{path}: no {' and '.join(sorted(missing))} in its metadata; write model files with `samcp export`"
             )
-        return cls(tensors, metadata[_CONFIG], Vocabulary.from_json(metadata[_VOCABULARY]))
+        try:
+            return cls(tensors, metadata[_CONFIG], Vocabulary.from_json(metadata[_VOCABULARY]))
+        except DataError as error:
+            raise CheckpointError(f"{path}: {error}; copy the file again") from error
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file atomically.

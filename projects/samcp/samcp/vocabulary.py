@@ -71,8 +71,20 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
-        """Return the vocabulary of a text of :meth:`to_json`."""
-        return cls(**{key: _tuples(value) for key, value in json.loads(text).items()})
+        """Return the vocabulary of a text of :meth:`to_json`.
+
+        Raises:
+            DataError: it is the text of something else.
+        """
+        try:
+            columns = {key: _tuples(value) for key, value in json.loads(text).items()}
+            vocabulary = cls(**columns)
+            classes = list(zip(vocabulary.names, vocabulary.is_thing, vocabulary.synonyms, strict=True))
+            if not all(isinstance(w, str) for name, _, words in classes for w in (name, *words)):
+                raise TypeError("a word is not text")
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
+            raise DataError(f"its vocabulary is damaged ({error})") from error
+        return vocabulary
 
     @classmethod
     def parse(cls, text: str) -> "Vocabulary":

@@ -10,7 +10,6 @@ annotations. Layout under DETECTRON2_DATASETS, written by scripts/prepare_ade20k
       ade20k_instance_{train,val}.json                          COCO's instance format, with the same class ids
 """
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from samcp.data.datasets.catalog import as_vocabulary, need, register
+from samcp.data.validation.annotations import read_json
 from samcp.vocabulary import Vocabulary
 
 CLASSES = Vocabulary.load("ade20k")
@@ -74,7 +74,7 @@ def _load_panoptic(folder: Path, split: str) -> list[dict[str, Any]]:
     """Load records; Detectron2's loader requires numeric image ids, and these are names."""
     listed = folder / f"ade20k_panoptic_{split}.json"
     need(listed, _PREPARE)
-    content = json.loads(listed.read_text())
+    content = read_json(listed)
     is_thing = {category["id"]: bool(category["isthing"]) for category in content["categories"]}
     sem_seg_root = folder / "annotations_detectron2" / SPLITS[split]
     return [

@@ -10,7 +10,6 @@ files that the release lacks:
       gtFine/cityscapes_panoptic_{train,val}/NAME_gtFine_panoptic.png, and .json
 """
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from samcp.data.datasets.catalog import need, register
+from samcp.data.validation.annotations import read_json
 
 
 def register_cityscapes(root: str | os.PathLike[str] | None = None) -> None:
@@ -49,7 +49,7 @@ def _load(folder: Path, split: str) -> list[dict[str, Any]]:
     """Load records."""
     panoptic = folder / "gtFine" / f"cityscapes_panoptic_{split}"
     need(panoptic.with_suffix(".json"), "prepare_cityscapes.py")
-    content = json.loads(panoptic.with_suffix(".json").read_text())
+    content = read_json(panoptic.with_suffix(".json"))
     metadata = MetadataCatalog.get(f"cityscapes_fine_panoptic_{split}")
     things = metadata.thing_dataset_id_to_contiguous_id
     class_of = {**metadata.stuff_dataset_id_to_contiguous_id, **things}

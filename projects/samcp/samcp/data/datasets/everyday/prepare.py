@@ -105,7 +105,7 @@ def _write_objects(folder: Path, split: str, root: Path, sources: Sequence["_Sou
 def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}); download COCO's annotations again") from error
     return content
 

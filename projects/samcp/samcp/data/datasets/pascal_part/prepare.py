@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from samcp.data.datasets.conversion import check_count, convert_and_keep, describe_segments, lists_images, need_images
 from samcp.data.datasets.pascal_part.register import OBJECTS
@@ -85,7 +84,7 @@ def _read_image(annotations: Path, name: str) -> dict[str, Any]:
         objects = loadmat(path)["anno"][0, 0]["objects"][0]
         found = [segment for thing in objects for segment in _segments(thing)]
         height, width = objects[0]["mask"].shape
-    except (OSError, MatReadError, KeyError, IndexError, ValueError) as error:
+    except Exception as error:  # SciPy raises many types for damaged files
         raise DataError(
             f"{path}: cannot be read as an annotation of Pascal-Part ({error}); download it again"
         ) from error
