@@ -24,7 +24,7 @@ _PERSON, _SKY = 1, 187  # category ids
 
 
 def make_checkout(folder: Path) -> None:
-    """Write what the commands need: configs of two iterations, few drawn scenes, photographs and datasets."""
+    """Write what the commands need: photographs, datasets of some images, and configs of two iterations on a CPU."""
     for name in ("projects", "proposal_cache", "weights"):
         (folder / name).symlink_to(ROOT / name)
     for name in ("configs", "scripts"):
@@ -32,16 +32,22 @@ def make_checkout(folder: Path) -> None:
     for config in (folder / "configs").rglob("*.yaml"):
         text = re.sub(r"MAX_ITER: \d+", "MAX_ITER: 2", config.read_text())
         text = re.sub(r"MIN_SIZE_TRAIN: \[.*\]", "MIN_SIZE_TRAIN: [64]", text)
-        config.write_text(re.sub(r"MIN_SIZE_TEST: \d+", "MIN_SIZE_TEST: 64", text))
-    script = folder / "scripts" / "prepare_synthetic.py"
-    text = script.read_text()
-    assert text.count("default=300") == text.count("default=40") == 1
-    script.write_text(text.replace("default=300", "default=4").replace("default=40", "default=2"))
+        text = re.sub(r"MIN_SIZE_TEST: \d+", "MIN_SIZE_TEST: 64", text)
+        config.write_text(re.sub(r"WEIGHTS: \S*detectron2://.*", 'WEIGHTS: ""', text))
+    _replace(folder / "configs" / "_base_" / "samcp.yaml", "\nMODEL:\n", "\nMODEL:\n  DEVICE: cpu\n")
+    _replace(folder / "scripts" / "prepare_synthetic.py", "default=300", "default=4")
+    _replace(folder / "scripts" / "prepare_synthetic.py", "default=40", "default=2")
     write_image(folder / "coffee.jpg", skimage.data.coffee(), "JPEG")
     write_image(folder / "photos" / "coffee.jpg", _PHOTO, "JPEG")
     _write_beach(folder / "beach")
     _write_datasets(folder / "datasets")
     _write_patches(folder / "datasets" / "coco" / "train2017", folder / "CACHE")
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, f"{path}: {old!r}"
+    path.write_text(text.replace(old, new))
 
 
 def _write_beach(folder: Path) -> None:
