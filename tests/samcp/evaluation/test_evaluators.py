@@ -192,6 +192,7 @@ class TestInstances:
             (lambda a: a.update(segmentation=[[0, 0, float("nan"), 0, 9, 9]]), "polygon coordinate nan"),
             (lambda a: a.update(bbox=[0, 0, 9]), r"has the bbox \[0, 0, 9\]"),
             (lambda a: a.update(area="9"), "has the area '9'"),
+            (lambda a: a.update(area=10**400), "has the area 10000"),
             (lambda a: a.pop("area"), "has no area"),
             (lambda a: a.pop("iscrowd"), "has no iscrowd"),
             (lambda a: a.update(image_id=99), "has the image_id 99, which is not in its images"),

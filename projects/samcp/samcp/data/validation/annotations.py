@@ -4,7 +4,6 @@ On invalid masks pycocotools may hang or crash; on missing keys both fail only a
 """
 
 import json
-import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,6 +15,7 @@ from samcp.errors import DataError
 
 _MEASURES = ("area", "bbox", "iscrowd")  # keys that COCO's evaluation needs besides ids and mask
 _NUMBERS = (int, float)
+_LARGEST = 1e15  # of an area or coordinate: integers of a json may exceed every float
 
 Entry = Mapping[str, Any]
 
@@ -181,4 +181,4 @@ def _value_faults(annotation: Entry) -> Iterator[str]:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in _NUMBERS and math.isfinite(value)
+    return type(value) in _NUMBERS and -_LARGEST <= value <= _LARGEST
