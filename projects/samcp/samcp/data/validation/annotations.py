@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from proposal_cache import rle
 from proposal_cache.errors import MaskError, abbreviate
 from samcp.errors import DataError
@@ -48,7 +50,8 @@ def require_instances(path: str | Path, *, measures: bool = False) -> None:
     """
     content, images, categories = _read_lists(path)
     for i, annotation in enumerate(content["annotations"], start=1):
-        missing = missing_measures(annotation) if measures else []
+        missing = [] if is_id(annotation.get("id")) else ["has no id"]
+        missing += missing_measures(annotation) if measures else []
         _raise_first(path, annotation_name(annotation, i), missing, annotation_faults(annotation, images, categories))
 
 
@@ -128,6 +131,12 @@ def panoptic_faults(annotation: Entry, images: Mapping[Any, Entry], categories: 
         if segment.get("iscrowd") not in (0, 1):
             faults.append("has no iscrowd, 0 or 1")
         yield from (f"has a segment, {number if known else f'number {j}'}, that {fault}" for fault in faults)
+
+
+def valid_mask(segmentation: Any, height: int, width: int) -> bytes:
+    """Return the compressed counts of a segmentation without faults; without pixels if no polygon has three points."""
+    polygons = drawable(segmentation)
+    return rle.from_json(polygons, height, width) if polygons else rle.encode(np.zeros((1, height, width), bool))[0]
 
 
 def drawable(segmentation: Any) -> Any:
