@@ -9,11 +9,11 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
-from PIL import Image
 
 from proposal_cache import Patches
 from samcp import RLEMasks, add_samcp_config
 from samcp.data.ground_truth import read_ground_truth, read_label_map, read_panoptic_ids
+from samcp.data.image_io import read_image_size
 from samcp.evaluation import build_evaluator
 from samcp.vocabulary import Vocabulary
 
@@ -25,8 +25,7 @@ def perfect_outputs(record: Mapping[str, Any], dataset: str) -> Outputs:
 
     A crowd is not a predicted segment, but its pixels are labeled in "sem_seg".
     """
-    with Image.open(record["file_name"]) as image:
-        size = image.size[::-1]
+    size = read_image_size(record["file_name"])
     count = len(Vocabulary.of_dataset(dataset).names)
     truth = read_ground_truth(record, size, num_classes=count, ignore_label=255)
     masks, classes = truth.things()

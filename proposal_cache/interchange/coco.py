@@ -117,11 +117,12 @@ def import_panoptic(
             )
             for entry in content["annotations"]
         ]
-        keys = _keys(annotations, (names.get(e["image_id"], e["file_name"]) for e in content["annotations"]))
-    except InterchangeError:
-        raise
+        files = [names.get(e["image_id"], e["file_name"]) for e in content["annotations"]]
+    except InterchangeError as error:
+        raise InterchangeError(f"{annotations}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InterchangeError(f"{annotations} is not a COCO panoptic json: {error!r}") from error
+    keys = _keys(annotations, files)
     categories = sorted({category for _, segments in entries for category in segments.values()}, key=str)
     with CacheWriter(output, _sources(annotations, categories, annotations, content, False), dataset) as writer:
         images = zip(keys, entries, strict=True)

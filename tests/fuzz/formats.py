@@ -189,7 +189,7 @@ def _write_config(folder: Path) -> Path:
 
 
 def _read_config(path: Path) -> Any:
-    return load_config(training_parser("").parse_args(["--config-file", str(path)]))
+    return load_config(training_parser("").parse_args(["--config-file", str(path), "MODEL.DEVICE", "cpu"]))
 
 
 def _write_vocabulary(folder: Path) -> Path:

@@ -41,16 +41,16 @@ def main() -> None:
     parser.add_argument("--format", action="append", choices=list(FORMATS), help="default: all")
     arguments = parser.parse_args()
     print(f"| {'format':26} | {' | '.join(OUTCOMES)} |\n| --- | {' | '.join('---:' for _ in OUTCOMES)} |")
-    failures = []
+    failed = False
     for name in arguments.format or FORMATS:
         counts: collections.Counter[str] = collections.Counter()
         for number, outcome, message in supervise(name, arguments.first, arguments.inputs, arguments.seed):
             counts[outcome] += 1
             if outcome == "FAILED":
-                failures.append(f"{name}, input {number}: {message}")
+                failed = True
+                print(f"{name}, input {number}: {message}", file=sys.stderr, flush=True)
         print(f"| {name:26} | {' | '.join(str(counts[outcome]) for outcome in OUTCOMES)} |", flush=True)
-    print("\n".join(failures))
-    sys.exit(1 if failures else 0)
+    sys.exit(1 if failed else 0)
 
 
 def supervise(name: str, first: int, count: int, seed: int) -> Iterator[tuple[int, str, str]]:

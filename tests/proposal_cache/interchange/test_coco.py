@@ -202,7 +202,7 @@ def test_import_panoptic(tmp_path: Path) -> None:
 def test_import_rejects_invalid_panoptic_files(tmp_path: Path) -> None:
     file, folder = panoptic(tmp_path, [{"id": 5, "category_id": [2]}])
     command = ("import", file, "--panoptic", folder, "--output", tmp_path / "new")
-    assert "category_id [2] is neither" in error_of(*command, "--keep-labels")
+    assert "panoptic.json: category_id [2] is neither" in error_of(*command, "--keep-labels")
     assert "segments that" in error_of(*command)  # segment 300 is not listed
     nameless = write_json(tmp_path / "null.json", {"annotations": [{"file_name": None, "segments_info": []}]})
     assert "file_name None is not text" in error_of("import", nameless, *command[2:])

@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -192,7 +193,9 @@ class TestInstances:
             (lambda a: a.update(segmentation=[[0, 0, float("nan"), 0, 9, 9]]), "polygon coordinate nan"),
             (lambda a: a.update(bbox=[0, 0, 9]), r"has the bbox \[0, 0, 9\]"),
             (lambda a: a.update(area="9"), "has the area '9'"),
+            (lambda a: a.update(area=10**400), "has the area 10000"),
             (lambda a: a.pop("area"), "has no area"),
+            (lambda a: a.update(id=[]), "has no id"),
             (lambda a: a.pop("iscrowd"), "has no iscrowd"),
             (lambda a: a.update(image_id=99), "has the image_id 99, which is not in its images"),
         ],
@@ -201,8 +204,22 @@ class TestInstances:
         """pycocotools hangs on the first, crashes on the second, and raises a KeyError after the last image."""
         with panoptic_dataset(tmp_path, "toy_instances", patches=False) as name:
             edit(tmp_path / "instances.json", lambda content: change(content["annotations"][1]))
-            with pytest.raises(DataError, match=f"instances.json: annotation 2 .*{message}"):
+            with pytest.raises(DataError, match=f"instances.json: annotation (number )?2 .*{message}"):
                 build_evaluator(config(tmp_path), name)
+
+    def test_polygons_of_two_points_are_ignored(self, tmp_path):
+        """pycocotools takes the first one, and all behind it, for boxes."""
+        with panoptic_dataset(tmp_path, "toy_instances", patches=False) as name:
+            first = json.loads((tmp_path / "instances.json").read_text())["annotations"][0]
+            x, y, w, h = first["bbox"]
+            box = [x, y, x + w, y, x + w, y + h, x, y + h]
+
+            def change(content):
+                content["annotations"][0]["segmentation"] = [[0, 0, 40, 40], box]
+
+            edit(tmp_path / "instances.json", change)
+            truth = build_evaluator(config(tmp_path), name)._evaluators[1]._coco_api
+            assert mask_util.area(truth.annToRLE(truth.anns[1])) == w * h
 
     def test_annotation_ids_do_not_change_the_result(self, tmp_path):
         """COCOeval takes a match with the annotation 0 for no match."""

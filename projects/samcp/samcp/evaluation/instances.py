@@ -10,7 +10,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from samcp.data.validation.annotations import require_instances
+from proposal_cache.rle import to_json
+from samcp.data.validation.annotations import require_instances, valid_mask
 from samcp.errors import DataError
 
 
@@ -32,9 +33,13 @@ class InstanceEvaluator(COCOEvaluator):
         except DataError as error:
             raise DataError(f"{error}; fix it, or skip the AP by MODEL.SAMCP.TEST.INSTANCE_ON False") from error
         super().__init__(dataset_name, tasks=("bbox", "segm"), output_dir=output_dir)
-        # COCOeval takes a match with the annotation 0 for none, and reads annotations with equal ids as one.
+        sizes = {image["id"]: (image["height"], image["width"]) for image in self._coco_api.dataset["images"]}
         for i, annotation in enumerate(self._coco_api.dataset["annotations"], start=1):
+            # COCOeval takes a match with the annotation 0 for none, and reads annotations with equal ids as one.
             annotation["id"] = i
+            # pycocotools reads polygons as boxes if the first one has two points.
+            size = sizes[annotation["image_id"]]
+            annotation["segmentation"] = to_json(valid_mask(annotation["segmentation"], *size), *size)
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco_api.createIndex()
         class_of = metadata.thing_dataset_id_to_contiguous_id

@@ -4,11 +4,12 @@ On invalid masks pycocotools may hang or crash; on missing keys both fail only a
 """
 
 import json
-import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from proposal_cache import rle
 from proposal_cache.errors import MaskError, abbreviate
@@ -16,6 +17,7 @@ from samcp.errors import DataError
 
 _MEASURES = ("area", "bbox", "iscrowd")  # keys that COCO's evaluation needs besides ids and mask
 _NUMBERS = (int, float)
+_LARGEST = 1e15  # of an area or coordinate: integers of a json may exceed every float
 
 Entry = Mapping[str, Any]
 
@@ -48,7 +50,8 @@ def require_instances(path: str | Path, *, measures: bool = False) -> None:
     """
     content, images, categories = _read_lists(path)
     for i, annotation in enumerate(content["annotations"], start=1):
-        missing = missing_measures(annotation) if measures else []
+        missing = [] if is_id(annotation.get("id")) else ["has no id"]
+        missing += missing_measures(annotation) if measures else []
         _raise_first(path, annotation_name(annotation, i), missing, annotation_faults(annotation, images, categories))
 
 
@@ -130,6 +133,12 @@ def panoptic_faults(annotation: Entry, images: Mapping[Any, Entry], categories: 
         yield from (f"has a segment, {number if known else f'number {j}'}, that {fault}" for fault in faults)
 
 
+def valid_mask(segmentation: Any, height: int, width: int) -> bytes:
+    """Return the compressed counts of a segmentation without faults; without pixels if no polygon has three points."""
+    polygons = drawable(segmentation)
+    return rle.from_json(polygons, height, width) if polygons else rle.encode(np.zeros((1, height, width), bool))[0]
+
+
 def drawable(segmentation: Any) -> Any:
     """Return a segmentation without polygons of less than three points, which cover no pixel; COCO has some."""
     if not isinstance(segmentation, list):
@@ -181,4 +190,4 @@ def _value_faults(annotation: Entry) -> Iterator[str]:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in _NUMBERS and math.isfinite(value)
+    return type(value) in _NUMBERS and -_LARGEST <= value <= _LARGEST

@@ -127,7 +127,7 @@ def check_split(path: Path, name: str, split: Mapping[str, Any], content: Mappin
     if "labels" in split and "classes" not in content:
         raise DataError(f"{path}, {name}: labels need classes, the names of the class ids in their order")
     for key, value in split.items():
-        if key != "patches" and not (path.parent / str(value)).exists():
+        if key != "patches" and not os.path.exists(path.parent / str(value)):
             raise DataError(f"{path}, {name}: {key} is {path.parent / str(value)}, which does not exist")
 
 
