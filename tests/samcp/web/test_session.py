@@ -60,8 +60,8 @@ class TestPhotograph:
             events.read_photograph(tmp_path / "huge.png")
 
     def test_too_many_bytes_are_rejected(self, tmp_path, monkeypatch):
-        (tmp_path / "heavy.jpg").write_bytes(bytes(21_000_000))
-        with pytest.raises(DataError, match=r"^heavy.jpg has 21 MB; at most 20 MB are allowed$"):
+        (tmp_path / "heavy.jpg").write_bytes(bytes(22 * 2**20))
+        with pytest.raises(DataError, match=r"^heavy.jpg has 22 MB; at most 20 MB are allowed$"):
             events.read_photograph(tmp_path / "heavy.jpg")
 
     def test_text_is_rejected(self, tmp_path):

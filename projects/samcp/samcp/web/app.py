@@ -34,7 +34,7 @@ Choose a photograph, type what you look for, and **click on the picture**."""
 _WORDS = "Separated by commas. ~ marks stuff without instances (sky~), synonyms follow a colon (person: man | woman)."
 _HINT = "**Click on the picture** to see the label of a patch (Prompt I) and the object it belongs to (Prompt II)."
 _LIMITS = (
-    f"Files: JPEG, PNG, WebP, TIFF or BMP, at most {events.MAX_BYTES // 10**6} MB and {events.MAX_PIXELS // 10**6} "
+    f"Files: JPEG, PNG, WebP, TIFF or BMP, at most {events.MAX_BYTES >> 20} MB and {events.MAX_PIXELS // 10**6} "
     f"million pixels. They are reduced to a side of {events.MAX_SIDE} pixels, and deleted after an hour."
 )
 _THEME = gr.themes.Default(
@@ -51,7 +51,7 @@ _CSS = """
 #legend i { vertical-align: -.1em }
 #legend .missing, #limits { color: var(--body-text-color-subdued) }
 #limits { font-size: .85em }
-#legend, #note, #group, #limits { padding: 0 }
+#legend, #note, #group, #limits { padding: 0 !important }
 .error { color: var(--error-text-color); font-weight: 600 }
 """
 
@@ -249,7 +249,7 @@ class Page:
             self.bars: gr.Label(bars, visible=bool(bars)),
             self.group: escape(events.group_text(now)),
             self.view: now.view,
-            self.confidence: gr.Slider(confidence or 0, interactive=confidence is not None),
+            self.confidence: gr.Slider(value=confidence or 0, interactive=confidence is not None),
             self.merging: now.result.inference.member_threshold,
             self.closer: closer and now.corner is not None,
         }

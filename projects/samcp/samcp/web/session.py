@@ -28,7 +28,7 @@ from samcp.web.pictures import (
     segment_colors,
 )
 
-MAX_BYTES = 20_000_000  # of a file
+MAX_BYTES = 20 * 2**20  # of a file
 MAX_PIXELS = 50_000_000  # of a file's image
 MAX_SIDE = 1024  # pixels; larger images are reduced to it
 MAX_WORDS = 200  # classes of a question
@@ -89,7 +89,7 @@ def read_photograph(path: str | os.PathLike[str]) -> Picture:
     """
     name, size = Path(path).name, os.path.getsize(path)
     if size > MAX_BYTES:
-        raise DataError(f"{name} has {size / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are allowed")
+        raise DataError(f"{name} has {size / 2**20:.0f} MB; at most {MAX_BYTES >> 20} MB are allowed")
     shape = image_size(path)  # from the header, before anything is decoded
     if shape is None:
         raise DataError(f"{name} is not a photograph that can be read; use JPEG, PNG, WebP, TIFF or BMP")
