@@ -9,7 +9,7 @@ import warnings
 
 
 def ignore_upstream_warnings() -> None:
-    """Ignore the known warnings of fvcore, Detectron2 and timm."""
+    """Ignore the known warnings of fvcore, Detectron2, timm and its dependencies."""
     # fvcore/nn/focal_loss.py and detectron2/modeling/box_regression.py compile functions when they are imported.
     _ignore(FutureWarning, "`torch.jit.script", r"torch\.jit\._script")
     # detectron2/modeling/backbone/{swin,vit,mvit}.py import timm.models.layers, the old name of timm.layers.
@@ -18,6 +18,8 @@ def ignore_upstream_warnings() -> None:
     _ignore(UserWarning, "pkg_resources is deprecated", r"detectron2\.model_zoo\.model_zoo")
     # detectron2/modeling/backbone/swin.py and anchor_generator.py call torch.meshgrid without `indexing`.
     _ignore(UserWarning, "torch.meshgrid", r"torch\.functional")
+    # huggingface_hub, which timm imports, asks for notebook widgets that only draw its progress bars.
+    _ignore(Warning, "IProgress not found", r"tqdm\.auto")
     # detectron2/utils/tracing.py asks is_fx_tracing, and torch.fx logs that it means two things.
     _drop("torch.fx._symbolic_trace", "is_fx_tracing will return true")
     # detectron2/utils/collect_env.py imports torch.utils.cpp_extension, which looks for a CUDA compiler.
