@@ -25,7 +25,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(scope="module")
 def predictor():
-    generator = ContourGenerator(parts=60, patches=60)
+    generator = ContourGenerator(parts=30, patches=50)
     predictor = Predictor.from_pretrained(device="cpu", generator=generator)
     predictor.network_calls = Counter()
     for name in ("encode", "encode_patches", "predict"):
@@ -140,7 +140,7 @@ def test_click_shows_bars_and_group(page):
     click_picture(page, 0.45, 0.6)
     wait_for_change(page, before)
     wait_for(page, "#bars", "person")
-    wait_for(page, "#group", "other patches are one")
+    wait_for(page, "#group", "others are one person")
     assert "%" in page.locator("#bars").inner_text()
     assert page.locator("#confidence input[type=number]").input_value() == "0.3"
     page.screenshot(path=OUTPUT / "click.png")
@@ -148,7 +148,7 @@ def test_click_shows_bars_and_group(page):
 
 def test_views_have_pictures_and_legends(page):
     panoptic = source(page)
-    for view, legend in (("semantic", "not found"), ("patches", "60 patches")):
+    for view, legend in (("semantic", "not found"), ("patches", "50 patches")):
         page.locator("#view label", has_text=view).click()
         wait_for_change(page, panoptic)
         wait_for(page, "#legend", legend)
@@ -173,7 +173,7 @@ def test_look_closer_adds_patches(page):
     wait_for(page, "#note", "finer patches were added")
     page.locator("#view label", has_text="patches").click()
     wait_for(page, "#legend", "patches, which overlap")
-    assert int(page.locator("#legend").inner_text().split()[0]) > 60
+    assert int(page.locator("#legend").inner_text().split()[0]) > 50
     page.screenshot(path=OUTPUT / "closer.png")
 
 

@@ -222,9 +222,9 @@ def group_text(session: Session) -> str:
     if choice is None:
         return ""
     if choice.group is None:
-        return "No object of these words contains this patch."
+        return "Prompt II: no object of these words contains this patch."
     others, score = len(choice.group.patches) - 1, choice.group.score
-    return f"It and {others} other patches are one {choice.name} (score {score:.2f})."
+    return f"Prompt II: this patch and {others} others are one {choice.name} (score {score:.2f})."
 
 
 def write_files(session: Session, folder: Path) -> Path:
