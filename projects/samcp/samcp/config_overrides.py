@@ -68,7 +68,10 @@ def _check_file(path: Path, derived: tuple[Path, ...] = ()) -> None:
     """
     if path in derived:
         raise ValueError(f"{path}: is based on itself, by _BASE_ of {derived[-1]}")
-    content = read_yaml(path)
+    try:
+        content = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"{derived[-1]}: {error}" if derived else str(error)) from error
     _require_values(path, content)
     bases = content.get("_BASE_", [])
     for base in bases if isinstance(bases, list) else [bases]:
