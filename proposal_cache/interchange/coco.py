@@ -227,7 +227,10 @@ def _sources(
     listed = content.get("categories", [])
     if not isinstance(listed, list) or not all(isinstance(category, dict) for category in listed):
         raise InterchangeError(f"the categories of {annotations} are not a list of objects with id and name")
-    names = {_category(category, "id"): str(category.get("name")) for category in listed}
+    try:
+        names = {_category(category, "id"): str(category.get("name")) for category in listed}
+    except InterchangeError as error:
+        raise InterchangeError(f"{annotations}: {error}") from error
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     common = {"name": "imported", "file": Path(file).name, "sha256": digest, "scores": scores}
     if categories in ([], [None]):

@@ -260,18 +260,14 @@ FORMATS = {
     "image.jpg": Format(_save_picture("a.jpg"), lambda path: read_image(path).shape),
     "image.tif": Format(_save_picture("a.tif"), lambda path: read_image(path).shape),
     "label map": Format(_data_file("labels/one.png"), _read_labels, checked=True),
-    "panoptic PNG": Format(_data_file("pngs/0.png"), _evaluate("beach.yaml", "own_panoptic")),
+    "panoptic PNG": Format(_data_file("pngs/0.png"), _evaluate("beach.yaml", "own_panoptic"), checked=True),
     "panoptic json": Format(_data_file("panoptic.json"), _evaluate("beach.yaml", "own_panoptic"), mutate_json),
     "instances json": Format(_data_file("instances.json"), _evaluate("kites.yaml", "own_instances"), mutate_json),
     "instances beside panoptic": Format(
         _data_file("instances.json"), _evaluate("beach.yaml", "own_panoptic"), mutate_json
     ),
     "yaml of a dataset": Format(_data_file("beach.yaml"), _read_description, mutate_yaml),
-    "config": Format(
-        _write_config,
-        lambda path: load_config(training_parser("").parse_args(["--config-file", str(path)])),
-        mutate_yaml,
-    ),
+    "config": Format(_write_config, _read_config, mutate_yaml),
     "vocabulary": Format(_write_vocabulary, lambda path: Vocabulary.read(str(path))),
     "shard": Format(_cache_file("shard-*"), _read_cache, checked=True),
     "index": Format(_cache_file("index-*"), _read_cache, checked=True),
