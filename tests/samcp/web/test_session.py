@@ -64,6 +64,12 @@ class TestPhotograph:
         with pytest.raises(DataError, match=r"^heavy.jpg has 22 MB; at most 20 MB are allowed$"):
             events.read_photograph(tmp_path / "heavy.jpg")
 
+    def test_damaged_photograph_is_named_without_its_path(self, photo, tmp_path):
+        Image.fromarray(photo).save(tmp_path / "cut.png")
+        (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
+        with pytest.raises(ValueError, match=r"^cut.png cannot be read as an image"):
+            events.read_photograph(tmp_path / "cut.png")
+
     def test_text_is_rejected(self, tmp_path):
         (tmp_path / "notes.jpg").write_text("no image")
         with pytest.raises(DataError, match=r"^notes.jpg is not a photograph that can be read; use JPEG, PNG"):
@@ -161,6 +167,9 @@ class TestClick:
         [inside] = cat.result.patches.decode([patch])
         assert dimmed[~inside].mean() > 0.9
         assert dimmed[inside].mean() < 0.3
+
+    def test_border_belongs_to_the_picture(self, cat):
+        assert events.click(cat, 150, 100).choice.patch == events.click(cat, 149, 99).choice.patch
 
     def test_stuff_has_no_group(self, cat):
         session = events.click(events.ask(cat, "sky~"), 75, 60)

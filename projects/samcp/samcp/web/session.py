@@ -98,7 +98,7 @@ def read_photograph(path: str | os.PathLike[str]) -> Picture:
             f"{name} has {shape[0]} x {shape[1]} pixels, which is {shape[0] * shape[1] / 1e6:.0f} million; at most "
             f"{MAX_PIXELS / 1e6:.0f} million are allowed"
         )
-    image = Image.fromarray(read_image(path))
+    image = Image.fromarray(read_image(name, Path(path).read_bytes()))  # errors contain the name, not the path
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
@@ -182,16 +182,16 @@ def forget_corner(session: Session) -> Session:
 
 
 def picture(session: Session) -> Picture:
-    """Draw the view, with the group of the chosen patch, the corner and the box."""
+    """Draw the group of the chosen patch, or without a choice the view; with the corner and the box."""
     result, choice = session.result, session.choice
-    if session.view == "patches":
+    if choice is not None:
+        [patch] = result.patches.decode([choice.patch])
+        canvas = highlight(result.image, patch if choice.group is None else choice.group.mask, patch)
+    elif session.view == "patches":
         canvas = draw_patches(result.patches, result.image)
     else:
         segments = find_segments(result, session.view)
         canvas = draw_segments(result.image, segments, segment_colors(segments))
-    if choice is not None:
-        [patch] = result.patches.decode([choice.patch])
-        canvas = highlight(result.image, patch if choice.group is None else choice.group.mask, patch)
     if session.corner is not None:
         x, y = session.corner
         canvas = outline_box(canvas, (max(0, x - 3), max(0, y - 3), x + 3, y + 3))
@@ -274,7 +274,7 @@ def _with_thresholds(result: Result, **thresholds: float) -> Result:
 def _patches_at(patches: Patches, x: int, y: int) -> list[int]:
     """Return the patches that cover a pixel, in ascending order of their areas, one per area."""
     pixel = np.zeros((1, patches.height, patches.width), bool)
-    pixel[0, y, x] = True
+    pixel[0, min(y, patches.height - 1), min(x, patches.width - 1)] = True  # a browser rounds up at the border
     covering = np.flatnonzero(Patches.from_masks(pixel).iop(patches)[0])
     return covering[np.unique(patches.areas[covering], return_index=True)[1]].tolist()
 
