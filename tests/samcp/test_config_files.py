@@ -38,6 +38,17 @@ def test_path_that_does_not_exist(name):
         find_config(name)
 
 
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
+def test_the_config_that_a_training_writes_can_be_used(tmp_path):
+    """It has null values and aliases."""
+    written = load_config(training_parser("").parse_args(["--config-file", "configs/miniature/panoptic"]))
+    (tmp_path / "config.yaml").write_text(written.dump())
+    again = load_config(training_parser("").parse_args(["--config-file", str(tmp_path / "config.yaml")]))
+    assert again == written
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -46,11 +57,13 @@ def test_path_that_does_not_exist(name):
         ("_BASE_: own.yaml", "own.yaml: is based on itself"),
         ("_BASE_: [unsafe.yaml]", "unsafe.yaml: cannot"),
         ("_BASE_: 7", "_BASE_ is 7, which is not the name of a file"),
-        ("MODEL:", "own.yaml: the key MODEL has no value"),
-        ("MODEL: {SAMCP: }", "own.yaml: the key MODEL.SAMCP has no value"),
-        ("MODEL: 7", "own.yaml"),
+        ("MODEL:", "own.yaml: MODEL is None, but must be a section with keys"),
+        ("MODEL: {SAMCP: }", "own.yaml: MODEL.SAMCP is None, but must be a section"),
+        ("MODEL: 7", "own.yaml: MODEL is 7, but must be"),
         ("7: x", "own.yaml: the key 7 is not text"),
-        ("a: &a [x]\nb: *a", "own.yaml: cannot .*aliases"),
+        (BOMB, "own.yaml: its aliases .* expand to more than 100000 values"),
+        ("a: &a [*a]", "own.yaml: its aliases .* expand to more than 100000 values"),
+        ("a: &a {b: 1}\nc: {<<: *a}", "own.yaml: cannot .*merge keys"),
         ("a: " + "[" * 1000, "own.yaml: cannot be read as yaml"),
         ("a: 2001-99-99", "own.yaml: cannot be read as yaml"),
         ("\ud800", "own.yaml: cannot be read as yaml"),

@@ -25,7 +25,7 @@ def merge_file(cfg: CN, path: str) -> None:
         UsageError: the file cannot be read, or has an unknown key or a value of the wrong type.
     """
     try:
-        _check_file(Path(path))
+        _check_file(Path(path), cfg)
     except ValueError as error:
         raise UsageError(str(error)) from error
     try:
@@ -59,11 +59,12 @@ def merge_overrides(cfg: CN, opts: Sequence[str]) -> None:
             raise UsageError(_wrong_type(key, default, text)) from None
 
 
-def _check_file(path: Path, derived: tuple[Path, ...] = ()) -> None:
+def _check_file(path: Path, cfg: CN, derived: tuple[Path, ...] = ()) -> None:
     """Raise ValueError, naming the file, if a config or one that it is based on cannot be read or is based on itself.
 
     Args:
         path: of the config.
+        cfg: the defaults.
         derived: files that are based on it.
     """
     if path in derived:
@@ -72,21 +73,22 @@ def _check_file(path: Path, derived: tuple[Path, ...] = ()) -> None:
         content = read_yaml(path)
     except ValueError as error:
         raise ValueError(f"{derived[-1]}: {error}" if derived else str(error)) from error
-    _require_values(path, content)
+    _check_sections(path, content, cfg)
     bases = content.get("_BASE_", [])
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):
             raise ValueError(f"{path}: _BASE_ is {base!r}, which is not the name of a file")
         if not base.startswith(("http://", "https://")):
-            _check_file(Path(os.path.normpath(path.parent / os.path.expanduser(base))), (*derived, path))
+            _check_file(Path(os.path.normpath(path.parent / os.path.expanduser(base))), cfg, (*derived, path))
 
 
-def _require_values(path: Path, content: Mapping[str, Any], prefix: str = "") -> None:
+def _check_sections(path: Path, content: Mapping[str, Any], cfg: CN, prefix: str = "") -> None:
+    """Raise ValueError if a section of the config, such as MODEL, has a value, or none, instead of keys."""
     for key, value in content.items():
-        if value is None:
-            raise ValueError(f"{path}: the key {prefix}{key} has no value")
-        if isinstance(value, dict):
-            _require_values(path, value, f"{prefix}{key}.")
+        if isinstance(cfg.get(key), CN):
+            if not isinstance(value, dict):
+                raise ValueError(f"{path}: {prefix}{key} is {value!r:.60}, but must be a section with keys")
+            _check_sections(path, value, cfg[key], f"{prefix}{key}.")
 
 
 def _explain(cfg: CN, message: str) -> str:

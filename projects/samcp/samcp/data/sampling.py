@@ -52,14 +52,16 @@ class TrainingBatches(Sampler[list[Draw]]):
         self._groups = groups
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return islice(self._batches(), self.start, None)
-
-    def _batches(self) -> Iterator[list[Draw]]:
-        waiting: dict[Any, list[Draw]] = defaultdict(list)
         rank = comm.get_rank()
-        for i, index in enumerate(self._sampler(self.seed)):
+        for batch in islice(self._batches(), self.start, None):
+            yield [(combine_seeds(self.seed, rank, position), index) for position, index in batch]
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield batches of positions in the order of this rank and indices of records, from the first one on."""
+        waiting: dict[Any, list[tuple[int, int]]] = defaultdict(list)
+        for position, index in enumerate(self._sampler(self.seed)):
             batch = waiting[self._groups[index] if self._groups else None]
-            batch.append((combine_seeds(self.seed, rank, i), index))
+            batch.append((position, index))
             if len(batch) == self._batch_size:
                 yield list(batch)
                 batch.clear()
