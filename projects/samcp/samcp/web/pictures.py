@@ -7,18 +7,15 @@ from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.color import hsv2rgb
 from skimage.segmentation import find_boundaries
 
 from proposal_cache import Patches
 from samcp.result import Result
+from samcp.visualization.palette import class_colors, shade
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
 _OPACITY = 0.55  # of segments
-_FIRST_HUE, _HUE_STEP = 0.58, 0.618034  # per class; steps of the golden ratio never repeat a hue
-_TURN = 0.04  # of the hue, per segment of a class
-_SHADES = ((0.85, 0.95), (0.4, 1.0), (0.95, 0.6))  # saturation and value of the segments of a class
 _DIMMED = 0.35  # brightness of the pixels outside a group
 _HIGHLIGHT = np.array([255, 196, 0])  # outline of a patch
 _DUPLICATE_IOU = 0.5  # with a better instance; higher ones are not drawn
@@ -68,14 +65,14 @@ def _instances(result: Result) -> Segments:
 
 
 def segment_colors(segments: Segments) -> NDArray[np.uint8]:
-    """Return the colour of each segment, (S, 3): a hue per class, a shade per segment of the class."""
+    """Return the colour of each segment, (S, 3): of its class, and a shade of it for each further segment."""
+    colors = class_colors(max(segments.classes, default=0) + 1)
     seen: Counter[int] = Counter()
-    hsv = np.zeros((len(segments.classes), 3))
+    shades = np.zeros((len(segments.classes), 3))
     for i, c in enumerate(segments.classes):
-        saturation, value = _SHADES[seen[c] % len(_SHADES)]
-        hsv[i] = (_FIRST_HUE + _HUE_STEP * c + _TURN * seen[c]) % 1, saturation, value
+        shades[i] = shade(colors[c], seen[c])
         seen[c] += 1
-    return (255 * hsv2rgb(hsv)).round().astype(np.uint8)
+    return (255 * shades).round().astype(np.uint8)
 
 
 def draw_segments(image: Picture, segments: Segments, colors: NDArray[np.uint8]) -> Picture:
