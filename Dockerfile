@@ -11,6 +11,8 @@ ARG TORCH_INDEX=
 RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /samcp
 COPY . .
+# Other builds of PyTorch have other hashes, and those for CPUs do not need the packages for GPUs.
+RUN if [ -n "$TORCH_INDEX" ]; then grep -v -e ^nvidia- -e ^cuda- -e ^triton -e ^sal- constraints.txt >requirements.txt; fi
 RUN PIP_NO_CACHE_DIR=1 PIP_EXTRA_INDEX_URL="$TORCH_INDEX" make install
 ENV PATH=/samcp/.venv/bin:$PATH
 # Patches of photographs are kept beside them.

@@ -1,4 +1,4 @@
-# On a fresh clone, `make test` and `make demo` first create .venv with the versions of constraints.txt.
+# On a fresh clone, `make test` and `make demo` first create .venv with the files of requirements.txt.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow test-web fuzz lint format demo clean distclean
+.PHONY: help install test test-slow test-web fuzz lint hashes format demo clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -25,15 +25,15 @@ $(PY):
 	@echo "== Creating $(VENV) with $$("$(PYTHON)" --version)"
 	@"$(PYTHON)" -m venv $(VENV)
 
-# PyTorch is installed first: a package that depends on it would otherwise choose the build.
-$(STAMP): constraints.txt pyproject.toml scripts/install_detectron2.sh | $(PY)
-	@echo "== Installing into $(VENV) (about 6 GB and some minutes the first time) 1/4: torch"
+# The packages that are distributed as source need setuptools and wheel; sam2 builds no CUDA extension.
+$(STAMP): requirements.txt pyproject.toml scripts/install_detectron2.sh | $(PY)
+	@echo "== Installing into $(VENV) (about 6 GB and some minutes the first time) 1/4: dependencies, with their hashes"
 	@$(PIP) install --quiet setuptools wheel
-	@$(PIP) install torch torchvision
+	@SAM2_BUILD_CUDA=0 $(PIP) install --no-deps --no-build-isolation -r requirements.txt
 	@echo "== 2/4: detectron2"
 	@scripts/install_detectron2.sh $(PY)
-	@echo "== 3/4: this project and its dependencies"
-	@SAM2_BUILD_CUDA=0 $(PIP) install --no-build-isolation --editable '.[dev,sam2]'
+	@echo "== 3/4: this project"
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@echo "== 4/4: checking"
 	@$(PIP) check
 	@$(PY) -c 'from samcp import SAMCP'
@@ -55,11 +55,16 @@ SEED ?= 0
 fuzz: $(STAMP) ## read N mutated files of every format (N=300, SEED=0); figures in docs/reliability.md
 	OMP_NUM_THREADS=1 PYTHONPATH=.:projects/samcp $(PY) -m tests.fuzz.run --inputs $(N) --seed $(SEED)
 
-lint: $(STAMP) ## check with ruff and mypy
+lint: $(STAMP) ## check with ruff and mypy, and the dependencies for known vulnerabilities if their list can be reached
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	scripts/audit_dependencies.sh $(PY)
 	@echo "lint: clean"
+
+hashes: $(STAMP) ## write requirements.txt from constraints.txt, and docs/licenses.md
+	scripts/pin_hashes.sh $(PY)
+	scripts/list_licenses.sh $(PY)
 
 format: $(STAMP) ## format and fix the code with ruff
 	$(PY) -m ruff check --fix .
