@@ -110,7 +110,17 @@ def unfinished_parts(cache: Path) -> list[Part]:
 
 def _marks(cache: Path) -> dict[Part, dict[str, object]]:
     found = [(path, _MARK.fullmatch(path.name)) for path in list_directory(cache)]
-    return {Part(int(mark[1]), int(mark[2])): json.loads(path.read_bytes()) for path, mark in found if mark}
+    return {Part(int(mark[1]), int(mark[2])): _read_mark(path) for path, mark in found if mark}
+
+
+def _read_mark(path: Path) -> dict[str, object]:
+    try:
+        record = json.loads(path.read_bytes())
+        if set(record) != {"sources", "sha256"}:
+            raise ValueError("other fields than sources and sha256")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CacheError(f"{path}: damaged ({error}); delete it, and run this part again") from error
+    return dict(record)
 
 
 def _path(cache: Path, part: Part) -> Path:

@@ -97,3 +97,12 @@ def test_staged_shards_of_an_interrupted_run_are_used(tmp_path: Path) -> None:
     generate(from_folder(folder), generator, tmp_path / "cache", "set", progress=False)
     assert generator.calls == 9
     assert content(tmp_path / "cache") == content(tmp_path / "one")
+
+
+@pytest.mark.parametrize("mark", ["{half", "[]", "7", '{"sources": 10}'])
+def test_damaged_marks_are_named(tmp_path: Path, mark: str) -> None:
+    folder = write_images(tmp_path / "images")
+    run(folder, tmp_path / "parts", Part(0, 2))
+    (tmp_path / "parts" / "part-00000-of-00002.json").write_text(mark)
+    with pytest.raises(CacheError, match="part-00000-of-00002.json: damaged .*; delete it, and run this part again"):
+        unfinished_parts(tmp_path / "parts")
