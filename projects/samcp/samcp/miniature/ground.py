@@ -94,7 +94,7 @@ NIGHT = Domain(
         "brick": (0.62, 0.60, 0.58),
     },
     coarseness=2,
-    exposure=(0.5, 0.55, 0.75),
+    exposure=(0.55, 0.6, 0.8),
     unevenness=0.5,
     noise=0.03,
 )

@@ -21,7 +21,7 @@ _MAX_HIDDEN = 0.35  # share of a thing's pixels in the image that later things m
 _INSIDE = 0.38  # least distance of a thing's centre to the border of the image, in sides of its square
 _MIN_PIXELS = 12  # of a thing
 _SHADE = 0.1  # deviation of the light within a part
-_CAMOUFLAGE = (0.07, 0.14)  # range of the difference of light between a camouflaged part and its ground
+_CAMOUFLAGE = (0.1, 0.2)  # range of the difference of light between a camouflaged part and its ground
 _TOUCHING = 0.4  # share of things beside which another one of the class is drawn
 _SIZES = {"tiny": 26, "small": 48, "medium": 84}  # longest side in pixels, below which a thing is called so
 
