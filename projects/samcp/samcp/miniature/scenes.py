@@ -160,13 +160,11 @@ class _Canvas:
             behind = max(self._ground, key=lambda name: (self._ground[name] & mask).sum())
             texture = draw_texture(random, behind, self.style.domain, height, width)
         for part, whole in parts.items():
-            inside = whole[window]
             shade = 1 + _SHADE * ramp(random, height, width)
             if self.style.camouflage:
                 shade += random.choice([-1, 1]) * random.uniform(*_CAMOUFLAGE)
-                self.image[window][inside] = (texture * shade)[inside]
-            else:
-                self.image[window][inside] = (COLORS[colors[part]] * shade)[inside]
+            paint = texture if self.style.camouflage else COLORS[colors[part]]
+            np.copyto(self.image[window], paint * shade, where=whole[window][..., None])
 
 
 def _draw_things(random: Generator, canvas: _Canvas, name: str) -> None:
@@ -197,4 +195,4 @@ def _beside(parts: Mapping[str, Mask], outline: Outline, centre: NDArray[np.floa
     rows = one.any(1) & other.any(1)
     last = SIZE[1] - 1 - one[rows][:, ::-1].argmax(1)
     first = other[rows].argmax(1)
-    return centre + [direction * ((last - first).max(initial=-1) + 1), 0]
+    return centre + np.array([direction * ((last - first).max(initial=-1) + 1), 0])
