@@ -172,7 +172,7 @@ def _draw_things(random: Generator, canvas: Canvas, name: str) -> None:
     side = float(np.exp(random.uniform(*np.log(canvas.style.sides))))
     margin = _INSIDE * side
     centre = np.array([random.uniform(margin, SIZE[1] - margin), random.uniform(margin, SIZE[0] - margin)])
-    colors = random.permutation(list(COLORS))
+    colors = random.permutation(list(COLORS)).tolist()
     parts = rasterize(place(OUTLINES[name](random), random, side), centre, SIZE)
     count = len(PARTS[name])
     if canvas.add(random, name, parts, colors[:count]) and random.random() < _TOUCHING:
