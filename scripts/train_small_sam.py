@@ -1,15 +1,18 @@
 #!/usr/bin/env python
-"""Train a small SAM on photographs, for `--generator sam --model-type lite`.
+"""Train a small SAM on photographs or drawn scenes, for `--generator sam --model-type lite`.
 
     python scripts/train_small_sam.py --output output/small_sam
+    python scripts/train_small_sam.py --images scenes --output output/sam_scenes
 
-Trains on the training images of BSDS500, CCP and CamVid under DETECTRON2_DATASETS (docs/datasets.md), about 8 hours on
-one CPU core. Every --save-every iterations it writes checkpoint.pth, the weights sam_lite.pth, and a line of log.jsonl:
-the losses, and figures of the masks of random points in 20 validation images of BSDS500. Repeat the command to continue
-after an interruption. The weights can be used while the training runs:
+Photographs are the training images of BSDS500, CCP and CamVid under DETECTRON2_DATASETS (docs/datasets.md), about 8
+hours on one CPU core. Scenes are drawn as needed, about 45 minutes on one core, and validated on miniature_val
+(scripts/prepare_miniature.py); the shipped weights are of this training. Every --save-every iterations, checkpoint.pth,
+the weights sam_lite.safetensors, and a line of log.jsonl are written: the losses, and figures of the masks of random
+points in 20 validation images. Repeat the command to continue after an interruption. The weights can be used while the
+training runs:
 
     python scripts/generate_sam_patches.py --images DIR --output OUT \\
-        --model-type lite --checkpoint output/small_sam/sam_lite.pth
+        --model-type lite --checkpoint output/small_sam/sam_lite.safetensors
 
 At the end, validation.json has Table 9 of the datasets named by --validate.
 """
@@ -31,11 +34,13 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
+    text = "what to train on (default %(default)s)"
+    add("--images", choices=("photographs", "scenes"), default="photographs", help=text)
     add("--output", type=Path, default=Path("output/small_sam"), help="folder (default %(default)s)")
-    add("--iterations", type=int, default=12000, metavar="N", help="(default %(default)s)")
+    add("--iterations", type=int, metavar="N", help="(default 12000, for scenes 3000)")
     add("--batch", type=int, default=4, metavar="N", help="images per iteration (default %(default)s)")
-    add("--points", type=int, default=32, metavar="N", help="prompts per image (default %(default)s)")
-    add("--image-size", type=int, default=320, metavar="N", help="of the model's input (default %(default)s)")
+    add("--points", type=int, metavar="N", help="prompts per image (default 32, for scenes 16)")
+    add("--image-size", type=int, metavar="N", help="of the model's input (default 320, for scenes 256)")
     add("--lr", type=float, default=8e-4, metavar="X", help="learning rate (default %(default)s)")
     add("--seed", type=int, default=0, help="(default %(default)s)")
     add("--workers", type=int, default=0, metavar="N", help="loading processes (default %(default)s)")
@@ -44,9 +49,9 @@ def _parse_arguments() -> argparse.Namespace:
     validation(
         "--validate",
         nargs="*",
-        default=["coco_2017_train", "bsds500_val"],
         metavar="DATASET",
-        help="registered datasets (default: coco_2017_train, which is not used for training, and bsds500_val)",
+        help="registered datasets (default: coco_2017_train, which is not used for training, and bsds500_val; for "
+        "scenes miniature_val)",
     )
     validation("--limit", type=int, metavar="N", help="use the first N images only")
     validation("--points-per-side", type=int, default=32, metavar="N", help="of the grid (default %(default)s)")
