@@ -37,6 +37,7 @@ def _parse_arguments() -> argparse.Namespace:
     text = "what to train on (default %(default)s)"
     add("--images", choices=("photographs", "scenes"), default="photographs", help=text)
     add("--output", type=Path, default=Path("output/small_sam"), help="folder (default %(default)s)")
+    add("--initial", type=Path, metavar="FILE", help="weights to start from (default: those of the contour network)")
     add("--iterations", type=int, metavar="N", help="(default 12000, for scenes 3000)")
     add("--batch", type=int, default=4, metavar="N", help="images per iteration (default %(default)s)")
     add("--points", type=int, metavar="N", help="prompts per image (default 32, for scenes 16)")

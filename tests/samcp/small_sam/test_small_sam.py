@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from proposal_cache.generators.sam.lite_weights import write_lite
 from samcp.contours.dataset import UNKNOWN, LabelMap
 from samcp.errors import CheckpointError
 from samcp.small_sam.data import CELL, PromptDataset, PromptedImage, prompt_uniformly
-from samcp.small_sam.losses import iou_loss, mask_iou, mask_loss
+from samcp.small_sam.losses import iou_loss, mask_iou, mask_loss, targets_by_size
 from samcp.small_sam.training import SamSchedule, SmallSamTrainer, measure
 from tests.samcp.contours.test_contours import datasets  # noqa: F401
 
@@ -70,15 +71,17 @@ def test_small_regions_are_prompted_more_often_than_by_area() -> None:
     assert share > 3 * 8 * 8 / 64**2
 
 
-def test_mask_loss_takes_the_best_mask_of_each_annotators_region() -> None:
-    logits = torch.tensor([[[9.0, 9, -9, -9], [-9, -9, 9, 9], [9, 9, 9, 9]]]) * 4
-    whole, left, right = (torch.tensor(m, dtype=torch.float32) for m in ([1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0]))
-    both = torch.ones(1, 2, dtype=torch.bool)
-    perfect = mask_loss(logits, torch.stack([whole, left])[None], both)
-    wrong = mask_loss(logits, torch.stack([whole, right])[None], both)
-    assert perfect < 0.01 < wrong
-    unknown = torch.tensor([[True, False]])
-    assert mask_loss(logits, torch.stack([whole, right])[None], unknown) < 0.01
+def test_masks_learn_regions_in_ascending_size() -> None:
+    masks = torch.tensor([[[9.0, -9, -9, -9], [9, 9, -9, -9], [9, 9, 9, 9]]]) * 4
+    part, half, whole = (torch.tensor(m, dtype=torch.float32) for m in ([1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]))
+    everywhere = torch.ones(1, 3, dtype=torch.bool)
+    assert mask_loss(masks, torch.stack([whole, part, half])[None], everywhere) < 0.01
+    assert mask_loss(masks.flip(1), torch.stack([whole, part, half])[None], everywhere) > 0.3
+    without_half = torch.tensor([[True, True, False]])
+    found = targets_by_size(torch.stack([whole, part, half])[None], without_half, 3)
+    assert found[0, [0, 2]].tolist() == torch.stack([part, whole]).tolist()
+    alone = torch.tensor([[False, True, False]])
+    assert targets_by_size(torch.stack([whole, part, half])[None], alone, 3).tolist() == [[part.tolist()] * 3]
 
 
 def test_predicted_iou_is_that_of_the_best_annotator() -> None:
@@ -101,6 +104,21 @@ def test_resumed_training_equals_undisturbed(tmp_path: Path) -> None:
         torch.testing.assert_close(rest.average.state_dict()[name], value, atol=1e-5, rtol=1e-4, msg=name)
     with pytest.raises(CheckpointError, match="points"):
         SmallSamTrainer(draw, SamSchedule(iterations=4, batch=1, image_size=64, points=5), tmp_path / "half")
+
+
+def test_training_starts_from_given_weights_of_another_input_size(tmp_path: Path) -> None:
+    first = SmallSamTrainer(draw, TINY, tmp_path / "first")
+    write_lite(tmp_path / "first.safetensors", first.network)
+    second = SmallSamTrainer(
+        draw, replace(TINY, image_size=96, seed=1), tmp_path / "second", tmp_path / "first.safetensors"
+    )
+    weights, expected = second.network.state_dict(), first.network.state_dict()
+    assert weights.pop("image_encoder.image_size") == 96
+    for name, value in weights.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-3, rtol=1e-3, msg=name)
+    (tmp_path / "other").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match="other: not weights of the model type lite"):
+        SmallSamTrainer(draw, TINY, tmp_path / "third", tmp_path / "other")
 
 
 @pytest.mark.slow

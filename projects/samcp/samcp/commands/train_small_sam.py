@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         **{**images.defaults, **given},
     )
-    trainer = SmallSamTrainer(images.draw, schedule, output)
+    trainer = SmallSamTrainer(images.draw, schedule, output, arguments.initial)
     items = validation_items(images.validation, schedule.image_size)
     weights = output / f"sam_lite{SUFFIX}"
     for iteration, losses in trainer.run(workers=arguments.workers, save_every=arguments.save_every):

@@ -18,7 +18,7 @@ CELL = 4  # pixels of a mask's logit per side, as in SAM
 _ZOOM = 0.35  # smallest window, as a share of the image's sides
 _WHOLE = 0.3  # share of the images that are used whole
 _MIN_CELLS = 3  # of a region that is prompted
-_SMALL = 0.5  # regions are prompted in proportion to their area to this power
+_SMALL = 0.25  # regions are prompted in proportion to their area to this power
 
 Random = np.random.Generator
 # Draws an image (H, W, 3) uint8 RGB and its label maps (H, W): regions from 1, `UNKNOWN` has no region.

@@ -14,7 +14,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from proposal_cache.generators.contours.weights import load_weights
 from proposal_cache.generators.sam.lite import IMAGE_SIZE, LiteEncoder, build_sam_lite
+from proposal_cache.generators.sam.lite_weights import read_lite
 from samcp.contours.dataset import LabelMap
+from samcp.errors import CheckpointError
 from samcp.resumable_training import ResumableTraining, Schedule
 from samcp.small_sam.data import Draw, PromptDataset, PromptedImage, prompt_uniformly
 from samcp.small_sam.losses import iou_loss, mask_iou, mask_loss
@@ -46,15 +48,19 @@ class SmallSamTrainer(ResumableTraining):
         draw: images with label maps, as `PromptDataset` describes.
         schedule: parameters; a checkpoint with others is rejected.
         output: folder of the checkpoint.
+        initial: weights of the model type `lite`, of any input size; None for those of the contour network.
     """
 
     network: Sam
 
-    def __init__(self, draw: Draw, schedule: SamSchedule, output: Path) -> None:
+    def __init__(self, draw: Draw, schedule: SamSchedule, output: Path, initial: Path | None = None) -> None:
         torch.manual_seed(schedule.seed)
         network = build_sam_lite(schedule.image_size)
         encoder = network.image_encoder
-        _copy_contours(encoder)
+        if initial is None:
+            _copy_contours(encoder)
+        else:
+            _copy_all(network, initial)
         encoder.to(memory_format=torch.channels_last)
         for name, parameter in encoder.backbone.named_parameters():
             parameter.requires_grad = not name.startswith(schedule.frozen)
@@ -159,6 +165,20 @@ def validation_items(
 def _stability(logits: Tensor) -> Tensor:
     """Return the stability score of masks (..., N), as SAM defines it, at the resolution of the logits."""
     return (logits > _OFFSET).sum(-1) / (logits > -_OFFSET).sum(-1).clamp(min=1)
+
+
+def _copy_all(network: Sam, file: Path) -> None:
+    """Initialize a model with weights of any input size.
+
+    Raises:
+        CheckpointError: the file is not of the model type `lite`.
+    """
+    try:
+        tensors = read_lite(file)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: not weights of the model type lite ({error})") from error
+    tensors["image_encoder.image_size"] = network.image_encoder.image_size
+    network.load_state_dict(tensors)
 
 
 def _copy_contours(encoder: LiteEncoder) -> None:
