@@ -52,9 +52,9 @@ class PanopticEvaluator(COCOPanopticEvaluator):
             raise DataError(f"{error}; fix it, or skip the PQ by MODEL.SAMCP.TEST.PANOPTIC_ON False") from error
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Return PQ, SQ and RQ in percent for all categories, things (_th) and stuff (_st), and "PQ-NAME" of each category.
+        """Return PQ, SQ and RQ in percent for all categories, things (_th) and stuff (_st); None on ranks other than 0.
 
-        None on ranks other than 0.
+        "PQ-NAME" is the PQ of each category.
 
         Raises:
             DataError: the dataset's json lists images that were not evaluated, or a PNG is missing or damaged.
