@@ -31,11 +31,13 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
+    text = "what to train on (default %(default)s)"
+    add("--images", choices=("photographs", "scenes"), default="photographs", help=text)
     add("--output", type=Path, default=Path("output/small_sam"), help="folder (default %(default)s)")
-    add("--iterations", type=int, default=12000, metavar="N", help="(default %(default)s)")
+    add("--iterations", type=int, metavar="N", help="(default 12000, for scenes 3000)")
     add("--batch", type=int, default=4, metavar="N", help="images per iteration (default %(default)s)")
-    add("--points", type=int, default=32, metavar="N", help="prompts per image (default %(default)s)")
-    add("--image-size", type=int, default=320, metavar="N", help="of the model's input (default %(default)s)")
+    add("--points", type=int, metavar="N", help="prompts per image (default 32, for scenes 16)")
+    add("--image-size", type=int, metavar="N", help="of the model's input (default 320, for scenes 256)")
     add("--lr", type=float, default=8e-4, metavar="X", help="learning rate (default %(default)s)")
     add("--seed", type=int, default=0, help="(default %(default)s)")
     add("--workers", type=int, default=0, metavar="N", help="loading processes (default %(default)s)")
@@ -44,9 +46,9 @@ def _parse_arguments() -> argparse.Namespace:
     validation(
         "--validate",
         nargs="*",
-        default=["coco_2017_train", "bsds500_val"],
         metavar="DATASET",
-        help="registered datasets (default: coco_2017_train, which is not used for training, and bsds500_val)",
+        help="registered datasets (default: coco_2017_train, which is not used for training, and bsds500_val; for "
+        "scenes miniature_val)",
     )
     validation("--limit", type=int, metavar="N", help="use the first N images only")
     validation("--points-per-side", type=int, default=32, metavar="N", help="of the grid (default %(default)s)")

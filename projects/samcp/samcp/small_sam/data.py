@@ -49,7 +49,7 @@ class PromptedImage:
 
 
 class PromptDataset(Dataset[PromptedImage]):
-    """Random windows of drawn images with random points.
+    """Drawn images with random points.
 
     Args:
         draw: images with label maps.
@@ -72,15 +72,14 @@ class PromptDataset(Dataset[PromptedImage]):
     def __getitem__(self, index: int) -> PromptedImage:
         random = np.random.default_rng([self._seed, index])
         labels = np.empty(0, np.int64)
-        while not len(labels):  # a window may lie in an unknown part of the image
-            image, maps = _random_window(*self._draw(random), random)
-            pixels, labels = _fit(jitter(image, random), maps, self._image_size)
+        while not len(labels):  # a drawn window may lie in an unknown part of its image
+            pixels, labels = _fit(*self._draw(random), self._image_size)
         return _prompt(pixels, labels, self._points, _SMALL, random)
 
 
 @dataclass(frozen=True)
 class DrawPhotographs:
-    """Draws of photographs of several datasets.
+    """Draws of random windows of photographs of several datasets.
 
     Attributes:
         images: by dataset.
@@ -93,7 +92,8 @@ class DrawPhotographs:
     def __call__(self, random: Random) -> tuple[NDArray[np.uint8], list[LabelMap]]:
         name = random.choice(list(self.shares), p=list(self.shares.values()))
         images = self.images[name]
-        return images[random.integers(len(images))].read()
+        image, maps = _random_window(*images[random.integers(len(images))].read(), random)
+        return jitter(image, random), maps
 
 
 def prompt_uniformly(

@@ -1,12 +1,13 @@
 """Training loop of the small SAM, and its figures on points of validation images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -14,12 +15,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from proposal_cache.generators.contours.weights import load_weights
 from proposal_cache.generators.sam.lite import IMAGE_SIZE, LiteEncoder, build_sam_lite
 from proposal_cache.store.durable import atomic_file
-from samcp.contours.dataset import SegmentedImage
+from samcp.contours.dataset import LabelMap
 from samcp.resumable_training import ResumableTraining, Schedule
 from samcp.small_sam.data import Draw, PromptDataset, PromptedImage, prompt_uniformly
 from samcp.small_sam.losses import iou_loss, mask_iou, mask_loss
 
-_FROZEN = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.")  # layers of the backbone that keep their weights
 _AVERAGE = 0.998  # share of the old weights in the moving average
 _STABLE = 0.9  # stability score that the generator asks for
 _OFFSET = 1.0  # of its logits
@@ -32,10 +32,12 @@ class SamSchedule(Schedule):
     Attributes:
         image_size: side of the model's input in pixels.
         points: prompts per image.
+        frozen: prefixes of the backbone's layers that keep their weights.
     """
 
     image_size: int = IMAGE_SIZE
     points: int = 32
+    frozen: tuple[str, ...] = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.")
 
 
 class SmallSamTrainer(ResumableTraining):
@@ -56,7 +58,7 @@ class SmallSamTrainer(ResumableTraining):
         _copy_contours(encoder)
         encoder.to(memory_format=torch.channels_last)
         for name, parameter in encoder.backbone.named_parameters():
-            parameter.requires_grad = not name.startswith(_FROZEN)
+            parameter.requires_grad = not name.startswith(schedule.frozen)
         dataset = PromptDataset(
             draw,
             length=schedule.iterations * schedule.batch,
@@ -148,11 +150,11 @@ def measure(sam: Sam, items: Sequence[PromptedImage]) -> dict[str, float]:
 
 
 def validation_items(
-    images: Sequence[SegmentedImage], image_size: int, points: int = 48, seed: int = 0
+    images: Iterable[tuple[NDArray[np.uint8], Sequence[LabelMap]]], image_size: int, points: int = 48, seed: int = 0
 ) -> list[PromptedImage]:
-    """Return images with fixed random points."""
+    """Return images (H, W, 3), given with their label maps, with fixed random points."""
     random = np.random.default_rng(seed)
-    return [prompt_uniformly(*image.read(), image_size, points, random) for image in images]
+    return [prompt_uniformly(image, maps, image_size, points, random) for image, maps in images]
 
 
 def save_sam(path: Path, sam: Sam) -> None:
