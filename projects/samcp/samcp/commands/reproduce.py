@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from samcp.data.datasets.miniature.prepare import make_miniature_dataset
 from samcp.errors import exit_with_message
-from samcp.miniature.reproduce.data import make_patches, make_scenes
+from samcp.miniature.reproduce.data import make_patches
 from samcp.miniature.reproduce.document import Section, read_section, write_document
 from samcp.miniature.reproduce.plan import Plan, Protocol
 from samcp.miniature.reproduce.tables import Table, load_table, table_names
@@ -32,7 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
 def run(tables: Sequence[Table], protocol: Protocol, output: Path, workers: int, document: Path) -> list[Failure]:
     """Prepare data, run what has no results yet, and write the document; return the jobs that failed."""
     output.mkdir(parents=True, exist_ok=True)
-    make_scenes(output / "data")
+    make_miniature_dataset(output / "data" / "miniature")
     make_patches(_patches(tables), workers)
     plan = Plan(tables, protocol)
     jobs = plan.jobs(output)

@@ -23,21 +23,15 @@ from samcp.data.patch_caches import image_root
 # Name -> generator and its parameters.
 GENERATORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "sam": ("sam", {"model_type": "lite", "points_per_side": 48}),
-    "contours": ("contours", {"parts": 60, "patches": 120}),
+    "contours": ("contours", {"parts": 60, "patches": 100}),
 }
-# Patches of both, merged per image.
-BOTH = "sam+contours"
-
-
-def make_scenes(folder: Path) -> None:
-    """Draw the scenes of all splits, unless the folder has them already."""
 
 
 def patch_folder(dataset: str, patches: str) -> str:
     """Return the patch cache of a dataset, relative to DETECTRON2_DATASETS.
 
     Args:
-        patches: one of GENERATORS, or BOTH.
+        patches: one of GENERATORS, or several of them with a + between, as in "sam+contours".
     """
     return f"patches/{patches}/{dataset}"
 

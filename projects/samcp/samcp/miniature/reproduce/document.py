@@ -10,7 +10,8 @@ import numpy as np
 from tabulate import tabulate
 
 from samcp.data.files import write_bytes
-from samcp.miniature.reproduce.plan import Plan, Protocol, read_result
+from samcp.miniature.reproduce.jobs import read_result
+from samcp.miniature.reproduce.plan import Plan, Protocol
 from samcp.miniature.reproduce.statistics import DECISIONS, DIRECTION_ONLY, HOLDS, Verdict, paired_test
 from samcp.miniature.reproduce.tables import Claim, Row, Table
 

@@ -26,7 +26,7 @@ from samcp.evaluation.patch_quality import measure_dataset
 from samcp.evaluation.results_table import METRICS
 from samcp.log import start_log
 from samcp.miniature.reproduce.data import load_generator
-from samcp.miniature.reproduce.plan import Measurement, Training, result_file, training_folder
+from samcp.miniature.reproduce.jobs import Measurement, Training, result_file, training_folder
 from samcp.miniature.reproduce.tables import UNSEEN
 from samcp.predictor import Predictor
 from samcp.regions import true_regions

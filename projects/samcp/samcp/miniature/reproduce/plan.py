@@ -1,11 +1,9 @@
 """Trainings and measurements of the tables; those that several rows share are done once."""
 
 import argparse
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,8 @@ from detectron2.config import CfgNode
 from samcp.config import load_config
 from samcp.config_overrides import merge_overrides
 from samcp.miniature.reproduce.data import data_identity, patch_folder
+from samcp.miniature.reproduce.jobs import Job, Measurement, Training, is_timed, result_file
 from samcp.miniature.reproduce.tables import Row, Table
-
-_IDENTITY_LENGTH = 16  # hexadecimal digits of a hash
 
 
 @dataclass(frozen=True)
@@ -30,65 +27,6 @@ class Protocol:
 
     seeds: int
     quick: bool
-
-
-@dataclass(frozen=True)
-class Training:
-    """Training of a model, identified by everything that it depends on.
-
-    Attributes:
-        config: yaml of the config, with neither OUTPUT_DIR nor test datasets.
-        data: identity of the datasets and patches.
-    """
-
-    config: str
-    data: str
-
-    @cached_property
-    def identity(self) -> str:
-        return _hash(self.config, self.data)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Measurement of a model or, without a training, of patches or of the oracle.
-
-    Attributes:
-        label: table, row and seed that need it first, for messages.
-        kind: of :data:`samcp.miniature.reproduce.tables.METRICS`.
-        config: yaml of the config with one test dataset.
-        data: identity of the test dataset and its patches.
-        generator: name of the generator of the patches.
-        training: of the model, if it needs one.
-    """
-
-    label: str
-    kind: str
-    config: str
-    data: str
-    generator: str
-    training: Training | None
-
-    @cached_property
-    def identity(self) -> str:
-        trained = self.training.identity if self.training else ""
-        return _hash(self.kind, self.config, self.data, self.generator, trained)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Work of one process: a training with its measurements, or a measurement without a training."""
-
-    training: Training | None
-    measurements: tuple[Measurement, ...]
-
-    @property
-    def label(self) -> str:
-        return self.measurements[0].label
-
-    @property
-    def identity(self) -> str:
-        return self.training.identity if self.training else self.measurements[0].identity
 
 
 class Plan:
@@ -124,27 +62,6 @@ class Plan:
         return sorted(jobs, key=is_timed)
 
 
-def is_timed(job: Job) -> bool:
-    """Return whether a job measures time, so that no other may run beside it."""
-    return job.measurements[0].kind == "time"
-
-
-def training_folder(output: Path, training: Training) -> Path:
-    """Return the OUTPUT_DIR of a training."""
-    return output / "trainings" / training.identity
-
-
-def result_file(output: Path, measurement: Measurement) -> Path:
-    """Return the json file of the results of a measurement."""
-    return output / "results" / f"{measurement.identity}.json"
-
-
-def read_result(output: Path, measurement: Measurement) -> dict[str, Any] | None:
-    """Return the results of a measurement, None if it is not finished."""
-    path = result_file(output, measurement)
-    return json.loads(path.read_text()) if path.exists() else None
-
-
 def _measurements(table: Table, row: Row, kind: str, dataset: str, protocol: Protocol) -> list[Measurement]:
     label = f"{table.name}, {row.name}"
     if kind == "patches" or row.evaluation.get("TEST.ORACLE"):
@@ -160,7 +77,7 @@ def _measurements(table: Table, row: Row, kind: str, dataset: str, protocol: Pro
 
 def training_config(row: Row, seed: int, protocol: Protocol) -> CfgNode:
     """Return the config of the training of a row."""
-    cfg = load_config(argparse.Namespace(config_file=row.config, opts=[], eval_only=False)).clone()
+    cfg = _load(row.config).clone()
     cfg.defrost()
     if protocol.quick:
         cfg.SOLVER.MAX_ITER //= 2
@@ -175,6 +92,11 @@ def training_config(row: Row, seed: int, protocol: Protocol) -> CfgNode:
     return cfg
 
 
+@cache
+def _load(config: str) -> CfgNode:
+    return load_config(argparse.Namespace(config_file=config, opts=[], eval_only=False))
+
+
 def _measurement(label: str, kind: str, row: Row, dataset: str, cfg: CfgNode, training: Training | None) -> Measurement:
     patches = patch_folder(dataset, row.test_patches)
     test = {"DATASETS.TEST": (dataset,), "DATASETS.PATCHES_TEST": (patches,)}
@@ -184,7 +106,3 @@ def _measurement(label: str, kind: str, row: Row, dataset: str, cfg: CfgNode, tr
 
 def _merge(cfg: CfgNode, values: Mapping[str, Any]) -> None:
     merge_overrides(cfg, [text for key, value in values.items() for text in (key, str(value))])
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:_IDENTITY_LENGTH]

@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from samcp.config import parse_config
-from samcp.miniature.reproduce.plan import Job, is_timed, training_folder
+from samcp.miniature.reproduce.jobs import Job, is_timed, training_folder
 
 _POLL = 1.0  # seconds
 _MEASUREMENT = 30  # iterations of a training that take about as long as a measurement
