@@ -39,7 +39,7 @@ def rasterize(outline: Outline, centre: NDArray[np.float64], size: tuple[int, in
     canvas = np.zeros(size, np.uint8)
     for part, polygon in outline:
         points = np.round((polygon + centre - 0.5) * 2**_SUBPIXEL).astype(np.int32)
-        cv2.fillPoly(canvas, [points], names.index(part) + 1, lineType=cv2.LINE_8, shift=_SUBPIXEL)
+        cv2.fillPoly(canvas, [points], [names.index(part) + 1], lineType=cv2.LINE_8, shift=_SUBPIXEL)
     masks = {name: canvas == index for index, name in enumerate(names, start=1)}
     return {name: mask for name, mask in masks.items() if mask.any()}
 

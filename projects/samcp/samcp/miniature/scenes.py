@@ -96,7 +96,7 @@ class DrawnScene:
 def draw_scene(random: Generator, style: Style) -> DrawnScene:
     """Draw a scene; it depends on the random numbers and the style only."""
     image, ground = draw_ground(random, style.classes, style.domain, *SIZE)
-    canvas = _Canvas(image, ground, style)
+    canvas = Canvas(image, ground, style)
     names = [name for name in style.classes if name in THINGS]
     for _ in range(random.integers(style.things[0], style.things[1] + 1)):
         _draw_things(random, canvas, str(random.choice(names)))
@@ -104,7 +104,7 @@ def draw_scene(random: Generator, style: Style) -> DrawnScene:
     return DrawnScene((np.clip(image, 0, 1) * 255).astype(np.uint8), canvas.objects())
 
 
-class _Canvas:
+class Canvas:
     """Scene while it is drawn.
 
     Args:
@@ -167,12 +167,12 @@ class _Canvas:
             np.copyto(self.image[window], paint * shade, where=whole[window][..., None])
 
 
-def _draw_things(random: Generator, canvas: _Canvas, name: str) -> None:
+def _draw_things(random: Generator, canvas: Canvas, name: str) -> None:
     """Draw a thing at a random place, and sometimes another one of its class that touches it."""
     side = float(np.exp(random.uniform(*np.log(canvas.style.sides))))
     margin = _INSIDE * side
     centre = np.array([random.uniform(margin, SIZE[1] - margin), random.uniform(margin, SIZE[0] - margin)])
-    colors = random.permutation(list(COLORS))
+    colors = random.permutation(list(COLORS)).tolist()
     parts = rasterize(place(OUTLINES[name](random), random, side), centre, SIZE)
     count = len(PARTS[name])
     if canvas.add(random, name, parts, colors[:count]) and random.random() < _TOUCHING:
