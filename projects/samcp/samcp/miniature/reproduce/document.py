@@ -18,6 +18,7 @@ from samcp.miniature.reproduce.tables import Claim, Row, Table
 _HEADING = "## "
 NOT_MEASURED = "not measured"
 _MAIN = "Main claim: "
+_ONE_DIGIT = 10  # values below it, such as seconds, have two digits after the point
 _INTRODUCTION = """\
 # The paper in miniature
 
@@ -160,8 +161,9 @@ def format_claims(section: Section) -> str:
 def _cell(values: Sequence[float]) -> str:
     if not values or math.isnan(np.mean(values)):
         return "–"
-    mean = f"{np.mean(values):.1f}" if abs(np.mean(values)) >= 10 else f"{np.mean(values):.2f}"
-    return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
+    digits = 1 if abs(np.mean(values)) >= _ONE_DIGIT else 2
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
 def _paper_cell(row: Row, column: str) -> str:

@@ -36,7 +36,6 @@ class Measurement:
         kind: of :data:`samcp.miniature.reproduce.tables.METRICS`.
         config: yaml of the config with one test dataset.
         data: identity of the test dataset and its patches.
-        generator: name of the generator of the patches.
         training: of the model, if it needs one.
     """
 
@@ -44,34 +43,42 @@ class Measurement:
     kind: str
     config: str
     data: str
-    generator: str
     training: Training | None
 
     @cached_property
     def identity(self) -> str:
         trained = self.training.identity if self.training else ""
-        return _hash(self.kind, self.config, self.data, self.generator, trained)
+        return _hash(self.kind, self.config, self.data, trained)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it measures time, so that nothing may run beside it."""
+        return self.kind == "time"
 
 
 @dataclass(frozen=True)
 class Job:
-    """Work of one process: a training with its measurements, or a measurement without a training."""
+    """Work of one process: measurements of one training, which it does first, or one measurement without a training."""
 
-    training: Training | None
     measurements: tuple[Measurement, ...]
+
+    @property
+    def training(self) -> Training | None:
+        return self.measurements[0].training
 
     @property
     def label(self) -> str:
         return self.measurements[0].label
 
     @property
+    def is_timed(self) -> bool:
+        return self.measurements[0].is_timed
+
+    @property
     def identity(self) -> str:
-        return self.training.identity if self.training else self.measurements[0].identity
-
-
-def is_timed(job: Job) -> bool:
-    """Return whether a job measures time, so that no other may run beside it."""
-    return job.measurements[0].kind == "time"
+        """Name of its files."""
+        owner = self.training or self.measurements[0]
+        return f"{owner.identity}_time" if self.is_timed else owner.identity
 
 
 def training_folder(output: Path, training: Training) -> Path:

@@ -69,7 +69,7 @@ def measure(measurement: Measurement, output: Path) -> None:
     cfg = _config(measurement.config, folder / "evaluations" / measurement.identity)
     cfg.MODEL.WEIGHTS = str(folder / "model_final.pth") if measurement.training else ""
     started = time.perf_counter()
-    metrics = _KINDS[measurement.kind](cfg, measurement.generator)
+    metrics = _KINDS[measurement.kind](cfg)
     result = {
         "metrics": {name: float(value) for name, value in metrics.items()},
         "seconds": time.perf_counter() - started,
@@ -85,7 +85,7 @@ def describe_machine() -> str:
     return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}"
 
 
-def evaluate(cfg: CfgNode, generator: str) -> dict[str, float]:
+def evaluate(cfg: CfgNode) -> dict[str, float]:
     """Evaluate a model, a baseline or the oracle; return the metrics of METRICS that the dataset has, in percent."""
     is_oracle = cfg.TEST.ORACLE
     model = Trainer.build_model(without_pretraining(cfg)) if is_oracle else load_trained_model(cfg, cfg.MODEL.WEIGHTS)
@@ -96,7 +96,7 @@ def evaluate(cfg: CfgNode, generator: str) -> dict[str, float]:
     return metrics | _unseen_quality(cfg, results.get("panoptic_seg", {}))
 
 
-def measure_patches(cfg: CfgNode, generator: str) -> dict[str, float]:
+def measure_patches(cfg: CfgNode) -> dict[str, float]:
     """Measure the patches of a dataset's things, alone and merged by the ground truth (Table 9)."""
     [dataset], [patches] = cfg.DATASETS.TEST, cfg.DATASETS.PATCHES_TEST
     quality = measure_dataset(dataset, os.path.join(os.environ["DETECTRON2_DATASETS"], patches))
@@ -104,18 +104,19 @@ def measure_patches(cfg: CfgNode, generator: str) -> dict[str, float]:
     return {f"{part} {name}": things[part][name] for part in ("best_patch", "merged") for name in things[part]}
 
 
-def measure_time(cfg: CfgNode, generator: str) -> dict[str, float]:
+def measure_time(cfg: CfgNode) -> dict[str, float]:
     """Time the generator of patches and everything else, in seconds per image (Table 11)."""
     [dataset], [patches] = cfg.DATASETS.TEST, cfg.DATASETS.PATCHES_TEST
     records, _ = load_records(dataset, os.path.join(os.environ["DETECTRON2_DATASETS"], patches))
-    predictor = Predictor.from_pretrained(cfg.MODEL.WEIGHTS, generator=load_generator(generator))
+    generator = load_generator(Path(patches).parent.name)
+    predictor = Predictor.from_pretrained(cfg.MODEL.WEIGHTS, generator=generator)
     files = [record["file_name"] for record in records[: _TIMED_IMAGES + 1]]
     rows = [time_image(predictor, file, "cpu")[0] for file in files]
     generate, *_, others, whole = np.mean(rows[1:], axis=0)  # the first is the warm-up
     return {"SAM s": generate, "other s": others, "total s": whole}
 
 
-def measure_silhouette(cfg: CfgNode, generator: str) -> dict[str, float]:
+def measure_silhouette(cfg: CfgNode) -> dict[str, float]:
     """Compute the silhouette of classes and instances before and after the patch encoder (Fig. 13)."""
     [dataset], [patches] = cfg.DATASETS.TEST, cfg.DATASETS.PATCHES_TEST
     records, cache = load_records(dataset, os.path.join(os.environ["DETECTRON2_DATASETS"], patches))
@@ -133,7 +134,7 @@ def measure_silhouette(cfg: CfgNode, generator: str) -> dict[str, float]:
     return scores
 
 
-_KINDS: Mapping[str, Callable[[CfgNode, str], dict[str, float]]] = {
+_KINDS: Mapping[str, Callable[[CfgNode], dict[str, float]]] = {
     "evaluation": evaluate,
     "patches": measure_patches,
     "time": measure_time,

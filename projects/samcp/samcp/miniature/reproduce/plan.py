@@ -1,6 +1,7 @@
 """Trainings and measurements of the tables; those that several rows share are done once."""
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ from detectron2.config import CfgNode
 from samcp.config import load_config
 from samcp.config_overrides import merge_overrides
 from samcp.miniature.reproduce.data import data_identity, patch_folder
-from samcp.miniature.reproduce.jobs import Job, Measurement, Training, is_timed, result_file
+from samcp.miniature.reproduce.jobs import Job, Measurement, Training, result_file
 from samcp.miniature.reproduce.tables import Row, Table
 
 
@@ -52,14 +53,14 @@ class Plan:
 
     def jobs(self, output: Path) -> list[Job]:
         """Group the measurements without results by their training; measurements of time are last."""
-        missing = [m for cell in self.cells.values() for m in cell if not result_file(output, m).exists()]
-        distinct = {measurement.identity: measurement for measurement in reversed(missing)}.values()
-        groups: dict[str, list[Measurement]] = {}
-        for measurement in reversed(distinct):
-            key = measurement.training.identity if measurement.training else measurement.identity
-            groups.setdefault(key + measurement.kind * (measurement.kind == "time"), []).append(measurement)
-        jobs = [Job(group[0].training, tuple(group)) for group in groups.values()]
-        return sorted(jobs, key=is_timed)
+        groups: dict[tuple[str, bool], dict[str, Measurement]] = {}
+        for measurement in itertools.chain(*self.cells.values()):
+            if not result_file(output, measurement).exists():
+                owner = measurement.training or measurement
+                group = groups.setdefault((owner.identity, measurement.is_timed), {})
+                group.setdefault(measurement.identity, measurement)
+        jobs = [Job(tuple(group.values())) for group in groups.values()]
+        return sorted(jobs, key=lambda job: job.is_timed)
 
 
 def _measurements(table: Table, row: Row, kind: str, dataset: str, protocol: Protocol) -> list[Measurement]:
@@ -101,7 +102,7 @@ def _measurement(label: str, kind: str, row: Row, dataset: str, cfg: CfgNode, tr
     patches = patch_folder(dataset, row.test_patches)
     test = {"DATASETS.TEST": (dataset,), "DATASETS.PATCHES_TEST": (patches,)}
     _merge(cfg, {**test, **row.evaluation})
-    return Measurement(label, kind, cfg.dump(), data_identity(dataset, row.test_patches), row.test_patches, training)
+    return Measurement(label, kind, cfg.dump(), data_identity(dataset, row.test_patches), training)
 
 
 def _merge(cfg: CfgNode, values: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from samcp.config import parse_config
-from samcp.miniature.reproduce.jobs import Job, is_timed, training_folder
+from samcp.miniature.reproduce.jobs import Job, training_folder
 
 _POLL = 1.0  # seconds
 _MEASUREMENT = 30  # iterations of a training that take about as long as a measurement
@@ -62,7 +62,9 @@ def run_jobs(jobs: Sequence[Job], output: Path, workers: int, command: Sequence[
         command: run with the path of the pickled job and `output`.
     """
     work = {job.identity: _iterations(job) for job in jobs}
-    waiting, running, failures = list(jobs), [], []  # type: list[Job], list[_Running], list[Failure]
+    waiting = list(jobs)
+    running: list[_Running] = []
+    failures: list[Failure] = []
     bar = tqdm(total=sum(work.values()), unit="it", mininterval=2, smoothing=0.05)
     bar.update(sum(_finished_iterations(job, output) for job in jobs))
     try:
@@ -91,13 +93,12 @@ def run_jobs(jobs: Sequence[Job], output: Path, workers: int, command: Sequence[
 
 
 def _may_start(job: Job, running: Sequence[_Running], workers: int) -> bool:
-    alone = is_timed(job) or any(is_timed(one.job) for one in running)
+    alone = job.is_timed or any(one.job.is_timed for one in running)
     return not running if alone else len(running) < workers
 
 
 def _start(job: Job, output: Path, command: Sequence[str]) -> _Running:
-    name = "time" if is_timed(job) else "job"
-    log, spec = (output / "logs" / f"{job.identity}_{name}.{suffix}" for suffix in ("txt", "pickle"))
+    log, spec = (output / "logs" / f"{job.identity}.{suffix}" for suffix in ("txt", "pickle"))
     log.parent.mkdir(parents=True, exist_ok=True)
     spec.write_bytes(pickle.dumps(job))
     environment = {**os.environ, **dict.fromkeys(_THREADS, "1")}
