@@ -26,9 +26,9 @@ def cells(text, row):
 def test_ours_and_the_papers_figures_and_verdicts():
     text = format_section(section(), FULL)
     assert cells(text, "full") == ["full", "51.0 ± 1.0"]
-    assert cells(text, r"*the paper's*") == ["*the paper's*", "47"]
+    assert cells(text, r"*the paper's*") == ["*the paper's*", "47.0"]
     assert cells(text, "**PQ: full > ablated**")[1:] == ["+11.00", "holds (p = 0.001)"]
-    assert cells(text, "PQ: full > 2 × ablated")[1:] == ["-29.00", "does not hold (p = 0.000)"]
+    assert cells(text, "PQ: full > 2 × ablated")[1:] == ["-29.00", "does not hold (p < 0.001)"]
     assert text.startswith("Main claim: holds. ")
     assert "It may fail here." in text
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def make_patches(wanted: Iterable[tuple[str, str]], workers: int) -> None:
             merge(caches, _absolute(dataset, patches))
 
 
+@cache
 def data_identity(dataset: str, patches: str) -> str:
     """Return a hash of the annotations of a dataset and of the generators of its patches."""
     metadata = MetadataCatalog.get(dataset)

@@ -18,7 +18,7 @@ from samcp.miniature.reproduce.tables import Claim, Row, Table
 _HEADING = "## "
 NOT_MEASURED = "not measured"
 _MAIN = "Main claim: "
-_ONE_DIGIT = 10  # values below it, such as seconds, have two digits after the point
+_ONE_DIGIT = 10
 _INTRODUCTION = """\
 # The paper in miniature
 
@@ -82,12 +82,11 @@ def read_section(table: Table, plan: Plan, output: Path, command: str) -> Sectio
     for row in table.rows:
         for column, (_, metric) in table.columns.items():
             found = [read_result(output, measurement) for measurement in plan.of_cell(table, row, column)]
-            complete = [result for result in found if result]
+            finished = [result for result in found if result]
             name = f"{row.part} {metric}" if row.part else metric
-            values[row.name, column] = [r["metrics"].get(name, math.nan) for r in complete] * (
-                len(complete) == len(found)
-            )
-            results += complete
+            complete = finished if len(finished) == len(found) else []  # pairs need the values of all seeds
+            values[row.name, column] = [result["metrics"].get(name, math.nan) for result in complete]
+            results += finished
     dates, machines = (sorted({result[key] for result in results}) for key in ("date", "machine"))
     return Section(table, values, dates, machines, command)
 
@@ -119,7 +118,8 @@ def format_section(section: Section, protocol: Protocol) -> str:
     table = section.table
     seeds = "1 seed" if protocol.seeds == 1 else f"{protocol.seeds} seeds"
     length = "half of the iterations (`--quick`)" if protocol.quick else "the iterations of the configs"
-    made = f"`{section.command}`, {seeds}, {length}; {' to '.join(_ends(section.dates))}; {'; '.join(section.machines)}"
+    when = [" to ".join(_ends(section.dates)), *section.machines]
+    made = "; ".join([f"`{section.command}`, {seeds}, {length}", *when])
     one_seed = ["With one seed there is no test, and the verdicts are directions only."] if protocol.seeds == 1 else []
     return "\n\n".join(
         [
@@ -161,17 +161,28 @@ def format_claims(section: Section) -> str:
 def _cell(values: Sequence[float]) -> str:
     if not values or math.isnan(np.mean(values)):
         return "–"
-    digits = 1 if abs(np.mean(values)) >= _ONE_DIGIT else 2
+    digits = _digits(np.mean(values))
     mean = f"{np.mean(values):.{digits}f}"
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
 def _paper_cell(row: Row, column: str) -> str:
-    return f"{row.paper[column]:g}" if column in row.paper else ""
+    return f"{row.paper[column]:.{_digits(row.paper[column])}f}" if column in row.paper else ""
+
+
+def _digits(value: float) -> int:
+    """Return the digits after the point; values below 10, such as seconds, have two."""
+    return 1 if abs(value) >= _ONE_DIGIT else 2
 
 
 def _ends(dates: Sequence[str]) -> list[str]:
-    return [dates[0], dates[-1]] if len(set(dates)) > 1 else list(dates[:1]) or ["not measured"]
+    return [dates[0], dates[-1]] if len(set(dates)) > 1 else list(dates[:1]) or [NOT_MEASURED]
+
+
+def _position(title: str) -> tuple[bool, int]:
+    """Return the sort key of a title such as "Table 3. Losses": tables by number, then figures."""
+    name, number = title.partition(".")[0].split()
+    return name == "Figure", int(number)
 
 
 def _read_sections(path: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 _SIGNIFICANT = 0.05
+_SMALLEST = 0.001  # that is printed
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 DECISIONS = (FAILS, UNDECIDED, HOLDS)  # worst first
@@ -28,7 +29,9 @@ class Verdict:
     p: float | None
 
     def __str__(self) -> str:
-        return f"{self.decision}{DIRECTION_ONLY}" if self.p is None else f"{self.decision} (p = {self.p:.3f})"
+        if self.p is None:
+            return f"{self.decision}{DIRECTION_ONLY}"
+        return f"{self.decision} ({f'p = {self.p:.3f}' if self.p >= _SMALLEST else f'p < {_SMALLEST}'})"
 
 
 def paired_test(higher: Sequence[float], lower: Sequence[float], factor: float = 1.0, margin: float = 0.0) -> Verdict:

@@ -41,12 +41,37 @@ class Failure:
         return f"failed: {self.job.label} ({how}); log: {self.log}"
 
 
-@dataclass
 class _Running:
-    job: Job
-    process: subprocess.Popen[bytes]
-    log: Path
-    done: int = 0  # iterations
+    """Process of a job.
+
+    Attributes:
+        log: its output.
+        done: iterations of the job that :meth:`advance` has counted.
+    """
+
+    def __init__(self, job: Job, output: Path, command: Sequence[str]) -> None:
+        self.job, self.output = job, output
+        self.done = _finished_iterations(job, output)
+        self.log, spec = (output / "logs" / f"{job.identity}.{suffix}" for suffix in ("txt", "pickle"))
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        spec.write_bytes(pickle.dumps(job))
+        with self.log.open("wb") as file:
+            file.write(f"{job.label}\n".encode())
+            file.flush()
+            self.process = subprocess.Popen(
+                [*command, str(spec), str(output)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **dict.fromkeys(_THREADS, "1")},
+            )
+
+    def advance(self) -> int:
+        """Return the iterations since the last call; all that remain if the process has ended."""
+        ended = self.process.poll() is not None
+        now = max(self.done, _iterations(self.job) if ended else _finished_iterations(self.job, self.output))
+        before, self.done = self.done, now
+        return now - before
 
 
 def run_jobs(jobs: Sequence[Job], output: Path, workers: int, command: Sequence[str] = _COMMAND) -> list[Failure]:
@@ -61,30 +86,23 @@ def run_jobs(jobs: Sequence[Job], output: Path, workers: int, command: Sequence[
         workers: number of processes.
         command: run with the path of the pickled job and `output`.
     """
-    work = {job.identity: _iterations(job) for job in jobs}
     waiting = list(jobs)
     running: list[_Running] = []
     failures: list[Failure] = []
-    bar = tqdm(total=sum(work.values()), unit="it", mininterval=2, smoothing=0.05)
-    bar.update(sum(_finished_iterations(job, output) for job in jobs))
+    total, finished = sum(map(_iterations, jobs)), sum(_finished_iterations(job, output) for job in jobs)
+    bar = tqdm(total=total, initial=finished, unit="it", mininterval=2, smoothing=0.05)
     try:
         while waiting or running:
             while waiting and _may_start(waiting[0], running, workers):
-                job = waiting.pop(0)
-                running.append(_start(job, output, command))
-                running[-1].done = _finished_iterations(job, output)
+                running.append(_Running(waiting.pop(0), output, command))
             time.sleep(_POLL)
-            for one in list(running):
-                status = one.process.poll()
-                finished = status is not None
-                now = work[one.job.identity] if finished else _finished_iterations(one.job, output)
-                bar.update(max(now - one.done, 0))
-                one.done = max(now, one.done)
-                if status is not None:
-                    running.remove(one)
-                    if status:
-                        failures.append(Failure(one.job, status, one.log))
-                        bar.write(str(failures[-1]))
+            ended = [one for one in running if one.process.poll() is not None]
+            bar.update(sum(one.advance() for one in running))
+            for one in ended:
+                running.remove(one)
+                if one.process.returncode:
+                    failures.append(Failure(one.job, one.process.returncode, one.log))
+                    bar.write(str(failures[-1]), file=sys.stderr)
             bar.set_postfix_str(f"{len(jobs) - len(waiting) - len(running)} of {len(jobs)} jobs", refresh=False)
     finally:
         _end([one.process for one in running])
@@ -95,20 +113,6 @@ def run_jobs(jobs: Sequence[Job], output: Path, workers: int, command: Sequence[
 def _may_start(job: Job, running: Sequence[_Running], workers: int) -> bool:
     alone = job.is_timed or any(one.job.is_timed for one in running)
     return not running if alone else len(running) < workers
-
-
-def _start(job: Job, output: Path, command: Sequence[str]) -> _Running:
-    log, spec = (output / "logs" / f"{job.identity}.{suffix}" for suffix in ("txt", "pickle"))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    spec.write_bytes(pickle.dumps(job))
-    environment = {**os.environ, **dict.fromkeys(_THREADS, "1")}
-    with log.open("wb") as file:
-        file.write(f"{job.label}\n".encode())
-        file.flush()
-        process = subprocess.Popen(
-            [*command, str(spec), str(output)], stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment
-        )
-    return _Running(job, process, log)
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
