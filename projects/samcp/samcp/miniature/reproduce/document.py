@@ -161,7 +161,7 @@ def format_claims(section: Section) -> str:
 def _cell(values: Sequence[float]) -> str:
     if not values or math.isnan(np.mean(values)):
         return "–"
-    digits = _digits(np.mean(values))
+    digits = _digits(float(np.mean(values)))
     mean = f"{np.mean(values):.{digits}f}"
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
