@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ _INTERRUPTED = "interrupted; the same command continues"
 
 
 def main(arguments: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the processes of the jobs, too
     with exit_with_message(interrupted=_INTERRUPTED):
         names = table_names() if "all" in arguments.tables else list(dict.fromkeys(arguments.tables))
         protocol = Protocol(arguments.seeds or (1 if arguments.quick else 3), arguments.quick)
