@@ -177,6 +177,9 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.SEMANTIC_THRESHOLD = 0.02
     # Return "sem_seg" as C x H x W scores, as in Detectron2, instead of an H x W label map (-1: unlabeled).
     cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False
+    # Baseline without Prompt II: "patches", each thing patch is an instance; "components", touching thing patches with
+    # the same label are an instance; "" for the model.
+    cfg.MODEL.SAMCP.TEST.BASELINE = ""
     # Evaluate Prompt I and Prompt II against the ground-truth affinity.
     cfg.MODEL.SAMCP.TEST.PROMPTS_ON = False
     cfg.MODEL.SAMCP.TEST.PAIR_THRESHOLD = 0.4  # minimum score of Prompt II for two patches of one instance

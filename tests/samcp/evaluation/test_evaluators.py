@@ -253,6 +253,7 @@ class TestPanoptic:
         assert results["PQ_th"] == pytest.approx(100)
         assert results["PQ_st"] == pytest.approx(0)
         assert results["PQ"] == pytest.approx(50)
+        assert [results[f"PQ-{name}"] for name in ("sky", "grass")] == [0, 0]
 
     def test_dataset_without_stuff(self, tmp_path):
         """panopticapi itself raises ZeroDivisionError here."""

@@ -54,6 +54,8 @@ class PanopticEvaluator(COCOPanopticEvaluator):
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return PQ, SQ and RQ in percent for all categories, things (_th) and stuff (_st); None on ranks other than 0.
 
+        "PQ-NAME" is the PQ of each category.
+
         Raises:
             DataError: the dataset's json lists images that were not evaluated, or a PNG is missing or damaged.
         """
@@ -70,6 +72,9 @@ class PanopticEvaluator(COCOPanopticEvaluator):
         for suffix, things in _GROUPS.items():
             averages = mean_quality(statistics, categories, things)
             metrics |= {f"{name.upper()}{suffix}": 100 * averages[name] for name in _METRICS}
+        metrics |= {
+            f"PQ-{category['name']}": _class_quality(statistics, category["id"]) for category in truth["categories"]
+        }
         logger.info("Panoptic quality:\n%s", _table(metrics))
         return OrderedDict(panoptic_seg=metrics)
 
@@ -129,6 +134,13 @@ def mean_quality(statistics: PQStat, categories: Mapping[int, Any], things: bool
         return statistics.pq_average(categories, isthing=things)[0]
     except ZeroDivisionError:
         return dict.fromkeys(_METRICS, float("nan"))
+
+
+def _class_quality(statistics: PQStat, category: int) -> float:
+    """Return the PQ of one category in percent, NaN if it is neither annotated nor predicted."""
+    found = statistics[category]
+    segments = found.tp + (found.fp + found.fn) / 2
+    return 100 * found.iou / segments if segments else float("nan")
 
 
 def _table(metrics: Mapping[str, float]) -> str:

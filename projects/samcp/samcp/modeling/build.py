@@ -7,6 +7,7 @@ from detectron2.modeling import build_backbone
 
 from samcp.errors import UsageError, naming_config_key
 from samcp.modeling.affinity_decoder import DCA_SOURCES, AffinityDecoder
+from samcp.modeling.baselines import BASELINES, BaselineInference
 from samcp.modeling.class_embedding import (
     AgnosticClassEmbedding,
     ClassEmbedding,
@@ -102,22 +103,7 @@ def build_parts(cfg: CfgNode, vocabulary: Vocabulary) -> dict[str, Any]:
             dice=options.LOSS.DICE,
             self_affinity=options.LOSS.SELF_AFFINITY,
         ),
-        "inference": Inference(
-            thing_classes=[i for i, thing in enumerate(vocabulary.is_thing) if thing],
-            num_classes=len(vocabulary.names),
-            semantic_on=options.TEST.SEMANTIC_ON,
-            instance_on=options.TEST.INSTANCE_ON,
-            panoptic_on=options.TEST.PANOPTIC_ON,
-            top_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
-            semantic_threshold=options.TEST.SEMANTIC_THRESHOLD,
-            score_threshold=options.TEST.SCORE_THRESHOLD,
-            affinity_threshold=options.TEST.AFFINITY_THRESHOLD,
-            overlap_threshold=options.TEST.OVERLAP_THRESHOLD,
-            member_threshold=options.TEST.MEMBER_THRESHOLD,
-            merge=options.TEST.MERGE,
-            sem_seg_scores=options.TEST.SEM_SEG_SCORES,
-            prompts_on=options.TEST.PROMPTS_ON,
-        ),
+        "inference": _build_inference(cfg, vocabulary),
         "vocabulary": vocabulary,
         "semantic_queries": options.SEMANTIC_QUERIES,
         "denoising": _denoising_options(options),
@@ -137,6 +123,7 @@ def _check_options(options: CfgNode) -> None:
         "SEMANTIC_QUERIES": (options.SEMANTIC_QUERIES, SEMANTIC_QUERY_CLASSES),
         "DCA": (options.DCA, DCA_SOURCES),
         "TEST.MERGE": (options.TEST.MERGE, MERGE_RULES),
+        "TEST.BASELINE": (options.TEST.BASELINE, ("", *BASELINES)),
         "OPEN_VOCABULARY.FUSION": (options.OPEN_VOCABULARY.FUSION, FUSION_RULES),
     }
     for key, (value, allowed) in choices.items():
@@ -153,6 +140,27 @@ def _check_options(options: CfgNode) -> None:
         raise UsageError(
             f"MODEL.SAMCP.HIDDEN_DIM ({options.HIDDEN_DIM}) is not a multiple of MODEL.SAMCP.NHEADS ({options.NHEADS})"
         )
+
+
+def _build_inference(cfg: CfgNode, vocabulary: Vocabulary) -> Inference:
+    options = cfg.MODEL.SAMCP.TEST
+    arguments = {
+        "thing_classes": [i for i, thing in enumerate(vocabulary.is_thing) if thing],
+        "num_classes": len(vocabulary.names),
+        "semantic_on": options.SEMANTIC_ON,
+        "instance_on": options.INSTANCE_ON,
+        "panoptic_on": options.PANOPTIC_ON,
+        "top_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "semantic_threshold": options.SEMANTIC_THRESHOLD,
+        "score_threshold": options.SCORE_THRESHOLD,
+        "affinity_threshold": options.AFFINITY_THRESHOLD,
+        "overlap_threshold": options.OVERLAP_THRESHOLD,
+        "member_threshold": options.MEMBER_THRESHOLD,
+        "merge": options.MERGE,
+        "sem_seg_scores": options.SEM_SEG_SCORES,
+        "prompts_on": options.PROMPTS_ON,
+    }
+    return BaselineInference(baseline=options.BASELINE, **arguments) if options.BASELINE else Inference(**arguments)
 
 
 def _build_fusion(cfg: CfgNode) -> ScoreFusion | None:

@@ -1,0 +1,1 @@
+"""Experiments that repeat the paper's tables on the drawn scenes, with error bars."""

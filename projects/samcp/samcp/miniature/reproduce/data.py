@@ -1,0 +1,78 @@
+"""Scenes and patches of the tables, made when they are first needed."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+
+from proposal_cache import PatchCache
+from proposal_cache.generation.engines import GeneratorFactory
+from proposal_cache.generation.engines.local import LocalEngine
+from proposal_cache.generation.options import build_generator
+from proposal_cache.generation.pipeline import generate
+from proposal_cache.generation.sources import from_list, image_key
+from proposal_cache.generators.base import Generator
+from proposal_cache.store.merge import merge
+from samcp.data.build import load_dataset
+from samcp.data.patch_caches import image_root
+
+# Name -> generator and its parameters.
+GENERATORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "sam": ("sam", {"model_type": "lite", "points_per_side": 48}),
+    "contours": ("contours", {"parts": 60, "patches": 100}),
+}
+
+
+def patch_folder(dataset: str, patches: str) -> str:
+    """Return the patch cache of a dataset, relative to DETECTRON2_DATASETS.
+
+    Args:
+        patches: one of GENERATORS, or several of them with a + between, as in "sam+contours".
+    """
+    return f"patches/{patches}/{dataset}"
+
+
+def load_generator(name: str) -> Generator:
+    """Return one of GENERATORS, for the CPU."""
+    return _build(name, "cpu")
+
+
+def make_patches(wanted: Iterable[tuple[str, str]], workers: int) -> None:
+    """Generate the patches of (dataset, patches) pairs that are missing, and merge those of several generators."""
+    pairs = sorted(set(wanted))
+    for dataset, name in sorted({(dataset, name) for dataset, patches in pairs for name in patches.split("+")}):
+        _generate(dataset, name, workers)
+    for dataset, patches in pairs:
+        if "+" in patches:
+            caches = [PatchCache(_absolute(dataset, name)) for name in patches.split("+")]
+            merge(caches, _absolute(dataset, patches))
+
+
+@cache
+def data_identity(dataset: str, patches: str) -> str:
+    """Return a hash of the annotations of a dataset and of the generators of its patches."""
+    metadata = MetadataCatalog.get(dataset)
+    annotations = Path(metadata.get("panoptic_json") or metadata.json_file).read_bytes()
+    generators = PatchCache(_absolute(dataset, patches)).manifest.generators
+    return hashlib.sha256(annotations + repr(generators).encode()).hexdigest()
+
+
+def _generate(dataset: str, name: str, workers: int) -> None:
+    root = image_root(dataset)
+    files = [record["file_name"] for record in load_dataset(dataset)]
+    images = from_list(((image_key(file, root), file) for file in files), dataset)
+    factory, engine = GeneratorFactory(partial(_build, name)), LocalEngine(workers=workers)
+    generate(images, factory, _absolute(dataset, name), dataset, engine=engine)
+
+
+def _build(name: str, device: str) -> Generator:
+    generator, options = GENERATORS[name]
+    return build_generator(generator, dict(options), device, crops=1, refine=False, boxes_sha256=None)
+
+
+def _absolute(dataset: str, patches: str) -> Path:
+    return Path(os.environ["DETECTRON2_DATASETS"], patch_folder(dataset, patches))
