@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.engine.hooks import PeriodicCheckpointer
 from torch import Tensor
 
+from proposal_cache.store.durable import remove
 from samcp.errors import DivergenceError
 
 Batch = Sequence[Mapping[str, Any]]
@@ -17,11 +19,18 @@ class CheckpointHook(PeriodicCheckpointer):
     """Periodic checkpoints, of which the latest `max_to_keep` stay on disk, and model_final.pth."""
 
     def before_train(self) -> None:
-        """Count the checkpoints of a training that is resumed, so that they are deleted in their turn."""
+        """Count the checkpoints of a training that is resumed, so that they are deleted in their turn.
+
+        Incomplete files of a training that was killed while it wrote a checkpoint are deleted now.
+        """
         super().before_train()
         if self.trainer.start_iter:
-            files = sorted(self.checkpointer.get_all_checkpoint_files())
-            self.recent_checkpoints = [file for file in files if not file.endswith(f"{self.file_prefix}_final.pth")]
+            last = f"{self.file_prefix}_{self.trainer.start_iter - 1:07d}.pth"  # later ones are written again
+            files = sorted(map(Path, self.checkpointer.get_all_checkpoint_files()))
+            self.recent_checkpoints = [str(file) for file in files if file.name <= last]
+        if self.checkpointer.save_to_disk:
+            for incomplete in Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_*.pth.*.tmp"):
+                remove(incomplete)
 
     def after_train(self) -> None:
         """Delete the checkpoint of the last iteration, which model_final.pth is a copy of."""

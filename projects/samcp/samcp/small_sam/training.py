@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from proposal_cache.generators.contours.weights import load_weights
 from proposal_cache.generators.sam.lite import IMAGE_SIZE, LiteEncoder, build_sam_lite
-from proposal_cache.store.durable import atomic_file
+from proposal_cache.torch_files import write_torch_file
 from samcp.contours.dataset import SegmentedImage
 from samcp.resumable_training import ResumableTraining, Schedule
 from samcp.small_sam.data import Draw, PromptDataset, PromptedImage, prompt_uniformly
@@ -157,8 +157,7 @@ def validation_items(
 
 def save_sam(path: Path, sam: Sam) -> None:
     """Write a checkpoint of the model type `lite`."""
-    with atomic_file(path) as file:
-        torch.save(sam.state_dict(), file)
+    write_torch_file(path, sam.state_dict())
 
 
 def _stability(logits: Tensor) -> Tensor:
