@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from proposal_cache.errors import CacheError, FormatError, MissingKeyError
+from proposal_cache.errors import CacheError, FormatError, MissingKeyError, StorageError
 from proposal_cache.patches import Patches
 from proposal_cache.store.index import KeyIndex
-from proposal_cache.store.manifest import MANIFEST, Manifest
+from proposal_cache.store.manifest import MANIFEST, Manifest, ShardInfo
 from proposal_cache.store.shard import Shard
 
 _MAX_DESCRIPTORS = 128  # of open shards per cache; the usual limit per process is 1024
@@ -93,6 +93,18 @@ class PatchCache(Mapping[str, Patches]):
         number, row = position
         return self._shard(number, row, encoded), row
 
+    def _open_shard(self, info: ShardInfo) -> Shard:
+        path = self.path / info.file
+        try:
+            return Shard.open(path, info, len(self.manifest.generators))
+        except StorageError as error:
+            if path.exists():
+                raise
+            raise StorageError(
+                f"{error}; copy it there again, or repeat the command that generated the cache, which makes only the "
+                "missing patches"
+            ) from error
+
     def _shard(self, number: int, row: int, key: bytes) -> Shard:
         """Return a shard with a row; when it is opened, check that the index and the manifest belong together."""
         shard = self._shards.get(number)
@@ -102,7 +114,7 @@ class PatchCache(Mapping[str, Patches]):
                     f"{self.path / MANIFEST} is damaged: the index points to shard {number}, which it does not list"
                 )
             info = self.manifest.shards[number]
-            shard = Shard.open(self.path / info.file, info, len(self.manifest.generators))
+            shard = self._open_shard(info)
             if row < len(shard) and shard.read_keys()[row] != key:
                 raise FormatError(
                     f"{self.path} is damaged: its index is not of the shards in its manifest ({key.decode()!r} is not "
