@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-from panopticapi.utils import id2rgb
-from PIL import Image
 
 from samcp.data.datasets.synthetic.register import CATEGORIES, CATEGORY_IDS, SPLITS
 from samcp.data.datasets.synthetic.scenes import THINGS, Segment, draw_scene
+from samcp.data.files import write_image, write_json, write_panoptic_ids
 from samcp.errors import DataError
 
 _FORMAT = 1  # incremented when the same parameters give other images
@@ -45,21 +44,19 @@ def make_synthetic_dataset(
         return
     for number, (split, count) in enumerate(zip(SPLITS, (num_train, num_val), strict=True)):
         _write_split(folder, split, number, count, size, seed)
-    made.write_text(json.dumps(record))
+    write_json(made, record)
 
 
 def _write_split(folder: Path, split: str, number: int, count: int, size: tuple[int, int], seed: int) -> None:
-    for part in (split, f"panoptic_{split}", "annotations"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     panoptic: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
     for index in range(count):
         name = f"{split}_{index:05d}"
         image, segments = draw_scene(np.random.default_rng([seed, number, index]), *size)
-        Image.fromarray(image).save(folder / split / f"{name}.jpg", quality=95, subsampling=0)
+        write_image(folder / split / f"{name}.jpg", image, "JPEG", quality=95, subsampling=0)
         ids, infos = _panoptic_map(segments, size)
-        Image.fromarray(id2rgb(ids)).save(folder / f"panoptic_{split}" / f"{name}.png")
+        write_panoptic_ids(folder / f"panoptic_{split}" / f"{name}.png", ids)
         image_id = index + 1
         images.append({"id": image_id, "file_name": f"{name}.jpg", "height": size[0], "width": size[1]})
         panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": infos})
@@ -111,4 +108,4 @@ def _write_json(
     categories: list[dict[str, Any]],
 ) -> None:
     content = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
-    (folder / "annotations" / f"{name}.json").write_text(json.dumps(content))
+    write_json(folder / "annotations" / f"{name}.json", content)
