@@ -1,5 +1,6 @@
 """Reader of a cache."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -48,7 +49,8 @@ class PatchCache(Mapping[str, Patches]):
             StorageError: if its shard cannot be read.
         """
         shard, row = self._find(key)
-        return shard.read(row)
+        with _naming_fix(shard.file.path):
+            return shard.read(row)
 
     def image_size(self, key: str) -> tuple[int, int]:
         """Return height and width of an image without reading its patches; errors as for its patches."""
@@ -93,18 +95,6 @@ class PatchCache(Mapping[str, Patches]):
         number, row = position
         return self._shard(number, row, encoded), row
 
-    def _open_shard(self, info: ShardInfo) -> Shard:
-        path = self.path / info.file
-        try:
-            return Shard.open(path, info, len(self.manifest.generators))
-        except StorageError as error:
-            if path.exists():
-                raise
-            raise StorageError(
-                f"{error}; copy it there again, or repeat the command that generated the cache, which makes only the "
-                "missing patches"
-            ) from error
-
     def _shard(self, number: int, row: int, key: bytes) -> Shard:
         """Return a shard with a row; when it is opened, check that the index and the manifest belong together."""
         shard = self._shards.get(number)
@@ -114,7 +104,9 @@ class PatchCache(Mapping[str, Patches]):
                     f"{self.path / MANIFEST} is damaged: the index points to shard {number}, which it does not list"
                 )
             info = self.manifest.shards[number]
-            shard = self._open_shard(info)
+            path = self.path / info.file
+            with _naming_fix(path):
+                shard = Shard.open(path, info, len(self.manifest.generators))
             if row < len(shard) and shard.read_keys()[row] != key:
                 raise FormatError(
                     f"{self.path} is damaged: its index is not of the shards in its manifest ({key.decode()!r} is not "
@@ -147,6 +139,20 @@ def _open(cache: Path) -> tuple[Manifest, KeyIndex]:
             if newer.index == manifest.index:
                 raise
             manifest = newer
+
+
+@contextlib.contextmanager
+def _naming_fix(shard: Path) -> Iterator[None]:
+    """Add the remedy to the StorageError of a shard that is missing."""
+    try:
+        yield
+    except StorageError as error:
+        if shard.exists():
+            raise
+        raise StorageError(
+            f"{error}; copy it there again, or repeat the command that generated the cache, which makes only the missing "
+            "patches"
+        ) from error
 
 
 def _encoded(key: str) -> bytes:
