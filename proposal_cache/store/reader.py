@@ -8,7 +8,7 @@ from pathlib import Path
 from proposal_cache.errors import CacheError, FormatError, MissingKeyError, StorageError
 from proposal_cache.patches import Patches
 from proposal_cache.store.index import KeyIndex
-from proposal_cache.store.manifest import MANIFEST, Manifest, ShardInfo
+from proposal_cache.store.manifest import MANIFEST, Manifest
 from proposal_cache.store.shard import Shard
 
 _MAX_DESCRIPTORS = 128  # of open shards per cache; the usual limit per process is 1024
@@ -150,8 +150,8 @@ def _naming_fix(shard: Path) -> Iterator[None]:
         if shard.exists():
             raise
         raise StorageError(
-            f"{error}; copy it there again, or repeat the command that generated the cache, which makes only the missing "
-            "patches"
+            f"{error}; copy it there again, or repeat the command that generated the cache, which makes only the "
+            "missing patches"
         ) from error
 
 

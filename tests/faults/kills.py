@@ -34,8 +34,8 @@ def kill_at_random(subject: Subject, folder: Path, kills: int, seed: int) -> Cou
     """Kill runs of a program at random until there were so many kills.
 
     Returns:
-        "kills"; "finished": runs that ended after some kills; and faults, which must be 0: "failed": runs that ended
-        with an error; "damaged", "lost": complete work, after a kill; "other result".
+        "kills"; "finished": runs that ended, after some kills or none; and faults, which must be 0: "failed": runs that
+        ended with an error; "damaged", "lost": complete work, after a kill; "other result".
     """
     random, counts = np.random.default_rng(seed), Counter[str]()
     started = time.monotonic()
@@ -45,7 +45,7 @@ def kill_at_random(subject: Subject, folder: Path, kills: int, seed: int) -> Cou
     seconds = time.monotonic() - started
     expected = subject.result(folder / "undisturbed")
     while counts["kills"] < kills:
-        output = folder / f"after {counts['kills']} kills"
+        output = folder / f"run {counts['finished'] + counts['failed']}"
         delays = [*random.uniform(0, _LONGEST * seconds, kills - counts["kills"]), None]
         counts["finished" if _kill_until_it_ends(subject, output, delays, counts) == 0 else "failed"] += 1
         try:

@@ -35,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root, subjects(Path(root)) as table:
         for name, (subject, share) in table.items():
             if not arguments.only or name.startswith(arguments.only):
-                kills = arguments.kills if arguments.only else arguments.kills * share // 8
+                kills = arguments.kills if arguments.only else arguments.kills * share // 100
                 counts = kill_at_random(subject, Path(root) / name, kills, arguments.seed)
                 print(f"| {name:28} | {' | '.join(str(counts[column]) for column in _COLUMNS)} |", flush=True)
                 total += counts
@@ -44,12 +44,12 @@ def main() -> None:
 
 @contextmanager
 def subjects(root: Path) -> Iterator[dict[str, tuple[Subject, int]]]:
-    """Yield the programs by name, each with its share of the kills in eighths."""
+    """Yield the programs by name, each with its share of the kills in percent."""
     with panoptic_dataset(root / "toy", "toy_faults", count=4) as dataset:
         table: dict[str, tuple[Subject, int]] = {
-            "generation": (Generation(root / "data"), 8),
-            "training": (Training(dataset, root / "toy" / "patches", workers=0), 1),
-            "training, 2 loader workers": (Training(dataset, root / "toy" / "patches", workers=2), 1),
+            "generation": (Generation(root / "data"), 100),
+            "training": (Training(dataset, root / "toy" / "patches", workers=0), 20),
+            "training, 2 loader workers": (Training(dataset, root / "toy" / "patches", workers=2), 5),
         }
         for name in table:
             (root / name).mkdir()

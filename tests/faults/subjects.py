@@ -21,7 +21,7 @@ from samcp.commands import train
 from samcp.trainer import Trainer
 from tests.proposal_cache.generation.fakes import content
 
-_IMAGES, _ITERATIONS, _PERIOD = 24, 15, 3
+_IMAGES, _ITERATIONS, _PERIOD = 24, 10, 2
 
 
 class Generation:
@@ -100,13 +100,18 @@ class Training:
 
     def result(self, output: Path) -> Any:
         """Return all losses of all runs by iteration, and the files and tensors at the end."""
+        model = read_torch_file(output / "model_final.pth")["model"]
+        files = sorted(path.name for path in output.glob("*.pth*"))
+        return self.losses(output), files, {name: tensor.numpy().tobytes() for name, tensor in model.items()}
+
+    @staticmethod
+    def losses(output: Path) -> dict[int, set[str]]:
+        """Return the different losses of each iteration, as hexadecimal digits."""
         losses: dict[int, set[str]] = {}
         for line in (output / "losses.txt").read_text().splitlines():
             iteration, loss = line.split()
             losses.setdefault(int(iteration), set()).add(loss)
-        model = read_torch_file(output / "model_final.pth")["model"]
-        files = sorted(path.name for path in output.glob("*.pth*"))
-        return losses, files, {name: tensor.numpy().tobytes() for name, tensor in model.items()}
+        return losses
 
 
 class _Recorded(Trainer):
