@@ -1,4 +1,4 @@
-"""Reading of files of torch.save."""
+"""Files of torch.save: reading without running code, writing atomically."""
 
 import os
 import zipfile
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from proposal_cache.store.durable import atomic_file
 
 
 def read_torch_file(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
@@ -33,3 +35,18 @@ def read_torch_file(path: str | os.PathLike[str], *, mapped: bool = False) -> An
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipped)
     except Exception as error:  # a damaged file raises almost any exception
         raise ValueError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+
+
+def write_torch_file(path: Path, content: Any) -> None:
+    """Write a file of torch.save atomically.
+
+    Raises:
+        StorageError: the disk is full, or the file cannot be written.
+    """
+    with atomic_file(path) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # of PyTorch's writer, which hides the error of the system
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise

@@ -7,7 +7,6 @@ The datasets are registered as synthetic_train and synthetic_val.
 """
 
 import os
-import sys
 from pathlib import Path
 
 from samcp.command_line import command_parser
@@ -29,12 +28,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
-    from samcp.errors import DataError
+    from samcp.errors import exit_with_message
 
-    try:
+    with exit_with_message(interrupted="interrupted; repeat the command to start again"):
         make_synthetic_dataset(arguments.output, arguments.train, arguments.val, tuple(arguments.size), arguments.seed)
-    except DataError as error:
-        sys.exit(f"error: {error}")
     print(f"{arguments.train} + {arguments.val} images in {arguments.output}")
 
 

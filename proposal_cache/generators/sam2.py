@@ -1,6 +1,7 @@
 """Patches by SAM 2, with the optional package `sam2`."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from proposal_cache import rle
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import require_rgb, sha256_of
+from proposal_cache.generators.memory import halving_batches
 from proposal_cache.generators.sam.checkpoint import CheckpointError, read_weights
 from proposal_cache.patches import Patches
 
@@ -96,7 +98,7 @@ class Sam2Generator:
     def __call__(self, image: NDArray[np.uint8]) -> Patches:
         """Return the patches of an image (H, W, 3) RGB."""
         require_rgb(image)
-        found = self._search.generate(image)
+        found = halving_batches(partial(self._search.generate, image), self._halve_batch)
         return Patches.from_rles(
             image.shape[0],
             image.shape[1],
@@ -104,3 +106,9 @@ class Sam2Generator:
             predicted_iou=[mask["predicted_iou"] for mask in found],
             stability_score=[mask["stability_score"] for mask in found],
         )
+
+    def _halve_batch(self) -> int:
+        """Halve the number of points that are decoded at once, and return it; return 0 if it was 1."""
+        batch = self._search.points_per_batch // 2
+        self._search.points_per_batch = max(batch, 1)
+        return batch

@@ -1,10 +1,11 @@
 """Reader of a cache."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from proposal_cache.errors import CacheError, FormatError, MissingKeyError
+from proposal_cache.errors import CacheError, FormatError, MissingKeyError, StorageError
 from proposal_cache.patches import Patches
 from proposal_cache.store.index import KeyIndex
 from proposal_cache.store.manifest import MANIFEST, Manifest
@@ -48,7 +49,8 @@ class PatchCache(Mapping[str, Patches]):
             StorageError: if its shard cannot be read.
         """
         shard, row = self._find(key)
-        return shard.read(row)
+        with _naming_fix(shard.file.path):
+            return shard.read(row)
 
     def image_size(self, key: str) -> tuple[int, int]:
         """Return height and width of an image without reading its patches; errors as for its patches."""
@@ -102,7 +104,9 @@ class PatchCache(Mapping[str, Patches]):
                     f"{self.path / MANIFEST} is damaged: the index points to shard {number}, which it does not list"
                 )
             info = self.manifest.shards[number]
-            shard = Shard.open(self.path / info.file, info, len(self.manifest.generators))
+            path = self.path / info.file
+            with _naming_fix(path):
+                shard = Shard.open(path, info, len(self.manifest.generators))
             if row < len(shard) and shard.read_keys()[row] != key:
                 raise FormatError(
                     f"{self.path} is damaged: its index is not of the shards in its manifest ({key.decode()!r} is not "
@@ -135,6 +139,20 @@ def _open(cache: Path) -> tuple[Manifest, KeyIndex]:
             if newer.index == manifest.index:
                 raise
             manifest = newer
+
+
+@contextlib.contextmanager
+def _naming_fix(shard: Path) -> Iterator[None]:
+    """Add the remedy to the StorageError of a shard that is missing."""
+    try:
+        yield
+    except StorageError as error:
+        if shard.exists():
+            raise
+        raise StorageError(
+            f"{error}; copy it there again, or repeat the command that generated the cache, which makes only the "
+            "missing patches"
+        ) from error
 
 
 def _encoded(key: str) -> bytes:

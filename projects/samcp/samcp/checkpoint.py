@@ -2,6 +2,7 @@
 
 import pickle
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -9,7 +10,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from proposal_cache.errors import reason
-from proposal_cache.torch_files import read_torch_file
+from proposal_cache.store.durable import write_durably
+from proposal_cache.torch_files import read_torch_file, write_torch_file
 from samcp.config import without_pretraining
 from samcp.errors import CheckpointError, DataError
 from samcp.export import SavedConfig, read_tensors, saved_vocabulary, trained_vocabulary
@@ -38,6 +40,24 @@ class Checkpointer(DetectionCheckpointer):
         super().__init__(model, cfg.OUTPUT_DIR, config=SavedConfig(cfg, model), **checkpointables)
         self._path = ""
         self._whole_model = True
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write NAME.pth, then last_checkpoint, each atomically, so that a resumed training finds a complete one.
+
+        Raises:
+            StorageError: the disk is full, or the file cannot be written; earlier checkpoints stay.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        parts = {"model": self.model, **self.checkpointables}
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info("Saving checkpoint to %s", path)
+        write_torch_file(path, {key: part.state_dict() for key, part in parts.items()} | kwargs)
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write the name of the checkpoint that `resume_or_load` continues from."""
+        write_durably(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights and training state or, if `checkpointables` is empty, initial weights.

@@ -46,6 +46,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
     add_strict_option(parser)
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="repeat a training bit for bit, on the same machine: SEED is 0 if it is not given, and PyTorch uses "
+        "deterministic algorithms, which are slower on a GPU",
+    )
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes per machine (default 1)")
     parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="(default 1)")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="I", help="of this machine, from 0 (default 0)")

@@ -7,8 +7,6 @@ import sys
 
 from detectron2.utils.logger import setup_logger
 
-from samcp.errors import USER_ERRORS
-
 logger = logging.getLogger(__name__)
 
 # Loggers besides samcp's whose messages are of interest while a command runs. The others write environment, config,
@@ -29,6 +27,7 @@ def start_log(folder: str, rank: int) -> None:
 
     Detectron2's `setup_logger` with the same arguments, as in its `default_setup`, then adds no second output.
     """
+    logging.raiseExceptions = False  # on a full disk, each message would give a traceback
     loggers = (
         setup_logger(folder, distributed_rank=rank, name="fvcore"),
         setup_logger(folder, distributed_rank=rank),
@@ -50,6 +49,6 @@ class _PlainFormatter(logging.Formatter):
 
 
 def _is_for_console(record: logging.LogRecord) -> bool:
-    if record.exc_info and isinstance(record.exc_info[1], USER_ERRORS):
-        return False  # the command prints the message without the traceback
+    if record.exc_info and record.name == "detectron2.engine.train_loop":
+        return False  # it raises the exception, which the command prints
     return record.levelno >= logging.WARNING or record.name.startswith(_ON_CONSOLE)

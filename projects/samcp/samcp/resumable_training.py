@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from proposal_cache.store.durable import atomic_file
-from proposal_cache.torch_files import read_torch_file
+from proposal_cache.torch_files import read_torch_file, write_torch_file
 from samcp.errors import CheckpointError
 
 _CLIP = 5.0  # norm of the gradients
@@ -119,8 +118,8 @@ class ResumableTraining(ABC):
 
     def _save(self, iteration: int) -> None:
         content = {name: part.state_dict() for name, part in self._state.items()}
-        with atomic_file(self._checkpoint) as file:
-            torch.save(content | {"schedule": asdict(self.schedule), "iteration": iteration}, file)
+        content |= {"schedule": asdict(self.schedule), "iteration": iteration}
+        write_torch_file(self._checkpoint, content)
 
     def _load(self) -> None:
         try:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.engine.hooks import PeriodicCheckpointer
 from torch import Tensor
 
+from proposal_cache.store.durable import remove
 from samcp.errors import DivergenceError
 
 Batch = Sequence[Mapping[str, Any]]
@@ -17,21 +19,34 @@ class CheckpointHook(PeriodicCheckpointer):
     """Periodic checkpoints, of which the latest `max_to_keep` stay on disk, and model_final.pth."""
 
     def before_train(self) -> None:
-        """Count the checkpoints of a training that is resumed, so that they are deleted in their turn."""
+        """Continue with the checkpoints of a training that is resumed, also if it was killed while it wrote one."""
         super().before_train()
-        if self.trainer.start_iter:
-            files = sorted(self.checkpointer.get_all_checkpoint_files())
-            self.recent_checkpoints = [file for file in files if not file.endswith(f"{self.file_prefix}_final.pth")]
+        start = self.trainer.start_iter
+        if start:
+            last = f"{self.file_prefix}_{start - 1:07d}.pth"  # later ones are written again
+            files = sorted(map(Path, self.checkpointer.get_all_checkpoint_files()))
+            self.recent_checkpoints = [str(file) for file in files if file.name <= last]
+        if not self.checkpointer.save_to_disk:
+            return
+        for incomplete in Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_*.pth.*.tmp"):
+            remove(incomplete)
+        while self.max_to_keep and len(self.recent_checkpoints) > self.max_to_keep:
+            remove(Path(self.recent_checkpoints.pop(0)))
+        if start >= self.max_iter and not self._is_complete():
+            self.checkpointer.save(f"{self.file_prefix}_final", iteration=start - 1)
 
     def after_train(self) -> None:
         """Delete the checkpoint of the last iteration, which model_final.pth is a copy of."""
         last = f"{self.file_prefix}_{self.max_iter - 1:07d}.pth"
-        is_complete = self.checkpointer.has_checkpoint() and self.checkpointer.get_checkpoint_file().endswith(
-            f"{self.file_prefix}_final.pth"
-        )
+        is_complete = self._is_complete()
         for file in self.recent_checkpoints:
             if is_complete and file.endswith(last) and self.path_manager.exists(file):
                 self.path_manager.rm(file)
+
+    def _is_complete(self) -> bool:
+        """Return whether the last checkpoint is model_final.pth."""
+        name = Path(self.checkpointer.get_checkpoint_file()).name
+        return self.checkpointer.has_checkpoint() and name == f"{self.file_prefix}_final.pth"
 
 
 class RememberedBatches:
@@ -42,9 +57,13 @@ class RememberedBatches:
         self.last: Batch = ()
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.loader:
-            self.last = batch
-            yield batch
+        """Yield the batches; raise RuntimeError, as the loader does otherwise, if a worker dies while it sends one."""
+        try:
+            for batch in self.loader:
+                self.last = batch
+                yield batch
+        except (ConnectionError, EOFError) as error:
+            raise RuntimeError("DataLoader worker exited while it sent a batch") from error
 
 
 class _LossCheck:

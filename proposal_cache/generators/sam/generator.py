@@ -11,6 +11,7 @@ Many times faster and with a fraction of its memory, because results that are no
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from torchvision.ops import box_area
 
 from proposal_cache import rle
 from proposal_cache.generators.base import require_rgb
+from proposal_cache.generators.memory import halving_batches
 from proposal_cache.generators.sam.checkpoint import load_sam
 from proposal_cache.generators.sam.decoder import PromptDecoder
 from proposal_cache.generators.sam.encoder import encode_image
@@ -71,7 +73,8 @@ class SamGenerator:
             most of the time. The mask decoder always runs in float32, because its layer norms are computed from sums
             of products (`tokens`), which need the precision.
         compile: run encoder and decoder with `torch.compile`.
-        memory_budget: bytes per step of computation, in addition to the model; None for a default by device.
+        memory_budget: bytes per step of computation, in addition to the model; None for a default by device. Halved
+            when memory runs out.
         model_type: name of the model in `describe`.
         weights_sha256: SHA-256 of the weights' file in `describe`.
     """
@@ -162,7 +165,10 @@ class SamGenerator:
             parameters.points_per_side, parameters.crop_n_layers, parameters.crop_n_points_downscale_factor
         )
         boxes, layers = generate_crop_boxes((height, width), parameters.crop_n_layers, parameters.crop_overlap_ratio)
-        crops = [self._search_crop(image, box, grids[layer]) for box, layer in zip(boxes, layers, strict=True)]
+        crops = [
+            halving_batches(partial(self._search_crop, image, box, grids[layer]), self._halve_budget)
+            for box, layer in zip(boxes, layers, strict=True)
+        ]
         masks = FoundMasks(
             [counts for crop in crops for counts in crop.counts],
             Candidates.concatenate([crop.scores for crop in crops]),
@@ -199,7 +205,7 @@ class SamGenerator:
             crop_box,
             image_size=(image.shape[0], image.shape[1]),
             parameters=self.parameters,
-            batch=max(1, self.memory_budget // self.decoder.bytes_per_prompt),
+            batch=self._batch(),
         )
         scores, counts = search.run()
         prompts = torch.as_tensor(points)[scores.index // self.decoder.masks_per_prompt]
@@ -209,6 +215,17 @@ class SamGenerator:
             prompts + torch.tensor([left, top]),
             torch.tensor(crop_box).expand(len(counts), 4),
         )
+
+    def _batch(self) -> int:
+        """Return the number of prompts that are decoded at once."""
+        return max(1, self.memory_budget // self.decoder.bytes_per_prompt)
+
+    def _halve_budget(self) -> int:
+        """Halve the memory budget, and return the new batch; return 0 if the batch was 1."""
+        if self._batch() == 1:
+            return 0
+        self.memory_budget //= 2
+        return self._batch()
 
     def _embed(self, resized: NDArray[np.uint8]) -> Tensor:
         """Compute the embedding (1, C, H/16, W/16) float32 of an image whose long side is the encoder's image size."""

@@ -4,16 +4,15 @@ import contextlib
 import errno
 import itertools
 import os
-import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from proposal_cache import CacheWriter, PatchCache
 from proposal_cache.errors import CacheError, StorageError
+from tests.faults.conditions import disk_full, intercept
 from tests.proposal_cache.toy_cache import GENERATOR, check, make_key, make_patches, run, then_kill, write
 
 IMAGES = 40
@@ -29,24 +28,6 @@ def complete_shards(path: Path) -> set[str]:
     return {file.name for file in path.glob("shard-*.h5")}
 
 
-def intercept(
-    monkeypatch: pytest.MonkeyPatch, calls: list[tuple[Any, str]], step: int, action: Callable[[], object]
-) -> None:
-    """Do `action` before one call, the step-th from 0, counted over all `calls`."""
-    remaining = itertools.count(step, -1)
-
-    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            if next(remaining) == 0:
-                action()
-            return call(*arguments, **options)
-
-        return counted
-
-    for owner, name in calls:
-        monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
-
-
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -56,17 +37,6 @@ def fail(code: int) -> Callable[[], None]:
         raise OSError(code, os.strerror(code))
 
     return action
-
-
-@contextlib.contextmanager
-def disk_full() -> Iterator[None]:
-    """Simulate a full disk by a limit on file size: a manifest fits, a shard does not."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["space left", "disk full"])

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.export import ExportedProgram
 from samcp import model_zoo
 from samcp.checkpoint import load_trained_model
 from samcp.config import parse_config
+from samcp.data.files import write_bytes
 from samcp.errors import UsageError, exit_with_message
 from samcp.export import SUFFIX, ModelFile
 from samcp.modeling.meta_arch import SAMCP
@@ -80,7 +82,6 @@ def _export_network(source: Path, target: Path) -> None:
     cfg = parse_config(file.config)
     cfg.MODEL.DEVICE = "cpu"
     model = load_trained_model(cfg, str(source), file.vocabulary).eval()
-    target.parent.mkdir(parents=True, exist_ok=True)
     program = export_network(model)
     run = _write_onnx(program, target) if target.suffix == _ONNX else _write_program(program, target)
     difference = _difference(model, run)
@@ -88,14 +89,16 @@ def _export_network(source: Path, target: Path) -> None:
         raise UsageError(f"{target}: its probabilities differ from PyTorch's by {difference:.1g}; do not use it")
     words = target.with_suffix(".npz")
     embedding = model.class_embedding
+    arrays = io.BytesIO()
     np.savez_compressed(
-        words,
+        arrays,
         text=embedding().detach().numpy(),
         semantic_words=embedding.names[model.semantic_classes].numpy(),
         class_of_word=embedding.class_of.numpy(),
         class_names=np.array(file.vocabulary.names),
         class_is_thing=np.array(file.vocabulary.is_thing),
     )
+    write_bytes(words, arrays.getvalue())
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; differs from PyTorch by at most {difference:.1g}")
     print(f"{words}: inputs text and semantic_words for the {len(file.vocabulary.names)} classes of the training")
 
@@ -104,7 +107,9 @@ Run = Callable[[Mapping[str, Tensor]], Sequence[np.ndarray]]
 
 
 def _write_program(program: ExportedProgram, target: Path) -> Run:
-    torch.export.save(program, target)
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    write_bytes(target, content.getvalue())
     module = torch.export.load(target).module()
     return lambda inputs: [output.numpy() for output in module(**inputs)]
 
@@ -116,7 +121,7 @@ def _write_onnx(program: ExportedProgram, target: Path) -> Run:
         program, dynamo=True, opset_version=_OPSET, output_names=["scores", "affinity"], verbose=False
     )
     assert onnx is not None
-    onnx.save(target)
+    write_bytes(target, onnx.model_proto.SerializeToString())
     session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
     used = {value.name for value in session.get_inputs()}  # MaskRoI can be off
     return lambda inputs: session.run(None, {name: x.numpy() for name, x in inputs.items() if name in used})

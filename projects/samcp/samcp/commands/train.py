@@ -1,22 +1,31 @@
 """Training and evaluation, in one process per GPU."""
 
 import argparse
+import errno
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 
+from proposal_cache.errors import StorageError
 from samcp.checkpoint import Checkpointer, load_trained_model
 from samcp.config import load_config, without_pretraining
 from samcp.data import check_test_data
 from samcp.data.datasets.custom.register import register_files
 from samcp.errors import USER_ERRORS, UsageError
-from samcp.launch import launch
+from samcp.launch import KILLED, launch
 from samcp.log import start_log
 from samcp.trainer import Trainer
+
+_RESUME = "--resume continues from the last checkpoint"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -37,12 +46,25 @@ def run_process(arguments: argparse.Namespace) -> None:
         run(arguments)
     except USER_ERRORS as error:
         sys.exit(f"error: {_message(error)}")
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        sys.exit(f"error: {str(error).strip().rstrip('.')}. {KILLED}; {_RESUME}")
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted; {_RESUME}")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train, or evaluate only; return the results of the last evaluation (in the main process)."""
     register_files(arguments.register)
     cfg = load_config(arguments)
+    if getattr(arguments, "deterministic", False):  # not an option of Detectron2's parser
+        cfg = make_deterministic(cfg)
+    with _naming_full_disk(cfg.OUTPUT_DIR):
+        return _run(cfg, arguments)
+
+
+def _run(cfg: CfgNode, arguments: argparse.Namespace) -> dict[str, Any]:
     start_log(cfg.OUTPUT_DIR, comm.get_rank())
     default_setup(cfg, arguments)
     if not arguments.eval_only:
@@ -58,6 +80,32 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if not weights:
         raise UsageError("no checkpoint to evaluate: add MODEL.WEIGHTS FILE, or --resume for the last of OUTPUT_DIR")
     return Trainer.test(cfg, load_trained_model(cfg, weights))
+
+
+def make_deterministic(cfg: CfgNode) -> CfgNode:
+    """Make PyTorch repeat results bit for bit, and return the config with a seed.
+
+    On a GPU, operations without a deterministic algorithm give a warning that names them, and may differ.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as PyTorch's documentation asks for
+    torch.use_deterministic_algorithms(True, warn_only=cfg.MODEL.DEVICE != "cpu")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SEED = max(cfg.SEED, 0)
+    cfg.CUDNN_BENCHMARK = False
+    cfg.freeze()
+    return cfg
+
+
+@contextmanager
+def _naming_full_disk(folder: str) -> Iterator[None]:
+    """Raise the OSError of a full disk, which has no name of a file, as StorageError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise StorageError(f"{folder} cannot be written: {error.strerror}; free space; {_RESUME}") from error
 
 
 def _message(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -39,8 +40,10 @@ def curves_section(output_dir: str | os.PathLike[str], datasets: Sequence[str]) 
         output_dir: of the training; has Detectron2's metrics.json.
         datasets: of the evaluations.
     """
-    lines = Path(output_dir, "metrics.json").read_text().splitlines()
-    metrics = [json.loads(line) for line in lines]
+    metrics = []
+    for line in Path(output_dir, "metrics.json").read_text().splitlines():
+        with suppress(ValueError):  # a full disk leaves an incomplete line
+            metrics.append(json.loads(line))
     pictures = {"losses of the last decoder layer": plot_losses(metrics)}
     pictures |= {f"evaluations on {name}": plot_results(metrics, name) for name in datasets}
     return Section("Curves", rows=[Row("", pictures)])

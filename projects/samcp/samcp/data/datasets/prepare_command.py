@@ -1,10 +1,9 @@
 """Conversion of a dataset's release by a command, after its arguments are parsed."""
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 
-from samcp.errors import DataError
+from samcp.errors import exit_with_message
 
 
 def run(prepare: Callable[..., Mapping[str, str]], arguments: argparse.Namespace) -> None:
@@ -16,11 +15,7 @@ def run(prepare: Callable[..., Mapping[str, str]], arguments: argparse.Namespace
         prepare: (folder, workers=) -> summary of each split.
         arguments: of :func:`samcp.command_line.conversion_parser`.
     """
-    try:
+    with exit_with_message(interrupted="interrupted; repeat the command to continue"):
         found = prepare(arguments.folder, workers=max(arguments.workers, 1))
-    except DataError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; repeat the command to continue")
     for split, summary in found.items():
         print(f"{split}: {summary}")

@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 
 from samcp.data.build import load_dataset
 from samcp.data.datasets.catalog import register
+from samcp.data.files import write_json
 from samcp.errors import DataError
 
 _JSON_KEYS = ("panoptic_json", "json_file")  # read by Detectron2's evaluators
@@ -51,6 +52,5 @@ def _write_part(file: str, image_ids: set[Any], part: Path) -> str:
     content = json.loads(Path(file).read_text())
     content["images"] = [image for image in content["images"] if image["id"] in image_ids]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in image_ids]
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(json.dumps(content))
+    write_json(part, content)
     return str(part)
