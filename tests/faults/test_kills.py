@@ -1,6 +1,7 @@
 """Random kills: the programs survive some of them, and the harness of `make faults` notices what is lost."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,13 +90,22 @@ class Failing(Careful):
         super().run(output)
 
 
-@pytest.mark.parametrize(
-    ("program", "fault"), [(Careful(), ""), (Careless(), "damaged"), (Forgetful(), "lost"), (Failing(), "failed")]
-)
-def test_harness_notices_faults(tmp_path: Path, program: Careful, fault: str) -> None:
-    counts = kill_at_random(program, tmp_path, 12, seed=0)
+def kill_rounds(program: Careful, folder: Path, rounds: int) -> Iterator[Counter[str]]:
+    for seed in range(rounds):
+        (folder / f"{seed}").mkdir()
+        yield kill_at_random(program, folder / f"{seed}", 12, seed)
+
+
+def test_harness_finds_no_fault_in_a_careful_program(tmp_path: Path) -> None:
+    [counts] = kill_rounds(Careful(), tmp_path, 1)
     assert counts["kills"] == 12
-    assert counts[fault] > 0 if fault else set(counts.elements()) <= {"kills", "finished"}
+    assert set(counts.elements()) <= {"kills", "finished"}
+
+
+@pytest.mark.parametrize(("program", "fault"), [(Careless(), "damaged"), (Forgetful(), "lost"), (Failing(), "failed")])
+def test_harness_notices_faults(tmp_path: Path, program: Careful, fault: str) -> None:
+    """In one of several rounds: where a kill falls depends on the load of the machine."""
+    assert any(counts[fault] for counts in kill_rounds(program, tmp_path, 20))
 
 
 def test_a_training_that_draws_other_data_has_another_result(tmp_path: Path) -> None:
