@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow test-web fuzz lint hashes format demo clean distclean
+.PHONY: help install test test-slow test-web fuzz bench gpu-bundle lint hashes format demo clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -26,7 +26,7 @@ $(PY):
 	@"$(PYTHON)" -m venv $(VENV)
 
 # The packages that are distributed as source need setuptools and wheel; sam2 builds no CUDA extension.
-$(STAMP): requirements.txt pyproject.toml scripts/install_detectron2.sh | $(PY)
+$(STAMP): requirements.txt pyproject.toml scripts/install_detectron2.sh scripts/build_detectron2_wheel.sh | $(PY)
 	@echo "== Installing into $(VENV) (about 6 GB and some minutes the first time) 1/4: dependencies, with their hashes"
 	@$(PIP) install --quiet setuptools wheel
 	@SAM2_BUILD_CUDA=0 $(PIP) install --no-deps --no-build-isolation -r requirements.txt
@@ -54,6 +54,13 @@ N ?= 300
 SEED ?= 0
 fuzz: $(STAMP) ## read N mutated files of every format (N=300, SEED=0); figures in docs/reliability.md
 	OMP_NUM_THREADS=1 PYTHONPATH=.:projects/samcp $(PY) -m tests.fuzz.run --inputs $(N) --seed $(SEED)
+
+bench: $(STAMP) ## run all benchmarks (about an hour on two idle cores); figures in docs/benchmarks.md
+	$(PY) scripts/benchmark.py all --update docs
+
+TARGET_PYTHON ?= 3.12
+gpu-bundle: $(STAMP) ## collect wheels for scripts/gpu_check.sh in output/gpu-bundle (TARGET_PYTHON=3.12)
+	$(PY) scripts/make_gpu_bundle.py --python-version $(TARGET_PYTHON)
 
 lint: $(STAMP) ## check with ruff and mypy, and the dependencies for known vulnerabilities if their list can be reached
 	$(PY) -m ruff check .

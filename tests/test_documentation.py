@@ -65,10 +65,7 @@ NOT_RUN = {
         "python scripts/measure_time.py",
     ],
     "minutes of measuring or training (tests/scripts)": [
-        "python scripts/benchmark_generation.py",
-        "python scripts/benchmark_store.py",
-        "python scripts/benchmark_data.py",
-        "python scripts/benchmark_model.py",
+        "python scripts/benchmark.py",
         "python scripts/overfit.py",
     ],
     "a trained model, and a minute of export (tests/samcp/modeling/test_tensor_network.py)": ["samcp export"],

@@ -1,9 +1,15 @@
-"""Benchmarks of data, model and scaling, at a small size."""
+"""Benchmarks at a small size, their report, and the check on a GPU, on the CPU."""
 
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+
+import pytest
+
+from samcp.benchmarks.report import Report, Table, find_falls, read_json, update_page
+from samcp.errors import DataError, UsageError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -15,23 +21,84 @@ def output(script: str, *arguments: object) -> str:
     return result.stdout
 
 
-def test_data_prints_stages_and_loading_rates() -> None:
-    printed = output("benchmark_data.py", "--patches", 5, "--images", 4, "--workers", 0, 1)
-    for part in ("load the patches", "targets", "whole image"):
-        assert re.search(rf"^{part} +\d+\.\d+$", printed, re.MULTILINE)
-    assert re.search(r"^dense: decode all masks +[\d.]+ +=? ?[\d.]+ x ours$", printed, re.MULTILINE)
-    assert re.search(r"^ +1 +[\d.]+ +[\d.]+$", printed, re.MULTILINE)
+def read_tables(path: Path) -> list[Table]:
+    return [Table(**entry) for entry in read_json(path)["tables"]]
 
 
-def test_model_prints_parts_comparisons_and_scaling() -> None:
+def test_data_measures_parts_and_loading_rates(tmp_path: Path) -> None:
+    options = ("--patches", 5, "--images", 4, "--workers", 0, 1)
+    output("benchmark.py", "data", *options, "--report", tmp_path)
+    parts, loader = read_tables(tmp_path / "data.json")
+    times = {row[0]: float(row[1]) for row in parts.rows}
+    assert times["whole image (target: 25)"] >= times["load the patches"] > 0
+    assert parts.ratios["dense: decode and augment all masks"] > 0
+    assert [row[0] for row in loader.rows] == ["0", "1"]
+
+
+def test_model_measures_parts_peers_and_growth(tmp_path: Path) -> None:
     sizes = ("--size", 96, 128, "--patches", 6, "--classes", 8, "--repeats", 1)
-    printed = output("benchmark_model.py", *sizes, "--more-patches", 2, 4, 8, "--more-classes")
-    for row in ("backbone", "decoder", "everything after the FPN"):
-        assert re.search(rf"^{row} +\d+ +[\d.]+$", printed, re.MULTILINE)
-    assert re.search(r"^SAM-CP / R50-FPN alone +[\d.]+$", printed, re.MULTILINE)
-    assert "Mask2Former-R50" in printed  # its times, or how to install its dependencies
-    assert "6 masks into 100 queries" in printed
-    assert len(re.findall(r"^fitted: ", printed, re.MULTILINE)) == 1
+    printed = output("benchmark.py", "model", *sizes, "--more-patches", 2, 4, 8, "--more-classes", "--report", tmp_path)
+    forward, merging, growth = read_tables(tmp_path / "model.json")
+    names = [row[0] for row in forward.rows]
+    assert {"backbone", "decoder", "everything after the FPN", "R50-FPN alone"} <= set(names)
+    assert names[-1] == "Mask2Former-R50"  # its time, or how to install its dependencies
+    assert forward.ratios["R50-FPN alone / SAM-CP"] > 0
+    assert "6 masks into 100 queries" in merging.note
+    assert [row[0] for row in growth.rows] == ["2", "4", "8"]
+    assert (tmp_path / "model.md").read_text().count("**") == 6
+    assert "**The forward pass**" in printed
+
+
+def test_generation_compares_with_segment_anything(tmp_path: Path) -> None:
+    options = ("--model-type", "tiny", "--points-per-side", 4, "--memory-points", 2, "--encoder-repeats", 1)
+    output("benchmark.py", "generation", *options, "--report", tmp_path)
+    times, memory, encoder = read_tables(tmp_path / "generation.json")
+    assert [row[0] for row in times.rows] == ["encoder", "decoder", "the rest", "whole image"]
+    assert memory.rows[0][1].endswith(" MB")
+    assert [row[0] for row in encoder.rows][1:] == ["segment_anything", "SamGenerator"]
+
+
+def table(ratio: float) -> Table:
+    return Table("The store", ["", "ms"], [["ours", "1"]], {"load": ratio})
+
+
+def test_falls_of_more_than_a_fifth_are_reported() -> None:
+    kept = [table(2.0)]
+    assert find_falls([table(1.65)], kept) == []
+    assert find_falls([table(1.5)], kept) == ["The store: load fell from 2.00 to 1.50 times (-25%)"]
+    assert find_falls([table(1.5)], []) == [], "nothing is kept"
+
+
+def test_report_is_continued_only_on_request(tmp_path: Path) -> None:
+    Report(tmp_path, "x").add(table(1))
+    Report(tmp_path, "x", resume=True).add(Table("Other", ["", "ms"], []))
+    assert [t.title for t in read_tables(tmp_path / "x.json")] == ["The store", "Other"]
+    Report(tmp_path, "x").add(table(1))
+    assert len(read_tables(tmp_path / "x.json")) == 1
+
+
+def test_only_figures_between_the_markers_of_a_page_are_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("prose\n<!-- make bench: store -->\nold\n<!-- end of make bench -->\nmore\n")
+    for text in ("first", "second"):
+        update_page(page, "store", text)
+    assert page.read_text() == "prose\n<!-- make bench: store -->\n\nsecond\n<!-- end of make bench -->\nmore\n"
+    with pytest.raises(UsageError, match="has no lines '<!-- make bench: data -->'"):
+        update_page(page, "data", "text")
+
+
+def test_documented_page_has_a_place_for_every_benchmark(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text((SCRIPTS.parent / "docs" / "benchmarks.md").read_text())
+    for name in ("generation", "store", "data", "model"):
+        update_page(page, name, f"figures of {name}")
+        assert f"figures of {name}" in page.read_text()
+
+
+def test_damaged_report_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(DataError, match=r"x.json is not a report of measurements \('tables'\); delete it"):
+        read_tables(tmp_path / "x.json")
 
 
 def test_scaling_prints_rates_and_sizes() -> None:
@@ -42,3 +109,46 @@ def test_scaling_prints_rates_and_sizes() -> None:
     printed = output("benchmark_scaling.py", "index", "--images", 3000)
     assert re.search(r"^manifest\.json +[\d.]+ MB per million images$", printed, re.MULTILINE)
     assert len(re.findall(r" MB peak, ", printed)) == 4
+
+
+@pytest.mark.slow
+def test_gpu_check_runs_all_stages_small(tmp_path: Path) -> None:
+    printed = output("gpu_check.py", "--device", "cpu", "--tiny", "--minutes", 20, "--output", tmp_path)
+    tables = {t.title: t for t in read_tables(tmp_path / "gpu_check.json")}
+    assert "passed" in tables["Comparison of cpu with the CPU"].rows[0][1]
+    sam = tables["Segment-everything, vit_h, 6² prompts, cpu"]
+    assert sam.rows[0][0] == "segment_anything, float32"
+    assert len({row[-2] for row in sam.rows}) == 1, "all generators find as many masks"
+    assert len(sam.rows) == 4
+    assert [row[0] for row in tables["SAM-CP, Swin-L, cpu"].rows][1:3] == ["training, bfloat16", "inference, float32"]
+    assert "**SAM-CP, R50, cpu**" in printed
+
+
+def test_gpu_check_skips_stages_beyond_the_limit(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--device", "cpu", "--minutes", "0"]
+    result = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "model R50: skipped, it may take" in result.stdout
+
+
+def test_bundle_unpacks_only_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import make_gpu_bundle
+    import unpack_wheels
+
+    def wheel(folder: Path, name: str, *files: str) -> Path:
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{name}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in files:
+                archive.writestr(file, "content")
+        return path
+
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    make_gpu_bundle.compress(wheel(tmp_path / "in", "absent", "absent/a.py", "absent/tests/t.py"), bundle)
+    make_gpu_bundle.compress(wheel(tmp_path / "in", "numpy", "numpy/a.py"), bundle)
+    there, unpacked = unpack_wheels.unpack_missing(bundle, tmp_path / "out")
+    assert [name.split()[0] for name in there] == ["numpy"]
+    assert unpacked == ["absent 1.0"]
+    assert [str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.py")] == ["absent/a.py"]

@@ -9,7 +9,6 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
-from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import Instances
 
 from proposal_cache import PatchCache, Patches
@@ -174,6 +173,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
             shrink = T.ResizeShortestEdge(_SIZES_BEFORE_CROP, sample_style="choice")
             before.append(T.RandomApply(T.AugmentationList([shrink, crop]), prob=0.5))
     if cfg.INPUT.COLOR_AUG_SSD:
+        from detectron2.projects.point_rend import ColorAugSSDTransform  # not above: it needs OpenCV
+
         after.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
     return [*before, resize, *after, *flip]
 

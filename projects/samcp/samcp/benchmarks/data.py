@@ -1,15 +1,13 @@
-"""Benchmark of loading training images, compared with decoding and resizing dense masks."""
+"""Time of loading training images, compared with decoding and resizing dense masks."""
 
 import argparse
 import json
 import random
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -22,12 +20,13 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 from skimage import data, segmentation
 from skimage.transform import resize
-from tabulate import tabulate
 from tqdm import tqdm
 
 from proposal_cache import CacheWriter, Patches
 from proposal_cache.generators.contours import ContourGenerator
 from samcp import add_samcp_config
+from samcp.benchmarks.report import Table
+from samcp.benchmarks.timing import Stopwatch
 from samcp.config_files import find_config
 from samcp.data import build_train_loader, dataset_mapper
 from samcp.data.build import load_records
@@ -49,15 +48,16 @@ _V100_IMAGES_PER_SECOND = 16 / 0.261 / 8
 _H100_PER_V100 = 4
 
 
-def main(arguments: argparse.Namespace) -> None:
+def tables(arguments: argparse.Namespace) -> Iterator[Table]:
+    """Measure the parts of the mapper, then the loader, with one thread."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.dataset is None:
             arguments.dataset = _NAME
             arguments.patches_cache = make_dataset(Path(scratch), arguments.patches)
         cfg = load_config(arguments)
-        print(parts_table(cfg, arguments.images), "\n")
-        print(loader_table(cfg, arguments))
+        yield parts_table(cfg, arguments.images)
+        yield loader_table(cfg, arguments)
 
 
 def make_dataset(folder: Path, num_patches: int) -> str:
@@ -93,39 +93,48 @@ def load_config(arguments: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def parts_table(cfg: CfgNode, images: int) -> str:
-    """Return a table of milliseconds per image of the mapper's parts, and of dense masks."""
+def parts_table(cfg: CfgNode, images: int) -> Table:
+    """Measure milliseconds per image of the mapper's parts, and of dense masks."""
     records, cache = load_records(cfg.DATASETS.TRAIN[0], cfg.DATASETS.PATCHES_TRAIN[0], skip_failed=True)
     random.Random(0).shuffle(records)
     caches = {cfg.DATASETS.PATCHES_TRAIN[0]: cache}
     mapper = SAMCPDatasetMapper(cfg, is_train=True, dataset_name=cfg.DATASETS.TRAIN[0], caches=caches)
-    seconds: defaultdict[str, float] = defaultdict(float)
+    watch = Stopwatch()
     counts: list[int] = []
-    with _timed_parts(seconds):
+    with _timed_parts(watch):
         mapper(records[0])
-        seconds.clear()
+        watch.seconds.clear()
         for i in tqdm(range(images), desc="loading", leave=False):
             record = records[i % len(records)]
             seed_all_rng(i)
-            with _clock(seconds, "whole"):
+            with watch.stage("whole"):
                 mapper(record)
             patches = cache[record["key"]]
             counts.append(len(patches))
             seed_all_rng(i)  # the same augmentation
-            _dense(mapper, patches, seconds)
-    ms = {name: 1e3 * total / images for name, total in seconds.items()}
+            _dense(mapper, patches, watch)
+    ms = {name: 1e3 * total / images for name, total in watch.seconds.items()}
     ours = sum(ms[name] for name in _MASK_WORK)
     rest = ms["whole"] - sum(ms[name] for name in _PARTS.values())
-    rows = [[name, f"{ms[name]:.2f}"] for name in _PARTS.values()]
-    rows += [["augment the image, and the rest", f"{rest:.2f}"], ["whole image", f"{ms['whole']:.2f}"]]
-    rows += [["", ""], ["all work on patches and targets", f"{ours:.2f}"]]
-    for name in ("decode all masks", "decode and augment all masks"):
-        rows.append([f"dense: {name}", f"{ms[name]:.2f}  = {ms[name] / ours:.1f} x ours"])
-    return tabulate(rows, [f"{images} images, {np.mean(counts):.0f} patches on average", "ms per image"])
+    rows = [[name, f"{ms[name]:.1f}", ""] for name in _PARTS.values()]
+    rows += [
+        ["augment the image, and the rest", f"{rest:.1f}", ""],
+        ["whole image (target: 25)", f"{ms['whole']:.1f}", ""],
+    ]
+    rows += [["all work on patches and targets", f"{ours:.1f}", "1"]]
+    dense = {f"dense: {name}": ms[name] for name in ("decode all masks", "decode and augment all masks")}
+    rows += [[name, f"{value:.1f}", f"{value / ours:.1f}"] for name, value in dense.items()]
+    return Table(
+        "Loading a training image",
+        ["", "ms per image", "times ours"],
+        rows,
+        {name: value / ours for name, value in dense.items()},
+        f"{images} images, {np.mean(counts):.0f} patches on average.",
+    )
 
 
-def loader_table(cfg: CfgNode, arguments: argparse.Namespace) -> str:
-    """Return a table of images per second of Detectron2's loader by number of worker processes."""
+def loader_table(cfg: CfgNode, arguments: argparse.Namespace) -> Table:
+    """Measure images per second of Detectron2's loader by number of worker processes."""
     consumed = _V100_IMAGES_PER_SECOND * _H100_PER_V100
     rows = []
     for workers in arguments.workers:
@@ -139,48 +148,35 @@ def loader_table(cfg: CfgNode, arguments: argparse.Namespace) -> str:
         for _ in tqdm(range(arguments.images // 2), desc=f"{workers} workers", leave=False):
             next(batches)
         rate = 2 * (arguments.images // 2) / (time.perf_counter() - start)
-        rows.append([workers, f"{rate:.1f}", f"{rate / consumed:.2f}"])
+        rows.append([str(workers), f"{rate:.1f}", f"{rate / consumed:.2f}"])
         del batches
-    return tabulate(
-        rows, ["workers", "images / s", f"share of {consumed:.0f} / s, the estimated training speed on an H100"]
+    return Table(
+        "The loader",
+        ["workers", "images per second", f"share of {consumed:.0f} per second"],
+        rows,
+        note="The share is of the training speed that is estimated for an H100.",
     )
 
 
-def _dense(mapper: SAMCPDatasetMapper, patches: Patches, seconds: dict[str, float]) -> None:
+def _dense(mapper: SAMCPDatasetMapper, patches: Patches, watch: Stopwatch) -> None:
     """Decode all masks and augment each of them, as Detectron2 does."""
     image = np.zeros((patches.height, patches.width, 3), np.uint8)
     transforms: T.Transform = mapper.augmentations(T.AugInput(image))
-    with _clock(seconds, "decode and augment all masks"):
-        with _clock(seconds, "decode all masks"):
+    with watch.stage("decode and augment all masks"):
+        with watch.stage("decode all masks"):
             masks = patches.decode()
         for mask in masks:
             transforms.apply_segmentation(mask.astype(np.uint8))
 
 
 @contextmanager
-def _timed_parts(seconds: dict[str, float]) -> Iterator[None]:
+def _timed_parts(watch: Stopwatch) -> Iterator[None]:
     """Time the functions that the mapper calls within the context."""
-
-    def timed(name: str) -> Callable[..., Any]:
-        function = getattr(dataset_mapper, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with _clock(seconds, _PARTS[name]):
-                return function(*args, **kwargs)
-
-        return call
-
     with ExitStack() as patches:
-        for name in _PARTS:
-            patches.enter_context(mock.patch.object(dataset_mapper, name, timed(name)))
+        for name, part in _PARTS.items():
+            function = watch.timed(part, getattr(dataset_mapper, name))
+            patches.enter_context(mock.patch.object(dataset_mapper, name, function))
         yield
-
-
-@contextmanager
-def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] += time.perf_counter() - start
 
 
 def _register(folder: Path, images: list[dict], annotations: list[dict]) -> None:

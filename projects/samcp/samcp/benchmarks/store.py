@@ -1,4 +1,4 @@
-"""Comparison of the patch cache with other storage formats; see ``scripts/benchmark_store.py``."""
+"""Comparison of the patch cache with other storage formats."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ import tempfile
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,29 +18,29 @@ import h5py
 import numpy as np
 import zstandard
 from pycocotools import mask as coco
-from tabulate import tabulate
 
 from proposal_cache import CacheWriter, PatchCache, Patches
 from proposal_cache.store.format import pack_masks
+from samcp.benchmarks.report import Table
 
 _CODEC_IMAGES = 200  # for the comparison of compression methods
 _POOL = 2000  # different masks
 
 
-def main(arguments: argparse.Namespace) -> None:
+def tables(arguments: argparse.Namespace) -> Iterator[Table]:
+    """Write synthetic patches in all formats; measure sizes and loads, compression methods, and parallel reads."""
     height, width, images, patches = arguments.height, arguments.width, arguments.images, arguments.patches
     reads, rounds = arguments.reads or images, arguments.rounds
     with tempfile.TemporaryDirectory(dir=arguments.output) as folder:
         scratch = Path(folder)
         ours = Cache(scratch)
         formats = [ours, RecordFiles(scratch, pickle), RecordFiles(scratch, json), Groups(scratch)]
-        print(f"{images} images of {height} x {width}, {patches} patches each", flush=True)
         pool = MaskPool(height, width, min(_POOL, images * patches), seed=0)
         writing = write_all(formats, pool, images, patches)
-        print(f"compressed counts of a patch: {pool.mean_length:.0f} bytes\n")
-        print(compare_codecs(pool, min(images, _CODEC_IMAGES), patches, rounds), "\n")
-        print(compare(formats, images, writing, load_in_turns(formats, images, reads, rounds)), "\n")
-        print(read_in_parallel(ours.path, images, reads, arguments.workers))
+        note = f"{images} images of {height} x {width} with {patches} patches, of {pool.mean_length:.0f} bytes each."
+        yield compare(formats, images, writing, load_in_turns(formats, images, reads, rounds), note)
+        yield compare_codecs(pool, min(images, _CODEC_IMAGES), patches, rounds)
+        yield read_in_parallel(ours.path, images, reads, arguments.workers)
 
 
 class Format(ABC):
@@ -223,25 +223,27 @@ def fill_page_cache(files: Sequence[Path]) -> None:
                 pass
 
 
-def compare(formats: Sequence[Format], images: int, writing: list[float], loading: list[list[float]]) -> str:
-    """Return a table of all formats, and of the ratio of the first one to the best other one."""
-    columns = [
-        [sum(path.stat().st_size for path in form.files()) / images for form in formats],
-        [statistics.mean(times) * 1e3 for times in loading],
-        [statistics.median(times) * 1e3 for times in loading],
-        [seconds / images * 1e3 for seconds in writing],
-    ]
-    rows: list[list[str]] = [
+def compare(
+    formats: Sequence[Format], images: int, writing: list[float], loading: list[list[float]], note: str
+) -> Table:
+    """Compare all formats, and the first one with the best of the others."""
+    columns = {
+        "bytes per image": [sum(path.stat().st_size for path in form.files()) / images for form in formats],
+        "load, ms (mean)": [statistics.mean(times) * 1e3 for times in loading],
+        "load, ms (median)": [statistics.median(times) * 1e3 for times in loading],
+        "write, ms": [seconds / images * 1e3 for seconds in writing],
+    }
+    rows = [
         [form.name, f"{size:.0f}", f"{mean:.3f}", f"{median:.3f}", f"{write:.2f}"]
-        for form, size, mean, median, write in zip(formats, *columns, strict=True)
+        for form, size, mean, median, write in zip(formats, *columns.values(), strict=True)
     ]
-    ratios = [f"{column[0] / min(column[1:]):.2f}" for column in columns]
-    rows.append(["proposal_cache / best of the others", *ratios])
-    return table(["", "bytes an image", "load, ms (mean)", "load, ms (median)", "write, ms"], rows)
+    ratios = {name: min(values[1:]) / values[0] for name, values in columns.items()}
+    rows.append(["proposal_cache / best of the others", *(f"{1 / ratio:.2f}" for ratio in ratios.values())])
+    return Table("The store", ["", *columns], rows, ratios, note)
 
 
-def compare_codecs(pool: MaskPool, images: int, count: int, rounds: int) -> str:
-    """Return a table of compression methods for the masks of an image; reading is timed in turns, the best counts."""
+def compare_codecs(pool: MaskPool, images: int, count: int, rounds: int) -> Table:
+    """Compare compression methods for the masks of an image; reading is timed in turns, the best counts."""
     texts = [b"".join(pool.sample(count).rles) for _ in range(images)]
     unzstd = zstandard.ZstdDecompressor().decompress
     codecs: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], Any]]] = {
@@ -264,11 +266,11 @@ def compare_codecs(pool: MaskPool, images: int, count: int, rounds: int) -> str:
         + [f"{seconds[name] / images * 1e3:.3f}" for seconds in (reading, writing)]
         for name in codecs
     ]
-    return table(["masks of an image, as", "bytes", "unpack, ms", "pack, ms"], rows)
+    return Table("Compression of the masks of an image", ["", "bytes", "unpack, ms", "pack, ms"], rows)
 
 
-def read_in_parallel(path: Path, images: int, reads: int, workers: Sequence[int]) -> str:
-    """Return a table of random reads by several processes at once, each of which opens the cache."""
+def read_in_parallel(path: Path, images: int, reads: int, workers: Sequence[int]) -> Table:
+    """Measure random reads by several processes at once, each of which opens the cache."""
     rows = []
     for count in workers:
         with multiprocessing.get_context("spawn").Pool(count) as processes:
@@ -278,7 +280,8 @@ def read_in_parallel(path: Path, images: int, reads: int, workers: Sequence[int]
         rows.append([str(count), *(f"{value:.3f}" for value in worst[:3]), *(f"{value:.1f}" for value in worst[3:])])
     load = ["open, s", "load, ms (median)", "load, ms (99 %)"]
     memory = ["MB: opened", "MB: after 1/4 of reads", "MB: end"]
-    return f"The slowest and largest worker of each:\n{table(['workers', *load, *memory], rows, first='right')}"
+    note = "The slowest and largest worker of each."
+    return Table("Processes that read at once", ["workers", *load, *memory], rows, note=note)
 
 
 def read_alone(path: Path, images: int, reads: int, seed: int) -> tuple[float, ...]:
@@ -312,9 +315,3 @@ def own_memory() -> float:
     with open("/proc/self/smaps_rollup") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line and "-" not in line.split(":")[0])
     return sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty")) / 1024
-
-
-def table(headers: list[str], rows: list[list[str]], first: str = "left") -> str:
-    """Return a table whose first column is aligned as `first`, the others right."""
-    alignment = [first, *["right"] * (len(headers) - 1)]
-    return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=alignment)

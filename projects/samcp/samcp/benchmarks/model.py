@@ -1,15 +1,12 @@
-"""Benchmark of time and memory of the model's parts, with Mask2Former for comparison."""
+"""Time and memory of the model's parts, with Mask2Former for comparison."""
 
 import argparse
 import importlib
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,47 +17,43 @@ from detectron2.data import transforms as T
 from detectron2.structures import ImageList
 from skimage import data
 from skimage.transform import resize
-from tabulate import tabulate
 from torch import Tensor, nn
 
 from proposal_cache import Patches
 from proposal_cache.generators.contours import ContourGenerator
 from samcp import SAMCP, add_samcp_config
+from samcp.benchmarks.report import Table
+from samcp.benchmarks.timing import Stopwatch, peak_mb, reset_peak, time_call
 from samcp.config_files import find_config
 from samcp.data.patch_transforms import AxisAlignedMap, patch_instances
 from samcp.modeling import affinity_decoder
 from samcp.modeling.inference import Predictions
 from samcp.modeling.roi_align import channels_last_on_cpu
 
-_CONFIG = "coco/panoptic/samcp_R50_12ep.yaml"
+CONFIG = "coco/panoptic/samcp_R50_12ep.yaml"
 _PARTS = ("backbone", "patch_encoder", "query_builder", "decoder", "classifier", "inference")
 _MOVED = 0.3  # fraction of instance queries with a new box in each layer
 _INSTANCES, _REGIONS = 30, 10  # numbers above the panoptic threshold
 _MERGED = 100  # queries
+_MERGED_BOXES = affinity_decoder.merged_boxes  # before a Bench replaces it
 
 
-def main(arguments: argparse.Namespace) -> None:
-    arguments.threads = arguments.threads or torch.get_num_threads()
-    torch.set_num_threads(arguments.threads)
-    torch.set_grad_enabled(False)
-    if arguments.measure:
-        _print_one_measurement(arguments)
-        return
-    height, width = arguments.size
-    print(
-        f"{arguments.device}, {arguments.threads} threads, torch {torch.__version__}; input {height} x {width}, "
-        f"{arguments.patches} patches, {arguments.classes} classes; best of {arguments.repeats}\n"
-    )
-    print(forward_table(arguments), "\n")
-    print(merging_table(arguments), "\n")
+@torch.no_grad()
+def tables(arguments: argparse.Namespace) -> Iterator[Table]:
+    """Measure the forward pass, the merging of patches, and the growth with patches and classes."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    yield forward_table(arguments)
+    yield merging_table(arguments)
     for what, queries in (("patches", "stuff"), ("classes", "stuff"), ("classes", "all")):
         if counts := getattr(arguments, f"more_{what}"):
-            print(f"semantic queries: {queries}\n{growth_table(what, counts, arguments, queries)}\n")
+            yield growth_table(what, counts, arguments, queries)
 
 
-def forward_table(arguments: argparse.Namespace) -> str:
-    """Return a table of the parts of the forward pass and of other models."""
-    bench = Bench(arguments, arguments.patches, arguments.classes)
+def forward_table(arguments: argparse.Namespace) -> Table:
+    """Measure the parts of the forward pass and other models, in turns."""
+    model = build_model(load_config(arguments.device, arguments.classes, queries=arguments.queries))
+    bench = Bench(model, arguments.patches, arguments.size)
     peers: dict[str, Callable[[], Any]] = {"R50-FPN alone": lambda: bench.model.backbone(bench.pixels)}
     mask2former = _mask2former(arguments.classes)
     if mask2former is not None:
@@ -71,149 +64,121 @@ def forward_table(arguments: argparse.Namespace) -> str:
     for _ in range(arguments.repeats + 1):  # the first round warms up
         ours.append(bench.run())
         for name, call in peers.items():
-            theirs[name].append(bench.time(call))
+            theirs[name].append(time_call(call))
     best = min(ours[1:], key=lambda parts: parts["whole"])
     whole, after = best["whole"], best["whole"] - best["backbone"]
-    rows = [[name, f"{best[name] * 1e3:.0f}", f"{best[name] / whole:.3f}"] for name in (*_PARTS, "the rest")]
-    rows += [["everything after the FPN", f"{after * 1e3:.0f}", f"{after / whole:.3f}"]]
+    rows = [[name, f"{best[name] * 1e3:.0f}", f"{best[name] / whole:.2f}"] for name in (*_PARTS, "the rest")]
+    rows += [["everything after the FPN", f"{after * 1e3:.0f}", f"{after / whole:.2f}"]]
     rows += [["SAM-CP, whole", f"{whole * 1e3:.0f}", "1"]]
-    for name, seconds in theirs.items():
-        least = min(seconds[1:])
-        rows.append([name, f"{least * 1e3:.0f}", f"{least / whole:.3f}"])
-        rows.append([f"SAM-CP / {name}", "", f"{whole / least:.3f}"])
+    least = {name: min(seconds[1:]) for name, seconds in theirs.items()}
+    rows += [[name, f"{seconds * 1e3:.0f}", f"{seconds / whole:.2f}"] for name, seconds in least.items()]
     if mask2former is None:
         rows.append(["Mask2Former-R50", "not measured: pip install -e '.[bench]'", ""])
-    return tabulate(rows, ["", "ms", "of the whole"])
+    height, width = arguments.size
+    return Table(
+        "The forward pass",
+        ["", "ms", "share of the whole"],
+        rows,
+        {f"{name} / SAM-CP": seconds / whole for name, seconds in least.items()},
+        f"Input {height} x {width}, {arguments.patches} patches, {arguments.classes} classes, {arguments.device}, "
+        f"{torch.get_num_threads()} threads; best of {arguments.repeats}. Targets: 0.25 after the FPN, at most 1.5 "
+        "times R50-FPN alone.",
+    )
 
 
-def merging_table(arguments: argparse.Namespace) -> str:
-    """Return a table of methods that merge patches into masks, at the input size."""
+def merging_table(arguments: argparse.Namespace) -> Table:
+    """Measure methods that merge patches into masks, at the input size."""
     patches = make_patches(arguments.patches, *arguments.size)
     inside = patches.iop(patches) > 0.8
     groups = [np.flatnonzero(inside[:, i % len(patches)]).tolist() for i in range(_MERGED)]
     masks = torch.from_numpy(patches.decode()).float()
-    clock = Bench.time
-
-    def dense() -> list[Tensor]:
-        return [masks[group].amax(0) for group in groups]
-
-    by_rle = min(clock(lambda: patches.union(groups)) for _ in range(arguments.repeats))
-    by_mask = min(clock(dense) for _ in range(min(arguments.repeats, 2)))
     members = torch.zeros(_MERGED, len(patches))
     for row, group in zip(members, groups, strict=True):
         row[group] = 1
+    few = min(arguments.repeats, 2)
+    seconds = {
+        "union of RLEs": min(time_call(lambda: patches.union(groups)) for _ in range(arguments.repeats)),
+        "dense, maximum over the member masks only": min(
+            time_call(lambda: [masks[group].amax(0) for group in groups]) for _ in range(few)
+        ),
+        "dense, maximum over membership x masks, as in the released code": time_call(
+            lambda: [(row[:, None, None] * masks).amax(0) for row in members]
+        ),
+    }
+    ours = seconds["union of RLEs"]
+    return Table(
+        "Merging patches",
+        ["", "ms", "times ours"],
+        [[name, f"{value * 1e3:.1f}", f"{value / ours:.0f}"] for name, value in seconds.items()],
+        {name: value / ours for name, value in list(seconds.items())[1:]},
+        f"{len(patches)} masks into {_MERGED} queries, {np.mean([len(g) for g in groups]):.1f} each; target: 500.",
+    )
 
-    def weighted() -> list[Tensor]:
-        return [(row[:, None, None] * masks).amax(0) for row in members]
 
-    by_product = clock(weighted)
-    rows = [
-        ["RLE union", f"{by_rle * 1e3:.1f}", "1"],
-        ["dense, maximum over the members' masks", f"{by_mask * 1e3:.0f}", f"{by_mask / by_rle:.0f}"],
-        ["dense, maximum over membership x masks", f"{by_product * 1e3:.0f}", f"{by_product / by_rle:.0f}"],
-    ]
-    title = f"{len(patches)} masks into {_MERGED} queries, {np.mean([len(g) for g in groups]):.1f} each"
-    return tabulate(rows, [title, "ms", "times ours"])
-
-
-def growth_table(what: str, counts: Sequence[int], arguments: argparse.Namespace, queries: str) -> str:
-    """Return time and memory of all parts after the FPN; separate processes allow measuring the peak memory."""
+def growth_table(what: str, counts: Sequence[int], arguments: argparse.Namespace, queries: str) -> Table:
+    """Measure time and memory of all parts after the FPN; separate processes allow measuring the peak memory."""
     rows, seconds = [], []
     for count in counts:
         sizes = {"patches": arguments.patches, "classes": arguments.classes, what: count}
-        command = [sys.executable, sys.argv[0], "--measure"]
-        command += ["--device", arguments.device, "--threads", str(arguments.threads)]
+        command = [sys.executable, sys.argv[0], "model", "--measure"]
+        command += ["--device", arguments.device, "--threads", str(torch.get_num_threads())]
         command += ["--repeats", str(arguments.repeats), "--size", *map(str, arguments.size)]
         command += ["--patches", str(sizes["patches"]), "--classes", str(sizes["classes"])]
         command += ["--queries", queries]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         *parts, memory = map(float, output.split()[-5:])
         seconds.append(sum(parts))
-        rows.append([count, *(f"{p * 1e3:.0f}" for p in (*parts, sum(parts))), f"{memory:.0f}"])
-    table = tabulate(rows, [what, "encoder", "decoder", "inference", "the rest", "all, ms", "peak MB"])
+        rows.append([str(count), *(f"{p * 1e3:.0f}" for p in (*parts, sum(parts))), f"{memory:.0f}"])
     constant, slope, quadratic = np.polynomial.Polynomial.fit(counts, seconds, 2).convert().coef * 1e3
     share = quadratic * counts[-2] ** 2 / (seconds[-2] * 1e3)
-    return (
-        f"{table}\nfitted: {constant:.0f} ms + {slope:.3f} ms for each of the {what} + "
-        f"{quadratic * 1e6:.0f} ns for each pair of them; at {counts[-2]} the pairs take {share:.0%}"
+    return Table(
+        f"Growth with {what}, semantic queries for {queries}",
+        [what, "encoder, ms", "decoder", "inference", "the rest", "all", "peak MB"],
+        rows,
+        note=f"Fitted: {constant:.0f} ms + {slope:.3f} ms for each of the {what} + {quadratic * 1e6:.0f} ns for each "
+        f"pair of them; at {counts[-2]} the pairs take {share:.0%}.",
     )
 
 
 class Bench:
-    """Model with random weights and timed parts, and one input.
+    """Model with timed parts and simulated training, and one input.
 
     Args:
-        arguments: of the command line.
-        num_patches, num_classes: N, C.
+        model: with random weights.
+        num_patches: N.
+        size: (height, width) of the input.
     """
 
-    def __init__(self, arguments: argparse.Namespace, num_patches: int, num_classes: int) -> None:
+    def __init__(self, model: SAMCP, num_patches: int, size: Sequence[int]) -> None:
         torch.manual_seed(0)
-        self.device = arguments.device
-        self.model = _build_model(arguments.device, num_classes, arguments.queries)
-        height, width = arguments.size
-        patches = make_patches(num_patches, height * 3 // 5, width * 3 // 5)
-        size = (patches.height, patches.width)
-        mapping = AxisAlignedMap.from_transforms(T.ResizeTransform(*size, height, width), size, (height, width))
-        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
-        self.input = {
-            "image": image,
-            "height": size[0],
-            "width": size[1],
-            "patches": patch_instances(patches, mapping, self.model.roi_size),
-            "patch_rles": patches,
-        }
-        normalised = (image.to(self.device) - self.model.pixel_mean) / self.model.pixel_std
-        padded = ImageList.from_tensors([normalised], self.model.backbone.size_divisibility)
+        self.model = model.eval()
+        self.input = make_input(num_patches, size, model.roi_size)
+        normalised = (self.input["image"].to(model.device) - model.pixel_mean) / model.pixel_std
+        padded = ImageList.from_tensors([normalised], model.backbone.size_divisibility)
         self.pixels = channels_last_on_cpu(padded.tensor)
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._simulate_training(patches)
+        self.watch = Stopwatch()
+        self._simulate_training(self.input["patch_rles"])
         for name in _PARTS:
             part = getattr(self.model, name)
             if isinstance(part, nn.Module):
-                part.forward = self._timed(name, part.forward)
-        self.model.inference = self._timed("inference", self.model.inference)  # type: ignore[assignment]
+                part.forward = self.watch.timed(name, part.forward)
+        self.model.inference = self.watch.timed("inference", self.model.inference)  # type: ignore[assignment]
 
     def run(self) -> dict[str, float]:
         """Return seconds of each part of one forward pass, of "the rest" and of the "whole"."""
-        self.seconds.clear()
-        whole = self.time(lambda: self.model([self.input]))
-        parts = {name: self.seconds[name] for name in _PARTS}
-        paused = self.seconds["paused"]
-        return {**parts, "the rest": whole - paused - sum(parts.values()), "whole": whole - paused}
-
-    @staticmethod
-    def time(call: Callable[[], Any]) -> float:
-        """Return seconds of a call, including its work on a GPU."""
-        _synchronize()
-        start = time.perf_counter()
-        call()
-        _synchronize()
-        return time.perf_counter() - start
-
-    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self._clock(name):
-                return function(*args, **kwargs)
-
-        return call
-
-    @contextmanager
-    def _clock(self, name: str) -> Iterator[None]:
-        _synchronize()
-        start = time.perf_counter()
-        yield
-        _synchronize()
-        self.seconds[name] += time.perf_counter() - start
+        self.watch.seconds.clear()
+        whole = time_call(lambda: self.model([self.input]))
+        parts = {name: self.watch.seconds[name] for name in _PARTS}
+        return {**parts, "the rest": whole - sum(parts.values()), "whole": whole}
 
     def _simulate_training(self, patches: Patches) -> None:
         """Replace merged boxes and final scores by values that resemble a trained model's."""
         random = torch.Generator().manual_seed(0)
-        merged_boxes, inference = affinity_decoder.merged_boxes, self.model.inference
+        inference = self.model.inference
         affinity = torch.from_numpy(patches.iop(patches).T.astype(np.float32))  # (instance, patch)
 
         def simulated_boxes(members: Tensor, boxes: Tensor) -> Tensor:
-            merged = merged_boxes(members, boxes)
+            merged = _MERGED_BOXES(members, boxes)
             count = boxes.shape[1]
             moved = torch.rand(count, generator=random) < _MOVED
             shift = torch.rand(count, 1, generator=random) * 0.05 * moved[:, None]
@@ -243,6 +208,21 @@ def _scores(like: Tensor, num_confident: int) -> Tensor:
     return scores
 
 
+def make_input(num_patches: int, size: Sequence[int], roi_size: int) -> dict[str, Any]:
+    """Return the mapper's output for a random image with regions of a photograph as patches."""
+    height, width = size
+    patches = make_patches(num_patches, height * 3 // 5, width * 3 // 5)
+    original = (patches.height, patches.width)
+    mapping = AxisAlignedMap.from_transforms(T.ResizeTransform(*original, height, width), original, (height, width))
+    return {
+        "image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8),
+        "height": patches.height,
+        "width": patches.width,
+        "patches": patch_instances(patches, mapping, roi_size),
+        "patch_rles": patches,
+    }
+
+
 def make_patches(count: int, height: int, width: int) -> Patches:
     """Return `count` regions of a photograph, with repetitions if it has fewer."""
     image = (resize(data.coffee(), (height, width)) * 255).astype(np.uint8)
@@ -250,7 +230,22 @@ def make_patches(count: int, height: int, width: int) -> Patches:
     return patches.select(np.random.default_rng(0).choice(len(patches), count, replace=count > len(patches)))
 
 
-def _build_model(device: str, num_classes: int, queries: str) -> SAMCP:
+def build_model(cfg: CfgNode) -> SAMCP:
+    """Return the model of a config with random weights, the same in each call."""
+    torch.manual_seed(0)
+    return SAMCP(cfg).to(cfg.MODEL.DEVICE).eval()
+
+
+def load_config(
+    device: str, num_classes: int, *, queries: str = "stuff", config: str = CONFIG, tiny: bool = False
+) -> CfgNode:
+    """Return the config of a recipe, with other classes and without pretrained weights.
+
+    Args:
+        num_classes: C, three fifths of them things.
+        queries: classes with a semantic query, "stuff" or "all".
+        tiny: with a small Swin transformer.
+    """
     vocabulary = f"benchmark_{num_classes}"
     things = num_classes * 80 // 133
     MetadataCatalog.get(vocabulary).set(
@@ -259,11 +254,14 @@ def _build_model(device: str, num_classes: int, queries: str) -> SAMCP:
     )
     cfg: CfgNode = get_cfg()
     add_samcp_config(cfg)
-    cfg.merge_from_file(find_config(_CONFIG))
+    cfg.merge_from_file(find_config(config))
     cfg.merge_from_list(["DATASETS.TRAIN", (vocabulary,), "MODEL.DEVICE", device])
-    cfg.merge_from_list(["MODEL.SAMCP.SEMANTIC_QUERIES", queries])
+    cfg.merge_from_list(["MODEL.SAMCP.SEMANTIC_QUERIES", queries, "MODEL.SWIN.WEIGHTS", ""])
     cfg.MODEL.SAMCP.TEXT.ENCODER = "learned"  # needs no CLIP weights; the classifier costs the same
-    return SAMCP(cfg).to(device).eval()
+    if tiny:
+        cfg.MODEL.SWIN.EMBED_DIM, cfg.MODEL.SWIN.DEPTHS = 24, [1, 1, 1, 1]
+        cfg.MODEL.SWIN.NUM_HEADS = [1, 2, 4, 8]
+    return cfg
 
 
 def _mask2former(num_classes: int) -> nn.Module | None:
@@ -277,32 +275,21 @@ def _mask2former(num_classes: int) -> nn.Module | None:
     return transformers.Mask2FormerForUniversalSegmentation(config).eval()
 
 
-def _print_one_measurement(arguments: argparse.Namespace) -> None:
+@torch.no_grad()
+def print_measurement(arguments: argparse.Namespace) -> None:
     """Print seconds of encoder, decoder, inference and the rest without backbone, and MB above the loaded model."""
-    bench = Bench(arguments, arguments.patches, arguments.classes)
+    torch.set_num_threads(arguments.threads)
+    model = build_model(load_config(arguments.device, arguments.classes, queries=arguments.queries))
+    bench = Bench(model, arguments.patches, arguments.size)
     features = {
         name: torch.randn(1, shape.channels, *(-(-size // shape.stride) for size in arguments.size))
         for name, shape in bench.model.backbone.output_shape().items()
     }
     features = {name: feature.to(arguments.device) for name, feature in features.items()}
     bench.model.backbone.forward = lambda _: features
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _status_mb("VmRSS")
+    before = reset_peak(arguments.device)
     runs = [bench.run() for _ in range(arguments.repeats + 1)]
-    memory = _status_mb("VmHWM") - before
-    if arguments.device.startswith("cuda"):
-        memory = torch.cuda.max_memory_allocated() / 1e6
+    memory = peak_mb(arguments.device) - before
     best = min(runs[1:], key=lambda parts: parts["whole"])
     parts = [best[name] for name in ("patch_encoder", "decoder", "inference")]
     print(*parts, best["whole"] - sum(parts), memory)
-
-
-def _status_mb(name: str) -> float:
-    """Return a memory size of this process from Linux: VmRSS, current, or VmHWM, peak."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024 / 1e6
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
