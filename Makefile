@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-slow test-web fuzz bench gpu-bundle lint hashes format demo clean distclean
+.PHONY: help install test test-slow test-web fuzz faults soak bench gpu-bundle lint hashes format demo clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -54,6 +54,15 @@ N ?= 300
 SEED ?= 0
 fuzz: $(STAMP) ## read N mutated files of every format (N=300, SEED=0); figures in docs/reliability.md
 	OMP_NUM_THREADS=1 PYTHONPATH=.:projects/samcp $(PY) -m tests.fuzz.run --inputs $(N) --seed $(SEED)
+
+KILLS ?= 200
+faults: $(STAMP) ## kill generation KILLS times and training KILLS/4 times at random (KILLS=200, SEED=0)
+	OMP_NUM_THREADS=1 PYTHONPATH=.:projects/samcp $(PY) -m tests.faults.run --kills $(KILLS) --seed $(SEED)
+
+IMAGES  ?= 2000
+MINUTES ?= 120
+soak: $(STAMP) ## measure memory and open files of long runs (IMAGES=2000, MINUTES=120 of training)
+	OMP_NUM_THREADS=1 PYTHONPATH=.:projects/samcp $(PY) -m tests.faults.soak --images $(IMAGES) --minutes $(MINUTES)
 
 bench: $(STAMP) ## run all benchmarks (about an hour on two idle cores); figures in docs/benchmarks.md
 	$(PY) scripts/benchmark.py all --update docs
