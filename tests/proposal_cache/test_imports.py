@@ -11,6 +11,7 @@ FOREIGN = {"detectron2", "samcp", "open_clip", "panopticapi"}
 NEEDS_TORCH = (
     "proposal_cache.generators.backbone",
     "proposal_cache.generators.contours",
+    "proposal_cache.generators.memory",
     "proposal_cache.generators.sam",
     "proposal_cache.torch_files",
 )

@@ -55,6 +55,13 @@ def test_shades_of_a_class_differ() -> None:
         assert np.diff(lightness).min() > 4
 
 
+@pytest.mark.filterwarnings("error")
+def test_shades_of_saturated_colours_give_no_warning() -> None:
+    for color in class_colors(60):
+        shades = np.array([shade(color, number) for number in range(20)])
+        assert ((shades >= 0) & (shades <= 1)).all()
+
+
 def test_matched_instances_have_the_same_colour() -> None:
     """The second prediction matches the first truth; the first prediction matches none, as its IoU is low."""
     truth = regions((0, 0, 10, 10), (20, 0, 40, 10), classes=[3, 3])

@@ -52,7 +52,9 @@ def shade(color: Colors, number: int) -> Colors:
     steps = np.array([lightness, *sorted(steps[steps != lightness], key=lambda step: abs(step - lightness))])
     rounds, index = divmod(number, len(steps))
     turned = (a + 1j * b) * np.exp(1j * _HUE_STEP * rounds)
-    return lab2rgb(np.array([[steps[index], turned.real, turned.imag]]))[0]
+    lab = np.array([[steps[index], turned.real, turned.imag]])
+    lab[:, 2] = np.minimum(lab[:, 2], 199.99 * (lab[:, 0] + 16) / 116)  # lab2rgb warns from 200 on, and clips
+    return lab2rgb(lab)[0]
 
 
 def region_colors(regions: Regions, truth: Regions | None = None) -> Colors:
