@@ -5,9 +5,9 @@
 
 Generation makes the patches of drawn scenes by the generator `contours`, in one process; the training is that of
 configs/miniature/demo.yaml on as many scenes, with two loader workers, a checkpoint every 200 and an evaluation every
-400 iterations. Memory is the sum of the proportional set sizes (PSS) of a command and its child processes. The second
-tenth of the time is compared with the last; the exit status is 1 if memory grew by more than 10 %, or open files by
-more than 8.
+400 iterations. Memory is the sum of the proportional set sizes (PSS) of a command and its child processes. The
+fourth tenth of the time is compared with the last; the exit status is 1 if memory grew by more than 10 %, or open files
+by more than 8.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--minutes", type=float, default=120, help="of training")
     arguments = parser.parse_args()
-    print("| run | MB, second tenth | MB, last tenth | MB, most | open files, second tenth | last tenth |")
+    print("| run | MB, fourth tenth | MB, last tenth | MB, most | open files, fourth tenth | last tenth |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DETECTRON2_DATASETS"] = folder
@@ -104,7 +104,7 @@ def measure(root: int) -> Usage:
 def report(name: str, usages: Sequence[Usage]) -> bool:
     """Print a row of the table, and return whether memory and files were flat."""
     tenth = max(len(usages) // 10, 1)
-    parts = usages[tenth : 2 * tenth], usages[-2 * tenth : -tenth]  # the last ones are of a process that ends
+    parts = usages[3 * tenth : 4 * tenth], usages[-tenth - 1 : -1]  # the very last is of a process that ends
     before, after = (statistics.median(usage.memory for usage in part) / 1e6 for part in parts)
     files, files_after = (int(statistics.median(usage.files for usage in part)) for part in parts)
     most = max(usage.memory for usage in usages) / 1e6

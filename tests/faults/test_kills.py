@@ -1,18 +1,20 @@
 """Random kills: the programs survive some of them, and the harness of `make faults` notices what is lost."""
 
-import os
-from collections import Counter
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.faults import kills
 from tests.faults.kills import Subject, kill_at_random
 from tests.faults.run import subjects
 from tests.faults.subjects import Training
 
 PROGRAMS = {"generation": 6, "training": 2, "training, 2 loader workers": 2}
+KILLED = -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -29,87 +31,69 @@ def test_killed_at_random(programs: dict[str, tuple[Subject, int]], tmp_path: Pa
     assert set(counts.elements()) <= {"kills", "finished"}
 
 
-class Careful:
-    """Program that writes three files atomically, one after the other, slowly."""
+class Waiting:
+    """Program that waits, and then is done."""
 
     def run(self, output: Path) -> None:
         output.mkdir(exist_ok=True)
-        for i in range(3):
-            if not (output / f"{i}").exists():
-                self.write(output / f"{i}", b"0123456789")
-
-    def write(self, path: Path, content: bytes) -> None:
-        temporary = path.with_name("temporary")
-        self.write_slowly(temporary, content)
-        os.replace(temporary, path)
-
-    def write_slowly(self, path: Path, content: bytes) -> None:
-        path.write_bytes(b"")
-        for byte in content:
-            with path.open("ab", buffering=0) as file:
-                file.write(bytes([byte]))
-            self.wait()
-
-    def wait(self) -> None:
-        for _ in range(20_000):
-            pass
+        (output / "started").touch()
+        time.sleep(0.2)
+        (output / "done").touch()
 
     def complete(self, output: Path) -> list[str]:
-        found = sorted(output.glob("[0-2]")) if output.exists() else []
-        damaged = [path for path in found if path.read_bytes() != b"0123456789"]
-        if damaged:
-            raise ValueError(f"{damaged[0]} is damaged")
-        return [path.name for path in found]
+        return [path.name for path in output.glob("*")] if output.exists() else []
 
     def result(self, output: Path) -> Any:
-        return {path.name: path.read_bytes() for path in output.glob("[0-2]")}
+        return sorted(self.complete(output))
 
 
-class Careless(Careful):
-    """Program that writes under the final names."""
-
-    def write(self, path: Path, content: bytes) -> None:
-        self.write_slowly(path, content)
-
-
-class Forgetful(Careful):
-    """Program that starts again each time."""
-
-    def run(self, output: Path) -> None:
-        for path in output.glob("*"):
-            path.unlink()
-        super().run(output)
+def test_runs_are_killed_and_started_again(tmp_path: Path) -> None:
+    counts = kill_at_random(Waiting(), tmp_path, 3, seed=0)
+    assert counts["kills"] == 3
+    assert set(counts.elements()) == {"kills", "finished"}
 
 
-class Failing(Careful):
-    """Program that cannot continue."""
+class Scripted:
+    """Program whose state after each kill is given; an exception is raised."""
+
+    def __init__(self, *states: set[int] | Exception) -> None:
+        self.states = iter(states)
 
     def run(self, output: Path) -> None:
-        if output.exists():
-            raise SystemExit(1)
-        super().run(output)
+        raise NotImplementedError
+
+    def complete(self, output: Path) -> set[int]:
+        state = next(self.states)
+        if isinstance(state, Exception):
+            raise state
+        return state
+
+    def result(self, output: Path) -> str:
+        return "expected" if output.name == "undisturbed" else "other"
 
 
-def kill_rounds(program: Careful, folder: Path, rounds: int) -> Iterator[Counter[str]]:
-    for seed in range(rounds):
-        (folder / f"{seed}").mkdir()
-        yield kill_at_random(program, folder / f"{seed}", 12, seed)
+@pytest.mark.parametrize(
+    ("program", "statuses", "faults"),
+    [
+        (Scripted({1}, {1, 2}), [KILLED, KILLED, 0], {"finished": 1}),
+        (Scripted({1, 2}, {2}), [KILLED, KILLED, 0], {"finished": 1, "lost": 1}),
+        (Scripted(ValueError("wrong checksum"), {1}), [KILLED, KILLED, 0], {"finished": 1, "damaged": 1}),
+        (Scripted({1}, {1}), [KILLED, 1, KILLED, 0], {"finished": 1, "failed": 1}),
+    ],
+    ids=["nothing", "lost", "damaged", "failed"],
+)
+def test_faults_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Scripted, statuses: list[int], faults: dict[str, int]
+) -> None:
+    script = iter([0, *statuses])
+    monkeypatch.setattr(kills, "run_until", lambda subject, output, delay: next(script))
+    counts = kill_at_random(program, tmp_path, 2, seed=0)
+    ended = faults["finished"] + faults.get("failed", 0)
+    assert +counts == {"kills": 2, "other result": ended, **faults}
 
 
-def test_harness_finds_no_fault_in_a_careful_program(tmp_path: Path) -> None:
-    [counts] = kill_rounds(Careful(), tmp_path, 1)
-    assert counts["kills"] == 12
-    assert set(counts.elements()) <= {"kills", "finished"}
-
-
-@pytest.mark.parametrize(("program", "fault"), [(Careless(), "damaged"), (Forgetful(), "lost"), (Failing(), "failed")])
-def test_harness_notices_faults(tmp_path: Path, program: Careful, fault: str) -> None:
-    """In one of several rounds: where a kill falls depends on the load of the machine."""
-    assert any(counts[fault] for counts in kill_rounds(program, tmp_path, 20))
-
-
-def test_a_training_that_draws_other_data_has_another_result(tmp_path: Path) -> None:
-    """The comparison is exact, and includes losses that were computed before a kill."""
+def test_losses_are_compared_exactly(tmp_path: Path) -> None:
+    """Also those that were computed before a kill, and again after it."""
     for name, loss in (("one", "0x1.8p+1"), ("two", "0x1.8000000000001p+1")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "losses.txt").write_text(f"0 0x1.8p+1\n0 {loss}\n")
