@@ -2,7 +2,7 @@
 """Test and measure on one GPU in at most 8 minutes; scripts/gpu_check.sh runs it with the packages of a bundle.
 
     scripts/gpu_check.sh --output output/gpu_check
-    scripts/gpu_check.sh --device cpu --tiny                # the same code, small, in three minutes on two cores
+    scripts/gpu_check.sh --device cpu --tiny    # the same code, small and not compiled, in three minutes on two cores
 
 Runs, each in a process of its own and with a time limit of its own:
 

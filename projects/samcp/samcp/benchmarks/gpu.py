@@ -51,6 +51,8 @@ def sam_tables(model_type: str, device: str, size: Size, tiny: bool) -> Iterator
 
     Masks are counted, since all generators must find the same; the first run is the warm-up, in which PyTorch compiles.
     """
+    if tiny:
+        torch.compiler.set_stance("force_eager")  # compilation for a CPU takes minutes; a slow test covers it
     image = data.coffee()
     columns = ["s per image", *STAGES, "whole", "ratio", "peak GB", "first run, s", "masks", "target"]
     rows: list[list[str]] = []
