@@ -46,6 +46,8 @@ def segment_images(
 ) -> Iterator[SegmentedImage]:
     """Segment images of a dataset with its vocabulary, and measure each of them.
 
+    As in an evaluation, a class that the encoder of names does not know is not found.
+
     Args:
         predictor: the model.
         dataset: name of the dataset, for its classes.
@@ -54,9 +56,11 @@ def segment_images(
 
     Raises:
         DataError: an image or its ground truth cannot be read.
-        ValueError: the model has no text encoder, and does not know all of the classes.
+        ValueError: the model has learned embeddings, and not of all the classes.
     """
     vocabulary, metadata = Vocabulary.of_dataset(dataset), MetadataCatalog.get(dataset)
+    with predictor.lock:
+        predictor.model.set_vocabulary(vocabulary)
     for record in records:
         patches = cache[record["key"]]
         result = predictor(record["file_name"], patches).segment(vocabulary)
