@@ -41,6 +41,8 @@ def make_checkout(folder: Path) -> None:
     _replace(folder / "scripts" / "prepare_miniature.py", "default=100", "default=1")
     write_image(folder / "coffee.jpg", skimage.data.coffee(), "JPEG")
     write_image(folder / "photos" / "coffee.jpg", _PHOTO, "JPEG")
+    write_image(folder / "train_colours" / "0001.png", _PHOTO)
+    (folder / "train_labels").mkdir()
     _write_beach(folder / "beach")
     _write_datasets(folder / "datasets")
     _write_patches(folder / "datasets" / "coco" / "train2017", folder / "CACHE")
