@@ -180,7 +180,7 @@ def test_killed_while_a_checkpoint_is_written(toy: Path, undisturbed: Path, tmp_
 
 
 def test_killed_before_the_final_checkpoint(toy: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """That of the last iteration is written before; a training that is resumed has nothing to do but to copy it."""
+    """The checkpoint of the last iteration exists; the resumed training only copies it."""
     for iterations in (4, 5):
         run(toy, tmp_path, "--resume", SOLVER__MAX_ITER=iterations, SOLVER__CHECKPOINT_PERIOD=iterations)
     (tmp_path / "model_final.pth").rename(tmp_path / "model_0000004.pth")

@@ -30,7 +30,7 @@ _SCENES_FROZEN = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.5.", "
 
 @dataclass(frozen=True)
 class Images:
-    """What a training sees.
+    """Images and parameters of a training.
 
     Attributes:
         draw: training images.
