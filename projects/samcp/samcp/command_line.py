@@ -102,6 +102,29 @@ def conversion_parser(description: str | None, *, folder: str) -> argparse.Argum
     return parser
 
 
+def drawing_parser(description: str | None, *, folder: str, train: int, val: int) -> argparse.ArgumentParser:
+    """Return the parser of the commands that draw a dataset.
+
+    Args:
+        description: text for --help.
+        folder: default of --output, under DETECTRON2_DATASETS.
+        train, val: default numbers of images.
+    """
+    parser = command_parser(description)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / folder,
+        metavar="DIR",
+        help="(default %(default)s, where the registered datasets are looked up)",
+    )
+    parser.add_argument("--train", type=int, default=train, metavar="N", help="training images (default %(default)s)")
+    text = "images of each other split (default %(default)s)"
+    parser.add_argument("--val", type=int, default=val, metavar="N", help=text)
+    parser.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
+    return parser
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of :func:`samcp.commands.inputs.load_predictor`."""
     parser.add_argument(

@@ -16,10 +16,10 @@ from samcp.miniature.reproduce.workers import run_jobs
 
 # Instead of a training: PQ 50, but the job of the row "without MaskRoI" fails, or is killed.
 FAKE = """
-import json, os, pickle, signal, sys
+import json, os, signal, sys
 from pathlib import Path
-from samcp.miniature.reproduce.jobs import result_file
-job, output = pickle.load(open(sys.argv[1], "rb")), Path(sys.argv[2])
+from samcp.miniature.reproduce.jobs import Job, result_file
+job, output = Job.from_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
 for measurement in job.measurements:
     if "without MaskRoI" in measurement.label:
         sys.exit("no memory")

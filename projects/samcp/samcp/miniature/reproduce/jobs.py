@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,17 @@ class Job:
         """Name of its files."""
         owner = self.training or self.measurements[0]
         return f"{owner.identity}_time" if self.is_timed else owner.identity
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        measurements = []
+        for fields in json.loads(text)["measurements"]:
+            training = fields["training"]
+            measurements.append(Measurement(**{**fields, "training": Training(**training) if training else None}))
+        return cls(tuple(measurements))
 
 
 def training_folder(output: Path, training: Training) -> Path:

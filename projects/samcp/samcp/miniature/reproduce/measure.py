@@ -1,8 +1,7 @@
-"""Process of one job: train a model and measure it. The job is a pickle file; see :mod:`.workers`."""
+"""Process of one job: train a model and measure it. The job is a json file; see :mod:`.workers`."""
 
 import datetime
 import os
-import pickle
 import platform
 import sys
 import time
@@ -26,7 +25,7 @@ from samcp.evaluation.patch_quality import measure_dataset
 from samcp.evaluation.results_table import METRICS
 from samcp.log import start_log
 from samcp.miniature.reproduce.data import load_generator
-from samcp.miniature.reproduce.jobs import Measurement, Training, result_file, training_folder
+from samcp.miniature.reproduce.jobs import Job, Measurement, Training, result_file, training_folder
 from samcp.miniature.reproduce.tables import UNSEEN
 from samcp.predictor import Predictor
 from samcp.regions import true_regions
@@ -39,9 +38,8 @@ _TSNE_IMAGES = 40
 
 
 def main() -> None:
-    """Run the job of the command line: the path of a pickled job and the output folder."""
-    with open(sys.argv[1], "rb") as file:
-        job = pickle.load(file)
+    """Run the job of the command line: the path of a job's json and the output folder."""
+    job = Job.from_json(Path(sys.argv[1]).read_text())
     output = Path(sys.argv[2])
     torch.set_num_threads(1)
     if job.training:

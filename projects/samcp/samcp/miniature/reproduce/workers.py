@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -52,9 +51,9 @@ class _Running:
     def __init__(self, job: Job, output: Path, command: Sequence[str]) -> None:
         self.job, self.output = job, output
         self.done = _finished_iterations(job, output)
-        self.log, spec = (output / "logs" / f"{job.identity}.{suffix}" for suffix in ("txt", "pickle"))
+        self.log, spec = (output / "logs" / f"{job.identity}.{suffix}" for suffix in ("txt", "json"))
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        spec.write_bytes(pickle.dumps(job))
+        spec.write_text(job.to_json())
         with self.log.open("wb") as file:
             file.write(f"{job.label}\n".encode())
             file.flush()
@@ -84,7 +83,7 @@ def run_jobs(jobs: Sequence[Job], output: Path, workers: int, command: Sequence[
         jobs: not yet finished.
         output: folder of trainings, results and logs.
         workers: number of processes.
-        command: run with the path of the pickled job and `output`.
+        command: run with the path of the job's json and `output`.
     """
     waiting = list(jobs)
     running: list[_Running] = []
