@@ -25,6 +25,7 @@ from tests.samcp.test_segment import save_model
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import prepare_camvid
+import prepare_miniature
 import prepare_synthetic
 
 Command = Callable[[Path], object]  # writes into a folder
@@ -51,6 +52,10 @@ def _prepare_synthetic(synthetic: Synthetic, root: Path) -> Command:
     return lambda output: _script(prepare_synthetic.main, "--output", output, *options)
 
 
+def _prepare_miniature(synthetic: Synthetic, root: Path) -> Command:
+    return lambda output: _script(prepare_miniature.main, "--output", output, "--train", 1, "--val", 1)
+
+
 def _prepare_camvid(synthetic: Synthetic, root: Path) -> Command:
     """Return a conversion of a release, which the output has links to."""
     random = np.random.default_rng(0)
@@ -73,6 +78,7 @@ COMMANDS: dict[str, Callable[[Synthetic, Path], Command]] = {
     "segment": _segment,
     "export of a model file": partial(_export, ".safetensors"),
     "prepare_synthetic": _prepare_synthetic,
+    "prepare_miniature": _prepare_miniature,
     "prepare_camvid": _prepare_camvid,
 }
 SLOW: dict[str, Callable[[Synthetic, Path], Command]] = {
