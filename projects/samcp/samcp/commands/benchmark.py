@@ -2,13 +2,12 @@
 
 import argparse
 from collections.abc import Mapping
+from importlib import import_module
+from types import ModuleType
 
 from proposal_cache.store.durable import write_durably
-from samcp.benchmarks import data, generation, model, store
 from samcp.benchmarks.report import Report, Table, find_falls, format_tables, read_json, update_page
 from samcp.errors import exit_with_message
-
-_BENCHMARKS = {"generation": generation, "store": store, "data": data, "model": model}
 
 
 def main(runs: Mapping[str, argparse.Namespace], arguments: argparse.Namespace) -> None:
@@ -20,8 +19,7 @@ def main(runs: Mapping[str, argparse.Namespace], arguments: argparse.Namespace) 
     """
     with exit_with_message():
         if arguments.measure:
-            measured = generation if arguments.command == "generation" else model
-            measured.print_measurement(arguments)
+            _benchmark(arguments.command).print_measurement(arguments)
             return
         run(runs, arguments)
 
@@ -33,7 +31,7 @@ def run(runs: Mapping[str, argparse.Namespace], arguments: argparse.Namespace) -
     measured: dict[str, list[Table]] = {}
     for benchmark, options in runs.items():
         measured[benchmark] = []
-        for table in _BENCHMARKS[benchmark].tables(options):
+        for table in _benchmark(benchmark).tables(options):
             print(f"\n{table.markdown()}", flush=True)
             report.add(table)
             measured[benchmark].append(table)
@@ -49,3 +47,8 @@ def run(runs: Mapping[str, argparse.Namespace], arguments: argparse.Namespace) -
         update_page(page, section, format_tables(tables))
     write_durably(kept, report.json.read_bytes())
     print(f"{page} and {kept} have the figures of this run")
+
+
+def _benchmark(name: str) -> ModuleType:
+    """Import a benchmark, whose libraries the others may not need."""
+    return import_module(f"samcp.benchmarks.{name}")
