@@ -179,6 +179,13 @@ def test_look_closer_adds_patches(page):
     page.screenshot(path=OUTPUT / "closer.png")
 
 
+def test_view_chosen_while_words_are_computed_is_kept(page):
+    type_words(page, "astronaut: person, dog")
+    page.locator("#view label", has_text="semantic").click()
+    wait_for(page, "#legend", "astronaut")
+    playwright.expect(page.locator("#view label.selected")).to_have_text("semantic", timeout=TIMEOUT)
+
+
 def test_two_visitors_get_their_own_words(visit):
     one, other = visit(), visit()
     type_words(one, "woman: person")

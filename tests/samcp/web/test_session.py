@@ -196,7 +196,7 @@ class TestLookCloser:
             events.mark_corner(events.mark_corner(cat, 20, 10), 90, 10)
 
     def test_first_corner_can_be_forgotten(self, cat):
-        assert events.forget_corner(events.mark_corner(cat, 20, 10)).corner is None
+        assert events.click(events.mark_corner(cat, 20, 10), 20, 10).corner is None
 
 
 @pytest.mark.parametrize(

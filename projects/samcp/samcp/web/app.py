@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -69,6 +69,14 @@ EXAMPLES = (
     Example("coffee", "cup, spoon, plate"),
     Example("chelsea", "cat, blanket~"),
 )
+
+
+@dataclass
+class Visitor:
+    """Session of one visitor, changed by one event at a time, so that no event undoes what another one did."""
+
+    session: Session
+    lock: Lock = field(default_factory=Lock)
 
 
 class Page:
@@ -181,67 +189,65 @@ class Page:
             gr.on([self.ask.click, self.words.submit], self._ask, [self.state, self.words], **model)
             self.picture.select(self._click, [self.state, self.closer], **model)
             self.view.input(self._show, [self.state, self.view], **quick)
-            self.closer.input(self._forget_corner, self.state, **quick)
             thresholds = [self.state, self.confidence, self.merging]
             gr.on([self.confidence.input, self.merging.input], self._merge, thresholds, answer, **_SLIDER)
             self.save.click(self._save, self.state, [self.file, self.note]).success(
                 None, js="() => document.querySelector('#file').click()"
             )
 
-    def _load(self, session: Session | None) -> dict[Any, Any]:
-        return self._change(session, lambda now: now, words=self.example(0)[1])
+    def _load(self, visitor: Visitor | None) -> dict[Any, Any]:
+        return self._change(visitor, lambda now: now, words=self.example(0)[1])
 
-    def _choose_example(self, session: Session | None, event: gr.SelectData) -> dict[Any, Any]:
+    def _choose_example(self, visitor: Visitor | None, event: gr.SelectData) -> dict[Any, Any]:
         chosen, words = self.example(event.index)
-        return self._change(session, lambda now: chosen, words=words)
+        return self._change(visitor, lambda now: chosen, words=words)
 
-    def _upload(self, session: Session | None, path: str, words: str) -> dict[Any, Any]:
+    def _upload(self, visitor: Visitor | None, path: str, words: str) -> dict[Any, Any]:
         if words in [example.words for example in EXAMPLES]:
             words = ""
 
         def start(now: Session) -> Session:
             return events.start(self.predictor, events.read_photograph(path), Path(path).stem, words)
 
-        return self._change(session, start, words=words)
+        return self._change(visitor, start, words=words)
 
-    def _ask(self, session: Session | None, words: str) -> dict[Any, Any]:
-        return self._change(session, lambda now: events.ask(now, words))
+    def _ask(self, visitor: Visitor | None, words: str) -> dict[Any, Any]:
+        return self._change(visitor, lambda now: events.ask(now, words))
 
-    def _click(self, session: Session | None, closer: bool, event: gr.SelectData) -> dict[Any, Any]:
+    def _click(self, visitor: Visitor | None, closer: bool, event: gr.SelectData) -> dict[Any, Any]:
         action = events.mark_corner if closer else events.click
-        return self._change(session, lambda now: action(now, *map(int, event.index)), closer=closer)
+        return self._change(visitor, lambda now: action(now, *map(int, event.index)), closer=closer)
 
-    def _show(self, session: Session | None, view: str) -> dict[Any, Any]:
-        return self._change(session, lambda now: events.show(now, view))
+    def _show(self, visitor: Visitor | None, view: str) -> dict[Any, Any]:
+        return self._change(visitor, lambda now: events.show(now, view))
 
-    def _forget_corner(self, session: Session | None) -> dict[Any, Any]:
-        return self._change(session, events.forget_corner)
-
-    def _merge(self, session: Session | None, confidence: float, merging: float) -> dict[Any, Any]:
-        changed = self._change(session, lambda now: events.merge_again(now, confidence=confidence, merging=merging))
+    def _merge(self, visitor: Visitor | None, confidence: float, merging: float) -> dict[Any, Any]:
+        changed = self._change(visitor, lambda now: events.merge_again(now, confidence=confidence, merging=merging))
         return {component: value for component, value in changed.items() if component not in self._settings}
 
-    def _save(self, session: Session | None) -> dict[Any, Any]:
-        now = session or self.example(0)[0]
+    def _save(self, visitor: Visitor | None) -> dict[Any, Any]:
+        now = visitor.session if visitor else self.example(0)[0]
         return {self.file: str(events.write_files(now, Path(mkdtemp(dir=self.folder))))}
 
     def _change(
         self,
-        session: Session | None,
+        visitor: Visitor | None,
         event: Callable[[Session], Session],
         *,
         words: str | None = None,
         closer: bool = False,
     ) -> dict[Any, Any]:
         """Apply an event and return the new values of all components, or a message if it fails."""
+        visitor = visitor or Visitor(self.example(0)[0])
         try:
-            now = event(session or self.example(0)[0])
+            with visitor.lock:
+                now = visitor.session = event(visitor.session)
         except (ValueError, OSError) as error:
             return {self.note: f'<span class="error" role="alert">{escape(str(error))}</span>'}
         bars = events.bars(now)
         confidence = events.confidence(now)
         values = {
-            self.state: now,
+            self.state: visitor,
             self.picture: events.picture(now),
             self.legend: events.legend(now),
             self.note: f'<span role="status">{escape(now.note)}</span>',

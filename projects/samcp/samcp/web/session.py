@@ -149,13 +149,13 @@ def click(session: Session, x: int, y: int) -> Session:
     """Return the session with the smallest patch at a point chosen; another click there chooses the next larger one."""
     here = _patches_at(session.result.patches, x, y)
     if not here:
-        return replace(session, choice=None, note="There is no patch at this point.")
+        return replace(session, choice=None, corner=None, note="There is no patch at this point.")
     index, last = 0, session.choice
     if last is not None and last.patch in here and _near(session, last.point, (x, y)):
         index = (here.index(last.patch) + 1) % len(here)
     following = "; click again for the next larger one." if index + 1 < len(here) else "."
     note = f"Patch {index + 1} of {len(here)} at this point{following}"
-    return replace(session, choice=_choose(session.result, here[index], (x, y)), note=note)
+    return replace(session, choice=_choose(session.result, here[index], (x, y)), corner=None, note=note)
 
 
 def mark_corner(session: Session, x: int, y: int) -> Session:
@@ -174,11 +174,6 @@ def mark_corner(session: Session, x: int, y: int) -> Session:
     added = len(scene.patches) - len(session.scene.patches)
     note = f"{added} finer patches were added inside the box."
     return replace(_ask(session, scene, session.result.vocabulary), corner=None, box=box, note=note)
-
-
-def forget_corner(session: Session) -> Session:
-    """Return the session without a first corner."""
-    return replace(session, corner=None, note="")
 
 
 def picture(session: Session) -> Picture:
