@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from proposal_cache import ContourGenerator
 from samcp.miniature.reproduce import data, measure
 from samcp.miniature.reproduce.jobs import Job, read_result, training_folder
 from samcp.miniature.reproduce.plan import Plan, Protocol
@@ -12,19 +13,19 @@ from samcp.miniature.reproduce.tables import METRICS, Row, Table
 ROW = {
     "config": "miniature/panoptic.yaml",
     "train": ("synthetic_train",),
-    "patches": "sam",
-    "test_patches": "sam",
+    "patches": "contours",
+    "test_patches": "contours",
     "settings": {"SOLVER.MAX_ITER": 2},
 }
 
 
 @pytest.fixture
 def root(synthetic, tmp_path, monkeypatch):
-    """Folder of datasets and results, with the patches of the contour generator under the name of SAM."""
+    """Folder of datasets and results."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    monkeypatch.setattr(data, "GENERATORS", {"sam": ("contours", {"parts": 60, "patches": 60})})
+    monkeypatch.setitem(data.GENERATORS, "contours", (ContourGenerator, {"parts": 60, "patches": 60}))
     monkeypatch.setattr(measure, "_TIMED_IMAGES", 1)
-    folder = tmp_path / "patches" / "sam"
+    folder = tmp_path / "patches" / "contours"
     folder.mkdir(parents=True)
     for split, cache in (("train", synthetic.train_patches), ("val", synthetic.val_patches)):
         (folder / f"synthetic_{split}").symlink_to(cache)
@@ -57,7 +58,7 @@ def test_model_baselines_time_and_silhouette_share_a_training(root):
     [seconds] = run(Job(timed.measurements[:1]), root)
     assert checkpoint.stat().st_mtime_ns == written  # not trained again
     assert seconds.keys() == set(METRICS["time"])
-    assert math.isclose(seconds["total s"], seconds["SAM s"] + seconds["other s"])
+    assert math.isclose(seconds["total s"], seconds["patches s"] + seconds["other s"])
 
 
 def test_oracle_and_patches_need_no_training(root):
@@ -66,22 +67,21 @@ def test_oracle_and_patches_need_no_training(root):
     assert job.training is None
     [quality] = run(job, root)
     assert quality["PQ"] > 80
-    [job] = jobs(root, (Row("SAM", part="merged", **ROW),), ("patches",))
+    [job] = jobs(root, (Row("patches", part="merged", **ROW),), ("patches",))
     [quality] = run(job, root)
     assert quality["merged mIoU"] >= 80
     assert quality["best_patch MR 0.25"] <= quality["best_patch MR 0.75"]
 
 
-def test_other_annotations_are_other_data(root, synthetic):
-    identity = data.data_identity("synthetic_val", "sam")
-    assert data.data_identity("synthetic_train", "sam") != identity
+def test_other_annotations_are_other_data(root):
+    assert data.data_identity("synthetic_train", "contours") != data.data_identity("synthetic_val", "contours")
 
 
-def test_patches_of_two_generators_are_merged(root, monkeypatch):
-    few = {"few": ("contours", {"parts": 10, "patches": 12})}
-    monkeypatch.setattr(data, "GENERATORS", {**data.GENERATORS, **few})
-    data.make_patches([("synthetic_val", "sam+few")], workers=0)
-    merged, alone = (data.PatchCache(root / "patches" / name / "synthetic_val") for name in ("sam+few", "sam"))
-    key = next(iter(alone))
-    assert len(merged[key]) == len(alone[key]) + 12
-    assert data.data_identity("synthetic_val", "sam+few") != data.data_identity("synthetic_val", "sam")
+def test_patches_of_two_generators_are_merged(root):
+    both = "contours+graph_regions"
+    data.make_patches([("synthetic_val", "graph_regions"), ("synthetic_val", both)], workers=0)
+    caches = [data.PatchCache(root / "patches" / name / "synthetic_val") for name in both.split("+")]
+    merged = data.PatchCache(root / "patches" / both / "synthetic_val")
+    for key, patches in merged.items():
+        assert len(patches) == sum(len(cache[key]) for cache in caches)
+    assert data.data_identity("synthetic_val", both) != data.data_identity("synthetic_val", "contours")

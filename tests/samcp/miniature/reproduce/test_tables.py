@@ -51,7 +51,7 @@ def test_override_reaches_the_config_of_the_training():
     rows = {row.name: row for row in load_table("table3").rows}
     costs = training_config(rows["without Dice loss and cost"], 2, SMALL)
     assert (costs.MODEL.SAMCP.LOSS.DICE, costs.MODEL.SAMCP.MATCHER.DICE, costs.SEED) == (0, 0, 2)
-    assert costs.DATASETS.PATCHES_TRAIN == ("patches/sam/miniature_train",)
+    assert costs.DATASETS.PATCHES_TRAIN == ("patches/contours/miniature_train",)
 
 
 def test_quick_training_has_half_of_the_iterations():

@@ -2,28 +2,29 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from proposal_cache import PatchCache
+from proposal_cache import ContourGenerator, PatchCache
 from proposal_cache.generation.engines import GeneratorFactory
 from proposal_cache.generation.engines.local import LocalEngine
-from proposal_cache.generation.options import build_generator
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_list, image_key
 from proposal_cache.generators.base import Generator
 from proposal_cache.store.merge import merge
 from samcp.data.build import load_dataset
 from samcp.data.patch_caches import image_root
+from samcp.miniature.graph_regions import GraphRegions
 
-# Name -> generator and its parameters.
-GENERATORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "sam": ("sam", {"model_type": "lite", "points_per_side": 48}),
-    "contours": ("contours", {"parts": 60, "patches": 100}),
+# Name -> class of the generator and its parameters. The second has few patches, so that it misses small objects.
+GENERATORS: Mapping[str, tuple[Callable[..., Generator], Mapping[str, Any]]] = {
+    "contours": (ContourGenerator, {"parts": 60, "patches": 100}),
+    "few_contours": (ContourGenerator, {"parts": 16, "patches": 24}),
+    "graph_regions": (GraphRegions, {}),
 }
 
 
@@ -31,14 +32,15 @@ def patch_folder(dataset: str, patches: str) -> str:
     """Return the patch cache of a dataset, relative to DETECTRON2_DATASETS.
 
     Args:
-        patches: one of GENERATORS, or several of them with a + between, as in "sam+contours".
+        patches: one of GENERATORS, or several of them with a + between, as in "contours+graph_regions".
     """
     return f"patches/{patches}/{dataset}"
 
 
 def load_generator(name: str) -> Generator:
-    """Return one of GENERATORS, for the CPU."""
-    return _build(name, "cpu")
+    """Return one of GENERATORS."""
+    generator, parameters = GENERATORS[name]
+    return generator(**parameters)
 
 
 def make_patches(wanted: Iterable[tuple[str, str]], workers: int) -> None:
@@ -65,13 +67,13 @@ def _generate(dataset: str, name: str, workers: int) -> None:
     root = image_root(dataset)
     files = [record["file_name"] for record in load_dataset(dataset)]
     images = from_list(((image_key(file, root), file) for file in files), dataset)
-    factory, engine = GeneratorFactory(partial(_build, name)), LocalEngine(workers=workers)
+    factory, engine = GeneratorFactory(partial(_load_for_device, name)), LocalEngine(workers=workers)
     generate(images, factory, _absolute(dataset, name), dataset, engine=engine)
 
 
-def _build(name: str, device: str) -> Generator:
-    generator, options = GENERATORS[name]
-    return build_generator(generator, dict(options), device, crops=1, refine=False, boxes_sha256=None)
+def _load_for_device(name: str, device: str) -> Generator:
+    """Return one of GENERATORS; all run on the CPU."""
+    return load_generator(name)
 
 
 def _absolute(dataset: str, patches: str) -> Path:

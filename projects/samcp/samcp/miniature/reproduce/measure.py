@@ -111,7 +111,7 @@ def measure_time(cfg: CfgNode) -> dict[str, float]:
     files = [record["file_name"] for record in records[: _TIMED_IMAGES + 1]]
     rows = [time_image(predictor, file, "cpu")[0] for file in files]
     generate, *_, others, whole = np.mean(rows[1:], axis=0)  # the first is the warm-up
-    return {"SAM s": generate, "other s": others, "total s": whole}
+    return {"patches s": generate, "other s": others, "total s": whole}
 
 
 def measure_silhouette(cfg: CfgNode) -> dict[str, float]:

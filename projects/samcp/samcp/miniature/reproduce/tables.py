@@ -19,7 +19,7 @@ UNSEEN = "PQ unseen"
 METRICS: Mapping[str, tuple[str, ...]] = {
     "evaluation": (*EVALUATION_METRICS, UNSEEN),
     "patches": ("mIoU", "mIoU>0.5", "MR 0.25", "MR 0.5", "MR 0.75"),
-    "time": ("SAM s", "other s", "total s"),
+    "time": ("patches s", "other s", "total s"),
     "silhouette": ("classes", "instances"),
 }
 
