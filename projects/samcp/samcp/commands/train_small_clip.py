@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
         iterations=arguments.iterations,
         batch=arguments.batch,
         crops=arguments.crops,
-        lr=arguments.lr,
+        lr=arguments.text_lr,
         backbone_lr=arguments.lr,
         seed=arguments.seed,
     )

@@ -96,7 +96,7 @@ def crop(random: Generator, scene: DrawnScene, region: Region, size: int) -> Ten
     """Return a square crop (3, size, size) uint8 with some context of a region."""
     window = _stuff_window(random, region.mask) if region.name in STUFF else _window(random, region.mask)
     interpolation = cv2.INTER_AREA if len(scene.image[window]) > size else cv2.INTER_LINEAR
-    return to_tensor(cv2.resize(scene.image[window], (size, size), interpolation=interpolation))
+    return to_tensor(np.asarray(cv2.resize(scene.image[window], (size, size), interpolation=interpolation), np.uint8))
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
@@ -131,7 +131,7 @@ def _kind(region: Region) -> str:
 def _window(random: Generator, mask: Mask) -> tuple[slice, slice]:
     """Return a square window around a mask."""
     rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    longest = max(np.ptp(rows), np.ptp(columns)) + 1
+    longest = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
     side = max(_MIN_SIDE, longest * random.uniform(*_MARGIN))
     free = (side - longest) / 4
     centre = [(values[0] + values[-1] + 1) / 2 + random.uniform(-free, free) for values in (rows, columns)]

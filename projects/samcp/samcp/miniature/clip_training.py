@@ -16,10 +16,9 @@ from samcp.miniature.clip_data import CaptionDataset, CaptionedScene, cell_weigh
 from samcp.miniature.scenes import STYLES, draw_scene
 from samcp.miniature.world import CLASSES, SEEN
 from samcp.model_zoo import SMALL_CLIP
-from samcp.modeling.backbone.clip import embed_segments
+from samcp.modeling.backbone.clip import DENSE, CLIPBackbone, mask_means
 from samcp.resumable_training import ResumableTraining, Schedule
 
-_STRIDE = 32  # of the last feature map
 _MAX_SCALE = float(np.log(100))  # of the logits, as in CLIP
 _VALIDATION_SEED = 1  # training scenes have seeds of two numbers
 
@@ -33,8 +32,8 @@ class ClipSchedule(Schedule):
         sizes: sides in pixels to which the scenes are resized, in turn.
     """
 
-    crops: int = 6
-    sizes: tuple[int, ...] = (256, 320, 384, 448)
+    crops: int = 12
+    sizes: tuple[int, ...] = (192, 256, 384)
 
 
 class SmallClipTrainer(ResumableTraining):
@@ -66,18 +65,19 @@ class SmallClipTrainer(ResumableTraining):
 
     def step(self, iteration: int, batch: Sequence[CaptionedScene]) -> dict[str, Tensor]:
         model, size = self.network, self._sizes[iteration % len(self._sizes)]
-        dense = encode(model, torch.stack([item.image for item in batch]), size)
-        pooled = [pool(model, features, item.weights) for features, item in zip(dense, batch, strict=True)]
-        crops = model.encode_image(normalize(model, torch.cat([item.crops for item in batch])), normalize=True)
-        embeddings = [
-            torch.cat([own, of_crops])
-            for own, of_crops in zip(pooled, crops.split([len(item.crops) for item in batch]), strict=True)
-        ]
+        scenes = _features(model, resize(torch.stack([item.image for item in batch]), size))
+        crops = _features(model, torch.cat([item.crops for item in batch])).mean((2, 3))
+        means = []
+        for features, own, item in zip(scenes, crops.split([len(item.crops) for item in batch]), batch, strict=True):
+            cells = F.interpolate(item.weights[None], features.shape[1:], mode="area")[0]
+            means += [mask_means(features, cells), own]
+        # Once for all, since its batch normalization would see few regions otherwise.
+        regions = F.normalize(model.visual.head(model.visual.trunk.head(torch.cat(means)[:, :, None, None])), dim=-1)
         captions = [caption for item in batch for caption in item.captions]
-        regions = [region for item in batch for region in item.regions]
         texts = model.encode_text(self._tokenizer([caption.text for caption in captions]), normalize=True)
-        logits = model.logit_scale.clamp(max=_MAX_SCALE).exp() * torch.cat(embeddings) @ texts.T
-        loss = contrastive_loss(logits, *map(torch.from_numpy, truth(captions, regions)))
+        logits = model.logit_scale.clamp(max=_MAX_SCALE).exp() * regions @ texts.T
+        true, false = truth(captions, [region for item in batch for region in item.regions])
+        loss = contrastive_loss(logits, torch.from_numpy(true), torch.from_numpy(false))
         loss.backward()
         return {"contrastive": loss.detach(), "scale": model.logit_scale.detach().exp()}
 
@@ -100,22 +100,15 @@ def contrastive_loss(logits: Tensor, true: Tensor, false: Tensor) -> Tensor:
     return (losses[0] + losses[1]) / 2
 
 
-def encode(model: open_clip.CLIP, images: Tensor, size: int) -> Tensor:
-    """Return the last feature map (B, C, size / 32, size / 32) of square images (B, 3, H, W) uint8."""
-    resized = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
-    return model.visual.trunk.forward_features(normalize(model, resized))
+def resize(images: Tensor, size: int) -> Tensor:
+    """Return images (B, 3, H, W) of any type as (B, 3, size, size) float32."""
+    return F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
 
 
 def normalize(model: open_clip.CLIP, images: Tensor) -> Tensor:
     """Return images (B, 3, H, W) of values 0 to 255 as the model's input."""
     mean, std = (255 * torch.tensor(values)[:, None, None] for values in _statistics(model))
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-def pool(model: open_clip.CLIP, features: Tensor, weights: Tensor) -> Tensor:
-    """Return the embeddings (R, D) of regions of a scene, from its feature map and the regions' cell weights."""
-    cells = F.interpolate(weights[None], features.shape[1:], mode="area")[0]
-    return embed_segments(model.visual, features, cells)
 
 
 @torch.inference_mode()
@@ -133,22 +126,30 @@ def measure(
     Returns:
         "crops seen", "crops unseen", and "pooled SIZE seen", "pooled SIZE unseen" for each size.
     """
-    model.eval()
+    tower = CLIPBackbone(model)
     right: dict[str, list[bool]] = {}
     for index in range(scenes):
         random = np.random.default_rng([_VALIDATION_SEED, 0, index])
         scene = draw_scene(random, STYLES[style])
         regions = [region for region in regions_of(scene) if region.name in CLASSES]
         crops = torch.stack([crop(random, scene, region, model.visual.image_size[0]) for region in regions])
-        found = {"crops": model.encode_image(normalize(model, crops), normalize=True)}
+        found = {"crops": F.normalize(tower.tower(normalize(model, crops)), dim=-1)}
         weights = cell_weights([region.mask for region in regions])
         for size in sizes:
-            found[f"pooled {size}"] = pool(model, encode(model, to_tensor(scene.image)[None], size)[0], weights)
+            dense = tower(normalize(model, resize(to_tensor(scene.image)[None], size)))[DENSE][0]
+            cells = F.interpolate(weights[None], dense.shape[1:], mode="area")[0]
+            found[f"pooled {size}"] = tower.pool(dense, cells)
         for name, embeddings in found.items():
             for region, best in zip(regions, (embeddings @ classes.T).argmax(1).tolist(), strict=True):
                 kind = "seen" if region.name in SEEN else "unseen"
                 right.setdefault(f"{name} {kind}", []).append(CLASSES[best] == region.name)
     return {name: 100 * float(np.mean(values)) for name, values in sorted(right.items())}
+
+
+def _features(model: open_clip.CLIP, images: Tensor) -> Tensor:
+    """Return the last feature map (B, C, h, w) of images (B, 3, H, W) of values 0 to 255."""
+    features: Tensor = model.visual.trunk.forward_features(normalize(model, images))
+    return features
 
 
 def _statistics(model: open_clip.CLIP) -> tuple[Sequence[float], Sequence[float]]:

@@ -24,10 +24,16 @@ _ROWS, _TOKENS = "token_embedding.weight", "token_embedding.tokens"
 
 @register_model
 def samcp_convnext_lite(pretrained: bool = False, **options: Any) -> ConvNeXt:
-    """Return the image tower; ConvNeXt's layer scale is left out, since it slows down short trainings."""
-    sizes = {"depths": (2, 2, 4, 2), "dims": (32, 64, 128, 160), "ls_init_value": None}
+    """Return the image tower, a ConvNeXt that learns from few images.
+
+    Compared with others, it has batch normalization, overlapping windows in its stem, and no layer scale.
+    """
     options["pretrained_cfg"] = PretrainedCfg()  # there are none, which timm would warn of
-    return build_model_with_cfg(ConvNeXt, "samcp_convnext_lite", pretrained, **sizes, **options)
+    sizes = {"depths": (2, 2, 4, 2), "dims": (32, 64, 128, 160)}
+    layers = {"stem_type": "overlap_act", "norm_layer": "batchnorm2d", "conv_mlp": True, "ls_init_value": None}
+    every: dict[str, Any] = {**sizes, **layers, **options}
+    model: ConvNeXt = build_model_with_cfg(ConvNeXt, "samcp_convnext_lite", pretrained, **every)
+    return model
 
 
 @lru_cache(maxsize=1)

@@ -81,7 +81,13 @@ class CLIPBackbone(Backbone):
         Returns:
             (Q, dim) of unit length; zeros for segments without any weight.
         """
-        return embed_segments(self.tower, dense, weights)
+        means = mask_means(dense, weights)
+        tokens, weights = dense.flatten(1).T, weights.flatten(1)
+        if hasattr(self.tower, "trunk"):
+            pooled = self.tower.head(self.tower.trunk.head(means[:, :, None, None]))
+        else:
+            pooled = _attend(self.tower.attnpool, tokens, means, weights, dense.shape[1:])
+        return F.normalize(pooled.float(), dim=-1) * (weights.sum(1, keepdim=True) > 0)
 
 
 class CLIPFPN(Backbone):
@@ -114,15 +120,10 @@ class CLIPFPN(Backbone):
         return dict(self.fpn.padding_constraints)
 
 
-def embed_segments(tower: Any, dense: Tensor, weights: Tensor) -> Tensor:
-    """Return the embeddings of segments by an image tower of open_clip; see :meth:`CLIPBackbone.pool`."""
-    tokens, weights = dense.flatten(1).T, weights.flatten(1)
-    means = weights @ tokens / weights.sum(1, keepdim=True).clamp(min=1e-6)
-    if hasattr(tower, "trunk"):
-        pooled = tower.head(tower.trunk.head(means[:, :, None, None]))
-    else:
-        pooled = _attend(tower.attnpool, tokens, means, weights, dense.shape[1:])
-    return F.normalize(pooled.float(), dim=-1) * (weights.sum(1, keepdim=True) > 0)
+def mask_means(dense: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean features (Q, C) of segments; arguments as in :meth:`CLIPBackbone.pool`."""
+    weights = weights.flatten(1)
+    return weights @ dense.flatten(1).T / weights.sum(1, keepdim=True).clamp(min=1e-6)
 
 
 class _Passthrough(Backbone):
