@@ -1,15 +1,18 @@
 #!/usr/bin/env python
-"""Train a small SAM on photographs, for `--generator sam --model-type lite`.
+"""Train a small SAM on photographs or drawn scenes, for `--generator sam --model-type lite`.
 
     python scripts/train_small_sam.py --output output/small_sam
+    python scripts/train_small_sam.py --images scenes --output output/sam_scenes
 
-Trains on the training images of BSDS500, CCP and CamVid under DETECTRON2_DATASETS (docs/datasets.md), about 8 hours on
-one CPU core. Every --save-every iterations it writes checkpoint.pth, the weights sam_lite.pth, and a line of log.jsonl:
-the losses, and figures of the masks of random points in 20 validation images of BSDS500. Repeat the command to continue
-after an interruption. The weights can be used while the training runs:
+Photographs are the training images of BSDS500, CCP and CamVid under DETECTRON2_DATASETS (docs/datasets.md), about 8
+hours on one CPU core. Scenes are drawn as needed, about 45 minutes on one core, and validated on miniature_val
+(scripts/prepare_miniature.py); the shipped weights are of this training. Every --save-every iterations, checkpoint.pth,
+the weights sam_lite.safetensors, and a line of log.jsonl are written: the losses, and figures of the masks of random
+points in 20 validation images. Repeat the command to continue after an interruption. The weights can be used while the
+training runs:
 
     python scripts/generate_sam_patches.py --images DIR --output OUT \\
-        --model-type lite --checkpoint output/small_sam/sam_lite.pth
+        --model-type lite --checkpoint output/small_sam/sam_lite.safetensors
 
 At the end, validation.json has Table 9 of the datasets named by --validate.
 """

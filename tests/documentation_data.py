@@ -37,6 +37,8 @@ def make_checkout(folder: Path) -> None:
     _replace(folder / "configs" / "_base_" / "samcp.yaml", "\nMODEL:\n", "\nMODEL:\n  DEVICE: cpu\n")
     _replace(folder / "scripts" / "prepare_synthetic.py", "default=300", "default=4")
     _replace(folder / "scripts" / "prepare_synthetic.py", "default=40", "default=2")
+    _replace(folder / "scripts" / "prepare_miniature.py", "default=600", "default=3")
+    _replace(folder / "scripts" / "prepare_miniature.py", "default=100", "default=1")
     write_image(folder / "coffee.jpg", skimage.data.coffee(), "JPEG")
     write_image(folder / "photos" / "coffee.jpg", _PHOTO, "JPEG")
     _write_beach(folder / "beach")

@@ -10,13 +10,14 @@ from torch import Tensor
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import sha256_of
 from proposal_cache.generators.sam.lite import build_sam_lite
+from proposal_cache.generators.sam.lite_weights import SHIPPED, SUFFIX, read_lite
 from proposal_cache.generators.sam.mobile import build_mobile_sam
 from proposal_cache.torch_files import read_torch_file
 
 MOBILE = "vit_t"
 ENCODER_WIDTHS = {"vit_h": 1280, "vit_l": 1024, "vit_b": 768}
 LITE = "lite"
-MODEL_TYPES = (*ENCODER_WIDTHS, MOBILE, LITE)  # vit_t is MobileSAM, lite is scripts/train_small_sam.py's
+MODEL_TYPES = (*ENCODER_WIDTHS, MOBILE, LITE)  # vit_t is MobileSAM; scripts/train_small_sam.py trains lite
 WEIGHTS_PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
 MOBILE_WEIGHTS_PAGE = "https://github.com/ChaoningZhang/MobileSAM#getting-started"
 
@@ -27,18 +28,22 @@ class CheckpointError(CacheError):
     """Checkpoint is missing, damaged, or of another model type."""
 
 
-def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
+def load_sam(model_type: str, checkpoint: str | Path | None) -> tuple[Sam, str]:
     """Load a SAM model on the CPU; return it with the SHA-256 of its checkpoint.
+
+    Args:
+        model_type: one of `MODEL_TYPES`.
+        checkpoint: its file; None for the shipped weights of the model type lite, which segments drawn scenes.
 
     Raises CheckpointError if the file is missing, damaged or of another model type, which the message names.
     """
-    path = Path(checkpoint)
+    path = SHIPPED if checkpoint is None else Path(checkpoint)
     if model_type not in MODEL_TYPES:
         raise CheckpointError(f"SAM has no model type '{model_type}'; choose one of {', '.join(MODEL_TYPES)}")
     if model_type == LITE and not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}; train the model type lite with scripts/train_small_sam.py")
     page = MOBILE_WEIGHTS_PAGE if model_type == MOBILE else WEIGHTS_PAGE
-    weights = read_weights(path, "SAM", page)
+    weights = _read_lite(path) if path.suffix == SUFFIX else read_weights(path, "SAM", page)
     found = _model_type(weights)
     if found is None:
         raise CheckpointError(f"{path} is not a SAM checkpoint; the weights of {model_type} are at {page}")
@@ -53,6 +58,13 @@ def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
     except (AttributeError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path} does not match SAM's {model_type}: {error}") from None
     return sam, sha256_of(path)
+
+
+def _read_lite(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_lite(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a file of the model type lite, or damaged: {error}") from error
 
 
 def _model_type(weights: Any) -> str | None:

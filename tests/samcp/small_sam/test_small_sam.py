@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from proposal_cache.generators.sam import SamGenerator
+from proposal_cache.generators.sam.lite_weights import write_lite
 from samcp.contours.dataset import UNKNOWN, LabelMap
 from samcp.errors import CheckpointError
 from samcp.small_sam.data import CELL, PromptDataset, PromptedImage, prompt_uniformly
 from samcp.small_sam.losses import iou_loss, mask_iou, mask_loss
-from samcp.small_sam.training import SamSchedule, SmallSamTrainer, measure, save_sam
+from samcp.small_sam.training import SamSchedule, SmallSamTrainer, measure
 from tests.samcp.contours.test_contours import datasets  # noqa: F401
 
 TINY = SamSchedule(iterations=4, batch=1, image_size=64, points=4)
@@ -117,9 +118,9 @@ def test_model_learns_one_image_and_the_generator_loads_it(tmp_path: Path) -> No
     assert figures["chosen_iou"] > 0.7
     assert figures["stable_best"] > 0.7
 
-    save_sam(tmp_path / "sam_lite.pth", trainer.network)
+    write_lite(tmp_path / "sam_lite.safetensors", trainer.network)
     generator = SamGenerator.from_checkpoint(
-        "lite", tmp_path / "sam_lite.pth", points_per_side=6, pred_iou_thresh=0.5, stability_score_thresh=0.5
+        "lite", tmp_path / "sam_lite.safetensors", points_per_side=6, pred_iou_thresh=0.5, stability_score_thresh=0.5
     )
     assert generator.sam.image_encoder.img_size == 64
     patches = generator(image)
@@ -143,3 +144,14 @@ def test_command_trains_validates_and_continues(datasets: Path, tmp_path: Path) 
     validation = json.loads((tmp_path / "validation.json").read_text())
     assert validation["bsds500_val"]["images"] == 2
     assert validation["bsds500_val"]["patches_per_image"] > 0
+
+
+def test_command_trains_on_scenes_without_any_dataset(tmp_path: Path) -> None:
+    command = [sys.executable, "scripts/train_small_sam.py", "--images", "scenes", "--output", str(tmp_path)]
+    command += ["--iterations", "2", "--batch", "1", "--image-size", "64", "--points", "4", "--validate"]
+    subprocess.run(command, check=True, capture_output=True)
+    (line,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert 0 <= line["best_iou"] <= 1
+    generator = SamGenerator.from_checkpoint("lite", tmp_path / "sam_lite.safetensors")
+    assert generator.sam.image_encoder.img_size == 64
+    assert (tmp_path / "sam_lite.safetensors").stat().st_size < 5e6, "frozen layers were saved"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proposal_cache.generators.sam import SamGenerator
+from proposal_cache.generators.sam.lite_weights import SUFFIX, write_lite
 from samcp.commands.evaluate_patches import validate
 from samcp.contours.dataset import LabelMap, find_images
 from samcp.contours.training import SHARES
@@ -19,7 +20,7 @@ from samcp.data.files import write_json
 from samcp.errors import exit_with_message
 from samcp.miniature.annotators import DrawScenes
 from samcp.small_sam.data import Draw, DrawPhotographs
-from samcp.small_sam.training import SamSchedule, SmallSamTrainer, measure, save_sam, validation_items
+from samcp.small_sam.training import SamSchedule, SmallSamTrainer, measure, validation_items
 
 _VALIDATED = 20  # images on which the curve is measured
 _SCENES_SEED = 1  # of the drawn ones among them; training images have seeds of two numbers
@@ -63,10 +64,10 @@ def run(arguments: argparse.Namespace) -> None:
     )
     trainer = SmallSamTrainer(images.draw, schedule, output)
     items = validation_items(images.validation, schedule.image_size)
-    weights = output / "sam_lite.pth"
+    weights = output / f"sam_lite{SUFFIX}"
     for iteration, losses in trainer.run(workers=arguments.workers, save_every=arguments.save_every):
         figures = measure(trainer.average, items)
-        save_sam(weights, trainer.average)
+        write_lite(weights, trainer.average)
         with (output / "log.jsonl").open("a") as log:
             log.write(json.dumps({"iteration": iteration, **losses, **figures}) + "\n")
     generator = SamGenerator.from_checkpoint(

@@ -33,7 +33,7 @@ def sand(random: Generator, height: int, width: int) -> Image:
     return np.array([0.87, 0.76, 0.52]) + 0.05 * noise(random, height, width, (0.7, 0.7))
 
 
-def water(random: Generator, height: int, width: int) -> Image:
+def sea(random: Generator, height: int, width: int) -> Image:
     return np.array([0.12, 0.42, 0.60]) + 0.06 * noise(random, height, width, (0.8, 6.0)) * np.array([0.6, 0.9, 1.0])
 
 
@@ -56,7 +56,7 @@ def brick(random: Generator, height: int, width: int) -> Image:
 
 TEXTURES: Mapping[str, Callable[[Generator, int, int], Image]] = {
     "sky": sky,
-    "sea": water,
+    "sea": sea,
     "grass": grass,
     "sand": sand,
     "road": road,
@@ -125,7 +125,7 @@ def draw_ground(
                 rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
                 window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
                 inside = mask[window]
-                image[window][inside] = draw_texture(random, name, domain, *inside.shape)[inside]
+                np.copyto(image[window], draw_texture(random, name, domain, *inside.shape), where=inside[..., None])
     return image, ground
 
 

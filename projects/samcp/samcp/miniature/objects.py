@@ -1,6 +1,7 @@
 """Outlines of things: polygons of their parts in a unit square, with random proportions."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import TypeAlias
 
 import cv2
@@ -38,7 +39,7 @@ def rasterize(outline: Outline, centre: NDArray[np.float64], size: tuple[int, in
     canvas = np.zeros(size, np.uint8)
     for part, polygon in outline:
         points = np.round((polygon + centre - 0.5) * 2**_SUBPIXEL).astype(np.int32)
-        cv2.fillPoly(canvas, [points], names.index(part) + 1, lineType=cv2.LINE_8, shift=_SUBPIXEL)
+        cv2.fillPoly(canvas, [points], [names.index(part) + 1], lineType=cv2.LINE_8, shift=_SUBPIXEL)
     masks = {name: canvas == index for index, name in enumerate(names, start=1)}
     return {name: mask for name, mask in masks.items() if mask.any()}
 
@@ -104,7 +105,7 @@ def _car(random: Generator) -> Outline:
     cabin = _polygon((-back - 0.1, 0.0), (-back + 0.1, roof), (front - 0.15, roof), (front + 0.15, 0.0))
     glass = _polygon((-back + 0.05, -0.03), (-back + 0.17, roof + 0.1), (front - 0.2, roof + 0.1), (front, -0.03))
     hull = _polygon((-0.97, 0.05), (-0.9, -0.05), (0.8, -0.05), (0.97, 0.1), (0.97, 0.38), (-0.97, 0.38))
-    wheels = [("wheel", _ellipse(x, 0.38, radius)) for x in (-0.55, 0.55)]
+    wheels = [("wheels", _ellipse(x, 0.38, radius)) for x in (-0.55, 0.55)]
     return [("body", cabin), ("body", hull), ("window", glass), *wheels]
 
 
@@ -123,13 +124,13 @@ def _boat(random: Generator) -> Outline:
 
 def _dog(random: Generator) -> Outline:
     x, y = _pet_head(random)
-    return [*_pet(random, x, y), ("ear", _ellipse(x - 0.2, y + 0.12, 0.13, 0.3, 0.15))]
+    return [*_pet(random, x, y), ("ears", _ellipse(x - 0.2, y + 0.12, 0.13, 0.3, 0.15))]
 
 
 def _cat(random: Generator) -> Outline:
     x, y = _pet_head(random)
     ears = [_polygon((x + a, y - 0.12), (x + a + s * 0.04, y - 0.52), (x + a + s * 0.3, y - 0.2)) for a, s in _CAT_EARS]
-    return [("ear", ear) for ear in ears] + _pet(random, x, y)
+    return [("ears", ear) for ear in ears] + _pet(random, x, y)
 
 
 _CAT_EARS = ((-0.27, 1.0), (0.27, -1.0))  # place and direction
@@ -144,7 +145,7 @@ def _pet(random: Generator, x: float, y: float) -> Outline:
     """Return the parts that dog and cat share."""
     tip = random.uniform(-0.6, -0.1)
     height = random.uniform(0.27, 0.33)
-    legs = [("leg", _box(left, 0.3, left + 0.17, 0.93)) for left in (-0.62, -0.36, 0.14, 0.4)]
+    legs = [("legs", _box(left, 0.3, left + 0.17, 0.93)) for left in (-0.62, -0.36, 0.14, 0.4)]
     tail = _polygon((-0.6, 0.05), (-0.97, tip - 0.05), (-0.85, tip - 0.15), (-0.5, -0.12))
     return [
         ("tail", tail),
@@ -175,7 +176,7 @@ def _umbrella(random: Generator) -> Outline:
     y = np.linspace(-0.95, rim, 10)
     half = width * np.sqrt(1 - ((rim - y) / (rim + 0.95)) ** 2)
     panels: Outline = []
-    for index, (left, right) in enumerate(zip(_RIBS[:-1], _RIBS[1:], strict=True)):
+    for index, (left, right) in enumerate(pairwise(_RIBS)):
         scallop = _polygon(((left + right) / 2 * width, rim - 0.08))
         edges = np.stack([left * half, y], 1), scallop, np.stack([right * half, y], 1)[::-1]
         panels.append(("stripe" if index % 2 else "canopy", np.concatenate(edges)))

@@ -96,7 +96,7 @@ class DrawnScene:
 def draw_scene(random: Generator, style: Style) -> DrawnScene:
     """Draw a scene; it depends on the random numbers and the style only."""
     image, ground = draw_ground(random, style.classes, style.domain, *SIZE)
-    canvas = _Canvas(image, ground, style)
+    canvas = Canvas(image, ground, style)
     names = [name for name in style.classes if name in THINGS]
     for _ in range(random.integers(style.things[0], style.things[1] + 1)):
         _draw_things(random, canvas, str(random.choice(names)))
@@ -104,7 +104,7 @@ def draw_scene(random: Generator, style: Style) -> DrawnScene:
     return DrawnScene((np.clip(image, 0, 1) * 255).astype(np.uint8), canvas.objects())
 
 
-class _Canvas:
+class Canvas:
     """Scene while it is drawn.
 
     Args:
@@ -160,21 +160,19 @@ class _Canvas:
             behind = max(self._ground, key=lambda name: (self._ground[name] & mask).sum())
             texture = draw_texture(random, behind, self.style.domain, height, width)
         for part, whole in parts.items():
-            inside = whole[window]
             shade = 1 + _SHADE * ramp(random, height, width)
             if self.style.camouflage:
                 shade += random.choice([-1, 1]) * random.uniform(*_CAMOUFLAGE)
-                self.image[window][inside] = (texture * shade)[inside]
-            else:
-                self.image[window][inside] = (COLORS[colors[part]] * shade)[inside]
+            paint = texture if self.style.camouflage else COLORS[colors[part]]
+            np.copyto(self.image[window], paint * shade, where=whole[window][..., None])
 
 
-def _draw_things(random: Generator, canvas: _Canvas, name: str) -> None:
+def _draw_things(random: Generator, canvas: Canvas, name: str) -> None:
     """Draw a thing at a random place, and sometimes another one of its class that touches it."""
     side = float(np.exp(random.uniform(*np.log(canvas.style.sides))))
     margin = _INSIDE * side
     centre = np.array([random.uniform(margin, SIZE[1] - margin), random.uniform(margin, SIZE[0] - margin)])
-    colors = random.permutation(list(COLORS))
+    colors = random.permutation(list(COLORS)).tolist()
     parts = rasterize(place(OUTLINES[name](random), random, side), centre, SIZE)
     count = len(PARTS[name])
     if canvas.add(random, name, parts, colors[:count]) and random.random() < _TOUCHING:
@@ -197,4 +195,4 @@ def _beside(parts: Mapping[str, Mask], outline: Outline, centre: NDArray[np.floa
     rows = one.any(1) & other.any(1)
     last = SIZE[1] - 1 - one[rows][:, ::-1].argmax(1)
     first = other[rows].argmax(1)
-    return centre + [direction * ((last - first).max(initial=-1) + 1), 0]
+    return centre + np.array([direction * ((last - first).max(initial=-1) + 1), 0])

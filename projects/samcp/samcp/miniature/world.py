@@ -9,10 +9,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "house": ("wall", "roof", "door", "window"),
     "tree": ("crown", "trunk"),
     "person": ("head", "shirt", "legs"),
-    "car": ("body", "window", "wheel"),
+    "car": ("body", "window", "wheels"),
     "boat": ("hull", "sail", "flag"),
-    "dog": ("body", "head", "ear", "leg", "tail"),
-    "cat": ("body", "head", "ear", "leg", "tail"),
+    "dog": ("body", "head", "ears", "legs", "tail"),
+    "cat": ("body", "head", "ears", "legs", "tail"),
     "kite": ("top", "bottom", "tail"),
     "umbrella": ("canopy", "stripe", "handle"),
 }
@@ -24,7 +24,8 @@ CLASSES = THINGS + STUFF
 UNSEEN = ("boat", "cat", "umbrella", "sand")
 SEEN = tuple(name for name in CLASSES if name not in UNSEEN)
 
-PART_CLASSES = tuple(f"{thing} {part}" for thing, parts in PARTS.items() for part in parts)
+# Classes of the part annotations, which exist for scenes of seen classes.
+PART_CLASSES = tuple(f"{thing} {part}" for thing in THINGS if thing in SEEN for part in PARTS[thing])
 
 # Colours of parts, RGB in [0, 1]. Any two are easy to tell apart.
 COLORS: Mapping[str, np.ndarray] = {

@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from proposal_cache.generators.contours.weights import load_weights
 from proposal_cache.generators.sam.lite import IMAGE_SIZE, LiteEncoder, build_sam_lite
-from proposal_cache.store.durable import atomic_file
 from samcp.contours.dataset import LabelMap
 from samcp.resumable_training import ResumableTraining, Schedule
 from samcp.small_sam.data import Draw, PromptDataset, PromptedImage, prompt_uniformly
@@ -155,12 +154,6 @@ def validation_items(
     """Return images (H, W, 3), given with their label maps, with fixed random points."""
     random = np.random.default_rng(seed)
     return [prompt_uniformly(image, maps, image_size, points, random) for image, maps in images]
-
-
-def save_sam(path: Path, sam: Sam) -> None:
-    """Write a checkpoint of the model type `lite`."""
-    with atomic_file(path) as file:
-        torch.save(sam.state_dict(), file)
 
 
 def _stability(logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from samcp.data.datasets.cityscapes.register import register_cityscapes
 from samcp.data.datasets.coco.register import register_coco
 from samcp.data.datasets.cod10k.register import register_cod10k
 from samcp.data.datasets.custom.register import register_environment
+from samcp.data.datasets.miniature.register import register_miniature
 from samcp.data.datasets.pascal_part.register import register_pascal_part
 from samcp.data.datasets.synthetic.register import register_synthetic
 
@@ -18,6 +19,7 @@ register_ccp()
 register_cityscapes()
 register_coco()
 register_cod10k()
+register_miniature()
 register_pascal_part()
 register_synthetic()
 register_environment()

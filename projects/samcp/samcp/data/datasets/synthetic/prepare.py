@@ -1,18 +1,13 @@
 """Drawing of the synthetic dataset; see :mod:`samcp.data.datasets.synthetic.register` for its layout."""
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
-from panopticapi.utils import id2rgb
-from PIL import Image
 
-from samcp.data.datasets.synthetic.register import CATEGORIES, CATEGORY_IDS, SPLITS
-from samcp.data.datasets.synthetic.scenes import THINGS, Segment, draw_scene
-from samcp.errors import DataError
+from samcp.data.datasets.drawn import SplitWriter, make_once, write_drawing
+from samcp.data.datasets.synthetic.register import CATEGORIES, SPLITS
+from samcp.data.datasets.synthetic.scenes import draw_scene
 
 _FORMAT = 1  # incremented when the same parameters give other images
 
@@ -37,78 +32,19 @@ def make_synthetic_dataset(
     """
     folder = Path(folder)
     record = {"format": _FORMAT, "num_train": num_train, "num_val": num_val, "size": list(size), "seed": seed}
-    made = folder / "synthetic.json"
-    if made.exists():
-        found = json.loads(made.read_text())
-        if found != record:
-            raise DataError(f"{folder}: has a synthetic dataset made with {found}, not {record}; choose another folder")
-        return
-    for number, (split, count) in enumerate(zip(SPLITS, (num_train, num_val), strict=True)):
-        _write_split(folder, split, number, count, size, seed)
-    made.write_text(json.dumps(record))
+
+    def make() -> None:
+        for number, (split, count) in enumerate(zip(SPLITS, (num_train, num_val), strict=True)):
+            _write_split(folder, split, number, count, size, seed)
+
+    make_once(folder, "synthetic", record, make)
 
 
 def _write_split(folder: Path, split: str, number: int, count: int, size: tuple[int, int], seed: int) -> None:
-    for part in (split, f"panoptic_{split}", "annotations"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    images: list[dict[str, Any]] = []
-    panoptic: list[dict[str, Any]] = []
-    instances: list[dict[str, Any]] = []
+    writer = SplitWriter(folder, split, CATEGORIES)
     for index in range(count):
         name = f"{split}_{index:05d}"
         image, segments = draw_scene(np.random.default_rng([seed, number, index]), *size)
-        Image.fromarray(image).save(folder / split / f"{name}.jpg", quality=95, subsampling=0)
-        ids, infos = _panoptic_map(segments, size)
-        Image.fromarray(id2rgb(ids)).save(folder / f"panoptic_{split}" / f"{name}.png")
-        image_id = index + 1
-        images.append({"id": image_id, "file_name": f"{name}.jpg", "height": size[0], "width": size[1]})
-        panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": infos})
-        instances += [
-            _instance(segment, image_id, len(instances) + i) for i, segment in enumerate(_things(segments), start=1)
-        ]
-    things = [category for category in CATEGORIES if category["isthing"]]
-    _write_json(folder, f"panoptic_{split}", images, panoptic, CATEGORIES)
-    _write_json(folder, f"instances_{split}", images, instances, things)
-
-
-def _panoptic_map(segments: list[Segment], size: tuple[int, int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Return (H, W) ids, 0 for void, and COCO's segments_info."""
-    ids = np.zeros(size, np.uint32)
-    infos = []
-    for index, segment in enumerate(segments):
-        segment_id = 1000 * CATEGORY_IDS[segment.name] + index  # more than one byte, as in COCO
-        ids[segment.mask] = segment_id
-        infos.append({"id": segment_id, "category_id": CATEGORY_IDS[segment.name], **_extent(segment)})
-    return ids, infos
-
-
-def _instance(segment: Segment, image_id: int, annotation_id: int) -> dict[str, Any]:
-    rle = mask_util.encode(np.asfortranarray(segment.mask, dtype=np.uint8))
-    return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": CATEGORY_IDS[segment.name],
-        "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
-        **_extent(segment),
-    }
-
-
-def _extent(segment: Segment) -> dict[str, Any]:
-    y, x = np.nonzero(segment.mask)
-    box = [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
-    return {"area": int(segment.mask.sum()), "bbox": [int(v) for v in box], "iscrowd": int(segment.crowd)}
-
-
-def _things(segments: list[Segment]) -> list[Segment]:
-    return [segment for segment in segments if segment.name in THINGS]
-
-
-def _write_json(
-    folder: Path,
-    name: str,
-    images: list[dict[str, Any]],
-    annotations: list[dict[str, Any]],
-    categories: list[dict[str, Any]],
-) -> None:
-    content = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
-    (folder / "annotations" / f"{name}.json").write_text(json.dumps(content))
+        write_drawing(folder / split / f"{name}.jpg", image)
+        writer.add(name, size, segments)
+    writer.finish()

@@ -5,7 +5,6 @@ SAM's patches of photographs, an instance is a union of patches, and its class f
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage.draw import polygon2mask
 
-Mask = NDArray[np.bool_]
-Image = NDArray[np.float64]  # (H, W, 3) in [0, 1]
+from samcp.data.datasets.drawn import Segment
+from samcp.miniature.ground import Image, grass, sand, sea, sky
+from samcp.miniature.objects import Mask
 
 _PALETTE = np.array(
     [
@@ -30,15 +30,6 @@ _PALETTE = np.array(
 )
 _CROWD_SHARE = 0.12  # share of images with a crowd of discs, and of images with an unlabelled box
 _MAX_HIDDEN = 0.35  # largest share of a thing's visible pixels that a later thing may cover
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Visible pixels of one thing or stuff class: class name, mask (H, W), and whether it is a crowd."""
-
-    name: str
-    mask: Mask
-    crowd: bool = False
 
 
 def draw_scene(rng: Generator, height: int, width: int) -> tuple[NDArray[np.uint8], list[Segment]]:
@@ -82,35 +73,7 @@ def _draw_ground(rng: Generator, height: int, width: int) -> tuple[Image, list[t
     return image, parts
 
 
-def _noise(rng: Generator, height: int, width: int, sigma: tuple[float, float]) -> NDArray[np.float64]:
-    """Return (H, W, 1) noise of mean 0 and deviation 1, smoothed by sigma (y, x) in pixels."""
-    noise = gaussian_filter(rng.normal(size=(height, width)), sigma, mode="wrap")
-    return ((noise - noise.mean()) / (noise.std() + 1e-9))[..., None]
-
-
-def _sky(rng: Generator, height: int, width: int) -> Image:
-    clouds = np.clip(_noise(rng, height, width, (height / 25, width / 12)), 0, 1.5)
-    return np.array([0.47, 0.71, 0.94]) + clouds * np.array([0.25, 0.17, 0.04])
-
-
-def _grass(rng: Generator, height: int, width: int) -> Image:
-    return np.array([0.27, 0.52, 0.16]) + 0.07 * _noise(rng, height, width, (2.5, 0.6)) * np.array([0.9, 1.0, 0.5])
-
-
-def _sand(rng: Generator, height: int, width: int) -> Image:
-    return np.array([0.87, 0.76, 0.52]) + 0.05 * _noise(rng, height, width, (0.7, 0.7))
-
-
-def _water(rng: Generator, height: int, width: int) -> Image:
-    return np.array([0.12, 0.42, 0.60]) + 0.06 * _noise(rng, height, width, (0.8, 6.0)) * np.array([0.6, 0.9, 1.0])
-
-
-_TEXTURES: dict[str, Callable[[Generator, int, int], Image]] = {
-    "sky": _sky,
-    "grass": _grass,
-    "sand": _sand,
-    "water": _water,
-}
+_TEXTURES = {"sky": sky, "grass": grass, "sand": sand, "water": sea}
 
 
 def _paint_thing(rng: Generator, image: Image, owner: NDArray[np.int64], index: int, name: str) -> bool:

@@ -1,0 +1,1 @@
+"""Drawn scenes of the miniature world."""
