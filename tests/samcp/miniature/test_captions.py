@@ -11,6 +11,7 @@ from samcp.miniature.captions import (
     SYNONYMS,
     Caption,
     Region,
+    agreement,
     caption,
     check_words,
     regions_of,
@@ -98,3 +99,10 @@ def test_unknown_words_are_named_with_similar_ones() -> None:
     assert unknown_words(["house", "Zebra crossing"]) == ["crossing", "zebra"]
     with pytest.raises(UsageError, match=r"not 'elephant' \(near: plant\); 'umbrela' \(near: umbrella\)"):
         check_words(["umbrela", "elephant", "house"])
+
+
+def test_captions_agree_if_one_states_no_more_than_the_other() -> None:
+    dog, red_dog, cat = (Caption("", frozenset(facts)) for facts in ({"dog"}, {"dog", "red"}, {"cat"}))
+    follows, unlike = agreement([dog, red_dog, cat])
+    assert follows.tolist() == [[True, False, False], [True, True, False], [False, False, True]]
+    assert unlike.tolist() == [[False, False, True], [False, False, True], [True, True, False]]

@@ -77,13 +77,11 @@ def test_items_are_the_same_at_each_reading() -> None:
 
 
 def test_training_continues_where_it_was_interrupted(tmp_path: Path) -> None:
-    whole = [
-        losses["contrastive"] for _, losses in SmallClipTrainer(TINY, tmp_path / "whole").run(workers=0, save_every=1)
-    ]
+    whole = [losses["regions"] for _, losses in SmallClipTrainer(TINY, tmp_path / "whole").run(workers=0, save_every=1)]
     next(iter(SmallClipTrainer(TINY, tmp_path / "parts").run(workers=0, save_every=1)))
     [(iteration, rest)] = SmallClipTrainer(TINY, tmp_path / "parts").run(workers=0, save_every=1)
     assert iteration == 2
-    assert rest["contrastive"] == pytest.approx(whole[1], rel=1e-4)
+    assert rest["regions"] == pytest.approx(whole[1], rel=1e-4)
 
 
 def test_accuracy_of_random_weights_is_low(weights: Path) -> None:

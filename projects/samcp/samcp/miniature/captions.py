@@ -131,6 +131,13 @@ def truth(captions: Sequence[Caption], regions: Sequence[Region]) -> tuple[NDArr
     return (1 - holds) @ stated.T == 0, (1 - possible) @ stated.T > 0
 
 
+def agreement(captions: Sequence[Caption]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which captions follow from another one, and which have nothing in common with it, (C, C) each."""
+    facts = sorted({fact for caption in captions for fact in caption.facts})
+    stated = _table(facts, (caption.facts for caption in captions))
+    return (1 - stated) @ stated.T == 0, stated @ stated.T == 0
+
+
 @lru_cache(maxsize=1)
 def known_words() -> frozenset[str]:
     """Return all words of captions, in lower case."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samcp.miniature import small_clip
-from samcp.miniature.captions import regions_of, truth
+from samcp.miniature.captions import agreement, regions_of, truth
 from samcp.miniature.clip_data import CaptionDataset, CaptionedScene, cell_weights, crop, to_tensor
 from samcp.miniature.scenes import STYLES, draw_scene
 from samcp.miniature.world import CLASSES, SEEN
@@ -75,11 +75,15 @@ class SmallClipTrainer(ResumableTraining):
         regions = F.normalize(model.visual.head(model.visual.trunk.head(torch.cat(means)[:, :, None, None])), dim=-1)
         captions = [caption for item in batch for caption in item.captions]
         texts = model.encode_text(self._tokenizer([caption.text for caption in captions]), normalize=True)
-        logits = model.logit_scale.clamp(max=_MAX_SCALE).exp() * regions @ texts.T
-        true, false = truth(captions, [region for item in batch for region in item.regions])
-        loss = contrastive_loss(logits, torch.from_numpy(true), torch.from_numpy(false))
-        loss.backward()
-        return {"contrastive": loss.detach(), "scale": model.logit_scale.detach().exp()}
+        scale = model.logit_scale.clamp(max=_MAX_SCALE).exp()
+        pairs = truth(captions, [region for item in batch for region in item.regions])
+        # Otherwise the text tower first gives all things one embedding, which it takes long to part with.
+        losses = {
+            "regions": contrastive_loss(scale * regions @ texts.T, *map(torch.from_numpy, pairs)),
+            "texts": contrastive_loss(scale * texts @ texts.T, *map(torch.from_numpy, agreement(captions))),
+        }
+        sum(losses.values(), torch.zeros(())).backward()
+        return {name: loss.detach() for name, loss in losses.items()} | {"scale": scale.detach()}
 
 
 def contrastive_loss(logits: Tensor, true: Tensor, false: Tensor) -> Tensor:
