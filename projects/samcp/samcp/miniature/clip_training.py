@@ -92,7 +92,7 @@ def contrastive_loss(logits: Tensor, true: Tensor, false: Tensor) -> Tensor:
     Each row and column is a softmax over its true and false pairs, whose target is the same for all true ones.
 
     Args:
-        logits: (N, N) of regions and captions.
+        logits: (N, N) of regions and captions, or of captions and captions.
         true: (N, N) bool, pairs that match; those of the diagonal do.
         false: (N, N) bool, pairs that do not match; pairs that are neither are left out.
     """

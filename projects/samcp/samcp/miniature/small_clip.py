@@ -12,7 +12,7 @@ from open_clip.transform import PreprocessCfg
 from safetensors.torch import load_file, save
 from timm.models import PretrainedCfg, build_model_with_cfg, register_model
 from timm.models.convnext import ConvNeXt
-from torch import Tensor
+from torch import Tensor, nn
 
 from proposal_cache.store.durable import write_durably
 from samcp.miniature.captions import known_words
@@ -43,9 +43,15 @@ def register() -> None:
 
 
 def build() -> open_clip.CLIP:
-    """Return the model with random weights."""
+    """Return the model with random weights.
+
+    Those of the image tower are larger than ConvNeXt's own, with which it is nearly linear and long learns nothing.
+    """
     register()
     model = open_clip.CLIP(**open_clip.get_model_config(SMALL_CLIP))
+    for module in model.visual.trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
     set_model_preprocess_cfg(model, asdict(PreprocessCfg(size=model.visual.image_size)))
     return model
 
