@@ -30,9 +30,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
     add("--output", type=Path, default=Path("output/small_clip"), help="folder (default %(default)s)")
-    add("--iterations", type=int, default=1800, metavar="N", help="(default %(default)s)")
+    add("--iterations", type=int, default=2400, metavar="N", help="(default %(default)s)")
     add("--batch", type=int, default=4, metavar="N", help="scenes per iteration (default %(default)s)")
-    add("--crops", type=int, default=12, metavar="N", help="per scene (default %(default)s)")
+    add("--crops", type=int, default=8, metavar="N", help="per scene (default %(default)s)")
     add("--lr", type=float, default=1e-3, metavar="X", help="of the image tower (default %(default)s)")
     add("--text-lr", type=float, default=5e-4, metavar="X", help="of the text tower (default %(default)s)")
     add("--seed", type=int, default=0, help="(default %(default)s)")

@@ -17,7 +17,7 @@ from samcp.miniature.world import CLASSES
 from samcp.model_zoo import SMALL_CLIP
 from samcp.modeling.class_embedding import encode_words
 
-_SIZE = 384  # at which regions are pooled for the curve
+_SIZE = 512  # at which regions are pooled for the curve
 
 
 def main(arguments: argparse.Namespace) -> None:

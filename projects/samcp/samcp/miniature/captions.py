@@ -55,7 +55,7 @@ _TEMPLATES = (
     "{}",
     "a drawing of a {}",
 )
-_NAME_ONLY = 0.5  # share of the captions that name only the class
+_NAME_ONLY = 0.6  # share of the captions that name only the class
 _SYNONYM = 0.3  # share of the names of classes that are replaced
 _NEAR = 0.15  # of a thing's sides, by which its box is enlarged to find what it is in front of
 _MIN_PIXELS = 40  # of a part that is described

@@ -8,7 +8,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from samcp.miniature import small_clip
 from samcp.miniature.captions import agreement, regions_of, truth
@@ -19,6 +19,7 @@ from samcp.model_zoo import SMALL_CLIP
 from samcp.modeling.backbone.clip import DENSE, CLIPBackbone, mask_means
 from samcp.resumable_training import ResumableTraining, Schedule
 
+_FROZEN = 0.6  # share of the iterations after which the statistics of the batch normalization stay
 _MAX_SCALE = float(np.log(100))  # of the logits, as in CLIP
 _VALIDATION_SEED = 1  # training scenes have seeds of two numbers
 
@@ -32,8 +33,8 @@ class ClipSchedule(Schedule):
         sizes: sides in pixels to which the scenes are resized, in turn.
     """
 
-    crops: int = 12
-    sizes: tuple[int, ...] = (192, 256, 384)
+    crops: int = 8
+    sizes: tuple[int, ...] = (256, 384, 512)
 
 
 class SmallClipTrainer(ResumableTraining):
@@ -65,6 +66,8 @@ class SmallClipTrainer(ResumableTraining):
 
     def step(self, iteration: int, batch: Sequence[CaptionedScene]) -> dict[str, Tensor]:
         model, size = self.network, self._sizes[iteration % len(self._sizes)]
+        if iteration > _FROZEN * self.schedule.iterations:
+            _freeze_statistics(model)
         scenes = _features(model, resize(torch.stack([item.image for item in batch]), size))
         crops = _features(model, torch.cat([item.crops for item in batch])).mean((2, 3))
         means = []
@@ -148,6 +151,13 @@ def measure(
                 kind = "seen" if region.name in SEEN else "unseen"
                 right.setdefault(f"{name} {kind}", []).append(CLASSES[best] == region.name)
     return {name: 100 * float(np.mean(values)) for name, values in sorted(right.items())}
+
+
+def _freeze_statistics(model: open_clip.CLIP) -> None:
+    """Normalize by the mean statistics of crops and scenes, as after the training; those of each differ from them."""
+    for module in model.visual.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def _features(model: open_clip.CLIP, images: Tensor) -> Tensor:
