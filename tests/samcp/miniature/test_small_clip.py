@@ -6,10 +6,8 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 
-from samcp import add_samcp_config
 from samcp.command_line import training_parser
 from samcp.config import load_config
 from samcp.errors import CheckpointError, UsageError
@@ -41,10 +39,13 @@ def test_weights_of_known_words_are_saved_in_half_precision(weights: Path) -> No
     model, loaded = small_clip.build().eval(), load_clip(SMALL_CLIP, str(weights))
     assert isinstance(loaded, open_clip.CLIP)
     texts = open_clip.get_tokenizer(SMALL_CLIP)(["a photo of a small house roof.", "a red and white puppy on grass"])
-    images = torch.randn(2, 3, 96, 96)
+    images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(loaded.encode_text(texts), model.encode_text(texts), atol=1e-2, rtol=1e-2)
-        torch.testing.assert_close(loaded.encode_image(images), model.encode_image(images), atol=1e-2, rtol=1e-2)
+        for found, expected in (
+            (loaded.encode_text(texts, normalize=True), model.encode_text(texts, normalize=True)),
+            (loaded.encode_image(images, normalize=True), model.encode_image(images, normalize=True)),
+        ):
+            torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
     assert weights.stat().st_size < 3e6
 
 
@@ -139,11 +140,3 @@ def test_training_and_evaluation_with_the_small_clip(base: str, weights: Path, t
         trainer.train()
         results = trainer.test(trainer.cfg, trainer.model)
     assert math.isfinite(results["panoptic_seg"]["PQ"])
-
-
-def test_shipped_weights_name_crops_and_regions_of_seen_and_unseen_classes() -> None:
-    cfg = get_cfg()
-    add_samcp_config(cfg)
-    classes = embed_words(CLASSES, SMALL_CLIP, "scenes", cfg.MODEL.SAMCP.TEXT.PROMPTS)
-    found = measure(load_clip(SMALL_CLIP, "scenes"), classes, scenes=12, style="open_val", sizes=(384,))
-    assert all(value > 80 for value in found.values()), found
