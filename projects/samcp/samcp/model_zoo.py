@@ -6,6 +6,9 @@ from pathlib import Path
 FOLDER = Path(__file__).with_name("weights")
 WORDS = FOLDER / "imagenet_words.safetensors"  # learned words of samcp.modeling.naming
 DEFAULT = "samcp-everyday-lite"
+# CLIP of the drawn scenes (samcp.miniature.small_clip): its name in MODEL.CLIP.NAME, and its weights by PRETRAINED.
+SMALL_CLIP = "samcp-clip-lite"
+SMALL_CLIP_WEIGHTS = {"scenes": FOLDER / "clip_lite.safetensors"}
 
 _PREFIX = "samcp-"
 _ROW = re.compile(r"^\| `(samcp-\S+)\.safetensors` \| \[(.+?)\].*? \| (.+?) \| (.+?) \| `([0-9a-f]{64})` \|$", re.M)

@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from proposal_cache.errors import StorageError
 from proposal_cache.store.durable import make_directory, write_durably
 from samcp.errors import UsageError
-from samcp.modeling.clip import check_clip, load_clip
+from samcp.miniature.captions import check_words
+from samcp.model_zoo import SMALL_CLIP
+from samcp.modeling.clip import check_clip, find_weights, load_clip
 from samcp.user_cache import cache_folder
 from samcp.vocabulary import nearest_words
 
@@ -149,6 +152,7 @@ class CLIPClassEmbedding(ClassEmbedding):
 
     Raises:
         CheckpointError, UsageError: see :func:`embed_words`.
+        UsageError: the model is samcp-clip-lite, and no caption of its training has a word.
     """
 
     weight: Tensor
@@ -163,7 +167,12 @@ class CLIPClassEmbedding(ClassEmbedding):
     def forward(self) -> Tensor:
         return self.weight
 
+    def check_words(self, words: Words) -> None:
+        if self.name == SMALL_CLIP:
+            check_words(word for class_words in words for word in class_words)
+
     def set_words(self, words: Words) -> None:
+        self.check_words(words)
         device = self.weight.device
         flat = [word for class_words in words for word in class_words]
         self.weight = embed_words(flat, self.name, self.pretrained, self.prompts).to(device)
@@ -207,11 +216,15 @@ def check_prompts(prompts: Sequence[str]) -> None:
             )
 
 
-@torch.no_grad()
 def _embed(words: Sequence[str], name: str, pretrained: str, prompts: Sequence[str]) -> Tensor:
     import open_clip
 
-    model, tokenizer = load_clip(name, pretrained), open_clip.get_tokenizer(name)
+    return encode_words(load_clip(name, pretrained), open_clip.get_tokenizer(name), words, prompts)
+
+
+@torch.no_grad()
+def encode_words(model: Any, tokenizer: Any, words: Sequence[str], prompts: Sequence[str]) -> Tensor:
+    """Compute the embeddings of words by a model and tokenizer of open_clip; see :func:`embed_words`."""
     texts = [prompt.format(word) for word in words for prompt in prompts]
     rows = [
         F.normalize(model.encode_text(tokenizer(texts[first : first + _BATCH])).float(), dim=-1)
@@ -221,6 +234,7 @@ def _embed(words: Sequence[str], name: str, pretrained: str, prompts: Sequence[s
 
 
 def _hash(words: Sequence[str], name: str, pretrained: str, prompts: Sequence[str]) -> str:
+    pretrained = find_weights(name, pretrained)
     weights = _digest(pretrained) if os.path.isfile(pretrained) else pretrained
     content = json.dumps([_VERSION, name, weights, list(prompts), list(words)])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -5,11 +5,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from samcp.errors import CheckpointError
+from samcp.model_zoo import SMALL_CLIP, SMALL_CLIP_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -19,16 +21,19 @@ def load_clip(name: str, pretrained: str) -> Any:
     """Return a CLIP model on the CPU, frozen and in evaluation mode; the last one is cached.
 
     Args:
-        name: of a model in open_clip.
-        pretrained: one of open_clip's tags for the model, or a checkpoint file, which needs no network.
+        name: of a model in open_clip, or samcp-clip-lite, the CLIP of the drawn scenes.
+        pretrained: one of the tags of the model, or a checkpoint file, which needs no network.
 
     Raises:
         CheckpointError: open_clip has no such model, or the weights cannot be loaded or are of another model.
     """
     import open_clip  # slow to import, and not needed for learned class embeddings
 
+    from samcp.miniature import small_clip
+
     check_clip(name, pretrained)
-    if not os.path.isfile(pretrained):
+    file = find_weights(name, pretrained)
+    if not os.path.isfile(file):
         # A warning, so that it is visible without logging configuration: the download may take minutes.
         logger.warning(
             "loading weights %r of %s, from the network unless they are cached; without a network, set `pretrained` to "
@@ -37,14 +42,22 @@ def load_clip(name: str, pretrained: str) -> Any:
             name,
         )
     try:
-        with _quiet_hub():
-            model: nn.Module = open_clip.create_model(name, pretrained=pretrained)
+        if name == SMALL_CLIP:
+            model: nn.Module = small_clip.load_weights(Path(file))
+        else:
+            with _quiet_hub():
+                model = open_clip.create_model(name, pretrained=file)
     except Exception as error:  # a failed download or an unrelated file raises many types
         raise CheckpointError(
             f"cannot load the weights {pretrained!r} of {name} ({error!r:.300}); set `pretrained` to a local "
             "checkpoint file of this model"
         ) from error
     return model.eval().requires_grad_(False)
+
+
+def find_weights(name: str, pretrained: str) -> str:
+    """Return the file of a shipped model's tag; other texts are returned unchanged."""
+    return str(SMALL_CLIP_WEIGHTS.get(pretrained, pretrained)) if name == SMALL_CLIP else pretrained
 
 
 @contextmanager
@@ -64,8 +77,11 @@ def check_clip(name: str, pretrained: str) -> None:
     """Raise CheckpointError unless open_clip has the model, and `pretrained` is one of its tags or a file."""
     import open_clip
 
+    from samcp.miniature import small_clip
+
+    small_clip.register()
     if name not in open_clip.list_models():
         raise CheckpointError(f"name is {name!r}, which is not a model of open_clip; see open_clip.list_models()")
-    tags = open_clip.list_pretrained_tags_by_model(name)
+    tags = [*SMALL_CLIP_WEIGHTS] if name == SMALL_CLIP else open_clip.list_pretrained_tags_by_model(name)
     if not os.path.isfile(pretrained) and pretrained not in tags:
         raise CheckpointError(f"pretrained is {pretrained!r}: neither a file nor a tag of {name} ({', '.join(tags)})")

@@ -81,8 +81,8 @@ class CLIPBackbone(Backbone):
         Returns:
             (Q, dim) of unit length; zeros for segments without any weight.
         """
+        means = mask_means(dense, weights)
         tokens, weights = dense.flatten(1).T, weights.flatten(1)
-        means = weights @ tokens / weights.sum(1, keepdim=True).clamp(min=1e-6)
         if hasattr(self.tower, "trunk"):
             pooled = self.tower.head(self.tower.trunk.head(means[:, :, None, None]))
         else:
@@ -118,6 +118,12 @@ class CLIPFPN(Backbone):
     @property
     def padding_constraints(self) -> dict[str, int]:
         return dict(self.fpn.padding_constraints)
+
+
+def mask_means(dense: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean features (Q, C) of segments; arguments as in :meth:`CLIPBackbone.pool`."""
+    weights = weights.flatten(1)
+    return weights @ dense.flatten(1).T / weights.sum(1, keepdim=True).clamp(min=1e-6)
 
 
 class _Passthrough(Backbone):

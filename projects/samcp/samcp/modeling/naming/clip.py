@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samcp.miniature.captions import check_words, unknown_words
+from samcp.model_zoo import SMALL_CLIP
 from samcp.modeling.backbone.clip import DENSE, CLIPBackbone
 from samcp.modeling.class_embedding import CLIPClassEmbedding
 from samcp.modeling.clip import load_clip
@@ -27,6 +29,7 @@ class CLIPNamer(Namer):
         self.tower = CLIPBackbone(clip)
         mean, std = clip.visual.image_mean, clip.visual.image_std
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) * 255 for values in (mean, std))
+        self._name = name
         self._embed = lambda words: CLIPClassEmbedding(words, name=name, pretrained=pretrained, prompts=prompts)
 
     @torch.no_grad()
@@ -36,7 +39,11 @@ class CLIPNamer(Namer):
         return features
 
     def knows(self, names: Sequence[str]) -> bool:
-        return True
+        return self._name != SMALL_CLIP or not unknown_words(names)
+
+    def check_words(self, words: Words) -> None:
+        if self._name == SMALL_CLIP:
+            check_words(word for names in words for word in names)
 
     def set_words(self, words: Words) -> None:
         self.embedding = self._embed(words)
