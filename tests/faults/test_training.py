@@ -97,6 +97,25 @@ def test_killed_loader_worker(toy: Path, undisturbed: Path, tmp_path: Path, monk
     assert_equal(tmp_path, undisturbed)
 
 
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError, None], ids=["eof", "reset", "noticed"])
+def test_loader_worker_killed_in_an_evaluation(
+    toy: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
+) -> None:
+    parent = os.getpid()
+
+    def die(self: SAMCPDatasetMapper, record: Any) -> Any:
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise error if error else AssertionError("there is no worker")
+
+    monkeypatch.setattr(SAMCPDatasetMapper, "__call__", die)
+    settings = {"MODEL__WEIGHTS": undisturbed / "model_final.pth", "DATALOADER__NUM_WORKERS": 0 if error else 1}
+    with pytest.raises(SystemExit) as stop:
+        train.main(arguments(toy, tmp_path, "--eval-only", **settings))
+    assert re.match(r"error: DataLoader worker .*(is killed by signal: Killed|exited)", str(stop.value))
+    assert "--resume" not in str(stop.value)
+
+
 def test_loss_that_is_not_finite_keeps_the_last_checkpoint(
     toy: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,8 +107,8 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
-        return build_test_loader(cfg, dataset_name)
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> RememberedBatches:
+        return RememberedBatches(build_test_loader(cfg, dataset_name))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -1,13 +1,14 @@
 """Parts of the trainer's loop: checkpoints on disk, and the check of the loss."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.engine.hooks import PeriodicCheckpointer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from proposal_cache.store.durable import remove
 from samcp.errors import DivergenceError
@@ -52,9 +53,12 @@ class CheckpointHook(PeriodicCheckpointer):
 class RememberedBatches:
     """Data loader that remembers its last batch."""
 
-    def __init__(self, loader: Iterable[Batch]) -> None:
+    def __init__(self, loader: DataLoader[Batch]) -> None:
         self.loader = loader
         self.last: Batch = ()
+
+    def __len__(self) -> int:
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches; raise RuntimeError, as the loader does otherwise, if a worker dies while it sends one."""

@@ -42,6 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def run_process(arguments: argparse.Namespace) -> None:
     """Run in one process."""
+    resume = "" if arguments.eval_only else f"; {_RESUME}"
     try:
         run(arguments)
     except USER_ERRORS as error:
@@ -49,9 +50,9 @@ def run_process(arguments: argparse.Namespace) -> None:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        sys.exit(f"error: {str(error).strip().rstrip('.')}. {KILLED}; {_RESUME}")
+        sys.exit(f"error: {str(error).strip().rstrip('.')}. {KILLED}{resume}")
     except KeyboardInterrupt:
-        sys.exit(f"interrupted; {_RESUME}")
+        sys.exit(f"interrupted{resume}")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
