@@ -6,8 +6,10 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 
+from samcp import add_samcp_config
 from samcp.command_line import training_parser
 from samcp.config import load_config
 from samcp.errors import CheckpointError, UsageError
@@ -140,3 +142,11 @@ def test_training_and_evaluation_with_the_small_clip(base: str, weights: Path, t
         trainer.train()
         results = trainer.test(trainer.cfg, trainer.model)
     assert math.isfinite(results["panoptic_seg"]["PQ"])
+
+
+def test_shipped_weights_name_crops_and_regions_of_seen_and_unseen_classes() -> None:
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    classes = embed_words(CLASSES, SMALL_CLIP, "scenes", cfg.MODEL.SAMCP.TEXT.PROMPTS)
+    found = measure(load_clip(SMALL_CLIP, "scenes"), classes, scenes=12, style="open_val", sizes=(384,))
+    assert all(value > 80 for value in found.values()), found
