@@ -99,9 +99,7 @@ def write_document(path: Path, sections: Sequence[Section], protocol: Protocol) 
     kept = _read_sections(path)
     for section in sections:
         kept[section.title] = format_section(section, protocol)
-    order = sorted(
-        kept, key=lambda title: (title.startswith("Figure"), int(re.sub(r"\D", "", title.partition(".")[0])))
-    )
+    order = sorted(kept, key=_position)
     parts = (f"{_HEADING}{title}\n\n{kept[title].strip()}\n" for title in order)
     text = "\n".join([_INTRODUCTION, format_summary({title: kept[title] for title in order}), *parts])
     write_bytes(path, text.encode())
