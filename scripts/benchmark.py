@@ -5,13 +5,13 @@
     python scripts/benchmark.py all --update docs
     python scripts/benchmark.py generation --model-type vit_b vit_h
 
-`all` runs the others with their default options; --quick with smaller ones, in about five minutes, whose figures are
-no measurements. Tables are printed and written to --report as they are made. With --update, they replace those between
-the markers of docs/benchmarks.md, and docs/benchmarks.json, after a warning for each ratio to a peer that is more than
-20 % below the one kept there. `make bench` is `all --update docs`. Run it on a machine without other processes: ratios
-are measured in turns, but times are not.
+`all` runs the others with their default options; --quick with smaller ones, in about five minutes, as a trial whose
+figures are too noisy to report. Tables are printed and written to --report as they are made. With --update, they
+replace those between the markers of docs/benchmarks.md, and docs/benchmarks.json, after a warning for each ratio to a
+peer that is more than 20 % below the one kept there. `make bench` is `all --update docs`. Run it on a machine without
+other processes: ratios are measured in turns, but times are not.
 
-`python scripts/benchmark.py NAME --help` tells what each measures.
+`python scripts/benchmark.py NAME --help` describes each measurement.
 """
 
 import argparse

@@ -3,9 +3,9 @@
 
     python scripts/make_gpu_bundle.py --python-version 3.12 --output output/gpu-bundle
 
-The versions are those of constraints.txt. Left out are PyTorch, torchvision and what they bring (numpy, Pillow, ...).
-Wheels are compressed again, with LZMA, and without their own tests, sample pictures and fonts, and the compiled part of
-Detectron2, which none of the checks uses; this takes some minutes. scripts/unpack_wheels.py unpacks them.
+The versions are those of constraints.txt. PyTorch, torchvision and their dependencies (numpy, Pillow, ...) are left
+out. Wheels are compressed again, with LZMA, and without their own tests, sample pictures and fonts, and the compiled
+part of Detectron2, which none of the checks uses; this takes some minutes. scripts/unpack_wheels.py unpacks them.
 """
 
 import argparse

@@ -6,10 +6,10 @@
 
 Photographs are the training images of BSDS500, CCP and CamVid under DETECTRON2_DATASETS (docs/datasets.md), about 8
 hours on one CPU core. Scenes are drawn as needed, about 45 minutes on one core, and validated on miniature_val
-(scripts/prepare_miniature.py); the shipped weights are of this training. Every --save-every iterations, checkpoint.pth,
-the weights sam_lite.safetensors, and a line of log.jsonl are written: the losses, and figures of the masks of random
-points in 20 validation images. Repeat the command to continue after an interruption. The weights can be used while the
-training runs:
+(scripts/prepare_miniature.py). No weights of this model type are shipped. Every --save-every iterations,
+checkpoint.pth, the weights sam_lite.safetensors, and a line of log.jsonl are written: the losses, and figures of the
+masks of random points in 20 validation images. Repeat the command to continue after an interruption. The weights can
+be used while the training runs:
 
     python scripts/generate_sam_patches.py --images DIR --output OUT \\
         --model-type lite --checkpoint output/small_sam/sam_lite.safetensors

@@ -37,6 +37,7 @@ NOT_RUN = {
         "python scripts/generate_sam_patches.py --register beach/beach.yaml --dataset beach_val",
         "proposal-cache generate --images photos",
     ],
+    "the weights of SAM and CLIP": ["samcp segment photos --checkpoint"],
     "eight GPUs": [
         f"{TRAIN}/coco/panoptic/samcp_R50_12ep.yaml --num-gpus 8",
         f"{TRAIN}/ade20k/panoptic/samcp_R50_160k.yaml --num-gpus 8",

@@ -74,7 +74,7 @@ _GENERATOR_OPTIONS: dict[tuple[str, ...], tuple[tuple[str, dict[str, Any], str],
     ),
     ("sam2", "sam"): (
         ("--model-type", {"metavar": "NAME"}, "vit_h (default), vit_l, vit_b, vit_t, lite; sam2.1_hiera_large, .."),
-        ("--checkpoint", _FILE, "weights of this model type (default for lite: those for drawn scenes)"),
+        ("--checkpoint", _FILE, "weights of this model type; for lite: of scripts/train_small_sam.py"),
         ("--points-per-side", _N, "of the grid (default 48)"),
         ("--pred-iou-thresh", _X, "minimum predicted IoU (default 0.8)"),
         ("--stability-score-thresh", _X, "minimum stability (default 0.9)"),
@@ -188,8 +188,6 @@ def _build_whole(name: str, options: dict[str, Any], device: str) -> Generator:
             torch.set_num_threads(1)
         return ContourGenerator(device=device, **options)
     options = {"model_type": _MODEL_TYPES[name], **options}
-    if options["model_type"] == "lite":
-        options = {"checkpoint": None, **options}
     if "checkpoint" not in options:
         raise CacheError(
             f"{name} needs weights: give --checkpoint FILE for --model-type {options['model_type']} ({_WEIGHTS}), or "

@@ -21,7 +21,7 @@ try:
     from sam2.build_sam import build_sam2
 except ImportError as error:
     raise CacheError(
-        "SAM2 needs the package sam2: SAM2_BUILD_CUDA=0 pip install --no-build-isolation 'samcp[sam2]'"
+        "SAM2 needs the package sam2: SAM2_BUILD_CUDA=0 pip install --no-build-isolation -e '.[sam2]' in the checkout"
     ) from error
 
 CONFIGS = {

@@ -161,7 +161,7 @@ Segment photographs in a browser: upload one, type words, and click on the pictu
     samcp web --weights model_final.pth --port 8000
 
 The page can be opened on this machine only, unless --share makes a public address. It needs the extra "web":
-pip install 'samcp[web]'.
+pip install -e '.[web]' in the checkout.
 """
 
 

@@ -63,7 +63,7 @@ class RayEngine:
         try:
             import ray
         except ImportError as error:
-            raise CacheError('--engine ray needs Ray: pip install "samcp[ray]"') from error
+            raise CacheError("--engine ray needs Ray: pip install -e '.[ray]' in the checkout") from error
         started = not ray.is_initialized()
         shards: dict[str, str] = {}
         try:

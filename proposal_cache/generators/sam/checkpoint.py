@@ -10,7 +10,7 @@ from torch import Tensor
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import sha256_of
 from proposal_cache.generators.sam.lite import build_sam_lite
-from proposal_cache.generators.sam.lite_weights import SHIPPED, SUFFIX, read_lite
+from proposal_cache.generators.sam.lite_weights import SUFFIX, read_lite
 from proposal_cache.generators.sam.mobile import build_mobile_sam
 from proposal_cache.torch_files import read_torch_file
 
@@ -28,16 +28,16 @@ class CheckpointError(CacheError):
     """Checkpoint is missing, damaged, or of another model type."""
 
 
-def load_sam(model_type: str, checkpoint: str | Path | None) -> tuple[Sam, str]:
+def load_sam(model_type: str, checkpoint: str | Path) -> tuple[Sam, str]:
     """Load a SAM model on the CPU; return it with the SHA-256 of its checkpoint.
 
     Args:
         model_type: one of `MODEL_TYPES`.
-        checkpoint: its file; None for the shipped weights of the model type lite, which segments drawn scenes.
+        checkpoint: its file.
 
     Raises CheckpointError if the file is missing, damaged or of another model type, which the message names.
     """
-    path = SHIPPED if checkpoint is None else Path(checkpoint)
+    path = Path(checkpoint)
     if model_type not in MODEL_TYPES:
         raise CheckpointError(f"SAM has no model type '{model_type}'; choose one of {', '.join(MODEL_TYPES)}")
     if model_type == LITE and not path.is_file():

@@ -108,7 +108,7 @@ class SamGenerator:
     def from_checkpoint(
         cls,
         model_type: str,
-        checkpoint: str | Path | None,
+        checkpoint: str | Path,
         *,
         device: str | torch.device = "cpu",
         dtype: str = "float32",
@@ -117,8 +117,6 @@ class SamGenerator:
         **parameters: Any,
     ) -> "SamGenerator":
         """Create a generator with the weights of a file; `parameters` are those of `SamParameters`.
-
-        The model type lite needs no file: its shipped weights segment drawn scenes.
 
         >>> SamGenerator.from_checkpoint("vit_h", "sam_vit_h_4b8939.pth", points_per_side=32)  # doctest: +SKIP
 

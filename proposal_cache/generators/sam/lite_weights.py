@@ -15,7 +15,6 @@ from proposal_cache.generators.base import sha256_of
 from proposal_cache.generators.contours.weights import SHIPPED as CONTOURS
 from proposal_cache.store.durable import write_durably
 
-SHIPPED = Path(__file__).parents[2] / "weights" / "sam-lite-scenes.safetensors"
 SUFFIX = ".safetensors"
 
 _THEIRS, _OURS = "network.backbone.", "image_encoder.backbone."  # prefixes of the backbone's tensors

@@ -18,7 +18,7 @@ def main(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
     if importlib.util.find_spec("gradio") is None:
-        raise UsageError("samcp web needs Gradio; install it by: pip install 'samcp[web]'")
+        raise UsageError("samcp web needs Gradio; install it by: pip install -e '.[web]' in the checkout")
     from samcp.web.app import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # delete the files of visitors also if it is terminated
