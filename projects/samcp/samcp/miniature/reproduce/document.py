@@ -35,6 +35,8 @@ Each row is trained once per seed. Its figures are the mean ± the standard devi
 otherwise. With three seeds, a difference is significant only if it exceeds 1.7 standard deviations of the paired
 differences, so "undecided" is no evidence against a claim; and of twenty claims without any effect, one is expected to
 hold by chance.
+
+The main claim of an ablation is the largest difference of the paper.
 """
 
 
