@@ -28,7 +28,7 @@ claims, which compare rows, are. `scripts/reproduce.py` writes this document; th
 `configs/miniature/tables`.
 
 The patches are those of the generator `contours`, which was trained on photographs: with them the oracle's PQ is 97. A
-small SAM on these scenes did not get as far (docs/datasets.md).
+small SAM on these scenes did not get as far ([datasets.md](datasets.md#miniature)).
 
 Each row is trained once per seed. Its figures are the mean ± the standard deviation over the seeds. A claim *holds*, or
 *does not hold*, if the one-sided paired t-test over the seeds gives p < 0.05 in that direction, and is *undecided*
