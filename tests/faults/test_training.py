@@ -150,7 +150,7 @@ def test_shard_that_vanishes_in_an_epoch(toy: Path, tmp_path: Path, monkeypatch:
         patch.setattr(SAMCPDatasetMapper, "__call__", lose)
         message = run_with_fault(toy, tmp_path / "run", **settings)
     assert message.startswith(f"error: {cache}/shard-r000-0000")
-    assert "No such file or directory; copy it there again, or repeat the command that generated the cache" in message
+    assert "No such file or directory, but manifest.json names it; copy it there again, or repeat the" in message
     write_shards(toy, cache)  # the fix that the message names
     run(toy, tmp_path / "run", "--resume", **settings)
     assert_equal(tmp_path / "run", tmp_path / "undisturbed")

@@ -259,6 +259,17 @@ def test_damaged_manifest(cache_path: Path, change: Callable[[Any], object], mes
         read_all(cache_path)
 
 
+@pytest.mark.parametrize(
+    ("entry", "file", "remedy"),
+    [("index", "index-0000000000000000.h5", "`proposal-cache finalize`"), (0, "shard-r009-00000.h5", "copy it there")],
+)
+def test_manifest_that_names_a_missing_file(cache_path: Path, entry: str | int, file: str, remedy: str) -> None:
+    change_manifest(cache_path, lambda m: (m["index"] if entry == "index" else m["shards"][entry]).update(file=file))
+    message = f"{file} cannot be opened: No such file or directory, but manifest.json names it; {remedy}"
+    with pytest.raises(StorageError, match=message):
+        read_all(cache_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000])
 def test_invalid_manifest_json(cache_path: Path, content: bytes) -> None:
     (cache_path / "manifest.json").write_bytes(content)
