@@ -155,6 +155,7 @@ def test_registering_a_name_again(beach, tmp_path):
         ("splits: {a: {images: images}}", "a: needs images, and labels, or instances, or panoptic"),
         ("splits: {a: {images: images, panoptic: panoptic.json}}", "a: panoptic needs panoptic_pngs"),
         ("splits: {a: {images: gone, instances: instances.json}}", r"a: images is .*gone, which does not exist"),
+        ("splits: {a: {images: ., instances: ''}}", r"a: instances is .*, which is a folder and no json"),
         ("splits: {a: {pictures: images, instances: instances.json}}", "a: unknown keys pictures; allowed are images"),
         (
             "class: kite\nsplits: {a: {images: images, instances: instances.json}}",

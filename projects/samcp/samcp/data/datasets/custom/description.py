@@ -129,6 +129,8 @@ def check_split(path: Path, name: str, split: Mapping[str, Any], content: Mappin
     for key, value in split.items():
         if key != "patches" and not os.path.exists(path.parent / str(value)):
             raise DataError(f"{path}, {name}: {key} is {path.parent / str(value)}, which does not exist")
+        if key in ("instances", "panoptic") and os.path.isdir(path.parent / str(value)):
+            raise DataError(f"{path}, {name}: {key} is {path.parent / str(value)}, which is a folder and no json")
 
 
 def read_categories(listed: Path) -> list[dict[str, Any]]:
