@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import get_worker_info
+from torch.utils.tensorboard import SummaryWriter
 
 from proposal_cache import CacheWriter, PatchCache
+from proposal_cache.errors import StorageError
 from samcp.commands import train
 from samcp.data.dataset_mapper import SAMCPDatasetMapper
 from samcp.modeling.criterion import Criterion
@@ -177,6 +180,24 @@ def test_full_disk(toy: Path, undisturbed: Path, tmp_path: Path, monkeypatch: py
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
     run(toy, tmp_path, "--resume")
     assert_equal(tmp_path, undisturbed)
+
+
+def test_thread_on_full_disk_prints_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorBoard writes in a thread, and raises its error in the main thread afterwards."""
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    with pytest.raises(StorageError, match=f"{tmp_path} cannot be written: File too large; free space"):
+        write_events(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def write_events(folder: Path) -> None:
+    with train.naming_full_disk(str(folder)), disk_full():
+        events = SummaryWriter(str(folder))
+        for step in range(100):
+            events.add_text("text", "a" * 1000, step)
+            events.flush()
 
 
 def test_ctrl_c(toy: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

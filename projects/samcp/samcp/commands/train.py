@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,6 @@ from samcp.log import start_log
 from samcp.trainer import Trainer
 
 _RESUME = "--resume continues from the last checkpoint"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     cfg = load_config(arguments)
     if getattr(arguments, "deterministic", False):  # not an option of Detectron2's parser
         cfg = make_deterministic(cfg)
-    with _naming_full_disk(cfg.OUTPUT_DIR):
+    with naming_full_disk(cfg.OUTPUT_DIR):
         return _run(cfg, arguments)
 
 
@@ -99,14 +99,25 @@ def make_deterministic(cfg: CfgNode) -> CfgNode:
 
 
 @contextmanager
-def _naming_full_disk(folder: str) -> Iterator[None]:
-    """Raise the OSError of a full disk, which has no name of a file, as StorageError."""
+def naming_full_disk(folder: str) -> Iterator[None]:
+    """Raise the OSError of a full disk, which has no name of a file, as StorageError.
+
+    A thread that meets it prints no traceback: TensorBoard's raises the error again at the next write or the end.
+    """
+    print_traceback = threading.excepthook
+    threading.excepthook = lambda failure: None if _is_disk_full(failure.exc_value) else print_traceback(failure)
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if not _is_disk_full(error):
             raise
         raise StorageError(f"{folder} cannot be written: {error.strerror}; free space; {_RESUME}") from error
+    finally:
+        threading.excepthook = print_traceback
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _message(error: Exception) -> str:
