@@ -35,6 +35,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         ),
         max_norm=clip.CLIP_VALUE if clip.ENABLED else float("inf"),
         lr=cfg.SOLVER.BASE_LR,
+        # Four times as fast on a CPU. On a GPU, PyTorch's GradScaler gives a fused optimiser scaled gradients, which
+        # would be clipped as if they were not.
+        fused=cfg.MODEL.DEVICE == "cpu",
     )
 
 
