@@ -5,8 +5,8 @@
     python scripts/reproduce.py all --seeds 3
 
 Scenes and patches are made first. A repeated command continues: finished trainings and measurements are skipped, and
-rows that several tables share are trained once. Delete the folder after a change of the code. Jobs that fail are named
-at the end with their logs, and tried again by the next call. No network is needed.
+rows that several tables share are trained once. Delete the folder after a change of the code or of weights. Jobs that
+fail are named at the end with their logs, and tried again by the next call. No network is needed.
 """
 
 import argparse

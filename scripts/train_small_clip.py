@@ -15,7 +15,7 @@ At the end, accuracy.json has the accuracy for more scenes, also of the shifted 
 import argparse
 from pathlib import Path
 
-from samcp.command_line import command_parser
+from samcp.command_line import command_parser, count
 
 
 def main() -> None:
@@ -30,16 +30,16 @@ def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
     add("--output", type=Path, default=Path("output/small_clip"), help="folder (default %(default)s)")
-    add("--iterations", type=int, default=2400, metavar="N", help="(default %(default)s)")
-    add("--batch", type=int, default=4, metavar="N", help="scenes per iteration (default %(default)s)")
-    add("--crops", type=int, default=8, metavar="N", help="per scene (default %(default)s)")
+    add("--iterations", type=count, default=2400, metavar="N", help="(default %(default)s)")
+    add("--batch", type=count, default=4, metavar="N", help="scenes per iteration (default %(default)s)")
+    add("--crops", type=count, default=8, metavar="N", help="per scene (default %(default)s)")
     add("--lr", type=float, default=1e-3, metavar="X", help="of the image tower (default %(default)s)")
     add("--text-lr", type=float, default=5e-4, metavar="X", help="of the text tower (default %(default)s)")
     add("--seed", type=int, default=0, help="(default %(default)s)")
     add("--workers", type=int, default=0, metavar="N", help="loading processes (default %(default)s)")
-    add("--save-every", type=int, default=50, metavar="N", help="iterations (default %(default)s)")
-    add("--curve-scenes", type=int, default=20, metavar="N", help="measured each time (default %(default)s)")
-    add("--scenes", type=int, default=200, metavar="N", help="measured at the end (default %(default)s)")
+    add("--save-every", type=count, default=50, metavar="N", help="iterations (default %(default)s)")
+    add("--curve-scenes", type=count, default=20, metavar="N", help="measured each time (default %(default)s)")
+    add("--scenes", type=count, default=200, metavar="N", help="measured at the end (default %(default)s)")
     return parser.parse_args()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from samcp.data.datasets.miniature.prepare import make_miniature_dataset
 from samcp.errors import exit_with_message
 from samcp.miniature.reproduce.data import make_patches
-from samcp.miniature.reproduce.document import Section, read_section, write_document
+from samcp.miniature.reproduce.document import Section, read_document, read_section, write_document
 from samcp.miniature.reproduce.plan import Plan, Protocol
 from samcp.miniature.reproduce.tables import Table, load_table, table_names
 from samcp.miniature.reproduce.workers import Failure, run_jobs
@@ -34,6 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def run(tables: Sequence[Table], protocol: Protocol, output: Path, workers: int, document: Path) -> list[Failure]:
     """Prepare data, run what has no results yet, and write the document; return the jobs that failed."""
+    read_document(document)  # an error now, instead of after hours
     output.mkdir(parents=True, exist_ok=True)
     make_miniature_dataset(output / "data" / "miniature")
     make_patches(_patches(tables), workers)
@@ -62,7 +63,11 @@ def print_summary(sections: Sequence[Section]) -> None:
 
 
 def _patches(tables: Sequence[Table]) -> list[tuple[str, str]]:
-    """Return the datasets with the patches that the tables need."""
-    train = [(dataset, row.patches) for table in tables for row in table.rows for dataset in row.train]
-    test = [(dataset, row.test_patches) for table in tables for row in table.rows for dataset in table.datasets]
-    return train + test
+    """Return the datasets with the patches that the tables need, (dataset, patches)."""
+    needed = []
+    for table in tables:
+        for row in table.rows:
+            needed += [(dataset, row.test_patches) for dataset in table.datasets]
+            if table.kinds != ("patches",):
+                needed += [(dataset, row.patches) for dataset in row.train]
+    return needed

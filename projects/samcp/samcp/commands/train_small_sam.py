@@ -67,9 +67,9 @@ def run(arguments: argparse.Namespace) -> None:
     weights = output / f"sam_lite{SUFFIX}"
     for iteration, losses in trainer.run(workers=arguments.workers, save_every=arguments.save_every):
         figures = measure(trainer.average, items)
-        write_lite(weights, trainer.average)
         with (output / "log.jsonl").open("a") as log:
             log.write(json.dumps({"iteration": iteration, **losses, **figures}) + "\n")
+    write_lite(weights, trainer.average)
     generator = SamGenerator.from_checkpoint(
         "lite",
         weights,

@@ -1,7 +1,10 @@
 """Document of fake results."""
 
+import dataclasses
+
 import pytest
 
+from samcp.errors import DataError
 from samcp.miniature.reproduce.document import Section, format_section, write_document
 from samcp.miniature.reproduce.plan import Protocol
 from samcp.miniature.reproduce.tables import Claim, Row, Table
@@ -70,3 +73,26 @@ def test_sections_of_other_tables_are_kept_and_summarized(tmp_path):
     before = path.read_text()
     write_document(path, [], FULL)
     assert path.read_text() == before
+
+
+def test_section_is_replaced_under_another_title(tmp_path):
+    path = tmp_path / "miniature.md"
+    old = section()
+    write_document(path, [old], FULL)
+    write_document(path, [dataclasses.replace(old, table=dataclasses.replace(old.table, title="Loss terms"))], FULL)
+    assert [line for line in path.read_text().splitlines() if line.startswith("## ")] == ["## Table 3. Loss terms"]
+
+
+def test_section_that_is_not_of_a_table_is_an_error(tmp_path):
+    path = tmp_path / "miniature.md"
+    path.write_text("# The paper\n\n## Discussion\n\nHow nice.\n")
+    with pytest.raises(DataError, match='miniature.md: the section "Discussion" is not that of a table'):
+        write_document(path, [section()], FULL)
+    assert "How nice." in path.read_text()
+
+
+def test_directions_are_counted_apart(tmp_path):
+    path = tmp_path / "miniature.md"
+    one_seed = section("table4", full=(50,), ablated=(40,))
+    write_document(path, [section(), one_seed], FULL)
+    assert "The main claim holds in 1 of 2 sections, and in 1 more in direction, without a test." in path.read_text()

@@ -24,9 +24,8 @@ def test_pairs_count_and_not_means():
     assert paired_test([11.1, 20.9, 1], [0, 10, 20]).decision == UNDECIDED
 
 
-def test_factor_and_margin():
+def test_factor():
     assert paired_test([85, 86, 87], [100, 100, 100], factor=0.8).difference == pytest.approx(6)
-    assert paired_test([10, 11, 12], [8, 9.5, 10], margin=2).difference == pytest.approx(-1 / 6)
 
 
 def test_one_seed_gives_the_direction_only():

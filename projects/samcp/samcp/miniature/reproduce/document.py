@@ -10,6 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from samcp.data.files import write_bytes
+from samcp.errors import DataError
 from samcp.miniature.reproduce.jobs import read_result
 from samcp.miniature.reproduce.plan import Plan, Protocol
 from samcp.miniature.reproduce.statistics import DECISIONS, DIRECTION_ONLY, HOLDS, Verdict, paired_test
@@ -17,6 +18,7 @@ from samcp.miniature.reproduce.tables import Claim, Row, Table
 
 _HEADING = "## "
 NOT_MEASURED = "not measured"
+_TITLE = re.compile(r"(Table|Figure) \d+\. ")
 _MAIN = "Main claim: "
 _ONE_DIGIT = 10
 _INTRODUCTION = """\
@@ -27,8 +29,8 @@ CLIP, so that each claim has an experiment that runs on a laptop. The figures ar
 claims, which compare rows, are. `scripts/reproduce.py` writes this document; the definitions of the tables are in
 `configs/miniature/tables`.
 
-The patches are those of the generator `contours`, which was trained on photographs: with them the oracle's PQ is 97. A
-small SAM on these scenes did not get as far ([datasets.md](datasets.md#miniature)).
+The patches are those of the generator `contours`, which was trained on photographs; the rows "oracle" show what they
+allow. A small SAM on these scenes did not get as far ([datasets.md](datasets.md#miniature)).
 
 Each row is trained once per seed. Its figures are the mean ± the standard deviation over the seeds. A claim *holds*, or
 *does not hold*, if the one-sided paired t-test over the seeds gives p < 0.05 in that direction, and is *undecided*
@@ -68,7 +70,7 @@ class Section:
         higher, lower = (self.values[row, claim.column] for row in (claim.higher, claim.lower))
         if not higher or not lower or math.isnan(sum([*higher, *lower])):
             return None
-        return paired_test(higher, lower, claim.factor, claim.margin)
+        return paired_test(higher, lower, claim.factor)
 
     def main_verdict(self) -> str:
         """Return the verdict on the main claim: it holds if all of its parts hold, and not if one does not."""
@@ -97,23 +99,46 @@ def read_section(table: Table, plan: Plan, output: Path, command: str) -> Sectio
 
 
 def write_document(path: Path, sections: Sequence[Section], protocol: Protocol) -> None:
-    """Write the sections into a document; sections of other tables that it already has are kept."""
-    kept = _read_sections(path)
-    for section in sections:
-        kept[section.title] = format_section(section, protocol)
-    order = sorted(kept, key=_position)
-    parts = (f"{_HEADING}{title}\n\n{kept[title].strip()}\n" for title in order)
-    text = "\n".join([_INTRODUCTION, format_summary({title: kept[title] for title in order}), *parts])
-    write_bytes(path, text.encode())
+    """Write the sections into a document; sections of other tables that it already has are kept.
+
+    Raises:
+        DataError: see :func:`read_document`.
+    """
+    new = {section.title: format_section(section, protocol) for section in sections}
+    replaced = set(map(_position, new))
+    old = {title: text for title, text in read_document(path).items() if _position(title) not in replaced}
+    ordered = dict(sorted({**old, **new}.items(), key=lambda section: _position(section[0])))
+    parts = (f"{_HEADING}{title}\n\n{text.strip()}\n" for title, text in ordered.items())
+    write_bytes(path, "\n".join([_INTRODUCTION, format_summary(ordered), *parts]).encode())
+
+
+def read_document(path: Path) -> dict[str, str]:
+    """Return the sections of an existing document, title -> text.
+
+    Raises:
+        DataError: a heading is not that of a table.
+    """
+    if not path.exists():
+        return {}
+    _, *parts = re.split(rf"^{_HEADING}", path.read_text(), flags=re.MULTILINE)
+    sections = {title: text for title, _, text in (part.partition("\n") for part in parts)}
+    for title in sections:
+        if not _TITLE.match(title):
+            raise DataError(
+                f'{path}: the section "{title}" is not that of a table, and would be lost; move it elsewhere'
+            )
+    return sections
 
 
 def format_summary(sections: Mapping[str, str]) -> str:
     """Format the main verdict of each section, title -> text, and how many hold."""
     verdicts = {title: re.search(f"{_MAIN}(.*?)\\.", text) for title, text in sections.items()}
     lines = [[title, found[1] if found else NOT_MEASURED] for title, found in verdicts.items()]
-    holding = sum(verdict.startswith(HOLDS) for _, verdict in lines)
+    holding = sum(verdict == HOLDS for _, verdict in lines)
+    directions = sum(verdict == HOLDS + DIRECTION_ONLY for _, verdict in lines)
+    further = f", and in {directions} more in direction, without a test" if directions else ""
     table = tabulate(lines, ["", "main claim"], tablefmt="pipe", disable_numparse=True)
-    return f"{table}\n\nThe main claim holds in {holding} of {len(lines)} sections.\n"
+    return f"{table}\n\nThe main claim holds in {holding} of {len(lines)} sections{further}.\n"
 
 
 def format_section(section: Section, protocol: Protocol) -> str:
@@ -186,11 +211,3 @@ def _position(title: str) -> tuple[bool, int]:
     """Return the sort key of a title such as "Table 3. Losses": tables by number, then figures."""
     name, number = title.partition(".")[0].split()
     return name == "Figure", int(number)
-
-
-def _read_sections(path: Path) -> dict[str, str]:
-    """Return the sections of an existing document, title -> text."""
-    if not path.exists():
-        return {}
-    _, *sections = re.split(rf"^{_HEADING}", path.read_text(), flags=re.MULTILINE)
-    return {title: text for title, _, text in (section.partition("\n") for section in sections)}

@@ -115,7 +115,10 @@ def measure_time(cfg: CfgNode) -> dict[str, float]:
 
 
 def measure_silhouette(cfg: CfgNode) -> dict[str, float]:
-    """Compute the silhouette of classes and instances before and after the patch encoder (Fig. 13)."""
+    """Compute the silhouette of classes and instances before and after the patch encoder (Fig. 13).
+
+    Instances are compared within each image, since those of other images need not be apart.
+    """
     [dataset], [patches] = cfg.DATASETS.TEST, cfg.DATASETS.PATCHES_TEST
     records, cache = load_records(dataset, os.path.join(os.environ["DETECTRON2_DATASETS"], patches))
     predictor, metadata = Predictor.from_pretrained(cfg.MODEL.WEIGHTS), MetadataCatalog.get(dataset)
@@ -128,7 +131,7 @@ def measure_silhouette(cfg: CfgNode) -> dict[str, float]:
     scores = {}
     for stage in STAGES:
         scores[f"{stage} classes"] = silhouette(*features.by_class(stage)[:2])
-        scores[f"{stage} instances"] = silhouette(*features.by_instance(stage)[:2])
+        scores[f"{stage} instances"] = float(np.nanmean([silhouette(*part.by_instance(stage)[:2]) for part in parts]))
     return scores
 
 

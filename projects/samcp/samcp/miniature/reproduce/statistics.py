@@ -34,13 +34,13 @@ class Verdict:
         return f"{self.decision} ({f'p = {self.p:.3f}' if self.p >= _SMALLEST else f'p < {_SMALLEST}'})"
 
 
-def paired_test(higher: Sequence[float], lower: Sequence[float], factor: float = 1.0, margin: float = 0.0) -> Verdict:
-    """Test whether ``higher > factor * lower + margin`` by a one-sided paired t-test over seeds.
+def paired_test(higher: Sequence[float], lower: Sequence[float], factor: float = 1.0) -> Verdict:
+    """Test whether ``higher > factor * lower`` by a one-sided paired t-test over seeds.
 
     Args:
         higher, lower: one value per seed, in the same order; one value if it does not depend on the seed.
     """
-    differences = np.subtract(higher, factor * np.asarray(lower) + margin)
+    differences = np.subtract(higher, factor * np.asarray(lower))
     mean = float(differences.mean())
     decision = HOLDS if mean > 0 else FAILS
     if len(differences) == 1:

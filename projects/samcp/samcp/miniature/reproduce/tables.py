@@ -53,12 +53,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """Claim of the paper: ``metric of higher > factor * metric of lower + margin``, in each seed.
+    """Claim of the paper: ``metric of higher > factor * metric of lower``, in the mean over seeds.
 
     Attributes:
         column: of the table.
         higher, lower: names of rows.
-        factor, margin: for claims about the size of the difference.
+        factor: for claims about the size of the difference.
         main: part of the table's main claim; the others are details.
     """
 
@@ -66,13 +66,11 @@ class Claim:
     higher: str
     lower: str
     factor: float = 1.0
-    margin: float = 0.0
     main: bool = False
 
     def __str__(self) -> str:
         factor = "" if self.factor == 1 else f"{self.factor:g} × "
-        margin = "" if self.margin == 0 else f" {'+' if self.margin > 0 else '−'} {abs(self.margin):g}"
-        return f"{self.column}: {self.higher} > {factor}{self.lower}{margin}"
+        return f"{self.column}: {self.higher} > {factor}{self.lower}"
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,8 @@ class _Running:
         done: iterations of the job that :meth:`advance` has counted.
     """
 
-    def __init__(self, job: Job, output: Path, command: Sequence[str]) -> None:
-        self.job, self.output = job, output
-        self.done = _finished_iterations(job, output)
+    def __init__(self, job: Job, output: Path, command: Sequence[str], done: int) -> None:
+        self.job, self.output, self.done = job, output, done
         self.log, spec = (output / "logs" / f"{job.identity}.{suffix}" for suffix in ("txt", "json"))
         self.log.parent.mkdir(parents=True, exist_ok=True)
         spec.write_text(job.to_json())
@@ -88,12 +87,15 @@ def run_jobs(jobs: Sequence[Job], output: Path, workers: int, command: Sequence[
     waiting = list(jobs)
     running: list[_Running] = []
     failures: list[Failure] = []
-    total, finished = sum(map(_iterations, jobs)), sum(_finished_iterations(job, output) for job in jobs)
-    bar = tqdm(total=total, initial=finished, unit="it", mininterval=2, smoothing=0.05)
+    # A training that a later job shares is counted for both, and found finished when that job starts.
+    finished = {job.identity: _finished_iterations(job, output) for job in jobs}
+    total = sum(map(_iterations, jobs))
+    bar = tqdm(total=total, initial=sum(finished.values()), unit="it", mininterval=2, smoothing=0.05)
     try:
         while waiting or running:
             while waiting and _may_start(waiting[0], running, workers):
-                running.append(_Running(waiting.pop(0), output, command))
+                job = waiting.pop(0)
+                running.append(_Running(job, output, command, finished[job.identity]))
             time.sleep(_POLL)
             ended = [one for one in running if one.process.poll() is not None]
             bar.update(sum(one.advance() for one in running))
