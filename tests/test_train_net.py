@@ -108,6 +108,15 @@ def test_training_ends_with_a_report(toy, tmp_path):
     assert "MAX_ITER: 2" in page
 
 
+def test_results_of_the_oracle_do_not_replace_those_of_the_model(toy, trained, tmp_path):
+    """The report evaluates the oracle after the model, in the same OUTPUT_DIR."""
+    train.main(arguments(toy, tmp_path, TEST__REPORT=True))
+    alone, with_oracle = (folder / "inference/coco_instances_results.json" for folder in (trained[0], tmp_path))
+    assert with_oracle.read_bytes() == alone.read_bytes()
+    oracle = json.loads((tmp_path / "inference/oracle/coco_instances_results.json").read_text())
+    assert {instance["score"] for instance in oracle} == {1.0}
+
+
 def test_eval_only_equals_evaluation_after_training(toy, trained, tmp_path):
     output, metrics = trained
     results = train.run(arguments(toy, tmp_path, "--eval-only", MODEL__WEIGHTS=output / "model_final.pth"))
@@ -293,9 +302,9 @@ def test_results_are_written_per_dataset(toy, tmp_path):
     train.run(arguments(toy, tmp_path / "one", "--eval-only", TEST__ORACLE=True))
     written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("coco_instances_results.json")}
     assert written == {
-        "two/inference/toy_train_net/coco_instances_results.json",
-        "two/inference/toy_twin/coco_instances_results.json",
-        "one/inference/coco_instances_results.json",
+        "two/inference/oracle/toy_train_net/coco_instances_results.json",
+        "two/inference/oracle/toy_twin/coco_instances_results.json",
+        "one/inference/oracle/coco_instances_results.json",
     }
 
 
