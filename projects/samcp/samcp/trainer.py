@@ -13,6 +13,7 @@ from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from timm.layers import convert_sync_batchnorm
 
 from samcp.checkpoint import Checkpointer
 from samcp.config import of_one_dataset
@@ -223,6 +224,6 @@ def _distributed(model: torch.nn.Module) -> torch.nn.Module:
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
     if comm.get_world_size() > 1 and not on_cpu and _trains_batch_norm(model):
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)  # PyTorch's own drops the activation of timm's BatchNormAct2d
     devices = None if on_cpu else [comm.get_local_rank()]
     return create_ddp_model(model, broadcast_buffers=False, device_ids=devices, find_unused_parameters=True)
