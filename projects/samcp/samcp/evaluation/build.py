@@ -33,7 +33,7 @@ def build_evaluator(
             in all tasks but the accuracy of prompts, which is per patch.
 
     Raises:
-        UsageError: the evaluator_type is unknown, or none of its tasks is on.
+        UsageError: the evaluator_type is unknown, none of its tasks is on, or one cannot run on several machines.
         DataError: a required package is not installed, or the dataset's json_file cannot be read.
     """
     output_folder = output_folder or _default_folder(cfg, dataset_name)
