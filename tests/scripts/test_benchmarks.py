@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from samcp.benchmarks.model import fit_growth
 from samcp.benchmarks.report import Report, Table, find_falls, read_json, update_page
 from samcp.errors import DataError, UsageError
 
@@ -47,6 +48,12 @@ def test_model_measures_parts_peers_and_growth(tmp_path: Path) -> None:
     assert [row[0] for row in growth.rows] == ["2", "4", "8"]
     assert (tmp_path / "model.md").read_text().count("**") == 6
     assert "**The forward pass**" in printed
+
+
+def test_growth_is_fitted_to_three_or_more_counts() -> None:
+    assert fit_growth("patches", [100], [0.2]) == ""
+    note = fit_growth("patches", [100, 200, 400], [0.2, 0.3, 0.5])
+    assert note.startswith("Fitted: 100 ms + 1.000 ms for each of the patches + ")
 
 
 def test_generation_compares_with_segment_anything(tmp_path: Path) -> None:

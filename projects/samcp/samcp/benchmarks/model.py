@@ -129,14 +129,23 @@ def growth_table(what: str, counts: Sequence[int], arguments: argparse.Namespace
         *parts, memory = map(float, output.split()[-5:])
         seconds.append(sum(parts))
         rows.append([str(count), *(f"{p * 1e3:.0f}" for p in (*parts, sum(parts))), f"{memory:.0f}"])
-    constant, slope, quadratic = np.polynomial.Polynomial.fit(counts, seconds, 2).convert().coef * 1e3
-    share = quadratic * counts[-2] ** 2 / (seconds[-2] * 1e3)
     return Table(
         f"Growth with {what}, semantic queries for {queries}",
         [what, "encoder, ms", "decoder", "inference", "the rest", "all", "peak MB"],
         rows,
-        note=f"Fitted: {constant:.0f} ms + {slope:.3f} ms for each of the {what} + {quadratic * 1e6:.0f} ns for each "
-        f"pair of them; at {counts[-2]} the pairs take {share:.0%}.",
+        note=fit_growth(what, counts, seconds),
+    )
+
+
+def fit_growth(what: str, counts: Sequence[int], seconds: Sequence[float]) -> str:
+    """Return the note on a parabola through the times, "" for fewer counts than it needs."""
+    if len(set(counts)) < 3:
+        return ""
+    constant, slope, quadratic = np.polynomial.Polynomial.fit(counts, seconds, 2).convert().coef * 1e3
+    share = quadratic * counts[-2] ** 2 / (seconds[-2] * 1e3)
+    return (
+        f"Fitted: {constant:.0f} ms + {slope:.3f} ms for each of the {what} + {quadratic * 1e6:.0f} ns for each pair "
+        f"of them; at {counts[-2]} the pairs take {share:.0%}."
     )
 
 
