@@ -13,7 +13,6 @@ import pytest
 import torch
 import train_net
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from samcp.command_line import training_parser
 from samcp.commands import train
@@ -85,6 +84,8 @@ def test_training_writes_checkpoint_and_metrics(trained):
 
 
 def test_training_writes_events_for_tensorboard(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # not in the GPU check's bundle
+
     output, metrics = trained
     [events] = output.glob("events.out.tfevents.*")
     accumulator = EventAccumulator(str(events))
