@@ -1,12 +1,15 @@
 """Benchmarks at a small size, their report, and the check on a GPU, on the CPU."""
 
+import os
 import re
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from samcp.benchmarks.model import fit_growth
 from samcp.benchmarks.report import Report, Table, find_falls, read_json, update_page
@@ -118,8 +121,31 @@ def test_scaling_prints_rates_and_sizes() -> None:
     assert len(re.findall(r" MB peak, ", printed)) == 4
 
 
+def environment_of_the_bundle(folder: Path) -> Path:
+    """Make an environment with PyTorch, its requirements and the bundle's packages only; return its interpreter."""
+    import make_gpu_bundle
+
+    there, required = {"sal-detectron2", *make_gpu_bundle.WHEELS, *make_gpu_bundle.SOURCES}, ["torch", "torchvision"]
+    while required:
+        there.add(name := required.pop())
+        found = map(Requirement, metadata.requires(name) or [])
+        required += [r.name for r in found if not (r.marker and not r.marker.evaluate()) and r.name not in there]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    [packages] = folder.glob("lib/python*/site-packages")
+    for package in map(metadata.distribution, there):
+        for part in {Path(file).parts[0] for file in package.files or []} - {"..", "__pycache__"}:
+            if not (packages / part).exists():
+                (packages / part).symlink_to(package.locate_file(part))
+    return folder / "bin" / "python"
+
+
 @pytest.mark.slow
-def test_gpu_check_runs_all_stages_small(tmp_path: Path) -> None:
+def test_gpu_check_runs_all_stages_small_with_the_packages_of_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(SCRIPTS.parent), str(SCRIPTS.parent / "projects" / "samcp")]))
+    monkeypatch.setattr(sys, "executable", str(environment_of_the_bundle(tmp_path / "environment")))
     printed = output("gpu_check.py", "--device", "cpu", "--tiny", "--minutes", 20, "--output", tmp_path)
     tables = {t.title: t for t in read_tables(tmp_path / "gpu_check.json")}
     assert "passed" in tables["Comparison of cpu with the CPU"].rows[0][1]

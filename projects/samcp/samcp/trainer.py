@@ -24,7 +24,6 @@ from samcp.errors import CheckpointError, UsageError
 from samcp.evaluation import build_evaluator, format_results
 from samcp.modeling.meta_arch import SAMCP
 from samcp.solver import build_optimizer
-from samcp.training_report import TrainingReport
 from samcp.training_steps import CheckedAMPTrainer, CheckedTrainer, CheckpointHook, RememberedBatches
 from samcp.vocabulary import Vocabulary
 
@@ -97,7 +96,11 @@ class Trainer(DefaultTrainer):
         solver = self.cfg.SOLVER
         checkpoints = CheckpointHook(self.checkpointer, solver.CHECKPOINT_PERIOD, max_to_keep=solver.CHECKPOINTS_KEPT)
         hooks = [checkpoints if isinstance(hook, PeriodicCheckpointer) else hook for hook in super().build_hooks()]
-        return [*hooks, *([TrainingReport()] if self.cfg.TEST.REPORT else [])]
+        if not self.cfg.TEST.REPORT:
+            return hooks
+        from samcp.training_report import TrainingReport  # not above: it draws with matplotlib
+
+        return [*hooks, TrainingReport()]
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
