@@ -164,6 +164,21 @@ def test_gpu_check_skips_stages_beyond_the_limit(tmp_path: Path) -> None:
     assert "model R50: skipped, it may take" in result.stdout
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("gpu_check.py",),
+        ("benchmark.py", "model"),
+        ("measure_time.py", "--weights", "w", "--images", "i"),
+    ],
+)
+def test_second_gpu_is_refused_since_the_clocks_wait_for_the_first(command: tuple[str, ...]) -> None:
+    run = [sys.executable, str(SCRIPTS / command[0]), *command[1:], "--device", "cuda:1"]
+    result = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "argument --device: invalid choice: 'cuda:1'" in result.stderr
+
+
 def test_bundle_unpacks_only_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import make_gpu_bundle
