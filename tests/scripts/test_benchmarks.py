@@ -29,12 +29,21 @@ def read_tables(path: Path) -> list[Table]:
     return [Table(**entry) for entry in read_json(path)["tables"]]
 
 
+def targets(table: Table) -> dict[str, str]:
+    """Return the targets of the rows that have one."""
+    return {row[0]: row[-1] for row in table.rows if table.columns[-1] == "target" and row[-1]}
+
+
 def test_data_measures_parts_and_loading_rates(tmp_path: Path) -> None:
     options = ("--patches", 5, "--images", 4, "--workers", 0, 1)
     output("benchmark.py", "data", *options, "--report", tmp_path)
     parts, loader = read_tables(tmp_path / "data.json")
     times = {row[0]: float(row[1]) for row in parts.rows}
-    assert times["whole image (target: 25)"] >= times["load the patches"] > 0
+    assert times["whole image"] >= times["load the patches"] > 0
+    assert targets(parts) == {
+        "whole image": "at most 25 ms",
+        "dense: decode and augment all masks": "at least 10 times",
+    }
     assert parts.ratios["dense: decode and augment all masks"] > 0
     assert [row[0] for row in loader.rows] == ["0", "1"]
 
@@ -47,7 +56,9 @@ def test_model_measures_parts_peers_and_growth(tmp_path: Path) -> None:
     assert {"backbone", "decoder", "everything after the FPN", "R50-FPN alone"} <= set(names)
     assert names[-1] == "Mask2Former-R50"  # its time, or how to install its dependencies
     assert forward.ratios["R50-FPN alone / SAM-CP"] > 0
+    assert targets(forward) == {"everything after the FPN": "at most 0.25", "R50-FPN alone": "at least 0.67"}
     assert "6 masks into 100 queries" in merging.note
+    assert list(targets(merging).values()) == ["at least 500"]
     assert [row[0] for row in growth.rows] == ["2", "4", "8"]
     assert (tmp_path / "model.md").read_text().count("**") == 6
     assert "**The forward pass**" in printed
@@ -64,7 +75,10 @@ def test_generation_compares_with_segment_anything(tmp_path: Path) -> None:
     output("benchmark.py", "generation", *options, "--report", tmp_path)
     times, memory, encoder = read_tables(tmp_path / "generation.json")
     assert [row[0] for row in times.rows] == ["encoder", "decoder", "the rest", "whole image"]
+    assert targets(times) == {"decoder": "at most 0.20", "the rest": "at most 0.10", "whole image": "at most 0.25"}
     assert memory.rows[0][1].endswith(" MB")
+    assert targets(memory) == {"2²": "at most 0.33"}
+    assert targets(encoder) == {"SamGenerator": "at most 1.5"}
     assert [row[0] for row in encoder.rows][1:] == ["segment_anything", "SamGenerator"]
 
 
