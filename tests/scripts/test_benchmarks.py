@@ -140,7 +140,8 @@ def environment_of_the_bundle(folder: Path) -> Path:
     """Make an environment with PyTorch, its requirements and the bundle's packages only; return its interpreter."""
     import make_gpu_bundle
 
-    there, required = {"sal-detectron2", *make_gpu_bundle.WHEELS, *make_gpu_bundle.SOURCES}, ["torch", "torchvision"]
+    detectron2 = metadata.packages_distributions()["detectron2"]  # several distributions have it
+    there, required = {*detectron2, *make_gpu_bundle.WHEELS, *make_gpu_bundle.SOURCES}, ["torch", "torchvision"]
     while required:
         there.add(name := required.pop())
         found = map(Requirement, metadata.requires(name) or [])
