@@ -188,7 +188,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--more-classes", type=count, nargs="*", default=[10, 100, 500, 1000, 2000])
     parser.add_argument("--repeats", type=count, default=3)
     parser.add_argument("--threads", type=count, help="of PyTorch (default: its own choice)")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--device", default="cpu", choices=["cpu", "cuda"], help="of several GPUs, CUDA_VISIBLE_DEVICES selects one"
+    )
     parser.add_argument(
         "--queries", default="stuff", choices=["stuff", "all"], help="which classes have a semantic one"
     )

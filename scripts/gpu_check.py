@@ -32,7 +32,12 @@ def main() -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default %(default)s)")
+    parser.add_argument(
+        "--device",
+        default="cuda",
+        choices=["cpu", "cuda"],
+        help="of several GPUs, CUDA_VISIBLE_DEVICES selects one (default %(default)s)",
+    )
     parser.add_argument("--tiny", action="store_true", help="small models and inputs, for a test without a GPU")
     parser.add_argument(
         "--minutes", type=float, default=8.0, help="limit of the check, divided among the stages (default 8)"

@@ -23,7 +23,7 @@ WHEELS = (
     *("h5py", "pycocotools", "safetensors", "scikit-image", "scipy", "segment-anything", "timm", "zstandard"),
     *("braceexpand", "cloudpickle", "imageio", "lazy-loader", "omegaconf", "panopticapi-lite", "portalocker", "pyyaml"),
     *("tabulate", "termcolor", "tifffile", "tqdm", "yacs"),
-    *("matplotlib", "contourpy", "cycler", "kiwisolver", "packaging", "pyparsing", "python-dateutil", "six"),
+    *("matplotlib", "contourpy", "cycler", "kiwisolver", "packaging", "pyparsing", "python-dateutil"),
     *("pytest", "iniconfig", "pluggy", "pygments"),
 )
 SOURCES = ("antlr4-python3-runtime", "fvcore", "iopath")  # pure Python without wheels in the registry

@@ -28,7 +28,12 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--clip", default="", metavar="FILE", help="CLIP checkpoint, if it was moved since training")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="the first N images (default %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, for both networks (default %(default)s)")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        choices=["cpu", "cuda"],
+        help="for both networks; of several GPUs, CUDA_VISIBLE_DEVICES selects one (default %(default)s)",
+    )
     parser.add_argument("--generator", choices=("sam", "sam2", "contours"), default="sam", help="(default %(default)s)")
     parser.add_argument("--model-type", metavar="NAME", help="default: vit_h, sam2.1_hiera_large")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of SAM or SAM 2")

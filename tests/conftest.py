@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import hypothesis
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -16,10 +15,6 @@ from proposal_cache.generation.sources import from_list
 from proposal_cache.generators.contours import ContourGenerator
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.datasets.synthetic.register import register_synthetic
-
-# The same inputs in every run, so that a failure is not of one machine or day; no limit on time.
-hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=40)
-hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_configure() -> None:

@@ -1,8 +1,13 @@
 """Random inputs of the property-based tests."""
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+
+# The same inputs in every run, so that a failure is not of one machine or day; no limit on time.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=40)
+settings.load_profile("repeatable")
 
 MAX_SIDE = 12
 

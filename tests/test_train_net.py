@@ -13,7 +13,6 @@ import pytest
 import torch
 import train_net
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from samcp.command_line import training_parser
 from samcp.commands import train
@@ -85,6 +84,8 @@ def test_training_writes_checkpoint_and_metrics(trained):
 
 
 def test_training_writes_events_for_tensorboard(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # not in the GPU check's bundle
+
     output, metrics = trained
     [events] = output.glob("events.out.tfevents.*")
     accumulator = EventAccumulator(str(events))
@@ -106,6 +107,15 @@ def test_training_ends_with_a_report(toy, tmp_path):
     sources = re.findall(r'src="([^"]*)"', page)
     assert all(source.startswith("data:image/webp;base64,") for source in sources), "one file without others"
     assert "MAX_ITER: 2" in page
+
+
+def test_results_of_the_oracle_do_not_replace_those_of_the_model(toy, trained, tmp_path):
+    """The report evaluates the oracle after the model, in the same OUTPUT_DIR."""
+    train.main(arguments(toy, tmp_path, TEST__REPORT=True))
+    alone, with_oracle = (folder / "inference/coco_instances_results.json" for folder in (trained[0], tmp_path))
+    assert with_oracle.read_bytes() == alone.read_bytes()
+    oracle = json.loads((tmp_path / "inference/oracle/coco_instances_results.json").read_text())
+    assert {instance["score"] for instance in oracle} == {1.0}
 
 
 def test_eval_only_equals_evaluation_after_training(toy, trained, tmp_path):
@@ -293,9 +303,9 @@ def test_results_are_written_per_dataset(toy, tmp_path):
     train.run(arguments(toy, tmp_path / "one", "--eval-only", TEST__ORACLE=True))
     written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("coco_instances_results.json")}
     assert written == {
-        "two/inference/toy_train_net/coco_instances_results.json",
-        "two/inference/toy_twin/coco_instances_results.json",
-        "one/inference/coco_instances_results.json",
+        "two/inference/oracle/toy_train_net/coco_instances_results.json",
+        "two/inference/oracle/toy_twin/coco_instances_results.json",
+        "one/inference/oracle/coco_instances_results.json",
     }
 
 

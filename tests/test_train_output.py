@@ -58,6 +58,16 @@ def test_latest_checkpoints_are_kept(toy, tmp_path):
     assert checkpoints(tmp_path) == ["model_0000006.pth", "model_final.pth"]
 
 
+def test_resuming_keeps_files_that_the_training_did_not_write(toy, tmp_path):
+    keys = {"SOLVER__CHECKPOINT_PERIOD": 1, "DATASETS__TEST": (), "DATASETS__PATCHES_TEST": ()}
+    train.run(arguments(toy, tmp_path, SOLVER__MAX_ITER=2, SOLVER__CHECKPOINTS_KEPT=2, **keys))
+    own = ["best.pth", "model_0000000_copy.pth", "model_best.pth"]
+    for name in own:
+        (tmp_path / name).write_bytes(b"of the user")
+    train.run(arguments(toy, tmp_path, "--resume", SOLVER__MAX_ITER=4, SOLVER__CHECKPOINTS_KEPT=1, **keys))
+    assert checkpoints(tmp_path) == [*own, "model_final.pth"]
+
+
 def checkpoints(folder):
     return sorted(path.name for path in folder.glob("*.pth"))
 
@@ -98,6 +108,11 @@ class TestImagesWithoutPatches:
             train.run(arguments(tmp_path / "data", tmp_path / "run", **keys))
         log = (tmp_path / "run" / "log.txt").read_text()
         assert re.search(NAME + r": 1 images are skipped, .*002\.jpg: the image is damaged", log)
+
+    def test_are_no_images_of_the_report(self, toy, patches_of_three, tmp_path):
+        keys = {"DATASETS__PATCHES_TEST": f"('{patches_of_three}',)", "TEST__REPORT": True}
+        train.run(arguments(toy, tmp_path, **keys))
+        assert "<h2>Worst of the first 3 images" in (tmp_path / "report.html").read_text()
 
     @pytest.mark.parametrize("options", [(), ("--eval-only",)])
     def test_strict_stops(self, toy, patches_of_three, tmp_path, options):

@@ -1,8 +1,10 @@
-"""Warnings of the trainer."""
+"""Warnings of the trainer, and its BatchNorm layers in several processes."""
 
 import pytest
 import torch
 from detectron2.config import get_cfg
+from timm.layers import BatchNormAct2d
+from torch import nn
 
 from samcp import add_samcp_config, trainer
 from samcp.vocabulary import Vocabulary
@@ -13,7 +15,17 @@ def test_warning_about_unused_instance_queries(classes, queries, warned, caplog)
     cfg = get_cfg()
     add_samcp_config(cfg)
     cfg.MODEL.SAMCP.INSTANCE_QUERIES = queries
-    model = torch.nn.Identity()
+    model = nn.Identity()
     model.vocabulary = Vocabulary.parse(classes)
     trainer._warn_about_unused_instance_queries(cfg, model)
     assert sum("no thing classes" in message for message in caplog.messages) == warned
+
+
+def test_synchronized_layers_keep_their_activation():
+    layers = nn.Sequential(nn.BatchNorm2d(3), BatchNormAct2d(3)).eval()
+    images = torch.randn(2, 3, 4, 4)
+    expected = layers(images)
+    synchronized = trainer.convert_sync_batchnorm(layers)
+    assert all(isinstance(layer, nn.SyncBatchNorm) for layer in synchronized)
+    assert torch.equal(synchronized(images), expected)
+    assert expected.min() == 0, "of the ReLU"

@@ -19,5 +19,8 @@ def test_prints_ratios_and_memory(tmp_path: Path, tmp_path_factory: pytest.TempP
     for name in ("proposal_cache", "pickle per image", "json per image", "HDF5 group per image"):
         assert re.search(rf"^\| {name} +\| +\d+ \| +[\d.]+ \| +[\d.]+ \| +[\d.]+ \|$", result.stdout, re.MULTILINE)
     assert re.search(r"^\| proposal_cache / best of the others +\| +\d+\.\d\d \|", result.stdout, re.MULTILINE)
+    assert re.search(
+        r"^\| target +\| +at most 0.60 \| +at most 0.50 \| +at most 0.50 \| +\|$", result.stdout, re.MULTILINE
+    )
     assert re.search(r"^\| 1 +\| +\d+\.\d+ \|", result.stdout, re.MULTILINE)
     assert not list(tmp_path.iterdir())

@@ -1,13 +1,17 @@
 """Benchmarks at a small size, their report, and the check on a GPU, on the CPU."""
 
+import os
 import re
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from samcp.benchmarks.model import fit_growth
 from samcp.benchmarks.report import Report, Table, find_falls, read_json, update_page
 from samcp.errors import DataError, UsageError
 
@@ -25,12 +29,21 @@ def read_tables(path: Path) -> list[Table]:
     return [Table(**entry) for entry in read_json(path)["tables"]]
 
 
+def targets(table: Table) -> dict[str, str]:
+    """Return the targets of the rows that have one."""
+    return {row[0]: row[-1] for row in table.rows if table.columns[-1] == "target" and row[-1]}
+
+
 def test_data_measures_parts_and_loading_rates(tmp_path: Path) -> None:
     options = ("--patches", 5, "--images", 4, "--workers", 0, 1)
     output("benchmark.py", "data", *options, "--report", tmp_path)
     parts, loader = read_tables(tmp_path / "data.json")
     times = {row[0]: float(row[1]) for row in parts.rows}
-    assert times["whole image (target: 25)"] >= times["load the patches"] > 0
+    assert times["whole image"] >= times["load the patches"] > 0
+    assert targets(parts) == {
+        "whole image": "at most 25 ms",
+        "dense: decode and augment all masks": "at least 10 times",
+    }
     assert parts.ratios["dense: decode and augment all masks"] > 0
     assert [row[0] for row in loader.rows] == ["0", "1"]
 
@@ -43,10 +56,18 @@ def test_model_measures_parts_peers_and_growth(tmp_path: Path) -> None:
     assert {"backbone", "decoder", "everything after the FPN", "R50-FPN alone"} <= set(names)
     assert names[-1] == "Mask2Former-R50"  # its time, or how to install its dependencies
     assert forward.ratios["R50-FPN alone / SAM-CP"] > 0
+    assert targets(forward) == {"everything after the FPN": "at most 0.25", "R50-FPN alone": "at least 0.67"}
     assert "6 masks into 100 queries" in merging.note
+    assert list(targets(merging).values()) == ["at least 500"]
     assert [row[0] for row in growth.rows] == ["2", "4", "8"]
     assert (tmp_path / "model.md").read_text().count("**") == 6
     assert "**The forward pass**" in printed
+
+
+def test_growth_is_fitted_to_three_or_more_counts() -> None:
+    assert fit_growth("patches", [100], [0.2]) == ""
+    note = fit_growth("patches", [100, 200, 400], [0.2, 0.3, 0.5])
+    assert note.startswith("Fitted: 100 ms + 1.000 ms for each of the patches + ")
 
 
 def test_generation_compares_with_segment_anything(tmp_path: Path) -> None:
@@ -54,7 +75,10 @@ def test_generation_compares_with_segment_anything(tmp_path: Path) -> None:
     output("benchmark.py", "generation", *options, "--report", tmp_path)
     times, memory, encoder = read_tables(tmp_path / "generation.json")
     assert [row[0] for row in times.rows] == ["encoder", "decoder", "the rest", "whole image"]
+    assert targets(times) == {"decoder": "at most 0.20", "the rest": "at most 0.10", "whole image": "at most 0.25"}
     assert memory.rows[0][1].endswith(" MB")
+    assert targets(memory) == {"2²": "at most 0.33"}
+    assert targets(encoder) == {"SamGenerator": "at most 1.5"}
     assert [row[0] for row in encoder.rows][1:] == ["segment_anything", "SamGenerator"]
 
 
@@ -87,12 +111,13 @@ def test_only_figures_between_the_markers_of_a_page_are_replaced(tmp_path: Path)
         update_page(page, "data", "text")
 
 
-def test_documented_page_has_a_place_for_every_benchmark(tmp_path: Path) -> None:
+def test_documented_page_has_the_tables_of_every_benchmark_between_its_markers(tmp_path: Path) -> None:
     page = tmp_path / "benchmarks.md"
     page.write_text((SCRIPTS.parent / "docs" / "benchmarks.md").read_text())
     for name in ("generation", "store", "data", "model"):
         update_page(page, name, f"figures of {name}")
-        assert f"figures of {name}" in page.read_text()
+        [section] = [text for text in page.read_text().split("\n## ") if f"figures of {name}" in text]
+        assert "\n|" not in section, "a table that a run would not replace"
 
 
 def test_damaged_report_is_named(tmp_path: Path) -> None:
@@ -111,8 +136,32 @@ def test_scaling_prints_rates_and_sizes() -> None:
     assert len(re.findall(r" MB peak, ", printed)) == 4
 
 
+def environment_of_the_bundle(folder: Path) -> Path:
+    """Make an environment with PyTorch, its requirements and the bundle's packages only; return its interpreter."""
+    import make_gpu_bundle
+
+    detectron2 = metadata.packages_distributions()["detectron2"]  # several distributions have it
+    there, required = {*detectron2, *make_gpu_bundle.WHEELS, *make_gpu_bundle.SOURCES}, ["torch", "torchvision"]
+    while required:
+        there.add(name := required.pop())
+        found = map(Requirement, metadata.requires(name) or [])
+        required += [r.name for r in found if not (r.marker and not r.marker.evaluate()) and r.name not in there]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    [packages] = folder.glob("lib/python*/site-packages")
+    for package in map(metadata.distribution, there):
+        for part in {Path(file).parts[0] for file in package.files or []} - {"..", "__pycache__"}:
+            if not (packages / part).exists():
+                (packages / part).symlink_to(package.locate_file(part))
+    return folder / "bin" / "python"
+
+
 @pytest.mark.slow
-def test_gpu_check_runs_all_stages_small(tmp_path: Path) -> None:
+def test_gpu_check_runs_all_stages_small_with_the_packages_of_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(SCRIPTS.parent), str(SCRIPTS.parent / "projects" / "samcp")]))
+    monkeypatch.setattr(sys, "executable", str(environment_of_the_bundle(tmp_path / "environment")))
     printed = output("gpu_check.py", "--device", "cpu", "--tiny", "--minutes", 20, "--output", tmp_path)
     tables = {t.title: t for t in read_tables(tmp_path / "gpu_check.json")}
     assert "passed" in tables["Comparison of cpu with the CPU"].rows[0][1]
@@ -129,6 +178,21 @@ def test_gpu_check_skips_stages_beyond_the_limit(tmp_path: Path) -> None:
     result = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "model R50: skipped, it may take" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("gpu_check.py",),
+        ("benchmark.py", "model"),
+        ("measure_time.py", "--weights", "w", "--images", "i"),
+    ],
+)
+def test_second_gpu_is_refused_since_the_clocks_wait_for_the_first(command: tuple[str, ...]) -> None:
+    run = [sys.executable, str(SCRIPTS / command[0]), *command[1:], "--device", "cuda:1"]
+    result = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "argument --device: invalid choice: 'cuda:1'" in result.stderr
 
 
 def test_bundle_unpacks_only_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

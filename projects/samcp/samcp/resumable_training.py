@@ -92,6 +92,7 @@ class ResumableTraining(ABC):
         schedule = self.schedule
         remaining = Subset(self._dataset, range(self._start * schedule.batch, schedule.iterations * schedule.batch))
         loader = DataLoader(remaining, schedule.batch, num_workers=workers, collate_fn=self._collate)
+        last = self._start
         sums: dict[str, float] = {}
         bar = tqdm(loader, "training", initial=self._start, total=schedule.iterations, unit="it")
         for iteration, batch in enumerate(bar, self._start + 1):
@@ -99,9 +100,8 @@ class ResumableTraining(ABC):
                 sums[name] = sums.get(name, 0.0) + value.item()
             if iteration % save_every == 0 or iteration == schedule.iterations:
                 self._save(iteration)
-                count = (iteration - 1) % save_every + 1
-                yield iteration, {name: value / count for name, value in sums.items()}
-                sums = {}
+                yield iteration, {name: value / (iteration - last) for name, value in sums.items()}
+                last, sums = iteration, {}
 
     def _update(self, iteration: int, batch: Any) -> dict[str, Tensor]:
         self.network.train()

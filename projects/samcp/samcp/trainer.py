@@ -13,6 +13,7 @@ from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from timm.layers import convert_sync_batchnorm
 
 from samcp.checkpoint import Checkpointer
 from samcp.config import of_one_dataset
@@ -23,7 +24,6 @@ from samcp.errors import CheckpointError, UsageError
 from samcp.evaluation import build_evaluator, format_results
 from samcp.modeling.meta_arch import SAMCP
 from samcp.solver import build_optimizer
-from samcp.training_report import TrainingReport
 from samcp.training_steps import CheckedAMPTrainer, CheckedTrainer, CheckpointHook, RememberedBatches
 from samcp.vocabulary import Vocabulary
 
@@ -96,7 +96,11 @@ class Trainer(DefaultTrainer):
         solver = self.cfg.SOLVER
         checkpoints = CheckpointHook(self.checkpointer, solver.CHECKPOINT_PERIOD, max_to_keep=solver.CHECKPOINTS_KEPT)
         hooks = [checkpoints if isinstance(hook, PeriodicCheckpointer) else hook for hook in super().build_hooks()]
-        return [*hooks, *([TrainingReport()] if self.cfg.TEST.REPORT else [])]
+        if not self.cfg.TEST.REPORT:
+            return hooks
+        from samcp.training_report import TrainingReport  # not above: it draws with matplotlib
+
+        return [*hooks, TrainingReport()]
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -223,6 +227,6 @@ def _distributed(model: torch.nn.Module) -> torch.nn.Module:
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
     if comm.get_world_size() > 1 and not on_cpu and _trains_batch_norm(model):
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)  # PyTorch's own drops the activation of timm's BatchNormAct2d
     devices = None if on_cpu else [comm.get_local_rank()]
     return create_ddp_model(model, broadcast_buffers=False, device_ids=devices, find_unused_parameters=True)

@@ -62,7 +62,8 @@ def write_report(cfg: CfgNode, model: SAMCP, results: dict[str, Any], oracle: di
 
 def _image_sections(cfg: CfgNode, model: SAMCP, dataset: str) -> list[Section]:
     """Return the best and the worst images of a dataset."""
-    records, cache = load_records(dataset, cache_paths(cfg, is_train=False)[dataset])
+    path = cache_paths(cfg, is_train=False)[dataset]
+    records, cache = load_records(dataset, path, skip_failed=not cfg.DATASETS.STRICT)
     augmentations = build_augmentations(cfg, is_train=False)
     predictor = Predictor(model, augmentations=augmentations, image_format=cfg.INPUT.FORMAT)
     images = itertools.islice(segment_images(predictor, dataset, records, cache), _RANKED)

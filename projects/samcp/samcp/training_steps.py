@@ -1,6 +1,7 @@
 """Parts of the trainer's loop: checkpoints on disk, and the check of the loss."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ class CheckpointHook(PeriodicCheckpointer):
         super().before_train()
         start = self.trainer.start_iter
         if start:
-            last = f"{self.file_prefix}_{start - 1:07d}.pth"  # later ones are written again
-            files = sorted(map(Path, self.checkpointer.get_all_checkpoint_files()))
-            self.recent_checkpoints = [str(file) for file in files if file.name <= last]
+            files = map(Path, self.checkpointer.get_all_checkpoint_files())  # with those of the user
+            periodic = re.compile(rf"{re.escape(self.file_prefix)}_(\d{{7}})\.pth")
+            earlier = [f for f in sorted(files) if (m := periodic.fullmatch(f.name)) and int(m[1]) < start]
+            self.recent_checkpoints = list(map(str, earlier))  # later ones are written again
         if not self.checkpointer.save_to_disk:
             return
         for incomplete in Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_*.pth.*.tmp"):

@@ -110,12 +110,15 @@ def test_unbuildable_entity_has_no_loss(toy: Any, reason: str) -> None:
     assert targets.affinity_weights[0, len(SEMANTIC) :][without_loss].sum() == 0
 
 
-def test_patch_in_crowd_has_no_class_loss(toy: Any) -> None:
+def test_unmatched_query_in_a_crowd_has_no_loss(toy: Any) -> None:
     image = toy.input(4, {1: [0]})
     image["patches"].in_crowd[3] = True
     targets = build(image, matched={0: 0})
-    assert targets.class_weights[0, len(SEMANTIC) + 3].sum() == 0
-    assert targets.class_weights[0, len(SEMANTIC) + 2].sum() == len(THINGS)
+    outside, inside = len(SEMANTIC) + 2, len(SEMANTIC) + 3
+    assert targets.class_weights[0, outside].sum() == len(THINGS)
+    assert targets.class_weights[0, inside].sum() == 0
+    assert targets.self_affinity[0, outside]
+    assert not targets.self_affinity[0, inside]
 
 
 def test_image_without_patches_has_no_loss(toy: Any) -> None:

@@ -106,6 +106,14 @@ def test_resumed_training_equals_undisturbed(tmp_path: Path) -> None:
         SmallSamTrainer(draw, SamSchedule(iterations=4, batch=1, image_size=64, points=5), tmp_path / "half")
 
 
+def test_losses_are_means_of_the_steps_since_the_last_checkpoint(tmp_path: Path) -> None:
+    undisturbed = dict(SmallSamTrainer(draw, TINY, tmp_path / "whole").run(workers=0, save_every=1))
+    next(SmallSamTrainer(draw, TINY, tmp_path / "half").run(workers=0, save_every=1))
+    resumed = dict(SmallSamTrainer(draw, TINY, tmp_path / "half").run(workers=0, save_every=2))
+    assert resumed[2] == pytest.approx(undisturbed[2], rel=1e-4)
+    assert resumed[4] == pytest.approx({name: (undisturbed[3][name] + undisturbed[4][name]) / 2 for name in resumed[4]})
+
+
 def test_training_starts_from_given_weights_of_another_input_size(tmp_path: Path) -> None:
     first = SmallSamTrainer(draw, TINY, tmp_path / "first")
     write_lite(tmp_path / "first.safetensors", first.network)

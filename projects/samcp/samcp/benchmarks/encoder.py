@@ -10,6 +10,8 @@ from proposal_cache.generators.sam.generator import CPU_MEMORY_BUDGET
 from samcp.benchmarks.report import Table
 from samcp.benchmarks.timing import time_call
 
+_TARGETS = {"SamGenerator": "at most 1.5"}
+
 
 @torch.inference_mode()
 def encoder_table(model_type: str, sam: Sam, repeats: int) -> Table:
@@ -32,14 +34,14 @@ def encoder_table(model_type: str, sam: Sam, repeats: int) -> Table:
     limit = operations / rate
     return Table(
         f"{model_type}, encoder",
-        ["", "seconds", "times the limit"],
+        ["", "seconds", "times the limit", "target"],
         [
-            ["limit: its operations at the rate of a large product", f"{limit:.2f}", "1"],
-            *([name, f"{value:.2f}", f"{value / limit:.2f}"] for name, value in seconds.items()),
+            ["limit: its operations at the rate of a large product", f"{limit:.2f}", "1", ""],
+            *([name, f"{t:.2f}", f"{t / limit:.2f}", _TARGETS.get(name, "")] for name, t in seconds.items()),
         ],
         {"limit / SamGenerator": limit / seconds["SamGenerator"]},
         f"{operations / 1e12:.2f} TFLOP at {rate / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads, best of "
-        f"{repeats}; target: 1.5 times the limit.",
+        f"{repeats}.",
     )
 
 

@@ -93,7 +93,7 @@ def model_tables(backbone: str, device: str, size: Size, tiny: bool) -> Iterator
             gc.collect()
             reset_peak(device)
             images = batch if work == "training" else 1
-            autocast = torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=dtype == "bfloat16")
+            autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
             cfg = load_config(device, size.classes, config=CONFIGS[backbone], tiny=tiny)
             seconds = measure(cfg, size, images, autocast) / images
             cells = [f"{seconds:.3f}", f"{1 / seconds:.1f}", f"{peak_mb(device) / 1e3:.1f}", TARGETS[work]]

@@ -52,7 +52,7 @@ def synchronize() -> None:
 
 def reset_peak(device: str) -> float:
     """Start measuring the peak memory of a device, by this process; return the MB in use now."""
-    if device.startswith("cuda"):
+    if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 1e6
     Path("/proc/self/clear_refs").write_text("5")
@@ -61,7 +61,7 @@ def reset_peak(device: str) -> float:
 
 def peak_mb(device: str) -> float:
     """Return the peak memory in MB since `reset_peak`."""
-    if device.startswith("cuda"):
+    if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     return _status_mb("VmHWM")
 

@@ -28,7 +28,7 @@ STAGES = {"tests": 0.25, "sam vit_h": 0.3, "model R50": 0.11, "model Swin-L": 0.
 
 def main(arguments: argparse.Namespace) -> None:
     with exit_with_message():
-        if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        if arguments.device == "cuda" and not torch.cuda.is_available():
             raise UsageError("--device cuda: PyTorch sees no GPU here; try --device cpu --tiny")
         if arguments.stage:
             _run_stage(arguments)

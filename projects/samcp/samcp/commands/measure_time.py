@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     files = [str(image.path) for image in from_folder(arguments.images)][: arguments.limit]
     time_image(predictor, files[0], arguments.device)  # warm-up
-    if arguments.device.startswith("cuda"):
+    if arguments.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     rows = [time_image(predictor, file, arguments.device) for file in tqdm(files, unit="image")]
     print(format_table(np.array([seconds for seconds, _ in rows])))
@@ -64,7 +64,7 @@ def format_table(seconds: np.ndarray) -> str:
 
 def describe(arguments: argparse.Namespace) -> str:
     """Return a description of the device and its peak memory."""
-    if arguments.device.startswith("cuda"):
+    if arguments.device == "cuda":
         memory = torch.cuda.max_memory_allocated() / 2**30
         return f"{torch.cuda.get_device_name()}, peak memory {memory:.1f} GiB"
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -96,6 +96,6 @@ def _timed(call: Callable[[], Any], device: str) -> tuple[Any, float]:
     """Return the result of a call and its seconds, including its work on a GPU."""
     started = time.perf_counter()
     result = call()
-    if device.startswith("cuda"):
+    if device == "cuda":
         torch.cuda.synchronize()
     return result, time.perf_counter() - started

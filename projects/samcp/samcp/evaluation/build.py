@@ -27,13 +27,13 @@ def build_evaluator(
     Args:
         cfg: MODEL.SAMCP.TEST.{SEMANTIC,INSTANCE,PANOPTIC,PROMPTS}_ON select the tasks.
         dataset_name: a registered dataset with an evaluator_type of COCO, ADE20K or Cityscapes.
-        output_folder: for results in COCO's formats; default OUTPUT_DIR/inference, or its subfolder ``dataset_name`` if
-            DATASETS.TEST names several datasets.
+        output_folder: for results in COCO's formats; default OUTPUT_DIR/inference, for the oracle its subfolder
+            ``oracle``, and in these the subfolder ``dataset_name`` if DATASETS.TEST names several datasets.
         missed: records of images without patches, from :func:`samcp.data.build.failed_records`, which count as missed
             in all tasks but the accuracy of prompts, which is per patch.
 
     Raises:
-        UsageError: the evaluator_type is unknown, or none of its tasks is on.
+        UsageError: the evaluator_type is unknown, none of its tasks is on, or one cannot run on several machines.
         DataError: a required package is not installed, or the dataset's json_file cannot be read.
     """
     output_folder = output_folder or _default_folder(cfg, dataset_name)
@@ -62,5 +62,5 @@ def build_evaluator(
 
 
 def _default_folder(cfg: CfgNode, dataset_name: str) -> str:
-    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", *(["oracle"] if cfg.TEST.ORACLE else []))
     return os.path.join(folder, dataset_name) if len(cfg.DATASETS.TEST) > 1 else folder

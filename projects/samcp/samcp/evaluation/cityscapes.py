@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.evaluation import CityscapesInstanceEvaluator
+from detectron2.utils import comm
 
-from samcp.errors import DataError
+from samcp.errors import DataError, UsageError
 
 
 class CityscapesAPEvaluator(CityscapesInstanceEvaluator):
@@ -16,8 +17,14 @@ class CityscapesAPEvaluator(CityscapesInstanceEvaluator):
     def __init__(self, dataset_name: str) -> None:
         """
         Raises:
+            UsageError: the processes run on several machines; all of them write into one temporary folder.
             DataError: cityscapesscripts is not installed.
         """
+        if comm.get_local_size() < comm.get_world_size():
+            raise UsageError(
+                f"the AP of {dataset_name} cannot be evaluated on several machines: evaluate on one by --eval-only, "
+                "and skip the AP here by MODEL.SAMCP.TEST.INSTANCE_ON False"
+            )
         if importlib.util.find_spec("cityscapesscripts") is None:
             raise DataError(
                 f"the AP of {dataset_name} needs the package cityscapesscripts, which is not installed: pip install "

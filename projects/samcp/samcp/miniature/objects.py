@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TypeAlias
 
-import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -35,6 +34,8 @@ def rasterize(outline: Outline, centre: NDArray[np.float64], size: tuple[int, in
 
     Parts without a pixel are missing.
     """
+    import cv2  # not above: the dataset is registered on machines without OpenCV, too
+
     names = list(dict.fromkeys(part for part, _ in outline))
     canvas = np.zeros(size, np.uint8)
     for part, polygon in outline:

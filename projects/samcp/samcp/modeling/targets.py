@@ -106,7 +106,7 @@ class TargetBuilder:
 
     Args:
         matcher: for instance queries.
-        self_affinity: train unmatched instance queries to predict their own patch ("BG", Table 4).
+        self_affinity: train unmatched instance queries outside crowds to predict their own patch ("BG", Table 4).
         thing_loss_only: exclude stuff classes from the class loss of instance and denoising queries.
     """
 
@@ -134,7 +134,7 @@ class TargetBuilder:
             class_logits: (B, M, C) logits of this layer.
             semantic_classes: the class of each semantic query.
             thing_classes: the classes that instances may have.
-            in_crowd: (B, N) bool, patches inside a crowd region; unmatched, they have no class loss.
+            in_crowd: (B, N) bool, patches inside a crowd region; the queries of unmatched ones have no loss.
             regions, instances: semantic regions and instances of each image.
         """
         batch, num_patches = patches.valid.shape
@@ -221,7 +221,8 @@ class TargetBuilder:
         unmatched = torch.ones_like(valid, dtype=torch.bool)
         unmatched[query] = False
         background = valid[unmatched]
-        targets.class_weights[i, first + background[~in_crowd[i, background]]] = 1
+        background = background[~in_crowd[i, background]]
+        targets.class_weights[i, first + background] = 1
         if self.self_affinity:
             targets.affinity[i, first + background, background] = 1
             targets.affinity_weights[i, first + background] = patches.valid[i].float()

@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 import torch
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import CityscapesSemSegEvaluator
+from detectron2.utils import comm
 from PIL import Image
 from torch.nn.functional import one_hot
 
+from samcp import add_samcp_config
 from samcp.data.datasets.cityscapes.prepare import prepare_cityscapes
 from samcp.data.datasets.cityscapes.register import register_cityscapes
 from samcp.data.ground_truth import read_label_map
-from samcp.errors import DataError
+from samcp.errors import DataError, UsageError
+from samcp.evaluation import build_evaluator
 from samcp.evaluation.semantic import SemanticEvaluator
 from samcp.vocabulary import Vocabulary
 from tests.perfect_model import evaluate_truth, perfect_outputs
@@ -161,6 +165,16 @@ def test_ap_without_cityscapesscripts(cityscapes, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"pip install cityscapesscripts, or .*INSTANCE_ON False"):
         evaluate_truth(PANOPTIC_VAL, tmp_path)
+
+
+def test_ap_on_several_machines(cityscapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)  # one process per machine
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    with pytest.raises(UsageError, match=r"on several machines: .* one .*MODEL.SAMCP.TEST.INSTANCE_ON False"):
+        build_evaluator(cfg, PANOPTIC_VAL)
+    cfg.merge_from_list(WITHOUT_AP)
+    build_evaluator(cfg, PANOPTIC_VAL)
 
 
 def test_official_ap(cityscapes, tmp_path, monkeypatch):
