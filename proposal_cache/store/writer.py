@@ -12,14 +12,14 @@ from proposal_cache.errors import CacheError
 from proposal_cache.patches import Patches
 from proposal_cache.store.durable import make_directory, move_durably, remove
 from proposal_cache.store.finalize import (
-    finalize_locked,
+    finalize_existing,
     read_shard_keys,
     record_failure,
     remove_temporaries,
     shard_files,
 )
 from proposal_cache.store.format import MAX_IMAGES, SHARD_NAME, check_key, shard_name
-from proposal_cache.store.lock import rank_lock
+from proposal_cache.store.lock import manifest_lock, rank_lock
 from proposal_cache.store.manifest import MANIFEST, Manifest, as_generators
 from proposal_cache.store.shard import Shard, ShardBuffer
 
@@ -86,9 +86,10 @@ class CacheWriter:
         self._opened_at = 0.0
         make_directory(self.path)
         with contextlib.ExitStack() as lock:
-            lock.enter_context(rank_lock(self.path, rank))
             requested = Manifest(dataset, as_generators(generator), inputs=tuple(inputs))
-            self._manifest = _open_manifest(self.path, requested)
+            with manifest_lock(self.path):  # `finalize` holds the locks of idle ranks
+                lock.enter_context(rank_lock(self.path, rank))
+                self._manifest = _open_manifest(self.path, requested)
             remove_temporaries(self.path, rank)
             shards = shard_files(self.path)
             self.done = {key.decode() for shard in shards for key in read_shard_keys(shard)[1]}
@@ -150,8 +151,8 @@ class CacheWriter:
         """Write the open shard, and finalize the cache if this is the only rank."""
         with self._lock:
             self.flush()
-            if self.ranks == 1:
-                self._manifest = finalize_locked(self.path, self._manifest)
+        if self.ranks == 1:
+            finalize_existing(self.path)
 
     def __enter__(self) -> "CacheWriter":
         return self
