@@ -70,7 +70,7 @@ class Part:
 
 
 def start_part(cache: Path, part: Part) -> None:
-    """Mark a part as unfinished."""
+    """Mark a part as unfinished; the caller holds the lock of its rank."""
     remove(_path(cache, part))
 
 

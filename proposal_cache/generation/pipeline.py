@@ -84,8 +84,8 @@ def generate(
     example = engine.start(factory)
     if not isinstance(example, BoxGenerator) and any(not isinstance(s, TarShard) and s.boxes for s in sources):
         raise CacheError(f"{type(example).__name__} does not accept boxes; use RefineGenerator")
-    start_part(Path(output), part)
     with CacheWriter(output, example.describe(), dataset, shard_size, rank=part.index, ranks=part.count) as writer:
+        start_part(writer.path, part)
         if part.count == 1:
             writer.commit_staged()
         title = f"patches of {dataset}" + (f" (part {part})" if part.count > 1 else "")

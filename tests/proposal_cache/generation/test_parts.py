@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from proposal_cache import CacheError, CacheWriter, PatchCache, Patches
+from proposal_cache.errors import LockedError, MismatchError
 from proposal_cache.generation.parts import Part, unfinished_parts
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
@@ -37,6 +38,16 @@ def test_parts_with_different_images_are_reported(tmp_path: Path, capsys: pytest
     assert "part 0/2 was given 10 sources, part 1/2 9 or others: run all parts" in capsys.readouterr().err
     assert not run(folder, tmp_path / "parts", Part(1, 2))
     assert run(folder, tmp_path / "parts", Part(0, 2))
+
+
+def test_finished_part_stays_finished_if_it_cannot_start_again(tmp_path: Path) -> None:
+    folder, path, part = write_images(tmp_path / "images"), tmp_path / "parts", Part(1, 2)
+    run(folder, path, part)
+    with CacheWriter(path, {"name": "halves"}, "set", rank=1, ranks=2), pytest.raises(LockedError):
+        run(folder, path, part)
+    with pytest.raises(MismatchError, match="dataset"):
+        generate(from_folder(folder), Halves(), path, "another set", part=part, progress=False)
+    assert unfinished_parts(path) == [Part(0, 2)]
 
 
 ARRAY = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "2"}
