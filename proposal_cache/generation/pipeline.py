@@ -76,7 +76,7 @@ def generate(
 
     Raises:
         CacheError: if the cache is of another dataset or generator, the disk is full, a worker process died, or the
-            generator fails on many images in a row.
+            generator fails on many images in a row, or the parts were given different images.
         SourceError: if images of tar shards could not be read or have the same key; all others are done then.
     """
     engine, part = engine or LocalEngine(), part or Part()
