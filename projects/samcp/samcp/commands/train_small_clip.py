@@ -41,8 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     for iteration, losses in trainer.run(workers=arguments.workers, save_every=arguments.save_every):
         figures = _accuracy(trainer.network, "open_val", arguments.curve_scenes, (_SIZE,))
         small_clip.save_weights(weights, trainer.network)
-        with (output / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"iteration": iteration, **losses, **figures}) + "\n")
+        trainer.write_log(iteration, {**losses, **figures})
     model = small_clip.load_weights(weights)
     found: dict[str, Any] = {
         style: _accuracy(model, style, arguments.scenes, schedule.sizes) for style in ("open_val", "shifted_val")

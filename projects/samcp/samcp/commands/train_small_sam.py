@@ -1,7 +1,6 @@
 """Training of the small SAM on photographs or drawn scenes, and validation of its patches."""
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,8 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     for iteration, losses in trainer.run(workers=arguments.workers, save_every=arguments.save_every):
         figures = measure(trainer.average, items)
         write_lite(weights, trainer.average)
-        with (output / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"iteration": iteration, **losses, **figures}) + "\n")
+        trainer.write_log(iteration, {**losses, **figures})
     generator = SamGenerator.from_checkpoint(
         "lite",
         weights,
