@@ -91,6 +91,14 @@ def test_missing_dataset_is_named(tmp_path: Path) -> None:
         find_images(tmp_path, "train")
 
 
+def test_folder_without_images_is_named(datasets: Path, tmp_path: Path) -> None:
+    for name in ("bsds500", "camvid"):
+        (tmp_path / name).symlink_to(datasets / name)
+    (tmp_path / "ccp/images/train").mkdir(parents=True)
+    with pytest.raises(DataError, match="no images in .*ccp/images/train"):
+        find_images(tmp_path, "train")
+
+
 def test_unknown_pixels_have_no_region(datasets: Path) -> None:
     file = datasets / "ccp/annotations/train/0.png"
     _, maps = SegmentedImage(datasets / "ccp/images/train/0.png", (file,), unknown=0).read()
