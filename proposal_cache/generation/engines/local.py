@@ -77,15 +77,9 @@ class LocalEngine:
         for device in self._devices:
             devices.put(device)
         chunks = iter(lambda: list(itertools.islice(images, self._chunk)), [])
-        try:
-            with process_pool(len(self._devices), _start_worker, (self._factory, devices, self._loaders)) as pool:
-                for results in ordered(pool, _run_worker, chunks, len(self._devices) * _AHEAD):
-                    yield from results
-        except BrokenProcessPool as error:
-            raise CacheError(
-                "a worker process died, probably out of memory; run the same command again with fewer workers: "
-                "it continues where it was"
-            ) from error
+        with process_pool(len(self._devices), _start_worker, (self._factory, devices, self._loaders)) as pool:
+            for results in ordered(pool, _run_worker, chunks, len(self._devices) * _AHEAD):
+                yield from results
 
 
 def generate_patches(
@@ -134,6 +128,7 @@ def process_pool(
     """Process pool whose workers ignore Ctrl-C, and exit at once if the block raises or this process is killed.
 
     Workers are spawned, since forking a process with threads may deadlock. They call `initializer(*initargs)` first.
+    Raises CacheError if a worker is killed.
     """
     context = _Context()
     receiver, sender = context.Pipe(duplex=False)
@@ -142,7 +137,7 @@ def process_pool(
     try:
         yield pool
         pool.shutdown()
-    except BaseException:
+    except BaseException as error:
         # In this order: the pool's thread must cancel its futures before it finds out that workers have exited.
         pool.shutdown(wait=False, cancel_futures=True)
         sender.close()
@@ -150,6 +145,11 @@ def process_pool(
             process.join()
         # Otherwise that thread waits for the rest of a result that a worker was sending.
         results._writer.close()  # type: ignore[attr-defined]
+        if isinstance(error, BrokenProcessPool):
+            raise CacheError(
+                "a worker process died, probably out of memory; run the same command again with fewer workers: "
+                "completed work is kept"
+            ) from error
         raise
     finally:
         sender.close()
