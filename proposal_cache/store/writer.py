@@ -136,9 +136,14 @@ class CacheWriter:
         remove(staged)
 
     def commit_staged(self) -> None:
-        """Commit the shards that an interrupted run has staged and not moved into the cache."""
+        """Commit the shards that an interrupted run has staged, and remove those it has not completed.
+
+        No other process may be staging.
+        """
         for path in sorted((self.path / STAGED).glob("*.h5")):
             self.commit(path)
+        for path in (self.path / STAGED).glob("*.h5.*.tmp"):
+            remove(path)
 
     def flush(self) -> None:
         """Write the open shard now."""

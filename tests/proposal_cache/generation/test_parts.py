@@ -104,9 +104,12 @@ def test_staged_shards_of_an_interrupted_run_are_used(tmp_path: Path) -> None:
     finished = PatchCache(tmp_path / "one")
     with CacheWriter(tmp_path / "cache", {"name": "halves"}, "set"):
         stage_shard(tmp_path / "cache", [("03", finished["03"])], generators=1)
+    incomplete = tmp_path / "cache" / "staged" / "0123456789abcdef.h5.0123456789abcdef.tmp"
+    incomplete.write_bytes(b"half")
     generator = Halves()
     generate(from_folder(folder), generator, tmp_path / "cache", "set", progress=False)
     assert generator.calls == 9
+    assert not incomplete.exists()
     assert content(tmp_path / "cache") == content(tmp_path / "one")
 
 
