@@ -167,18 +167,26 @@ class CacheWriter:
             self.close()
 
 
-def stage_shard(cache: Path, images: Iterable[tuple[str, Patches]], generators: int) -> Path:
+def stage_shard(
+    cache: Path, images: Iterable[tuple[str, Patches]], generators: int
+) -> tuple[Path | None, dict[str, CacheError]]:
     """Write a shard of a cache with this number of generators, for the process that writes it to `commit`.
 
-    Raises the errors of `CacheWriter.add`.
+    Returns:
+        The file, None if there is no valid image; and the error of `CacheWriter.add` per key of an invalid image.
     """
-    buffer = ShardBuffer()
+    buffer, errors = ShardBuffer(), {}
     for key, patches in images:
-        buffer.add(key, patches, generators)
+        try:
+            buffer.add(key, patches, generators)
+        except CacheError as error:
+            errors[key] = error
+    if not len(buffer):
+        return None, errors
     make_directory(cache / STAGED)
     path = cache / STAGED / f"{secrets.token_hex(8)}.h5"
     buffer.write(path)
-    return path
+    return path, errors
 
 
 def _open_manifest(cache: Path, requested: Manifest) -> Manifest:

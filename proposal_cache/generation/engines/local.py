@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from proposal_cache.errors import CacheError
+from proposal_cache.errors import CacheError, StorageError
 from proposal_cache.generation.engines import GeneratorError, GeneratorFactory, Outcome
 from proposal_cache.generation.sources import ImageError, ImageFile, SourceError
 from proposal_cache.generation.streams import Source, read_sources
@@ -68,9 +68,7 @@ class LocalEngine:
         else:
             results = self._run_processes(images)
         for key, result in results:
-            if isinstance(result, Patches):
-                writer.add(key, result)
-            yield Outcome(key, None if isinstance(result, Patches) else result)
+            yield Outcome(key, _add(writer, key, result) if isinstance(result, Patches) else result)
 
     def _run_processes(self, images: Iterator[Input]) -> Iterator[tuple[str, Result]]:
         devices = SpawnContext().SimpleQueue()
@@ -193,6 +191,17 @@ _worker: tuple[PatchGenerator, int, int]  # of a worker process: generator, load
 def _run_worker(images: Sequence[Input]) -> list[tuple[str, Result]]:
     generator, loaders, threads = _worker
     return list(generate_patches(images, generator, loaders=loaders, threads=threads))
+
+
+def _add(writer: CacheWriter, key: str, patches: Patches) -> GeneratorError | None:
+    """Add patches to the writer; return an error if they are invalid, and raise StorageError as `CacheWriter.add`."""
+    try:
+        writer.add(key, patches)
+    except StorageError:
+        raise
+    except CacheError as error:
+        return GeneratorError(str(error))
+    return None
 
 
 def _read_ahead(pool: Executor, items: Iterable[Item], count: int) -> Iterator[Item]:

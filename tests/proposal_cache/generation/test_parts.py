@@ -87,7 +87,9 @@ def test_image_staged_twice_is_committed_once(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     with CacheWriter(path, {"name": "halves"}, "set") as writer:
         staged = [
-            stage_shard(path, [(key, Patches.from_masks(np.ones((1, 8, width), bool))) for key in keys], generators=1)
+            stage_shard(path, [(key, Patches.from_masks(np.ones((1, 8, width), bool))) for key in keys], generators=1)[
+                0
+            ]
             for width, keys in enumerate(("ab", "ab", "bc"), 1)
         ]
         for shard in staged:
