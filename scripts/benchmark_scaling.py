@@ -28,6 +28,7 @@ from PIL import Image
 from proposal_cache import Patches
 from proposal_cache.generation.engines import Engine
 from proposal_cache.generation.engines.local import LocalEngine
+from proposal_cache.generation.engines.ray import RayEngine, ShardKeys, find_duplicates
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import ImageFile, from_folder
 from proposal_cache.store import Manifest, ShardInfo
@@ -35,10 +36,12 @@ from proposal_cache.store.format import shard_name
 from proposal_cache.store.index import KeyIndex, write_index
 
 _SHARD_SIZE = 1000
+_TAR_SIZE = 11_000  # images per tar file of SA-1B
 _STEPS: dict[str, Callable[[int, Path], object]] = {
     "start Python and import": lambda images, cache: None,
     "list of images (driver)": lambda images, cache: [ImageFile(_key(i), f"{_key(i)}.jpg") for i in range(images)],
     "set of finished keys (driver)": lambda images, cache: {_key(i) for i in range(images)},
+    "tar file of each key (driver, Ray)": lambda images, cache: _tar_files(images),
     "open manifest and index (reader)": lambda images, cache: _open(cache),
 }
 
@@ -105,8 +108,6 @@ def _measure(name: str, workers: int, images: list[ImageFile], seconds: float) -
     import ray
     from ray.cluster_utils import Cluster
 
-    from proposal_cache.generation.engines.ray import RayEngine
-
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
     try:
@@ -162,8 +163,17 @@ def _open(cache: Path) -> KeyIndex:
     return KeyIndex.open(cache, index)
 
 
+def _tar_files(images: int) -> dict[str, str]:
+    """Return the dict in which the Ray engine finds keys that two tar files have."""
+    found: dict[str, str] = {}
+    for first in range(0, images, _TAR_SIZE):
+        suffixes = {_key(i): ".jpg" for i in range(first, min(first + _TAR_SIZE, images))}
+        assert not list(find_duplicates(ShardKeys(f"sa_{first // _TAR_SIZE:06}.tar", suffixes), found))
+    return found
+
+
 def _key(i: int) -> str:
-    return f"sa_{i // 11_000:06}/sa_{i}"
+    return f"sa_{i // _TAR_SIZE:06}/sa_{i}"
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ the exit status is 1 if all of them fail. After an interruption, repeat the comm
 """
 
 import argparse
-import difflib
-import os
 from functools import partial
 from pathlib import Path
 
@@ -55,26 +53,21 @@ def _dataset_images(name: str, register: list[str]) -> list[ImageFile]:
     Args:
         name: of the dataset.
         register: yaml files of custom datasets to register first.
-    """
-    from detectron2.data import DatasetCatalog
 
+    Raises:
+        SourceError: a yaml file or the dataset cannot be read, or the dataset is not registered.
+    """
+    from samcp.data.build import load_dataset
     from samcp.data.datasets.custom.register import register_files
     from samcp.data.patch_caches import image_root
+    from samcp.errors import DataError
 
-    register_files(register)
-    if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, list(DatasetCatalog), n=5, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else f"registered: {', '.join(sorted(DatasetCatalog))}"
-        raise SourceError(f"there is no dataset {name!r}; {hint}")
     try:
-        records = DatasetCatalog.get(name)
-        root = image_root(name)
-    except (OSError, AssertionError) as error:
-        folder = os.environ.get("DETECTRON2_DATASETS")
-        where = f"DETECTRON2_DATASETS is {folder}" if folder else "DETECTRON2_DATASETS is not set: ./datasets is used"
-        raise SourceError(
-            f"dataset {name!r} cannot be read: {error}. {where}; set it to the folder of the datasets"
-        ) from error
+        register_files(register)
+        records = load_dataset(name)
+    except DataError as error:  # which proposal_cache does not know
+        raise SourceError(str(error)) from error
+    root = image_root(name)
     return from_list(((image_key(r["file_name"], root), r["file_name"]) for r in records), name)
 
 

@@ -113,11 +113,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--shard-size", **_N, default=1000, help="images per file (default 1000)")
 
     add = parser.add_argument_group("several machines").add_argument
+    only_ray: dict[str, Any] = {"default": argparse.SUPPRESS}
     text = "this machine, or a Ray cluster (default local)"
     add("--engine", choices=("local", "ray"), default="local", help=text)
-    add("--ray-address", metavar="ADDRESS", help="of the cluster; auto: the one of this machine")
+    add("--ray-address", **only_ray, metavar="ADDRESS", help="of the cluster; auto: the one of this machine")
     text = "processes that run the generator (default 1 and more)"
-    add("--ray-actors", type=_range, default=(1, None), metavar="N[-MAX]", help=text)
+    add("--ray-actors", **only_ray, type=_range, metavar="N[-MAX]", help=text)
     text = "process this share only, counted from 0 (default: that of torchrun, srun or a Slurm array)"
     add("--part", metavar="I/N", help=text)
 
@@ -217,27 +218,37 @@ def _generator_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _engine(arguments: argparse.Namespace, options: dict[str, Any], parts: int) -> tuple[Engine, int]:
     """Return the engine and the threads that run a generator; removes the engine's options."""
-    loaders, device = options.pop("loaders", 2), options.pop("device", "cpu")
-    workers = options.pop("workers", 0) if device == "cpu" else 0
+    loaders, device, workers = options.pop("loaders", 2), options.pop("device", "cpu"), options.pop("workers", 0)
     # SAM2's generator holds state of its image, and a compiled model may not run in two threads.
     overlaps = arguments.generator == "sam" and device != "cpu" and not options.get("compile")
     threads = 2 if overlaps else 1
     if arguments.engine == "ray":
-        from proposal_cache.generation.engines.ray import RayEngine
-
-        if parts > 1:
-            raise CacheError("--engine ray distributes the images itself; use --part with --engine local")
-        if device not in ("cpu", "cuda"):
-            raise CacheError(f"--device {device}: with --engine ray use cpu or cuda (one GPU per actor)")
-        return RayEngine(
-            address=arguments.ray_address,
-            actors=arguments.ray_actors,
-            gpus=1.0 if device == "cuda" else 0.0,
-            loaders=loaders,
-            shard_size=arguments.shard_size,
-        ), threads
+        if workers:
+            raise CacheError("--workers is for --engine local; with --engine ray use --ray-actors")
+        return _ray_engine(arguments, device, loaders, parts), threads
+    needs_ray = [name for name in ("ray_address", "ray_actors") if name in arguments]
+    if needs_ray:
+        raise CacheError(f"--{needs_ray[0].replace('_', '-')} is for --engine ray; add it, or remove the option")
     devices = ["cpu"] if device == "cpu" else _devices(device)
+    if workers and devices != ["cpu"]:
+        raise CacheError(f"--workers is for CPUs; --device {device} has one process per GPU: remove one of both")
     return LocalEngine(workers=workers, devices=devices, loaders=loaders), threads
+
+
+def _ray_engine(arguments: argparse.Namespace, device: str, loaders: int, parts: int) -> Engine:
+    from proposal_cache.generation.engines.ray import RayEngine
+
+    if parts > 1:
+        raise CacheError("--engine ray distributes the images itself; use --part with --engine local")
+    if device not in ("cpu", "cuda"):
+        raise CacheError(f"--device {device}: with --engine ray use cpu or cuda (one GPU per actor)")
+    given = {"address": "ray_address", "actors": "ray_actors"}
+    return RayEngine(
+        **{name: getattr(arguments, option) for name, option in given.items() if option in arguments},
+        gpus=1.0 if device == "cuda" else 0.0,
+        loaders=loaders,
+        shard_size=arguments.shard_size,
+    )
 
 
 def _devices(name: str) -> list[str]:
@@ -251,7 +262,7 @@ def _devices(name: str) -> list[str]:
     if device is None or device.type not in ("cpu", "cuda"):
         raise CacheError(f"--device {name} is not supported; use cpu, cuda or cuda:N")
     if device.type == "cpu":
-        return [name]
+        return ["cpu"]
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
         raise CacheError(f"--device {name}: PyTorch finds {count} CUDA devices; use --device cpu")

@@ -8,12 +8,11 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proposal_cache.errors import CacheError, LockedError
+from proposal_cache.errors import CacheError
 from proposal_cache.generation.streams import Source, TarShard
 from proposal_cache.store import finalize
 from proposal_cache.store.durable import list_directory, remove, write_durably
@@ -70,14 +69,15 @@ class Part:
 
 
 def start_part(cache: Path, part: Part) -> None:
-    """Mark a part as unfinished."""
+    """Mark a part as unfinished; the caller holds the lock of its rank."""
     remove(_path(cache, part))
 
 
 def finish_part(cache: Path, part: Part, sources: Sequence[Source]) -> bool:
     """Mark a part as finished; if all parts are, finalize the cache and return True.
 
-    `sources` are those of all parts. Each part takes its share by position, so all must be given the same.
+    `sources` are those of all parts. Each part takes its share by position, so all must be given the same: the last
+    part raises CacheError if another was given others.
     """
     names = "\n".join(repr(source.url if isinstance(source, TarShard) else source.key) for source in sources)
     record = {"sources": len(sources), "sha256": hashlib.sha256(names.encode()).hexdigest()}
@@ -87,17 +87,11 @@ def finish_part(cache: Path, part: Part, sources: Sequence[Source]) -> bool:
         return False
     for other, mark in marks.items():
         if mark != record:
-            print(
-                f"warning: part {other} was given {mark['sources']} sources, part {part} {len(sources)} or others: "
-                f"run all parts with the same images, then proposal-cache finalize {cache}",
-                file=sys.stderr,
+            raise CacheError(
+                f"part {other} was given {mark['sources']} images or tar files, part {part} {len(sources)} or others, "
+                f"so the cache {cache} may lack some: run all parts again with the same images"
             )
-            return False
-    try:
-        finalize(cache)
-    except LockedError as error:  # another part does the same
-        print(f"warning: {error}, then run proposal-cache finalize {cache}", file=sys.stderr)
-        return False
+    finalize(cache)
     return True
 
 

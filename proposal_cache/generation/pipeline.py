@@ -76,7 +76,7 @@ def generate(
 
     Raises:
         CacheError: if the cache is of another dataset or generator, the disk is full, a worker process died, or the
-            generator fails on many images in a row.
+            generator fails on many images in a row, or the parts were given different images.
         SourceError: if images of tar shards could not be read or have the same key; all others are done then.
     """
     engine, part = engine or LocalEngine(), part or Part()
@@ -84,8 +84,8 @@ def generate(
     example = engine.start(factory)
     if not isinstance(example, BoxGenerator) and any(not isinstance(s, TarShard) and s.boxes for s in sources):
         raise CacheError(f"{type(example).__name__} does not accept boxes; use RefineGenerator")
-    start_part(Path(output), part)
     with CacheWriter(output, example.describe(), dataset, shard_size, rank=part.index, ranks=part.count) as writer:
+        start_part(writer.path, part)
         if part.count == 1:
             writer.commit_staged()
         title = f"patches of {dataset}" + (f" (part {part})" if part.count > 1 else "")

@@ -43,7 +43,7 @@ class SourceError(CacheError):
 
 
 class ImageError(CacheError):
-    """Image cannot be read."""
+    """File of an image, or of its masks, cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class ImageFile:
 
     def fetch(self) -> "ImageFile":
         """Return the image with its data; raises ImageError as `read_image`."""
-        return self if self.data is not None else replace(self, data=_read_file(self.url))
+        return self if self.data is not None else replace(self, data=read_file(self.url))
 
 
 def open_url(url: str) -> Any:
@@ -77,6 +77,16 @@ def open_url(url: str) -> Any:
     import fsspec  # a third of a second
 
     return fsspec.open(url, "rb")
+
+
+def read_file(url: str) -> bytes:
+    """Return the content of a file at a path or URL; raise ImageError if it cannot be read or is a pipe."""
+    try:
+        with open_url(url) as file:
+            content: bytes = file.read()
+    except Exception as error:  # each file system has its own exceptions
+        raise ImageError(f"{url} cannot be read: {reason(error)}") from error
+    return content
 
 
 def image_key(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> str:
@@ -159,7 +169,7 @@ def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArr
     `data` is the content of the file, if it has been read. Raises ImageError if the file is missing, empty, damaged,
     not an image, or too large for the memory.
     """
-    data = _read_file(os.fspath(path)) if data is None else data
+    data = read_file(os.fspath(path)) if data is None else data
     try:
         if not data:
             raise ValueError("the file is empty")
@@ -222,14 +232,6 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
             return upright_size(image)
     except Exception:
         return None
-
-
-def _read_file(url: str) -> bytes:
-    try:
-        with open_url(url) as file:
-            return file.read()
-    except Exception as error:  # each file system has its own exceptions
-        raise ImageError(f"{url} cannot be read: {reason(error)}") from error
 
 
 def _reject_pipe(path: str) -> None:

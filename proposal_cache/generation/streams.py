@@ -1,5 +1,6 @@
 """Images read as streams: URLs of any fsspec file system, and tar shards in webdataset layout."""
 
+import sys
 import tarfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class TarShard:
                 for member in tar:
                     path = PurePosixPath(member.name)
                     stem, _, extension = path.name.partition(".")
-                    suffix = f".{extension.lower()}"
+                    suffix = sys.intern(f".{extension.lower()}")  # `read_sources` remembers it per image
                     if stem and suffix in suffixes and (content := tar.extractfile(member)):
                         yield str(path.with_name(stem)), suffix, content.read()
                 # tarfile stops without an error if the rest of a member or of a header is missing.

@@ -3,14 +3,15 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from proposal_cache import rle
 from proposal_cache.errors import CacheError, abbreviate
-from proposal_cache.generation.sources import SourceError, image_key
+from proposal_cache.generation.sources import ImageError, SourceError, image_key, read_file
 from proposal_cache.generation.streams import TarShard, find_sources
 from proposal_cache.interchange.coco import InterchangeError, read_score
 from proposal_cache.patches import Patches
@@ -25,19 +26,20 @@ def import_sa1b(
     """Import the masks of SA-1B with their predicted IoU and stability score.
 
     The key of an image is the path of its json without suffix, below the folder or in the tar file: `sa_223750`. A json
-    that is invalid is reported on stderr and recorded as a failure. If interrupted, the same call continues.
+    that is invalid or cannot be read is reported on stderr and recorded as a failure. If interrupted, the same call
+    continues.
 
     `location` is a folder of json files, searched with its subfolders; or path or URL of the released tar files, in
     which `{000000..000999}` and `*` name several.
     """
     files = _find_json_files(str(location))
     with CacheWriter(output, _DESCRIPTION, dataset) as writer:
-        for key, content in tqdm(files, "importing", unit="image", disable=not progress):
+        for key, read in tqdm(files, "importing", unit="image", disable=not progress):
             if key in writer.done:
                 continue
             try:
-                writer.add(key, read_sa1b(content))
-            except InterchangeError as error:
+                writer.add(key, read_sa1b(read()))
+            except (ImageError, InterchangeError) as error:
                 tqdm.write(f"warning: skipped: {key}: {error}", file=sys.stderr)
                 writer.add_failure(key, str(error))
 
@@ -67,15 +69,15 @@ def read_sa1b(content: bytes) -> Patches:
     return patches.select(patches.areas > 0)
 
 
-def _find_json_files(location: str) -> Iterator[tuple[str, bytes]]:
-    """Return an iterator over key and content of each json file of a folder or of tar files."""
+def _find_json_files(location: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Return an iterator over each json file of a folder or of tar files: its key, and a function that reads it."""
     root = Path(location)
     if root.is_dir():
-        paths = sorted(root.rglob("*.json"))
+        paths = sorted(path for path in root.rglob("*.json") if not path.is_dir())
         if not paths:
             raise SourceError(f"no json files in {location}")
-        return ((image_key(path, root), path.read_bytes()) for path in paths)
+        return ((image_key(path, root), partial(read_file, str(path))) for path in paths)
     shards = [shard for shard in find_sources(location) if isinstance(shard, TarShard)]
     if not shards:
         raise SourceError(f"{location} is neither a folder nor tar files")
-    return ((key, content) for shard in shards for key, _, content in shard.members({".json"}))
+    return ((key, partial(bytes, content)) for shard in shards for key, _, content in shard.members({".json"}))

@@ -11,7 +11,7 @@ from proposal_cache.errors import FormatError, LockedError
 from proposal_cache.store.durable import append_durably, list_directory, remove, storage_errors
 from proposal_cache.store.format import INDEX_NAME, SHARD_NAME, check_key
 from proposal_cache.store.index import write_index
-from proposal_cache.store.lock import rank_lock
+from proposal_cache.store.lock import manifest_lock, rank_lock
 from proposal_cache.store.manifest import Manifest, ShardInfo
 from proposal_cache.store.shard import Shard
 
@@ -24,39 +24,39 @@ def finalize(path: str | os.PathLike[str]) -> Manifest:
     """Make the shards of all ranks readable as one cache.
 
     Call it after every rank has closed its writer; a writer that is the only rank calls it itself. It may be repeated,
-    also after a crash: the old manifest stays valid until the new one is complete.
+    also after a crash: the old manifest stays valid until the new one is complete. While ranks are writing, it makes
+    their complete shards readable.
 
     Raises:
-        LockedError: if rank 0 is still writing.
+        LockedError: if another process has been doing the same for ten minutes.
         FormatError: if a shard is damaged.
         StorageError: if the directory cannot be read or written.
     """
     cache = Path(path)
-    manifest = Manifest.load(cache)
-    with rank_lock(cache, 0):
-        return finalize_locked(cache, manifest)
+    Manifest.load(cache)  # before a lock file is created in a directory that is not a cache
+    return finalize_existing(cache)
 
 
-def finalize_locked(cache: Path, manifest: Manifest) -> Manifest:
-    """Finalize a cache whose rank-0 lock the caller holds."""
-    shards = [read_shard_keys(path) for path in shard_files(cache)]
-    done = {key for _, keys in shards for key in keys}
-    failures = {**manifest.failures, **read_failures(cache)}
-    failures = {key: reason for key, reason in sorted(failures.items()) if key.encode() not in done}
-    index = write_index(cache, [keys for _, keys in shards])
-    manifest = replace(manifest, shards=tuple(info for info, _ in shards), index=index, failures=failures)
-    manifest.save(cache)
-    ranks = set()
-    for path in list_directory(cache):
-        if _REPLACED.fullmatch(path.name) and path.name != index.file:
-            remove(path)
-        if match := _SHARD_TEMPORARY.fullmatch(path.name) or _JOURNAL.fullmatch(path.name):
-            ranks.add(int(match[1]))
-    for rank in ranks:  # except those that are still writing
-        with contextlib.suppress(LockedError), rank_lock(cache, rank) if rank else contextlib.nullcontext():
+def finalize_existing(cache: Path) -> Manifest:
+    """Finalize a directory that is a cache, or was one before its mount was lost; raises the errors of `finalize`."""
+    # Ranks that start meanwhile wait for the same lock, so that a rank that is idle now stays idle.
+    with manifest_lock(cache), contextlib.ExitStack() as locks:
+        idle = [rank for rank in _ranks_with_leftovers(cache) if _try_lock(locks, cache, rank)]
+        manifest = Manifest.load(cache)
+        shards = [read_shard_keys(path) for path in shard_files(cache)]
+        done = {key for _, keys in shards for key in keys}
+        failures = {**manifest.failures, **read_failures(cache)}
+        failures = {key: reason for key, reason in sorted(failures.items()) if key.encode() not in done}
+        index = write_index(cache, [keys for _, keys in shards])
+        manifest = replace(manifest, shards=tuple(info for info, _ in shards), index=index, failures=failures)
+        manifest.save(cache)
+        for path in list_directory(cache):
+            if _REPLACED.fullmatch(path.name) and path.name != index.file:
+                remove(path)
+        for rank in idle:
             remove_temporaries(cache, rank)
             remove(_journal(cache, rank))
-    return manifest
+        return manifest
 
 
 def record_failure(cache: Path, rank: int, key: str, reason: str) -> None:
@@ -102,6 +102,21 @@ def remove_temporaries(cache: Path, rank: int) -> None:
     for path in list_directory(cache):
         if (match := _SHARD_TEMPORARY.fullmatch(path.name)) and int(match[1]) == rank:
             remove(path)
+
+
+def _ranks_with_leftovers(cache: Path) -> set[int]:
+    """Return the ranks with a journal, which are to be copied to the manifest, or temporary files."""
+    found = (_SHARD_TEMPORARY.fullmatch(path.name) or _JOURNAL.fullmatch(path.name) for path in list_directory(cache))
+    return {int(match[1]) for match in found if match}
+
+
+def _try_lock(locks: contextlib.ExitStack, cache: Path, rank: int) -> bool:
+    """Hold the lock of a rank until the stack is closed; return False if the rank is writing."""
+    try:
+        locks.enter_context(rank_lock(cache, rank))
+    except LockedError:
+        return False
+    return True
 
 
 def _journal(cache: Path, rank: int) -> Path:

@@ -7,6 +7,7 @@ A cache is a directory:
     index-<checksum>.h5         shard and row of each key
     failures-r000.jsonl         failed images that are not yet in the manifest
     .lock-r000                  locked by the process that writes as rank 0
+    .lock-manifest              locked while manifest and index are written, and while a rank starts
 
 Columns of a shard; the patches of an image are adjacent:
 

@@ -12,10 +12,10 @@ from proposal_cache.store.manifest import MANIFEST, Manifest
 from proposal_cache.store.shard import Shard
 
 _MAX_DESCRIPTORS = 128  # of open shards per cache; the usual limit per process is 1024
-_MISSING_SHARD = (
+MISSING_SHARD = (
     "copy it there again, or repeat the command that generated the cache, which makes only the missing patches"
 )
-_MISSING_INDEX = "`proposal-cache finalize` writes a new one"
+MISSING_INDEX = "`proposal-cache finalize` writes a new one"
 
 
 class PatchCache(Mapping[str, Patches]):
@@ -53,7 +53,7 @@ class PatchCache(Mapping[str, Patches]):
             StorageError: if its shard cannot be read.
         """
         shard, row = self._find(key)
-        with _naming_fix(shard.file.path, _MISSING_SHARD):
+        with naming_fix(shard.file.path, MISSING_SHARD):
             return shard.read(row)
 
     def image_size(self, key: str) -> tuple[int, int]:
@@ -109,7 +109,7 @@ class PatchCache(Mapping[str, Patches]):
                 )
             info = self.manifest.shards[number]
             path = self.path / info.file
-            with _naming_fix(path, _MISSING_SHARD):
+            with naming_fix(path, MISSING_SHARD):
                 shard = Shard.open(path, info, len(self.manifest.generators))
             if row < len(shard) and shard.read_keys()[row] != key:
                 raise FormatError(
@@ -137,7 +137,7 @@ def _open(cache: Path) -> tuple[Manifest, KeyIndex]:
         if manifest.index is None:
             raise CacheError(f"{cache} was never finished: repeat the command that generated it, which continues")
         try:
-            with _naming_fix(cache / manifest.index.file, _MISSING_INDEX):
+            with naming_fix(cache / manifest.index.file, MISSING_INDEX):
                 return manifest, KeyIndex.open(cache, manifest.index)
         except CacheError:
             newer = Manifest.load(cache)
@@ -147,7 +147,7 @@ def _open(cache: Path) -> tuple[Manifest, KeyIndex]:
 
 
 @contextlib.contextmanager
-def _naming_fix(file: Path, remedy: str) -> Iterator[None]:
+def naming_fix(file: Path, remedy: str) -> Iterator[None]:
     """Add the remedy to the StorageError of a file that the manifest names and that is missing."""
     try:
         yield

@@ -48,17 +48,13 @@ class ShardBuffer:
         return len(self._images)
 
     def add(self, key: str, patches: Patches, generators: int) -> None:
-        """Add an image; raise CacheError if it is invalid in a cache with this number of generators."""
+        """Add an image; raise CacheError, with its key, if it is invalid in a cache with this number of generators."""
         check_key(key)
-        areas, boxes = rle.area_and_box(patches.rles, patches.height, patches.width)
-        if not (np.array_equal(areas, patches.areas) and np.array_equal(boxes, patches.boxes)):
-            raise CacheError(f"the boxes or areas of the patches of {key!r} do not match their masks")
-        if patches.source.max(initial=0) >= generators:
-            raise CacheError(
-                f"a patch of {key!r} has source {patches.source.max()}, but the cache has {generators} generators, "
-                "counted from 0: pass the description of every generator to the writer"
-            )
-        frame = pack_masks(patches.rles)
+        try:
+            _check_patches(patches, generators)
+            frame = pack_masks(patches.rles)
+        except CacheError as error:
+            raise type(error)(f"the patches of {key!r} cannot be stored: {error}") from error
         rows = np.empty(len(patches), WIDE_PATCH)
         rows["box"], rows["area"], rows["source"] = patches.boxes, patches.areas, patches.source
         rows["predicted_iou"], rows["stability_score"] = patches.predicted_iou, patches.stability_score
@@ -165,6 +161,18 @@ class Shard:
         for column in columns.values():
             column.setflags(write=False)
         return Patches.unchecked(height=height, width=width, rles=rles, **columns)
+
+
+def _check_patches(patches: Patches, generators: int) -> None:
+    """Raise CacheError if masks are invalid or other columns do not match them and the number of generators."""
+    areas, boxes = rle.area_and_box(patches.rles, patches.height, patches.width)
+    if not (np.array_equal(areas, patches.areas) and np.array_equal(boxes, patches.boxes)):
+        raise CacheError("their boxes or areas do not match their masks")
+    if patches.source.max(initial=0) >= generators:
+        raise CacheError(
+            f"one has source {patches.source.max()}, but the cache has {generators} generators, counted from 0: "
+            "pass the description of every generator to the writer"
+        )
 
 
 def _check_offsets(path: Path, offsets: NDArray[Any], column: str, limit: int) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from proposal_cache.errors import CacheError, FormatError
+from proposal_cache.errors import FormatError, StorageError
 from proposal_cache.store.finalize import shard_files
 from proposal_cache.store.index import KeyIndex
 from proposal_cache.store.manifest import MANIFEST, Manifest
+from proposal_cache.store.reader import MISSING_INDEX, MISSING_SHARD, naming_fix
 from proposal_cache.store.shard import Shard
 
 
@@ -40,10 +41,13 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Verdict]:
     index: KeyIndex | None = None
     if manifest.index:
         try:
-            index = KeyIndex.open(cache, manifest.index)
+            with naming_fix(cache / manifest.index.file, MISSING_INDEX):
+                index = KeyIndex.open(cache, manifest.index)
             yield Verdict(manifest.index.file, None)
-        except CacheError as error:
-            yield Verdict(manifest.index.file, f"{error}; run the generator again, which writes a new index")
+        except FormatError as error:
+            yield Verdict(manifest.index.file, f"{error}; {MISSING_INDEX}")
+        except StorageError as error:
+            yield Verdict(manifest.index.file, str(error))
     listed = {shard.file for shard in manifest.shards}
     for number, info in enumerate(manifest.shards):
         yield Verdict(info.file, _problem(cache / info.file, manifest, index, number))
@@ -54,15 +58,22 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Verdict]:
 
 def _problem(path: Path, manifest: Manifest, index: KeyIndex | None, number: int) -> str | None:
     try:
-        shard = Shard.open(path, manifest.shards[number], len(manifest.generators))
-        keys = shard.read_keys()
-        for column in ("patches", "rles"):  # the others were checked when they were read
-            shard.file.check(column)
-        for row, key in enumerate(keys):
-            shard.read(row)
-            position = index.find(key) if index else (number, row)
-            if position is None or position > (number, row):  # for a key in two shards, the index has the first
-                raise FormatError(f"{path} contains {key.decode(errors='replace')!r}, which is missing in the index")
-    except CacheError as error:
+        with naming_fix(path, MISSING_SHARD):
+            _check_shard(path, manifest, index, number)
+    except FormatError as error:
         return f"{error}; delete it and run the generator again, which generates only its images"
+    except StorageError as error:  # the file may be undamaged
+        return str(error)
     return None
+
+
+def _check_shard(path: Path, manifest: Manifest, index: KeyIndex | None, number: int) -> None:
+    shard = Shard.open(path, manifest.shards[number], len(manifest.generators))
+    keys = shard.read_keys()
+    for column in ("patches", "rles"):  # the others were checked when they were read
+        shard.file.check(column)
+    for row, key in enumerate(keys):
+        shard.read(row)
+        position = index.find(key) if index else (number, row)
+        if position is None or position > (number, row):  # for a key in two shards, the index has the first
+            raise FormatError(f"{path} contains {key.decode(errors='replace')!r}, which is missing in the index")

@@ -12,14 +12,14 @@ from proposal_cache.errors import CacheError
 from proposal_cache.patches import Patches
 from proposal_cache.store.durable import make_directory, move_durably, remove
 from proposal_cache.store.finalize import (
-    finalize_locked,
+    finalize_existing,
     read_shard_keys,
     record_failure,
     remove_temporaries,
     shard_files,
 )
 from proposal_cache.store.format import MAX_IMAGES, SHARD_NAME, check_key, shard_name
-from proposal_cache.store.lock import rank_lock
+from proposal_cache.store.lock import manifest_lock, rank_lock
 from proposal_cache.store.manifest import MANIFEST, Manifest, as_generators
 from proposal_cache.store.shard import Shard, ShardBuffer
 
@@ -86,9 +86,10 @@ class CacheWriter:
         self._opened_at = 0.0
         make_directory(self.path)
         with contextlib.ExitStack() as lock:
-            lock.enter_context(rank_lock(self.path, rank))
             requested = Manifest(dataset, as_generators(generator), inputs=tuple(inputs))
-            self._manifest = _open_manifest(self.path, requested)
+            with manifest_lock(self.path):  # `finalize` holds the locks of idle ranks
+                lock.enter_context(rank_lock(self.path, rank))
+                self._manifest = _open_manifest(self.path, requested)
             remove_temporaries(self.path, rank)
             shards = shard_files(self.path)
             self.done = {key.decode() for shard in shards for key in read_shard_keys(shard)[1]}
@@ -135,9 +136,14 @@ class CacheWriter:
         remove(staged)
 
     def commit_staged(self) -> None:
-        """Commit the shards that an interrupted run has staged and not moved into the cache."""
+        """Commit the shards that an interrupted run has staged, and remove those it has not completed.
+
+        No other process may be staging.
+        """
         for path in sorted((self.path / STAGED).glob("*.h5")):
             self.commit(path)
+        for path in (self.path / STAGED).glob("*.h5.*.tmp"):
+            remove(path)
 
     def flush(self) -> None:
         """Write the open shard now."""
@@ -150,8 +156,8 @@ class CacheWriter:
         """Write the open shard, and finalize the cache if this is the only rank."""
         with self._lock:
             self.flush()
-            if self.ranks == 1:
-                self._manifest = finalize_locked(self.path, self._manifest)
+        if self.ranks == 1:
+            finalize_existing(self.path)
 
     def __enter__(self) -> "CacheWriter":
         return self
@@ -161,18 +167,26 @@ class CacheWriter:
             self.close()
 
 
-def stage_shard(cache: Path, images: Iterable[tuple[str, Patches]], generators: int) -> Path:
+def stage_shard(
+    cache: Path, images: Iterable[tuple[str, Patches]], generators: int
+) -> tuple[Path | None, dict[str, CacheError]]:
     """Write a shard of a cache with this number of generators, for the process that writes it to `commit`.
 
-    Raises the errors of `CacheWriter.add`.
+    Returns:
+        The file, None if there is no valid image; and the error of `CacheWriter.add` per key of an invalid image.
     """
-    buffer = ShardBuffer()
+    buffer, errors = ShardBuffer(), {}
     for key, patches in images:
-        buffer.add(key, patches, generators)
+        try:
+            buffer.add(key, patches, generators)
+        except CacheError as error:
+            errors[key] = error
+    if not len(buffer):
+        return None, errors
     make_directory(cache / STAGED)
     path = cache / STAGED / f"{secrets.token_hex(8)}.h5"
     buffer.write(path)
-    return path
+    return path, errors
 
 
 def _open_manifest(cache: Path, requested: Manifest) -> Manifest:

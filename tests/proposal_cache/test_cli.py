@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from proposal_cache import PatchCache, Patches
+from proposal_cache.generation.engines.local import LocalEngine
 from proposal_cache.generation.parts import Part
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
@@ -73,7 +74,24 @@ def test_generate_from_tar_files(images: Path, tmp_path: Path) -> None:
 def test_options_of_the_ray_engine(images: Path, tmp_path: Path) -> None:
     command = ("generate", "--generator", "contours", "--images", images, "--output", tmp_path / "c", "--engine", "ray")
     assert "use --part with --engine local" in error_of(*command, "--part", "0/2")
+    assert "with --engine ray use --ray-actors" in error_of(*command, "--workers", 2)
     assert run(*command, "--ray-actors", "0-3") == 2
+
+
+def test_options_without_effect_are_errors(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("generate", "--images", images, "--generator", "contours", "--output", tmp_path / "cache")
+    assert "--ray-address is for --engine ray" in error_of(*command, "--ray-address", "auto")
+    assert "--ray-actors is for --engine ray" in error_of(*command, "--ray-actors", "1")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for device in ("cuda", "cuda:0"):
+        assert "--workers is for CPUs" in error_of(*command, "--workers", 2, "--device", device)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_workers_on_a_numbered_cpu(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proposal_cache.generation.options.LocalEngine", lambda workers, **_: LocalEngine())
+    command = ("generate", "--images", images, "--generator", "contours", "--output", tmp_path / "cache")
+    assert run(*command, "--workers", 2, "--device", "cpu:0") == 0
 
 
 def test_generate_as_a_library_or_a_command(images: Path, tmp_path: Path) -> None:

@@ -257,6 +257,35 @@ def test_dataset_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "absent/annotations.json" in message
 
 
+def test_missing_and_damaged_files_of_a_custom_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from detectron2.data import DatasetCatalog
+
+    from samcp.data.datasets.custom.register import VARIABLE
+
+    monkeypatch.setenv(VARIABLE, "")
+    command = ("--dataset", "generate_beach", "--output", tmp_path / "cache", "--register", tmp_path / "beach.yaml")
+    assert "beach.yaml" in error_here(*command)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "beach.yaml").write_text("splits: {generate_beach: {images: images, instances: train.json}}")
+    (tmp_path / "train.json").write_text('{"images": [')
+    try:
+        assert "train.json" in error_here(*command)
+    finally:
+        DatasetCatalog.pop("generate_beach", None)
+
+
+def test_truncated_json_of_a_dataset(tmp_path: Path) -> None:
+    from detectron2.data import DatasetCatalog
+
+    name = "test_truncated_json"
+    DatasetCatalog.register(name, lambda: json.loads('[{"file_name": '))
+    try:
+        message = error_here("--dataset", name, "--generator", "contours", "--output", tmp_path / "cache")
+    finally:
+        DatasetCatalog.pop(name)
+    assert f"dataset '{name}' cannot be read: JSONDecodeError" in message
+
+
 def test_cache_made_with_other_parameters(folder: Path, tmp_path: Path) -> None:
     command = ("--images", folder, "--generator", "contours", "--output", tmp_path / "cache")
     assert run(*command).returncode == 0

@@ -1,5 +1,6 @@
 """Training of the small networks that make patches, which continues where its last checkpoint was written."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from proposal_cache.store.durable import append_durably
 from proposal_cache.torch_files import read_torch_file, write_torch_file
 from samcp.errors import CheckpointError
 
@@ -102,6 +104,11 @@ class ResumableTraining(ABC):
                 self._save(iteration)
                 yield iteration, {name: value / (iteration - last) for name, value in sums.items()}
                 last, sums = iteration, {}
+
+    def write_log(self, iteration: int, figures: Mapping[str, float]) -> None:
+        """Append the figures of an iteration to log.jsonl in the output folder."""
+        line = json.dumps({"iteration": iteration, **figures}) + "\n"
+        append_durably(self._checkpoint.with_name("log.jsonl"), line.encode())
 
     def _update(self, iteration: int, batch: Any) -> dict[str, Tensor]:
         self.network.train()

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from proposal_cache.errors import CacheError
+from proposal_cache.errors import CacheError, StorageError
 from proposal_cache.generation.engines import GeneratorError, GeneratorFactory, Outcome
 from proposal_cache.generation.sources import ImageError, ImageFile, SourceError
 from proposal_cache.generation.streams import Source, read_sources
@@ -68,24 +68,16 @@ class LocalEngine:
         else:
             results = self._run_processes(images)
         for key, result in results:
-            if isinstance(result, Patches):
-                writer.add(key, result)
-            yield Outcome(key, None if isinstance(result, Patches) else result)
+            yield Outcome(key, _add(writer, key, result) if isinstance(result, Patches) else result)
 
     def _run_processes(self, images: Iterator[Input]) -> Iterator[tuple[str, Result]]:
         devices = SpawnContext().SimpleQueue()
         for device in self._devices:
             devices.put(device)
         chunks = iter(lambda: list(itertools.islice(images, self._chunk)), [])
-        try:
-            with process_pool(len(self._devices), _start_worker, (self._factory, devices, self._loaders)) as pool:
-                for results in ordered(pool, _run_worker, chunks, len(self._devices) * _AHEAD):
-                    yield from results
-        except BrokenProcessPool as error:
-            raise CacheError(
-                "a worker process died, probably out of memory; run the same command again with fewer workers: "
-                "it continues where it was"
-            ) from error
+        with process_pool(len(self._devices), _start_worker, (self._factory, devices, self._loaders)) as pool:
+            for results in ordered(pool, _run_worker, chunks, len(self._devices) * _AHEAD):
+                yield from results
 
 
 def generate_patches(
@@ -134,6 +126,7 @@ def process_pool(
     """Process pool whose workers ignore Ctrl-C, and exit at once if the block raises or this process is killed.
 
     Workers are spawned, since forking a process with threads may deadlock. They call `initializer(*initargs)` first.
+    Raises CacheError if a worker is killed.
     """
     context = _Context()
     receiver, sender = context.Pipe(duplex=False)
@@ -142,7 +135,7 @@ def process_pool(
     try:
         yield pool
         pool.shutdown()
-    except BaseException:
+    except BaseException as error:
         # In this order: the pool's thread must cancel its futures before it finds out that workers have exited.
         pool.shutdown(wait=False, cancel_futures=True)
         sender.close()
@@ -150,6 +143,11 @@ def process_pool(
             process.join()
         # Otherwise that thread waits for the rest of a result that a worker was sending.
         results._writer.close()  # type: ignore[attr-defined]
+        if isinstance(error, BrokenProcessPool):
+            raise CacheError(
+                "a worker process died, probably out of memory; run the same command again with fewer workers: "
+                "completed work is kept"
+            ) from error
         raise
     finally:
         sender.close()
@@ -193,6 +191,17 @@ _worker: tuple[PatchGenerator, int, int]  # of a worker process: generator, load
 def _run_worker(images: Sequence[Input]) -> list[tuple[str, Result]]:
     generator, loaders, threads = _worker
     return list(generate_patches(images, generator, loaders=loaders, threads=threads))
+
+
+def _add(writer: CacheWriter, key: str, patches: Patches) -> GeneratorError | None:
+    """Add patches to the writer; return an error if they are invalid, and raise StorageError as `CacheWriter.add`."""
+    try:
+        writer.add(key, patches)
+    except StorageError:
+        raise
+    except CacheError as error:
+        return GeneratorError(str(error))
+    return None
 
 
 def _read_ahead(pool: Executor, items: Iterable[Item], count: int) -> Iterator[Item]:

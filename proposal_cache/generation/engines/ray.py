@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proposal_cache.errors import CacheError
-from proposal_cache.generation.engines import GeneratorFactory, Outcome
+from proposal_cache.generation.engines import GeneratorError, GeneratorFactory, Outcome
 from proposal_cache.generation.engines.local import generate_patches
 from proposal_cache.generation.sources import ImageError, ImageFile
 from proposal_cache.generation.streams import Source, TarShard, duplicate, read_sources
@@ -156,12 +156,13 @@ def _write(batch: Any, cache: Path, generators: int) -> Any:
     """Stage a shard of the patches of a table."""
     results = [pickle.loads(result) for result in batch["result"].to_pylist()]
     done = [(key, result) for key, result in results if isinstance(result, Patches)]
+    file, errors = stage_shard(cache, done, generators)
+    results = [(key, GeneratorError(str(errors[key])) if key in errors else result) for key, result in results]
     outcomes = [
         result if isinstance(result, ShardKeys) else Outcome(key, None if isinstance(result, Patches) else result)
         for key, result in results
     ]
-    file = stage_shard(cache, done, generators).name if done else ""
-    return _table(file=[file.encode()], outcomes=[pickle.dumps(outcomes)])
+    return _table(file=[file.name.encode() if file else b""], outcomes=[pickle.dumps(outcomes)])
 
 
 def _table(**columns: list[bytes]) -> Any:

@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generators.base import sha256_of
 from proposal_cache.generators.contours.hierarchy import Perceptron
 from proposal_cache.generators.contours.network import ContourNetwork
+from proposal_cache.store.durable import make_directory, write_durably
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "contours.safetensors"
 
@@ -64,15 +66,17 @@ def load_weights(path: Path | None, device: str) -> ContourWeights:
     return ContourWeights(network, merge, sha256_of(path))
 
 
-def save_weights(path: Path, network: ContourNetwork, merge: Perceptron) -> None:
-    """Write a file of weights in half precision."""
+def save_weights(
+    path: Path, network: ContourNetwork, merge: Perceptron, origin: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write a file of weights in half precision atomically, with its origin, such as options, in the metadata."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"merge.{part}": torch.tensor(value) for part, value in merge._asdict().items()}
     halves = {
         name: tensor.half().contiguous() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(halves, path)
+    make_directory(path.parent)
+    write_durably(path, save(halves, dict(origin)))
 
 
 def _read_perceptron(tensors: Mapping[str, Tensor]) -> Perceptron:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from proposal_cache import CacheError, CacheWriter, PatchCache, Patches
+from proposal_cache.errors import LockedError, MismatchError
 from proposal_cache.generation.parts import Part, unfinished_parts
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
@@ -29,14 +30,24 @@ def test_last_part_makes_the_cache_readable(tmp_path: Path) -> None:
     assert content(tmp_path / "parts") == content(tmp_path / "one")
 
 
-def test_parts_with_different_images_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_last_part_fails_if_another_had_different_images(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images")
     run(folder, tmp_path / "parts", Part(0, 2))
     (folder / "00.png").unlink()
-    assert not run(folder, tmp_path / "parts", Part(1, 2))
-    assert "part 0/2 was given 10 sources, part 1/2 9 or others: run all parts" in capsys.readouterr().err
-    assert not run(folder, tmp_path / "parts", Part(1, 2))
+    for _ in range(2):
+        with pytest.raises(CacheError, match="part 0/2 was given 10 images or tar files, part 1/2 9 or others, .*run"):
+            run(folder, tmp_path / "parts", Part(1, 2))
     assert run(folder, tmp_path / "parts", Part(0, 2))
+
+
+def test_finished_part_stays_finished_if_it_cannot_start_again(tmp_path: Path) -> None:
+    folder, path, part = write_images(tmp_path / "images"), tmp_path / "parts", Part(1, 2)
+    run(folder, path, part)
+    with CacheWriter(path, {"name": "halves"}, "set", rank=1, ranks=2), pytest.raises(LockedError):
+        run(folder, path, part)
+    with pytest.raises(MismatchError, match="dataset"):
+        generate(from_folder(folder), Halves(), path, "another set", part=part, progress=False)
+    assert unfinished_parts(path) == [Part(0, 2)]
 
 
 ARRAY = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "2"}
@@ -76,7 +87,9 @@ def test_image_staged_twice_is_committed_once(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     with CacheWriter(path, {"name": "halves"}, "set") as writer:
         staged = [
-            stage_shard(path, [(key, Patches.from_masks(np.ones((1, 8, width), bool))) for key in keys], generators=1)
+            stage_shard(path, [(key, Patches.from_masks(np.ones((1, 8, width), bool))) for key in keys], generators=1)[
+                0
+            ]
             for width, keys in enumerate(("ab", "ab", "bc"), 1)
         ]
         for shard in staged:
@@ -93,9 +106,12 @@ def test_staged_shards_of_an_interrupted_run_are_used(tmp_path: Path) -> None:
     finished = PatchCache(tmp_path / "one")
     with CacheWriter(tmp_path / "cache", {"name": "halves"}, "set"):
         stage_shard(tmp_path / "cache", [("03", finished["03"])], generators=1)
+    incomplete = tmp_path / "cache" / "staged" / "0123456789abcdef.h5.0123456789abcdef.tmp"
+    incomplete.write_bytes(b"half")
     generator = Halves()
     generate(from_folder(folder), generator, tmp_path / "cache", "set", progress=False)
     assert generator.calls == 9
+    assert not incomplete.exists()
     assert content(tmp_path / "cache") == content(tmp_path / "one")
 
 

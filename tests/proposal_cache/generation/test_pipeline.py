@@ -19,7 +19,17 @@ from proposal_cache.generation.engines import GeneratorFactory
 from proposal_cache.generation.engines.local import LocalEngine
 from proposal_cache.generation.pipeline import coverage, generate, summary
 from proposal_cache.generation.sources import ImageFile, from_folder
-from tests.proposal_cache.generation.fakes import Boxes, CtrlC, Dies, Halves, content, failing, on_device, write_images
+from tests.proposal_cache.generation.fakes import (
+    Boxes,
+    CtrlC,
+    Dies,
+    Halves,
+    Many,
+    content,
+    failing,
+    on_device,
+    write_images,
+)
 
 
 @pytest.fixture
@@ -89,6 +99,19 @@ def test_failure_of_the_generator_is_recorded(images: list[ImageFile], tmp_path:
     assert cache.manifest.failures["02"] == (
         f"{images[2].path} failed in the generator: RuntimeError: height and width must be > 0"
     )
+
+
+def test_patches_that_cannot_be_stored_are_a_failure(
+    images: list[ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proposal_cache.store.format.MAX_PATCHES", 4)
+    for _ in range(2):
+        run(images, tmp_path / "cache", Many(), shard_size=2)
+        assert PatchCache(tmp_path / "cache").manifest.failures == {
+            "05": "the patches of '05' cannot be stored: 5 masks of 25 bytes in one image are too many: "
+            "at most 4 masks and 268435456 bytes are supported"
+        }
+    assert len(PatchCache(tmp_path / "cache")) == 9
 
 
 def test_out_of_memory_is_recorded(images: list[ImageFile], tmp_path: Path) -> None:

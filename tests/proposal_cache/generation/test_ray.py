@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from proposal_cache import Patches
-from proposal_cache.generation.engines import GeneratorFactory
+from proposal_cache.generation.engines import GeneratorError, GeneratorFactory
 from proposal_cache.generation.engines import ray as ray_engine
 from proposal_cache.generation.engines.ray import RayEngine, ShardKeys, find_duplicates
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import SourceError, from_folder
 from proposal_cache.generation.streams import Source, TarShard
-from tests.proposal_cache.generation.fakes import Halves, content, failing, on_device, write_images
+from tests.proposal_cache.generation.fakes import Halves, Many, content, failing, on_device, write_images
 
 pytest.importorskip("ray")
 IMAGES = 60
@@ -107,6 +107,20 @@ def test_same_key_in_two_shards_is_reported(tmp_path: Path, done: set[str]) -> N
     assert [re.search(r"\d\.tar/.*key '\d+'", str(error))[0] for error in errors] == [
         f"{name}: another image has the key {name[6:8]!r}" for name in ("0.tar/01.png", "1.tar/01.png", "2.tar/00.png")
     ]
+
+
+def test_patches_that_cannot_be_stored_are_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proposal_cache.store.format.MAX_PATCHES", 4)
+    results = [
+        (f"{i:02}", Many()(image.read())) for i, image in enumerate(from_folder(write_images(tmp_path / "i", 7)))
+    ]
+    for part in (results, results[5:6]):
+        table = ray_engine._write(ray_engine._table(result=list(map(pickle.dumps, part))), tmp_path, 1)
+        [(key, error)] = [outcome for outcome in pickle.loads(table["outcomes"].to_pylist()[0]) if outcome.error]
+        assert (key, type(error)) == ("05", GeneratorError)
+        assert "the patches of '05' cannot be stored: 5 masks" in str(error)
+    assert table["file"].to_pylist() == [b""]
+    assert len(list((tmp_path / "staged").iterdir())) == 1
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Import of SA-1B."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,34 @@ def test_folder_of_json_files(tmp_path: Path) -> None:
     assert len(cache["sub/sa_8"]) == 1
     assert "not a json of SA-1B" in cache.manifest.failures["sa_9"]
     assert cache.manifest.generators[0]["name"] == "sa1b"
+
+
+def test_files_that_cannot_be_read_are_failures(tmp_path: Path) -> None:
+    source = tmp_path / "sa1b"
+    (source / "folder.json").mkdir(parents=True)
+    (source / "sa_7.json").write_text(json.dumps(sample(halves(5))))
+    (source / "dangling.json").symlink_to(tmp_path / "absent")
+    os.mkfifo(source / "pipe.json")
+    import_sa1b(source, tmp_path / "cache", "sa1b")
+    cache = PatchCache(tmp_path / "cache")
+    assert list(cache) == ["sa_7"]
+    assert {key: error.partition("cannot be read: ")[2] for key, error in cache.manifest.failures.items()} == {
+        "dangling": "No such file or directory",
+        "pipe": "it is not a file",
+    }
+
+
+def test_imported_files_are_not_read_again(tmp_path: Path) -> None:
+    source = tmp_path / "sa1b"
+    source.mkdir()
+    for name in ("sa_7", "sa_8"):
+        file = source / f"{name}.json"
+        file.write_text(json.dumps(sample(halves(5))))
+        import_sa1b(source, tmp_path / "cache", "sa1b")
+        file.unlink()
+        file.symlink_to(tmp_path / "absent")
+    assert list(PatchCache(tmp_path / "cache")) == ["sa_7", "sa_8"]
+    assert not PatchCache(tmp_path / "cache").manifest.failures
 
 
 def test_tar_files_of_the_release(tmp_path: Path) -> None:

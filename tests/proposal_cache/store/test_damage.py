@@ -227,6 +227,8 @@ def test_repair_of_a_damaged_shard(cache_path: Path) -> None:
     (problem,) = [verdict.problem for verdict in verify(cache_path) if verdict.problem]
     assert "shard-r000-00001.h5 is damaged: wrong checksum of column 'rles'; delete it and run" in problem
     bad.unlink()
+    (problem,) = [verdict.problem for verdict in verify(cache_path) if verdict.problem]
+    assert "No such file or directory, but manifest.json names it; copy it there again" in problem
     with pytest.raises(StorageError, match=r"shard-r000-00001.h5 cannot be opened: No such file"):
         read_all(cache_path)
     check(write(cache_path))

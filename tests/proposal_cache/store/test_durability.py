@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proposal_cache import CacheWriter, PatchCache
+from proposal_cache import CacheWriter, PatchCache, verify
 from proposal_cache.errors import CacheError, StorageError
 from tests.faults.conditions import disk_full, intercept
 from tests.proposal_cache.toy_cache import GENERATOR, check, make_key, make_patches, run, then_kill, write
@@ -146,6 +146,21 @@ def test_lost_mount_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(StorageError, match=r"shard-r000-\d+.h5 cannot be read: Stale file handle"):
         cache[make_key(3)]
     assert cache[make_key(3)].rles == first.rles  # the mount works again
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("call", ["open", "pread"])
+def test_unreadable_files_are_not_to_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    path = write(tmp_path / "cache")
+    monkeypatch.setattr(os, call, refuse)
+    problems = [verdict.problem for verdict in verify(path) if verdict.problem]
+    assert len(problems) == 1 + 3  # index and shards
+    assert all(problem.endswith(os.strerror(code)) for problem in problems)
 
 
 def test_lost_directory_while_writing(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import contextlib
 import functools
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from proposal_cache import CacheWriter, PatchCache, finalize, verify
 from proposal_cache.errors import LockedError, StorageError
 from proposal_cache.store import Manifest
+from proposal_cache.store.lock import manifest_lock, rank_lock
 from tests.proposal_cache.toy_cache import GENERATOR, check, fork, make_key, make_patches, run, then_kill, write
 
 IMAGES = 40
@@ -44,8 +47,7 @@ def test_second_writer_is_rejected_while_the_first_runs(tmp_path: Path) -> None:
         assert test.recv() == "locked"
         with pytest.raises(LockedError, match=f"cache is being written by process {first.pid} on"):
             CacheWriter(path, GENERATOR, "toys")
-        with pytest.raises(LockedError):
-            finalize(path)
+        assert finalize(path).images == 0  # complete shards only
         first.kill()
         first.join()
         fill(path)
@@ -103,17 +105,47 @@ def test_number_of_ranks_may_change_between_runs(tmp_path: Path) -> None:
     assert not incomplete.exists()
 
 
-def test_finalize_keeps_files_of_a_rank_that_is_writing(tmp_path: Path) -> None:
-    path = write(tmp_path / "cache", failures={"bad": "broken"})
-    with CacheWriter(path, GENERATOR, "toys", rank=1, ranks=2) as writer:
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("here", [True, False], ids=["same process", "another process"])
+def test_finalize_keeps_files_of_a_rank_that_is_writing(tmp_path: Path, rank: int, here: bool) -> None:
+    path = write(tmp_path / "cache", range(20), failures={"bad": "broken"})
+    with CacheWriter(path, GENERATOR, "toys", shard_size=5, rank=rank, ranks=2) as writer:
+        for i in range(20, 25):
+            writer.add(make_key(i), make_patches(i))
         writer.add_failure("other", "late")
-        (path / "shard-r001-00000.h5.123abc.tmp").write_bytes(b"half")
-        assert run(lambda: finalize(path)) == [0]  # in another process, because the lock is per process
-        assert (path / "shard-r001-00000.h5.123abc.tmp").exists()
-        assert list(path.glob("failures-*"))
+        (path / f"shard-r{rank:03}-00009.h5.123abc.tmp").write_bytes(b"half")
+        assert finalize(path) if here else run(lambda: finalize(path)) == [0]
+        check(path, 25, {"bad": "broken", "other": "late"})
+        assert (path / f"shard-r{rank:03}-00009.h5.123abc.tmp").exists()
+        writer.add_failure("last", "later")
     finalize(path)
-    check(path, failures={"bad": "broken", "other": "late"})
-    assert not list(path.glob("*.tmp"))
+    check(path, failures={"bad": "broken", "other": "late", "last": "later"})
+    assert not [*path.glob("*.tmp"), *path.glob("failures-*")]
+
+
+def test_finalize_waits_for_another_and_keeps_its_failures(tmp_path: Path) -> None:
+    path = write(tmp_path / "cache", failures={"bad": "broken"})
+    with ThreadPoolExecutor() as pool, manifest_lock(path):
+        waiting = pool.submit(finalize, path)
+        assert not wait([waiting], timeout=0.2).done
+        manifest = Manifest.load(path)
+        replace(manifest, failures={**manifest.failures, "other": "late"}).save(path)
+    assert dict(waiting.result().failures) == {"bad": "broken", "other": "late"}
+
+
+def test_rank_that_starts_waits_for_finalize(tmp_path: Path) -> None:
+    path = write(tmp_path / "cache", range(20))
+    with ThreadPoolExecutor() as pool, manifest_lock(path), rank_lock(path, 0):
+        waiting = pool.submit(write, path)
+        assert not wait([waiting], timeout=0.2).done
+    check(waiting.result())
+
+
+def test_finalize_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "cache")
+    monkeypatch.setattr("proposal_cache.store.lock._PATIENCE", 0)
+    with manifest_lock(path), pytest.raises(LockedError, match="wait for it to end"):
+        finalize(path)
 
 
 def test_image_in_two_shards_counts_once(tmp_path: Path) -> None:

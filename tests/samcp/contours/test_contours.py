@@ -1,5 +1,6 @@
 """Training of the contour generator: targets, losses, cost of merges, covering, and the command on toy images."""
 
+import argparse
 import itertools
 import json
 import os
@@ -15,7 +16,8 @@ from PIL import Image
 from proposal_cache.generators.contours.graph import region_graph
 from proposal_cache.generators.contours.hierarchy import Hierarchy, build_hierarchy
 from proposal_cache.generators.contours.network import ContourNetwork
-from proposal_cache.generators.contours.weights import load_weights
+from proposal_cache.generators.contours.weights import load_weights, save_weights
+from samcp.commands import train_contours
 from samcp.contours.covering import best_scales, covering
 from samcp.contours.dataset import ContourDataset, SegmentedImage, boundary_targets, find_images
 from samcp.contours.merging import PairSamples, fit_cost, sample_pairs
@@ -86,6 +88,14 @@ def test_dataset_items(datasets: Path) -> None:
 
 def test_missing_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="bsds500"):
+        find_images(tmp_path, "train")
+
+
+def test_folder_without_images_is_named(datasets: Path, tmp_path: Path) -> None:
+    for name in ("bsds500", "camvid"):
+        (tmp_path / name).symlink_to(datasets / name)
+    (tmp_path / "ccp/images/train").mkdir(parents=True)
+    with pytest.raises(DataError, match="no images in .*ccp/images/train"):
         find_images(tmp_path, "train")
 
 
@@ -196,3 +206,18 @@ def test_command_trains_validates_and_continues(datasets: Path, tmp_path: Path) 
     assert validation["bsds500_val"]["images"] == 2
     assert 0 < validation["bsds500 covering"]["ODS"] <= 1
     assert load_weights(tmp_path / "contours.safetensors", "cpu").merge.hidden.shape == (11, 16)
+
+
+@pytest.mark.parametrize("count", ["6", None])
+def test_cost_of_another_number_of_images_is_not_reused(tmp_path: Path, count: str | None) -> None:
+    shipped = load_weights(None, "cpu")
+    weights = tmp_path / "contours.safetensors"
+    save_weights(weights, shipped.network, shipped.merge, {"pair_images": count} if count else {})
+    arguments = argparse.Namespace(output=tmp_path, pair_images=7)
+    with pytest.raises(
+        CheckpointError, match=rf"written with --pair-images {count or '.unknown.'}, not 7; .*delete it"
+    ):
+        train_contours.run(arguments)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"contours\.safetensors: damaged .*; delete it"):
+        train_contours.run(arguments)

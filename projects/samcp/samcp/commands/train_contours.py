@@ -1,12 +1,12 @@
 """Training of the generator `contours`: network, cost of merges, validation."""
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from proposal_cache.generators.contours import ContourGenerator
@@ -20,10 +20,11 @@ from samcp.contours.dataset import SegmentedImage, find_images
 from samcp.contours.merging import PairSamples, fit_cost, sample_pairs
 from samcp.contours.training import SHARES, ContourSchedule, ContourTrainer
 from samcp.data.files import write_json
-from samcp.errors import exit_with_message
+from samcp.errors import CheckpointError, exit_with_message
 
 _LEVELS = 40  # heights at which the covering is computed
 _ROUNDS = 2  # of sampling pairs from the hierarchy of the last cost
+_PAIR_IMAGES = "pair_images"  # in the metadata of the weights: the option that the cost was trained with
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -35,23 +36,38 @@ def run(arguments: argparse.Namespace) -> None:
     """Train what is missing in the output folder, then validate and print the figures."""
     output: Path = arguments.output
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    weights = output / "contours.safetensors"
+    if weights.exists():
+        _check_pair_images(weights, arguments.pair_images)
     images = find_images(root, "train")
     trainer = ContourTrainer(
         images, ContourSchedule(iterations=arguments.iterations, batch=arguments.batch, seed=arguments.seed), output
     )
     for iteration, losses in trainer.run(workers=arguments.workers):
-        with (output / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"iteration": iteration, **losses}) + "\n")
-    weights = output / "contours.safetensors"
+        trainer.write_log(iteration, losses)
     if not weights.exists():
         cost = _train_cost(trainer, _draw(images, arguments.pair_images, arguments.seed), output, arguments.seed)
-        save_weights(weights, trainer.network, cost)
+        save_weights(weights, trainer.network, cost, {_PAIR_IMAGES: str(arguments.pair_images)})
     generator = ContourGenerator(weights=weights)
     results = validate(generator, output / "patches", arguments.validate, arguments.limit)
     ods, ois = _measure_covering(generator, find_images(root, "val")["bsds500"][: arguments.limit])
     print(f"covering of bsds500 val: {ods:.3f} at the best common scale, {ois:.3f} at the best scale of each image")
     write_json(output / "validation.json", results | {"bsds500 covering": {"ODS": ods, "OIS": ois}})
     print(f"{weights}, {output / 'validation.json'}")
+
+
+def _check_pair_images(weights: Path, count: int) -> None:
+    """Raise CheckpointError if the weights of an earlier run have the cost of another number of images."""
+    try:
+        with safe_open(weights, "np") as file:
+            found = (file.metadata() or {}).get(_PAIR_IMAGES, "(unknown)")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{weights}: damaged ({error}); delete it to write it again") from error
+    if found != str(count):
+        raise CheckpointError(
+            f"{weights} was written with --pair-images {found}, not {count}; use the same options, or delete it to "
+            "train the cost of merges again"
+        )
 
 
 def _draw(images: dict[str, list[SegmentedImage]], count: int, seed: int) -> list[SegmentedImage]:

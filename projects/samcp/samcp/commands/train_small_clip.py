@@ -40,9 +40,9 @@ def run(arguments: argparse.Namespace) -> None:
     weights = output / "clip_lite.safetensors"
     for iteration, losses in trainer.run(workers=arguments.workers, save_every=arguments.save_every):
         figures = _accuracy(trainer.network, "open_val", arguments.curve_scenes, (_SIZE,))
-        with (output / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"iteration": iteration, **losses, **figures}) + "\n")
-    small_clip.save_weights(weights, trainer.network)
+        small_clip.save_weights(weights, trainer.network)
+        trainer.write_log(iteration, {**losses, **figures})
+    small_clip.save_weights(weights, trainer.network)  # if it was interrupted between its last checkpoint and here
     model = small_clip.load_weights(weights)
     found: dict[str, Any] = {
         style: _accuracy(model, style, arguments.scenes, schedule.sizes) for style in ("open_val", "shifted_val")

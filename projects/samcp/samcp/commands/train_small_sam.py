@@ -1,7 +1,6 @@
 """Training of the small SAM on photographs or drawn scenes, and validation of its patches."""
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,9 +66,9 @@ def run(arguments: argparse.Namespace) -> None:
     weights = output / f"sam_lite{SUFFIX}"
     for iteration, losses in trainer.run(workers=arguments.workers, save_every=arguments.save_every):
         figures = measure(trainer.average, items)
-        with (output / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"iteration": iteration, **losses, **figures}) + "\n")
-    write_lite(weights, trainer.average)
+        write_lite(weights, trainer.average)
+        trainer.write_log(iteration, {**losses, **figures})
+    write_lite(weights, trainer.average)  # if it was interrupted between its last checkpoint and here
     generator = SamGenerator.from_checkpoint(
         "lite",
         weights,

@@ -197,4 +197,7 @@ def _read_regions(path: Path, unknown: int | None) -> LabelMap:
 def _list(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is missing; DETECTRON2_DATASETS must contain bsds500, ccp and camvid")
-    return sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png"))
+    images = sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png"))
+    if not images:
+        raise DataError(f"no images in {folder} (supported: .jpg, .png); copy the dataset again")
+    return images

@@ -1,5 +1,6 @@
 """Data loaders of images and their cached patches."""
 
+import difflib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -164,8 +165,10 @@ def load_dataset(name: str) -> list[Record]:
     except CacheError as error:
         raise DataError(f"dataset {name!r} cannot be read: {error}") from error
     except (OSError, AssertionError) as error:
+        folder = os.environ.get("DETECTRON2_DATASETS")
+        where = f"DETECTRON2_DATASETS is {folder}" if folder else "DETECTRON2_DATASETS is not set: ./datasets is used"
         raise DataError(
-            f"dataset {name!r} cannot be read: {error}. DETECTRON2_DATASETS must name the folder that holds it"
+            f"dataset {name!r} cannot be read: {error}. {where}; set it to the folder that holds the dataset"
         ) from error
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         problems = check_jsons(panoptic, instances) or [f"dataset {name!r} cannot be read: {error!r}"]
@@ -178,7 +181,9 @@ def load_dataset(name: str) -> list[Record]:
 def require_registered(name: str) -> None:
     """Raise DataError unless a dataset of this name is registered."""
     if name not in DatasetCatalog:
-        raise DataError(f"there is no dataset {name!r}; registered are: {', '.join(sorted(DatasetCatalog))}")
+        near = difflib.get_close_matches(name, list(DatasetCatalog), n=5, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"registered are: {', '.join(sorted(DatasetCatalog))}"
+        raise DataError(f"there is no dataset {name!r}; {hint}")
 
 
 def _warn_about_skipped(dataset: str, failed: Sequence[Record]) -> None:

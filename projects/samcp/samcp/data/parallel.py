@@ -24,6 +24,9 @@ def parallel_map(
 
     Returns:
         The results in the order of ``items``.
+
+    Raises:
+        CacheError: a worker process was killed, such as for the memory it used.
     """
     progress = {"total": len(items), "desc": title, "unit": "image", "mininterval": 1}
     if workers == 1:

@@ -14,11 +14,13 @@ from skimage import data
 from skimage.transform import resize
 
 from proposal_cache import CacheError, ContourGenerator, Patches
+from proposal_cache.errors import StorageError
 from proposal_cache.generators.contours.generator import fit_borders, select_regions
 from proposal_cache.generators.contours.graph import AREA, FloatArray, RegionGraph, region_graph
 from proposal_cache.generators.contours.hierarchy import Hierarchy, Perceptron, build_hierarchy, pair_features
 from proposal_cache.generators.contours.network import ContourNetwork
 from proposal_cache.generators.contours.weights import SHIPPED, load_weights, save_weights
+from tests.faults.conditions import disk_full
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,14 @@ def test_weights_round_trip(tmp_path: Path, generator: ContourGenerator, picture
     shipped = load_weights(None, "cpu")
     save_weights(tmp_path / "copy.safetensors", shipped.network, shipped.merge)
     assert ContourGenerator(weights=tmp_path / "copy.safetensors")(picture).rles == generator(picture).rles
+
+
+def test_weights_are_written_atomically(tmp_path: Path) -> None:
+    shipped = load_weights(None, "cpu")
+    file = tmp_path / "contours.safetensors"
+    with disk_full(), pytest.raises(StorageError, match=r"contours\.safetensors cannot be written"):
+        save_weights(file, shipped.network, shipped.merge)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rejects_damaged_weights(tmp_path: Path) -> None:
