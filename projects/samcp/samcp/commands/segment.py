@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         _check_cache(images, PatchCache(arguments.patches))
     parts = _part_words(arguments)
     predictor = load_predictor(arguments)
+    task = _check_task(arguments, predictor)
     vocabulary = Vocabulary.read(arguments.words) if arguments.words is not None else predictor.vocabulary
     for words in (vocabulary,) if parts is None else (parts.wholes, *parts.parts):
         predictor.check_words(words)
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         patches = _from_cache(images, PatchCache(arguments.patches))
     else:
         patches = photo_patches(images, patch_generator(arguments, predictor))
-    written = _segment(images, patches, predictor, parts or vocabulary, arguments)
+    written = _segment(images, patches, predictor, parts or vocabulary, task, arguments.output)
     if not written:
         raise UsageError("no image could be segmented")
     print(f"{len(written)} pictures are in {arguments.output}, the first one is {written[0]}")
@@ -72,6 +73,14 @@ def load_predictor(arguments: argparse.Namespace) -> Predictor:
     if threshold is not None:
         predictor.model.inference.score_threshold = threshold
     return predictor
+
+
+def _check_task(arguments: argparse.Namespace, predictor: Predictor) -> str:
+    """Return --task or its default; raises UsageError if it needs instances and the model has none."""
+    task = arguments.task or ("panoptic" if predictor.has_instances else "semantic")
+    if task != "semantic" and not predictor.has_instances:
+        raise UsageError(f"--task {task}: {arguments.weights} has no instances; use --task semantic")
+    return str(task)
 
 
 def _part_words(arguments: argparse.Namespace) -> PartWords | None:
@@ -166,13 +175,10 @@ def _segment(
     patches: Mapping[str, Patches | str],
     predictor: Predictor,
     words: Vocabulary | PartWords,
-    arguments: argparse.Namespace,
+    task: str,
+    output: Path,
 ) -> list[Path]:
     """Write all outputs; return the pictures."""
-    default = "panoptic" if predictor.has_instances else "semantic"
-    task = "parts" if isinstance(words, PartWords) else arguments.task or default
-    if task != "semantic" and not predictor.has_instances:
-        raise UsageError(f"--task {task}: {arguments.weights} has no instances; use --task semantic")
 
     def results() -> Iterator[tuple[str, Result]]:
         for image in tqdm(images, desc="segmentation", unit="image", mininterval=1):
@@ -184,5 +190,5 @@ def _segment(
             result = segment_parts(scene, words) if isinstance(words, PartWords) else scene.segment(words)
             yield image.key + PurePosixPath(image.url).suffix, result
 
-    paths = save_results(results(), arguments.output, "panoptic" if task == "parts" else task)
+    paths = save_results(results(), output, "panoptic" if task == "parts" else task)
     return [path for path in paths if path.suffix == ".jpg"]
