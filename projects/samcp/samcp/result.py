@@ -216,7 +216,8 @@ class Result:
         Raises:
             ValueError: see :meth:`draw`.
         """
-        return save_results([(name, self)], folder, self._check_task(task), f"{without_suffix(name)}.json")
+        key = without_suffix(name)
+        return save_results([(key, name, self)], folder, self._check_task(task), f"{key}.json")
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]

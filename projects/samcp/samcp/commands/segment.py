@@ -7,6 +7,7 @@ import sys
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -29,7 +30,7 @@ from samcp.parts import PartWords, segment_parts
 from samcp.photo_patches import photo_patches
 from samcp.predictor import Predictor
 from samcp.result import Result
-from samcp.result_files import save_results
+from samcp.result_files import picture_path, save_results
 from samcp.vocabulary import Vocabulary
 
 
@@ -112,12 +113,20 @@ def find_images(locations: Sequence[str]) -> list[ImageFile]:
         if Path(location).is_dir():
             entries += [(image.key, image.url) for image in from_folder(location)]
         elif "://" in location or Path(location).is_file():
-            entries.append((PurePosixPath(location.replace("\\", "/")).stem, location))
+            entries.append((_file(location).stem, location))
         elif glob.has_magic(location):
             entries += _matching(location)
         else:
             raise SourceError(f"{location}: no such file or folder")
     return from_list(entries, "the command line")
+
+
+def _file(location: str) -> PurePosixPath:
+    """Return the path of a file, or host and path of a URL, without its query."""
+    if "://" not in location:
+        return PurePosixPath(location.replace("\\", "/"))
+    parts = urlsplit(location)
+    return PurePosixPath(parts.netloc + parts.path)
 
 
 def _matching(pattern: str) -> list[tuple[str, str]]:
@@ -135,7 +144,7 @@ def _check_output(output: Path, locations: Sequence[str], images: Sequence[Image
         if folder.resolve() in (output.resolve(), *output.resolve().parents):
             raise ValueError(f"--output {output} is inside the folder of the images, {folder}; choose another folder")
     for image in images:
-        if (output / f"{image.key}.jpg").resolve() == Path(image.url).resolve():
+        if picture_path(output, image.key).resolve() == Path(image.url.removeprefix("file://")).resolve():
             raise ValueError(f"--output {output}: the picture would replace {image.url}; choose another folder")
 
 
@@ -180,7 +189,7 @@ def _segment(
 ) -> list[Path]:
     """Write all outputs; return the pictures."""
 
-    def results() -> Iterator[tuple[str, Result]]:
+    def results() -> Iterator[tuple[str, str, Result]]:
         for image in tqdm(images, desc="segmentation", unit="image", mininterval=1):
             image_patches = patches[image.key]
             if isinstance(image_patches, str):
@@ -188,7 +197,7 @@ def _segment(
                 continue
             scene = predictor(read_image(image.url, image.data), image_patches)
             result = segment_parts(scene, words) if isinstance(words, PartWords) else scene.segment(words)
-            yield image.key + PurePosixPath(image.url).suffix, result
+            yield image.key, image.key + _file(image.url).suffix, result
 
     paths = save_results(results(), output, "panoptic" if task == "parts" else task)
     return [path for path in paths if path.suffix == ".jpg"]
