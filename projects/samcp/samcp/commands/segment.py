@@ -14,13 +14,13 @@ from tqdm import tqdm
 from proposal_cache import PatchCache, Patches
 from proposal_cache.generation.sources import (
     SUFFIXES,
+    ImageError,
     ImageFile,
     SourceError,
     from_folder,
     from_list,
     image_key,
     image_size,
-    read_image,
 )
 from proposal_cache.generators.base import Generator
 from proposal_cache.generators.sam import SamGenerator
@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     vocabulary = Vocabulary.read(arguments.words) if arguments.words is not None else predictor.vocabulary
     for words in (vocabulary,) if parts is None else (parts.wholes, *parts.parts):
         predictor.check_words(words)
+    images = [_download(image) for image in images]
     if arguments.patches:
         patches = _from_cache(images, PatchCache(arguments.patches))
     else:
@@ -148,6 +149,14 @@ def _check_output(output: Path, locations: Sequence[str], images: Sequence[Image
             raise ValueError(f"--output {output}: the picture would replace {image.url}; choose another folder")
 
 
+def _download(image: ImageFile) -> ImageFile:
+    """Return an image at a URL with its content, which is used twice; others, or if it fails, as they are."""
+    try:
+        return image.fetch() if "://" in image.url else image
+    except ImageError:
+        return image  # skipped with a message when it is used
+
+
 def _check_cache(images: Sequence[ImageFile], cache: PatchCache) -> None:
     """Raise ValueError if a cache lacks images, or an image has another size than its patches."""
     missing = cache.missing([image.key for image in images if image.key not in cache.manifest.failures])
@@ -195,7 +204,12 @@ def _segment(
             if isinstance(image_patches, str):
                 tqdm.write(f"skipped: {image_patches}", file=sys.stderr)
                 continue
-            scene = predictor(read_image(image.url, image.data), image_patches)
+            try:
+                pixels = image.read()
+            except ImageError as error:
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
+                continue
+            scene = predictor(pixels, image_patches)
             result = segment_parts(scene, words) if isinstance(words, PartWords) else scene.segment(words)
             yield image.key, image.key + _file(image.url).suffix, result
 
