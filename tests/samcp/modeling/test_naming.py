@@ -1,11 +1,14 @@
 """Naming of regions by an ImageNet classifier and by CLIP."""
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from detectron2.config import CfgNode
 
+import samcp
 from samcp import SAMCP, model_zoo
 from samcp.errors import CheckpointError
 from samcp.modeling.naming import NAMES
@@ -13,7 +16,8 @@ from samcp.modeling.naming.clip import CLIPNamer
 from samcp.modeling.naming.imagenet import ImageNetNamer, LearnedWords
 from samcp.modeling.naming.words import word_table
 from samcp.modeling.open_vocabulary import mask_weights
-from samcp.vocabulary import Vocabulary
+from samcp.predictor import Predictor
+from samcp.vocabulary import Vocabulary, word_key
 from tests.tiny_clip import make_tiny_clip
 
 
@@ -43,9 +47,11 @@ def test_words(word: str, rows: Any) -> None:
 
 
 def test_every_number_is_a_class_and_every_word_occurs_once() -> None:
-    table = word_table()
-    assert all(0 <= row < 1000 for rows in table.rows for row in rows)
-    assert len(table.names) == len(set(table.names))
+    assert all(0 <= row < 1000 for rows in word_table().rows for row in rows)
+    text = (Path(samcp.__file__).parent / "modeling" / "naming" / "words.txt").read_text()
+    lines = [line.rpartition(":")[0] for line in text.splitlines() if line and not line.startswith("#")]
+    words = [word_key(word) for line in lines for word in line.split(",")]
+    assert [word for word, occurrences in Counter(words).items() if occurrences > 1] == []
 
 
 def test_unknown_word_has_near_ones(namer: ImageNetNamer) -> None:
@@ -144,6 +150,16 @@ def test_objects_need_no_names(agnostic_cfg: CfgNode, toy: Any, caplog: pytest.L
     assert not caplog.text
     model.set_vocabulary(Vocabulary(("dog", "blorp"), (True, True)))
     assert "1 of 2 classes are unknown, such as blorp" in caplog.text
+
+
+def test_known_words_do_not_depend_on_the_words_before(agnostic_cfg: CfgNode) -> None:
+    model = SAMCP(agnostic_cfg, vocabulary=Vocabulary(("object",), (True,)))
+    predictor = Predictor(model, augmentations=[], image_format="RGB")
+    for words in ("object", "dog", "blorp"):
+        model.set_vocabulary(Vocabulary.parse(words))
+        predictor.check_words(Vocabulary.parse("object"))
+        with pytest.raises(ValueError, match="'blorp'"):
+            predictor.check_words(Vocabulary.parse("blorp"))
 
 
 @torch.no_grad()
