@@ -41,8 +41,9 @@ Segment photographs by words.
     samcp segment photos --words "kite, sea~, person: man | woman" --output result
     samcp segment photo.jpg --checkpoint sam_vit_h_4b8939.pth --clip convnext_large_d_320:laion2b_s29b_b131k_ft_soup
 
-In the words, ~ marks stuff, which has no instances, and words after a colon are synonyms. The default model knows some
-hundred words, or any with --clip; other models know the words of their training, or any with CLIP's text encoder.
+In the words, ~ marks stuff, which has no instances, and words after a colon are synonyms. The default model knows 2,072
+words, the names of ImageNet's classes and 231 everyday ones, or any with --clip; other models know the words of their
+training, or any with CLIP's text encoder.
 
 Patches are made by the generator contours, or by SAM with --checkpoint, and kept in SAMCP_CACHE (default
 ~/.cache/samcp), so that the next call needs only the model. The output has a picture per image, KEY.jpg, a PNG of

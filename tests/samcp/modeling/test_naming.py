@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from detectron2.config import CfgNode
+from timm.data import ImageNetInfo
 
-import samcp
 from samcp import SAMCP, model_zoo
 from samcp.errors import CheckpointError
 from samcp.modeling.naming import NAMES
@@ -19,6 +19,8 @@ from samcp.modeling.open_vocabulary import mask_weights
 from samcp.predictor import Predictor
 from samcp.vocabulary import Vocabulary, word_key
 from tests.tiny_clip import make_tiny_clip
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +48,27 @@ def test_words(word: str, rows: Any) -> None:
         assert found.rows == tuple(rows)
 
 
+def everyday_words() -> list[str]:
+    """Return the words of words.txt."""
+    text = (ROOT / "projects" / "samcp" / "samcp" / "modeling" / "naming" / "words.txt").read_text()
+    lines = [line.rpartition(":")[0] for line in text.splitlines() if line and not line.startswith("#")]
+    return [word_key(word) for line in lines for word in line.split(",")]
+
+
 def test_every_number_is_a_class_and_every_word_occurs_once() -> None:
     assert all(0 <= row < 1000 for rows in word_table().rows for row in rows)
-    text = (Path(samcp.__file__).parent / "modeling" / "naming" / "words.txt").read_text()
-    lines = [line.rpartition(":")[0] for line in text.splitlines() if line and not line.startswith("#")]
-    words = [word_key(word) for line in lines for word in line.split(",")]
-    assert [word for word, occurrences in Counter(words).items() if occurrences > 1] == []
+    assert [word for word, occurrences in Counter(everyday_words()).items() if occurrences > 1] == []
+
+
+def test_documents_count_the_known_words(namer: ImageNetNamer) -> None:
+    info = ImageNetInfo()
+    names = {word_key(name) for i in range(1000) for name in info.index_to_description(i).split(",")}
+    others = {word for word in everyday_words() if namer.knows([word])} - names
+    assert all(namer.knows([name]) for name in names)
+    numbers = [f"{len(names) + len(others):,}", f"the names of ImageNet's classes and {len(others)} everyday"]
+    for file in ("README.md", "weights/README.md", "docs/tour.ipynb", "projects/samcp/samcp/cli.py"):
+        text = " ".join((ROOT / file).read_text().split())
+        assert all(number in text for number in numbers), f"{file} lacks {numbers}"
 
 
 def test_unknown_word_has_near_ones(namer: ImageNetNamer) -> None:
