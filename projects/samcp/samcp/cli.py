@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samcp import model_zoo
-from samcp.command_line import add_check_options, add_training_options, command_parser
+from samcp.command_line import add_check_options, add_training_options, command_parser, port
 
 _DESCRIPTION = """\
 Segment photographs by words, with the patches of Segment Anything or without a download.
@@ -168,7 +168,7 @@ pip install -e '.[web]' in the checkout.
 
 def _add_web(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
-    parser.add_argument("--port", type=int, metavar="N", help="(default: the first free one from 7860)")
+    parser.add_argument("--port", type=port, metavar="N", help="(default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="also make a public address through Gradio's servers")
     parser.add_argument("--open", action="store_true", help="open the page")
 

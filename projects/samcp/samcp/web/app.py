@@ -1,30 +1,22 @@
 """Layout and events of the page (Gradio); :mod:`samcp.web.session` has what the events do."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import mkdtemp
 from threading import Lock
 from typing import Any
 
 import gradio as gr
 import skimage.data
 
-from samcp.errors import UsageError
 from samcp.predictor import Predictor
 from samcp.vocabulary import Vocabulary
 from samcp.web import session as events
 from samcp.web.session import Session
 
-HOST = "127.0.0.1"  # reachable from this machine only
-
-_USERS = 2  # events that compute at the same time; others wait
-_WAITING = 32  # events; further ones get a message
-_SESSIONS = 100  # visitors whose state is kept
 _LIFETIME = 3600  # seconds until the state and the files of a visitor are deleted
 _SWEEP = 600  # seconds between deletions
 _SLIDER = {"trigger_mode": "always_last", "show_progress": "hidden"}
@@ -37,10 +29,10 @@ _LIMITS = (
     f"Files: JPEG, PNG, WebP, TIFF or BMP, at most {events.MAX_BYTES >> 20} MB and {events.MAX_PIXELS // 10**6} "
     f"million pixels. They are reduced to a side of {events.MAX_SIDE} pixels, and deleted after an hour."
 )
-_THEME = gr.themes.Default(
+THEME = gr.themes.Default(
     font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"), spacing_size="sm"
 ).set(block_info_text_color="*neutral_600", body_text_color_subdued="*neutral_600")
-_CSS = """
+CSS = """
 .gradio-container { max-width: 1360px !important; margin: auto }
 #examples .grid-wrap { min-height: 0; max-height: none; overflow: hidden; padding: 0 }
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); grid-template-rows: none; gap: 8px }
@@ -264,42 +256,3 @@ class Page:
     @property
     def _settings(self) -> tuple[Any, ...]:
         return (self.view, self.confidence, self.merging, self.closer)
-
-
-@contextmanager
-def serve(predictor: Predictor, *, port: int | None = None, share: bool = False) -> Iterator[str]:
-    """Serve the page while the block runs, with the first example ready; yields its address.
-
-    Args:
-        port: default: the first free one from 7860.
-        share: also make a public address through Gradio's servers.
-
-    Raises:
-        UsageError: the port is in use.
-    """
-    with TemporaryDirectory(prefix="samcp-web-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # so that uploads and pictures are deleted when the server stops
-        page = Page(predictor, Path(folder))
-        page.example(0)
-        page.blocks.queue(default_concurrency_limit=_USERS, max_size=_WAITING, api_open=False)
-        try:
-            _, address, public = page.blocks.launch(
-                css=_CSS,
-                theme=_THEME,
-                footer_links=[],
-                max_file_size=events.MAX_BYTES,
-                prevent_thread_lock=True,
-                quiet=True,
-                run_history=False,
-                server_name=HOST,
-                server_port=port,
-                share=share,
-                ssr_mode=False,
-                state_session_capacity=_SESSIONS,
-            )
-        except OSError as error:
-            raise UsageError(f"port {port} is in use, or none is free; choose another one by --port") from error
-        try:
-            yield public or address
-        finally:
-            page.blocks.close()

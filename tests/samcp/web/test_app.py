@@ -1,0 +1,60 @@
+"""Events of the page, called as Gradio calls them, and its server; without a browser."""
+
+import socket
+
+import gradio as gr
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from proposal_cache import ContourGenerator
+from samcp import Predictor, cli
+from samcp.errors import UsageError
+from samcp.web import server
+from samcp.web import session as events
+from samcp.web.app import Page
+
+
+@pytest.fixture(scope="module")
+def cat():
+    photo = np.asarray(Image.fromarray(skimage.data.chelsea()).resize((150, 100)))
+    model = Predictor.from_pretrained(device="cpu").model
+    predictor = Predictor(model, augmentations=[], image_format="RGB", generator=ContourGenerator(parts=30, patches=50))
+    return events.start(predictor, photo, "cat", "cat, sky~")
+
+
+@pytest.fixture
+def page(cat, tmp_path, monkeypatch):
+    """Return the page with a small photograph as the only example."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    monkeypatch.setattr(Page, "example", lambda self, index: (cat, "cat, sky~"))
+    return Page(cat.scene.predictor, tmp_path / "gradio")
+
+
+class TestPort:
+    @pytest.mark.parametrize("port", ["0", "-1", "65536", "99999", "web"])
+    def test_invalid(self, port, capsys):
+        with pytest.raises(SystemExit):
+            cli.main(["web", "--port", port])
+        assert f"argument --port: must be a whole number, 1 to 65535, not '{port}'" in capsys.readouterr().err
+
+    def test_in_use_is_reported_before_the_model_is_loaded(self, monkeypatch):
+        monkeypatch.setattr("samcp.commands.web.load_predictor", lambda arguments: pytest.fail("loads the model"))
+        with socket.create_server((server.HOST, 0)) as other:
+            port = other.getsockname()[1]
+            with pytest.raises(
+                SystemExit, match=rf"--port {port} cannot be used \(Address already in use\); choose an"
+            ):
+                cli.main(["web", "--port", str(port)])
+
+    def test_none_is_free(self, page, monkeypatch):
+        def launch(self, **options):
+            raise OSError("Cannot find empty port")
+
+        monkeypatch.setattr(gr.Blocks, "launch", launch)
+        with (
+            pytest.raises(UsageError, match="^no port is free; choose another one by --port$"),
+            server.serve(page.predictor),
+        ):
+            pass
