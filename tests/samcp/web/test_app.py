@@ -32,6 +32,37 @@ def page(cat, tmp_path, monkeypatch):
     return Page(cat.scene.predictor, tmp_path / "gradio")
 
 
+class Click:
+    """Event of Gradio: example 0, or a place in the picture."""
+
+    def __init__(self, index):
+        self.index = index
+
+
+class TestExpiredVisitor:
+    def test_is_told_that_the_photograph_was_deleted(self, page):
+        changes = [
+            page._ask(None, "cat"),
+            page._click(None, False, Click((75, 60))),
+            page._show(None, "semantic"),
+            page._merge(None, 0.5, 0.5),
+        ]
+        for changed in changes:
+            assert list(changed) == [page.note]
+            assert "deleted after an hour" in changed[page.note]
+
+    def test_gets_no_file(self, page, tmp_path):
+        changed = page._save(None)
+        assert changed[page.file] is None
+        assert "deleted after an hour" in changed[page.note]
+        assert not list(tmp_path.rglob("*.zip"))
+
+    def test_starts_again_by_an_example_or_an_upload(self, page, cat, tmp_path):
+        Image.fromarray(cat.result.image).save(tmp_path / "tabby.png")
+        assert page._choose_example(None, Click(0))[page.state].session.name == "cat"
+        assert page._upload(None, str(tmp_path / "tabby.png"), "cat")[page.state].session.name == "tabby"
+
+
 class TestPort:
     @pytest.mark.parametrize("port", ["0", "-1", "65536", "99999", "web"])
     def test_invalid(self, port, capsys):

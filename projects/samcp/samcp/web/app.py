@@ -29,6 +29,7 @@ _LIMITS = (
     f"Files: JPEG, PNG, WebP, TIFF or BMP, at most {events.MAX_BYTES >> 20} MB and {events.MAX_PIXELS // 10**6} "
     f"million pixels. They are reduced to a side of {events.MAX_SIDE} pixels, and deleted after an hour."
 )
+_EXPIRED = "There is no photograph any more: it was deleted after an hour. Choose one, or upload it again."
 THEME = gr.themes.Default(
     font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"), spacing_size="sm"
 ).set(block_info_text_color="*neutral_600", body_text_color_subdued="*neutral_600")
@@ -188,11 +189,11 @@ class Page:
             )
 
     def _load(self, visitor: Visitor | None) -> dict[Any, Any]:
-        return self._change(visitor, lambda now: now, words=self.example(0)[1])
+        return self._change(visitor or self._new_visitor(), lambda now: now, words=self.example(0)[1])
 
     def _choose_example(self, visitor: Visitor | None, event: gr.SelectData) -> dict[Any, Any]:
         chosen, words = self.example(event.index)
-        return self._change(visitor, lambda now: chosen, words=words)
+        return self._change(visitor or self._new_visitor(), lambda now: chosen, words=words)
 
     def _upload(self, visitor: Visitor | None, path: str, words: str) -> dict[Any, Any]:
         if words in [example.words for example in EXAMPLES]:
@@ -201,7 +202,7 @@ class Page:
         def start(now: Session) -> Session:
             return events.start(self.predictor, events.read_photograph(path), Path(path).stem, words)
 
-        return self._change(visitor, start, words=words)
+        return self._change(visitor or self._new_visitor(), start, words=words)
 
     def _ask(self, visitor: Visitor | None, words: str) -> dict[Any, Any]:
         return self._change(visitor, lambda now: events.ask(now, words))
@@ -218,8 +219,13 @@ class Page:
         return {component: value for component, value in changed.items() if component not in self._settings}
 
     def _save(self, visitor: Visitor | None) -> dict[Any, Any]:
-        now = visitor.session if visitor else self.example(0)[0]
-        return {self.file: str(events.write_files(now, Path(mkdtemp(dir=self.folder))))}
+        if visitor is None:
+            return {self.file: None, self.note: _alert(_EXPIRED)}
+        # Gradio deletes the file with all others in this folder.
+        return {self.file: str(events.write_files(visitor.session, Path(mkdtemp(dir=self.folder))))}
+
+    def _new_visitor(self) -> Visitor:
+        return Visitor(self.example(0)[0])
 
     def _change(
         self,
@@ -229,17 +235,28 @@ class Page:
         words: str | None = None,
         closer: bool = False,
     ) -> dict[Any, Any]:
-        """Apply an event and return the new values of all components, or a message if it fails."""
-        visitor = visitor or Visitor(self.example(0)[0])
+        """Apply an event and return the new values of all components, or a message if it fails.
+
+        Args:
+            visitor: None after the photograph was deleted.
+            words: new text of the words, None to leave it.
+            closer: whether "Look closer" is ticked while a corner is marked.
+        """
+        if visitor is None:
+            return {self.note: _alert(_EXPIRED)}
         try:
             with visitor.lock:
                 now = visitor.session = event(visitor.session)
         except (ValueError, OSError) as error:
-            return {self.note: f'<span class="error" role="alert">{escape(str(error))}</span>'}
-        bars = events.bars(now)
-        confidence = events.confidence(now)
-        values = {
-            self.state: visitor,
+            return {self.note: _alert(str(error))}
+        values = {self.state: visitor, **self._values(now), self.closer: closer and now.corner is not None}
+        if words is not None:
+            values[self.words] = words
+        return values
+
+    def _values(self, now: Session) -> dict[Any, Any]:
+        bars, confidence = events.bars(now), events.confidence(now)
+        return {
             self.picture: events.picture(now),
             self.legend: events.legend(now),
             self.note: f'<span role="status">{escape(now.note)}</span>',
@@ -249,10 +266,12 @@ class Page:
             self.view: now.view,
             self.confidence: gr.Slider(value=confidence or 0, interactive=confidence is not None),
             self.merging: now.result.inference.member_threshold,
-            self.closer: closer and now.corner is not None,
         }
-        return values if words is None else {**values, self.words: words}
 
     @property
     def _settings(self) -> tuple[Any, ...]:
         return (self.view, self.confidence, self.merging, self.closer)
+
+
+def _alert(message: str) -> str:
+    return f'<span class="error" role="alert">{escape(message)}</span>'
