@@ -1,6 +1,7 @@
 """Events of the page, called as Gradio calls them, and its server; without a browser."""
 
 import socket
+from threading import Event, Thread
 
 import gradio as gr
 import numpy as np
@@ -13,7 +14,7 @@ from samcp import Predictor, cli
 from samcp.errors import UsageError
 from samcp.web import server
 from samcp.web import session as events
-from samcp.web.app import Page
+from samcp.web.app import Page, Visitor
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,11 @@ def page(cat, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     monkeypatch.setattr(Page, "example", lambda self, index: (cat, "cat, sky~"))
     return Page(cat.scene.predictor, tmp_path / "gradio")
+
+
+@pytest.fixture
+def visitor(cat):
+    return Visitor(cat)
 
 
 class Click:
@@ -61,6 +67,47 @@ class TestExpiredVisitor:
         Image.fromarray(cat.result.image).save(tmp_path / "tabby.png")
         assert page._choose_example(None, Click(0))[page.state].session.name == "cat"
         assert page._upload(None, str(tmp_path / "tabby.png"), "cat")[page.state].session.name == "tabby"
+
+
+class TestLookCloser:
+    def test_stays_ticked_while_views_and_words_change(self, page, visitor):
+        assert page._click(visitor, True, Click((20, 10)))[page.closer] is True
+        for changed in (page._show(visitor, "semantic"), page._ask(visitor, "cat")):
+            assert page.closer not in changed
+        assert visitor.session.corner == (20, 10)
+
+    def test_is_unticked_by_the_second_corner_and_by_another_photograph(self, page, visitor):
+        page._click(visitor, True, Click((20, 10)))
+        assert page._click(visitor, True, Click((100, 80)))[page.closer] is False
+        page._click(visitor, True, Click((20, 10)))
+        assert page._choose_example(visitor, Click(0))[page.closer] is False
+
+
+def test_values_of_an_event_are_made_before_the_next_one_starts(page, visitor, monkeypatch):
+    """Else the values of the older event could arrive last, and the page would show what is no longer true."""
+    drawing, go_on, original = Event(), Event(), events.picture
+
+    def picture(session):
+        if session.view == "semantic":
+            drawing.set()
+            go_on.wait(timeout=60)
+        return original(session)
+
+    monkeypatch.setattr(events, "picture", picture)
+    views = []
+    threads = [
+        Thread(target=lambda view=view: views.append(page._show(visitor, view)[page.view]))
+        for view in ("semantic", "patches")
+    ]
+    threads[0].start()
+    assert drawing.wait(timeout=60)
+    threads[1].start()
+    threads[1].join(timeout=1)
+    assert threads[1].is_alive(), "waits for the values of the first event"
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert views == ["semantic", "patches"]
 
 
 class TestPort:

@@ -189,11 +189,11 @@ class Page:
             )
 
     def _load(self, visitor: Visitor | None) -> dict[Any, Any]:
-        return self._change(visitor or self._new_visitor(), lambda now: now, words=self.example(0)[1])
+        return self._change(visitor or self._new_visitor(), lambda now: now, words=self.example(0)[1], closer=False)
 
     def _choose_example(self, visitor: Visitor | None, event: gr.SelectData) -> dict[Any, Any]:
         chosen, words = self.example(event.index)
-        return self._change(visitor or self._new_visitor(), lambda now: chosen, words=words)
+        return self._change(visitor or self._new_visitor(), lambda now: chosen, words=words, closer=False)
 
     def _upload(self, visitor: Visitor | None, path: str, words: str) -> dict[Any, Any]:
         if words in [example.words for example in EXAMPLES]:
@@ -202,7 +202,7 @@ class Page:
         def start(now: Session) -> Session:
             return events.start(self.predictor, events.read_photograph(path), Path(path).stem, words)
 
-        return self._change(visitor or self._new_visitor(), start, words=words)
+        return self._change(visitor or self._new_visitor(), start, words=words, closer=False)
 
     def _ask(self, visitor: Visitor | None, words: str) -> dict[Any, Any]:
         return self._change(visitor, lambda now: events.ask(now, words))
@@ -233,25 +233,27 @@ class Page:
         event: Callable[[Session], Session],
         *,
         words: str | None = None,
-        closer: bool = False,
+        closer: bool | None = None,
     ) -> dict[Any, Any]:
         """Apply an event and return the new values of all components, or a message if it fails.
 
         Args:
             visitor: None after the photograph was deleted.
             words: new text of the words, None to leave it.
-            closer: whether "Look closer" is ticked while a corner is marked.
+            closer: whether "Look closer" is ticked while a corner is marked, None to leave it.
         """
         if visitor is None:
             return {self.note: _alert(_EXPIRED)}
-        try:
-            with visitor.lock:
+        with visitor.lock:  # also while the values are made, so that those of an older event do not come last
+            try:
                 now = visitor.session = event(visitor.session)
-        except (ValueError, OSError) as error:
-            return {self.note: _alert(str(error))}
-        values = {self.state: visitor, **self._values(now), self.closer: closer and now.corner is not None}
+            except (ValueError, OSError) as error:
+                return {self.note: _alert(str(error))}
+            values = {self.state: visitor, **self._values(now)}
         if words is not None:
             values[self.words] = words
+        if closer is not None:
+            values[self.closer] = closer and now.corner is not None
         return values
 
     def _values(self, now: Session) -> dict[Any, Any]:
