@@ -14,7 +14,7 @@ Validation is Table 9 of the datasets named by --validate, and the covering of B
 import argparse
 from pathlib import Path
 
-from samcp.command_line import command_parser
+from samcp.command_line import command_parser, count
 
 
 def main() -> None:
@@ -29,13 +29,19 @@ def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("output/contours"), help="folder (default %(default)s)")
     parser.add_argument(
-        "--iterations", type=int, default=4000, metavar="N", help="of the network (default %(default)s)"
+        "--iterations", type=count, default=4000, metavar="N", help="of the network (default %(default)s)"
     )
-    parser.add_argument("--batch", type=int, default=4, metavar="N", help="images per iteration (default %(default)s)")
+    parser.add_argument(
+        "--batch", type=count, default=4, metavar="N", help="images per iteration (default %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="loading processes (default %(default)s)")
     parser.add_argument(
-        "--pair-images", type=int, default=400, metavar="N", help="images for the cost of merges (default %(default)s)"
+        "--pair-images",
+        type=count,
+        default=400,
+        metavar="N",
+        help="images for the cost of merges (default %(default)s)",
     )
     parser.add_argument(
         "--validate",
@@ -44,7 +50,7 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="DATASET",
         help="registered datasets (default: bsds500_val coco_2017_train, which is not used for training)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="validate on the first N images only")
+    parser.add_argument("--limit", type=count, metavar="N", help="validate on the first N images only")
     return parser.parse_args()
 
 

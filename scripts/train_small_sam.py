@@ -20,7 +20,7 @@ At the end, validation.json has Table 9 of the datasets named by --validate.
 import argparse
 from pathlib import Path
 
-from samcp.command_line import command_parser
+from samcp.command_line import command_parser, count
 
 
 def main() -> None:
@@ -38,14 +38,14 @@ def _parse_arguments() -> argparse.Namespace:
     add("--images", choices=("photographs", "scenes"), default="photographs", help=text)
     add("--output", type=Path, default=Path("output/small_sam"), help="folder (default %(default)s)")
     add("--initial", type=Path, metavar="FILE", help="weights to start from (default: those of the contour network)")
-    add("--iterations", type=int, metavar="N", help="(default 12000, for scenes 3000)")
-    add("--batch", type=int, default=4, metavar="N", help="images per iteration (default %(default)s)")
-    add("--points", type=int, metavar="N", help="prompts per image (default 32, for scenes 16)")
-    add("--image-size", type=int, metavar="N", help="of the model's input (default 320, for scenes 256)")
+    add("--iterations", type=count, metavar="N", help="(default 12000, for scenes 3000)")
+    add("--batch", type=count, default=4, metavar="N", help="images per iteration (default %(default)s)")
+    add("--points", type=count, metavar="N", help="prompts per image (default 32, for scenes 16)")
+    add("--image-size", type=count, metavar="N", help="of the model's input (default 320, for scenes 256)")
     add("--lr", type=float, default=8e-4, metavar="X", help="learning rate (default %(default)s)")
     add("--seed", type=int, default=0, help="(default %(default)s)")
     add("--workers", type=int, default=0, metavar="N", help="loading processes (default %(default)s)")
-    add("--save-every", type=int, default=50, metavar="N", help="iterations (default %(default)s)")
+    add("--save-every", type=count, default=50, metavar="N", help="iterations (default %(default)s)")
     validation = parser.add_argument_group("validation").add_argument
     validation(
         "--validate",
@@ -54,8 +54,8 @@ def _parse_arguments() -> argparse.Namespace:
         help="registered datasets (default: coco_2017_train, which is not used for training, and bsds500_val; for "
         "scenes miniature_val)",
     )
-    validation("--limit", type=int, metavar="N", help="use the first N images only")
-    validation("--points-per-side", type=int, default=32, metavar="N", help="of the grid (default %(default)s)")
+    validation("--limit", type=count, metavar="N", help="use the first N images only")
+    validation("--points-per-side", type=count, default=32, metavar="N", help="of the grid (default %(default)s)")
     validation("--pred-iou-thresh", type=float, default=0.5, metavar="X", help="(default %(default)s)")
     validation("--stability-score-thresh", type=float, default=0.8, metavar="X", help="(default %(default)s)")
     return parser.parse_args()

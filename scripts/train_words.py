@@ -11,7 +11,7 @@ logit; the others keep that of ImageNet's classifier. Takes two minutes on one C
 import argparse
 from pathlib import Path
 
-from samcp.command_line import add_register_option, command_parser
+from samcp.command_line import add_register_option, command_parser, count
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def _parse_arguments() -> argparse.Namespace:
     add_register_option(parser)
     parser.add_argument("--test", metavar="NAME", help="dataset to measure the accuracy on")
     parser.add_argument(
-        "--min-size", type=int, default=480, metavar="PIXELS", help="shorter side (default %(default)s)"
+        "--min-size", type=count, default=480, metavar="PIXELS", help="shorter side (default %(default)s)"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
     return parser.parse_args()
@@ -43,7 +43,7 @@ def _parse_arguments() -> argparse.Namespace:
 
 def _dataset(text: str) -> tuple[str, int]:
     name, _, every = text.partition(":")
-    return name, int(every or 1)
+    return name, count(every or "1")
 
 
 if __name__ == "__main__":

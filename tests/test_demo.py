@@ -70,3 +70,13 @@ def test_rejects_other_number_of_scenes_in_same_folder(demo):
     assert rejected.returncode == 1
     assert rejected.stderr.startswith("error: ")
     assert "another folder" in rejected.stderr
+
+
+def test_keeps_files_that_are_not_of_a_demo(tmp_path):
+    notes = tmp_path / "run" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("of the user")
+    rejected = run_demo(tmp_path, "--train", "1", "--val", "1", "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()")
+    assert rejected.stderr.startswith(f"error: {notes.parent} has files, but is not of a demo")
+    assert notes.read_text() == "of the user"
+    assert not (tmp_path / "synthetic").exists()

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from proposal_cache import PatchCache
 from samcp import cli
 from samcp.data.ground_truth import read_panoptic_ids
 from samcp.errors import DataError
-from samcp.parts import PartWords
+from samcp.parts import PartWords, segment_parts
+from samcp.predictor import Predictor
 from tests.conftest import Synthetic
 from tests.samcp.test_segment import save_model
 
@@ -43,6 +45,19 @@ def test_parts_are_inside_their_objects(synthetic: Synthetic, tmp_path: Path) ->
 
 def json_segments(folder: Path) -> list[dict]:
     return json.loads((folder / "panoptic.json").read_text())["annotations"][0]["segments_info"]
+
+
+def test_both_prompts_are_of_the_wholes(synthetic: Synthetic, tmp_path: Path) -> None:
+    picture = synthetic.folder / "val" / "val_00000.jpg"
+    scene = Predictor.from_pretrained(save_model(tmp_path))(picture, PatchCache(synthetic.val_patches)["val_00000"])
+    result = segment_parts(scene, PartWords.parse("disc > ring, square; sky~ > disc"))
+    assert result.vocabulary.names == ("disc", "sky", "disc ring", "disc square", "sky disc")
+    assert result.labels.names == ("disc", "sky")
+    assert result.labels.scores.shape == (len(scene.patches), 2)
+    assert result.group(0).patches == result.group(0, "disc").patches
+    for call in (lambda: result.group(0, "disc ring"), lambda: result.affinities("disc ring")):
+        with pytest.raises(ValueError, match="'disc ring' is not one of the 2 classes of this result"):
+            call()
 
 
 @pytest.mark.parametrize("text", ["person", "person >", "person > head > nose", "person, dog > head", "> head"])

@@ -248,12 +248,15 @@ def test_unknown_word_is_reported_before_patches_are_made(tmp_path: Path, monkey
         run(tmp_path / "x.jpg", "--words", "elefant")
 
 
-def test_semantic_model_has_no_instances(synthetic: Synthetic, tmp_path: Path) -> None:
+def test_task_of_a_semantic_model_is_checked_before_patches_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ContourGenerator, "__call__", lambda *args: pytest.fail("makes patches"))
+    Image.new("RGB", (60, 40)).save(tmp_path / "x.jpg")
     only = {"INSTANCE_QUERIES": False, "SEMANTIC_QUERIES": "all", "TEST.PANOPTIC_ON": False, "TEST.INSTANCE_ON": False}
     weights = save_model(tmp_path, **{f"MODEL.SAMCP.{key}": value for key, value in only.items()})
-    where = (synthetic.folder / "val", "--patches", synthetic.val_patches, "--output", tmp_path / "out")
     with pytest.raises(SystemExit, match=r"--task panoptic: .* has no instances; use --task semantic"):
-        run(*where, "--weights", weights, "--task", "panoptic")
+        run(tmp_path / "x.jpg", "--weights", weights, "--task", "panoptic")
 
 
 def test_shipped_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+_MAX_PORT = 65535
+
 
 def command_parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser that prints a script's docstring as it is written."""
@@ -148,4 +150,11 @@ def count(text: str) -> int:
     """Parse a whole number of at least 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """Parse the number of a port, for argparse."""
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_PORT:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 to {_MAX_PORT}, not {text!r}")
     return int(text)

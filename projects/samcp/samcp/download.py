@@ -1,16 +1,22 @@
 """Model files from URLs, downloaded once into the user's cache."""
 
 import hashlib
-import os
+import secrets
+import shutil
 import sys
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
-import torch
+from tqdm import tqdm
 
 from proposal_cache.errors import reason
+from proposal_cache.store.durable import make_directory
 from samcp.errors import CheckpointError
 from samcp.user_cache import cache_folder
+
+_HEADERS = {"User-Agent": "samcp"}  # some hosts reject Python's own
 
 
 def is_url(name: str) -> bool:
@@ -28,15 +34,15 @@ def fetch(url: str) -> Path:
     The path and the SHA-256 of a new copy are printed on standard error, to be compared with those of the publisher.
 
     Raises:
-        CheckpointError: the file cannot be downloaded.
+        CheckpointError: the file cannot be downloaded, or only a part of it, or cannot be written.
     """
     folder = cache_folder("models") / hashlib.sha256(url.encode()).hexdigest()[:16]
     path = folder / PurePosixPath(urlsplit(url).path).name
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, os.fspath(path))
-        except (OSError, ValueError) as error:
+            make_directory(folder)
+            _download(url, path)
+        except (OSError, ValueError, HTTPException) as error:
             raise CheckpointError(
                 f"{url}: cannot be downloaded ({reason(error)}); check the URL, or name a local file"
             ) from error
@@ -44,3 +50,18 @@ def fetch(url: str) -> Path:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         print(f"{path}\nsha256 {digest}", file=sys.stderr)
     return path
+
+
+def _download(url: str, path: Path) -> None:
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with urlopen(Request(url, headers=_HEADERS)) as response, partial.open("xb") as file:
+            size = response.headers["Content-Length"]
+            total = None if size is None else int(size)
+            with tqdm.wrapattr(response, "read", total=total, unit="B", unit_scale=True, unit_divisor=1024) as body:
+                shutil.copyfileobj(body, file)
+            if total is not None and file.tell() != total:  # urllib ends without an error if a connection is closed
+                raise OSError(f"only {file.tell()} of {total} bytes arrived")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -68,14 +68,24 @@ class PartsResult(Result):
     """Result whose panoptic segmentation has parts; its vocabulary is :attr:`PartWords.all`.
 
     A segment of a part has "part_of", the id of its object. The pixels of an object that no part covers are a segment
-    of the object; there is none if all are covered.
+    of the object; there is none if all are covered. Both prompts, instances and the semantic segmentation are of the
+    wholes.
+
+    Attributes:
+        segmentation: the panoptic segmentation.
+        wholes: the classes of the predictions, the first ones of the vocabulary.
     """
 
     segmentation: tuple[Tensor, list[dict[str, Any]]]
+    wholes: Vocabulary
 
     @property
     def panoptic(self) -> tuple[Tensor, list[dict[str, Any]]]:
         return self.segmentation
+
+    @property
+    def _predicted(self) -> Vocabulary:
+        return self.wholes
 
 
 def segment_parts(scene: Scene, words: PartWords) -> PartsResult:
@@ -101,5 +111,7 @@ def segment_parts(scene: Scene, words: PartWords) -> PartsResult:
     listed = [{**segment, "area": int((ids == segment["id"]).sum())} for segment in [*objects, *segments]]
     fields = {name: getattr(result, name) for name in Result.__dataclass_fields__}
     return PartsResult(
-        **{**fields, "vocabulary": words.all}, segmentation=(ids, [one for one in listed if one["area"]])
+        **{**fields, "vocabulary": words.all},
+        segmentation=(ids, [one for one in listed if one["area"]]),
+        wholes=words.wholes,
     )

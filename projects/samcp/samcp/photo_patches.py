@@ -2,10 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from proposal_cache import PatchCache, Patches
+from proposal_cache.errors import CacheError, LockedError
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import ImageError, ImageFile
 from proposal_cache.generators.base import Generator
@@ -21,23 +23,44 @@ def photo_patches(images: Sequence[ImageFile], generator: Generator) -> dict[str
 
     Returns:
         key of the image -> its patches, or the message of the error that prevented them.
+
+    Raises:
+        CacheError: patches are missing and the cache cannot be written.
     """
     found: dict[str, Patches | str] = {}
-    read: dict[str, ImageFile] = {}
+    digests: dict[str, str] = {}
     for image in images:
         try:
-            read[image.key] = image.fetch()
+            digests[image.key] = hashlib.sha256(image.fetch().data or b"").hexdigest()
         except ImageError as error:
             found[image.key] = str(error)
-    digests = {key: hashlib.sha256(image.data or b"").hexdigest() for key, image in read.items()}
     described = json.dumps(generator.describe(), sort_keys=True).encode()
     folder = cache_folder("patches") / hashlib.sha256(described).hexdigest()[:16]
-    unique = {digest: replace(read[key], key=digest) for key, digest in digests.items()}
+    unique = {digests[image.key]: image for image in images if image.key in digests}
+    missing = _missing(folder, unique)
+    if missing:
+        _generate([replace(unique[digest], key=digest) for digest in missing], generator, folder)
     if unique:
-        generate(list(unique.values()), generator, folder, "photographs")
         cache = PatchCache(folder)
         found |= {
             key: cache[digest] if digest in cache else cache.manifest.failures[digest]
             for key, digest in digests.items()
         }
     return found
+
+
+def _missing(folder: Path, digests: Iterable[str]) -> list[str]:
+    """Return the digests that a cache lacks; all if there is no complete cache yet."""
+    try:
+        return PatchCache(folder).missing(digests)
+    except CacheError:
+        return list(digests)
+
+
+def _generate(images: Sequence[ImageFile], generator: Generator, folder: Path) -> None:
+    try:
+        generate(images, generator, folder, "photographs")
+    except LockedError as error:
+        raise LockedError(
+            f"{folder} is being written by another process: wait for it to end, or set SAMCP_CACHE to another folder"
+        ) from error

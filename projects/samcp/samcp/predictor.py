@@ -158,7 +158,7 @@ class Predictor:
         """
         if self.model.namer is None:
             self.model.class_embedding.check_words(vocabulary.words)
-        elif vocabulary != self.model.vocabulary:
+        elif not all(vocabulary.known_to(self.model.trained_vocabulary)):
             self.model.namer.check_words(vocabulary.words)
 
     def __call__(self, image: Picture, patches: Patches | None = None) -> Scene:

@@ -133,7 +133,7 @@ class Result:
         >>> result.labels.scores.shape == (len(result.patches), 2)
         True
         """
-        return Labels(self.vocabulary.names, self.inference.patch_class_scores(self.predictions))
+        return Labels(self._predicted.names, self.inference.patch_class_scores(self.predictions))
 
     def affinities(self, name: str | None = None) -> Tensor:
         """Return Prompt II of all pairs, (N, N): the probability that two patches belong to one instance of a class.
@@ -216,7 +216,8 @@ class Result:
         Raises:
             ValueError: see :meth:`draw`.
         """
-        return save_results([(name, self)], folder, self._check_task(task), f"{without_suffix(name)}.json")
+        key = without_suffix(name)
+        return save_results([(key, name, self)], folder, self._check_task(task), f"{key}.json")
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -228,6 +229,11 @@ class Result:
         else:
             texts = [names[c] for c in self.semantic.unique().tolist() if c >= 0]
         return f"<Result {height} x {width}: {', '.join(texts) or 'nothing found'}>"
+
+    @property
+    def _predicted(self) -> Vocabulary:
+        """The classes of the predictions."""
+        return self.vocabulary
 
     def _check_task(self, task: str | None) -> str:
         if task is not None and task not in TASKS:
@@ -246,16 +252,16 @@ class Result:
     def _things(self, name: str | None) -> list[int]:
         """Return the index of a thing class, or of all."""
         self._check_instances()
-        names = self.vocabulary.names
+        names = self._predicted.names
         if name is None:
-            things = [i for i, is_thing in enumerate(self.vocabulary.is_thing) if is_thing]
+            things = [i for i, is_thing in enumerate(self._predicted.is_thing) if is_thing]
             if not things:
                 raise ValueError("all words are stuff, which has no instances; add a thing class (without ~)")
             return things
         if name not in names:
             near = ", ".join(nearest_words(name, names) or names)
             raise ValueError(f"{name!r} is not one of the {len(names)} classes of this result; did you mean: {near}?")
-        if not self.vocabulary.is_thing[names.index(name)]:
+        if not self._predicted.is_thing[names.index(name)]:
             raise ValueError(f"{name!r} is stuff, which has no instances; choose a thing class")
         return [names.index(name)]
 

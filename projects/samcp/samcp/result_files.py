@@ -20,24 +20,25 @@ _MAX_8_BITS = 255  # maximum number of classes in an 8-bit map; 255 is unlabeled
 
 
 def save_results(
-    results: Iterable[tuple[str, "Result"]], folder: str | os.PathLike[str], task: str, json_name: str | None = None
+    results: Iterable[tuple[str, str, "Result"]],
+    folder: str | os.PathLike[str],
+    task: str,
+    json_name: str | None = None,
 ) -> list[Path]:
     """Write the files of several images, as ``samcp segment`` does.
-
-    KEY is the name of an image without suffix, NAME the name.
 
     * KEY.jpg: the picture;
     * "panoptic": panoptic/KEY.png and panoptic.json, in COCO's panoptic format;
     * "instance": instances.json, in COCO's result format;
     * "semantic": semantic/KEY.png, with 255 for unlabeled pixels (with more than 255 classes: 16 bits, 65535).
 
-    >>> paths = save_results([("a.jpg", result), ("b.jpg", result)], "out", "instance")
+    >>> paths = save_results([("a", "a.jpg", result), ("b", "b.jpg", result)], "out", "instance")
     >>> [path.as_posix() for path in paths]
     ['out/a.jpg', 'out/b.jpg', 'out/instances.json']
 
     Args:
-        results: (name of the image, result), all of the same classes; may be a generator, so that one result is in
-            memory at a time.
+        results: (KEY, name of the image in the json, result), all of the same classes; may be a generator, so that one
+            result is in memory at a time.
         task: one of TASKS.
         json_name: other name of the json file.
 
@@ -46,9 +47,8 @@ def save_results(
     """
     folder, paths, images, annotations = Path(folder), [], [], []
     categories: list[dict[str, Any]] = []
-    for name, result in results:
-        key = without_suffix(name)
-        picture = folder / f"{key}.jpg"
+    for key, name, result in results:
+        picture = picture_path(folder, key)
         write_image(picture, np.asarray(result.draw(task)), "JPEG", quality=_PICTURE_QUALITY)
         paths.append(picture)
         height, width = result.image.shape[:2]
@@ -69,6 +69,11 @@ def save_results(
         paths.append(folder / (json_name or "instances.json"))
         write_json(paths[-1], annotations)
     return paths
+
+
+def picture_path(folder: Path, key: str) -> Path:
+    """Return the path of the picture of an image in the folder of :func:`save_results`."""
+    return folder / f"{key}.jpg"
 
 
 def without_suffix(name: str) -> str:

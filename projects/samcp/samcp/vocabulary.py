@@ -61,6 +61,15 @@ class Vocabulary:
         """Words of each class, its name first."""
         return tuple((name, *others) for name, others in zip(self.names, self.synonyms, strict=True))
 
+    def known_to(self, other: "Vocabulary") -> list[bool]:
+        """Return for each class whether another vocabulary has one of its words.
+
+        >>> Vocabulary.parse("cat, sofa: couch").known_to(Vocabulary.parse("couch, dog"))
+        [False, True]
+        """
+        known = {word_key(word) for words in other.words for word in words}
+        return [not known.isdisjoint(map(word_key, words)) for words in self.words]
+
     def select(self, classes: Sequence[int]) -> "Vocabulary":
         """Return the vocabulary of some of the classes."""
         return Vocabulary(*(tuple(values[i] for i in classes) for values in vars(self).values()))

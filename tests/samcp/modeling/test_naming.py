@@ -1,10 +1,13 @@
 """Naming of regions by an ImageNet classifier and by CLIP."""
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from detectron2.config import CfgNode
+from timm.data import ImageNetInfo
 
 from samcp import SAMCP, model_zoo
 from samcp.errors import CheckpointError
@@ -13,8 +16,11 @@ from samcp.modeling.naming.clip import CLIPNamer
 from samcp.modeling.naming.imagenet import ImageNetNamer, LearnedWords
 from samcp.modeling.naming.words import word_table
 from samcp.modeling.open_vocabulary import mask_weights
-from samcp.vocabulary import Vocabulary
+from samcp.predictor import Predictor
+from samcp.vocabulary import Vocabulary, word_key
 from tests.tiny_clip import make_tiny_clip
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +48,27 @@ def test_words(word: str, rows: Any) -> None:
         assert found.rows == tuple(rows)
 
 
+def everyday_words() -> list[str]:
+    """Return the words of words.txt."""
+    text = (ROOT / "projects" / "samcp" / "samcp" / "modeling" / "naming" / "words.txt").read_text()
+    lines = [line.rpartition(":")[0] for line in text.splitlines() if line and not line.startswith("#")]
+    return [word_key(word) for line in lines for word in line.split(",")]
+
+
 def test_every_number_is_a_class_and_every_word_occurs_once() -> None:
-    table = word_table()
-    assert all(0 <= row < 1000 for rows in table.rows for row in rows)
-    assert len(table.names) == len(set(table.names))
+    assert all(0 <= row < 1000 for rows in word_table().rows for row in rows)
+    assert [word for word, occurrences in Counter(everyday_words()).items() if occurrences > 1] == []
+
+
+def test_documents_count_the_known_words(namer: ImageNetNamer) -> None:
+    info = ImageNetInfo()
+    names = {word_key(name) for i in range(1000) for name in info.index_to_description(i).split(",")}
+    others = {word for word in everyday_words() if namer.knows([word])} - names
+    assert all(namer.knows([name]) for name in names)
+    numbers = [f"{len(names) + len(others):,}", f"the names of ImageNet's classes and {len(others)} everyday"]
+    for file in ("README.md", "weights/README.md", "docs/tour.ipynb", "projects/samcp/samcp/cli.py"):
+        text = " ".join((ROOT / file).read_text().split())
+        assert all(number in text for number in numbers), f"{file} lacks {numbers}"
 
 
 def test_unknown_word_has_near_ones(namer: ImageNetNamer) -> None:
@@ -144,6 +167,16 @@ def test_objects_need_no_names(agnostic_cfg: CfgNode, toy: Any, caplog: pytest.L
     assert not caplog.text
     model.set_vocabulary(Vocabulary(("dog", "blorp"), (True, True)))
     assert "1 of 2 classes are unknown, such as blorp" in caplog.text
+
+
+def test_known_words_do_not_depend_on_the_words_before(agnostic_cfg: CfgNode) -> None:
+    model = SAMCP(agnostic_cfg, vocabulary=Vocabulary(("object",), (True,)))
+    predictor = Predictor(model, augmentations=[], image_format="RGB")
+    for words in ("object", "dog", "blorp"):
+        model.set_vocabulary(Vocabulary.parse(words))
+        predictor.check_words(Vocabulary.parse("object"))
+        with pytest.raises(ValueError, match="'blorp'"):
+            predictor.check_words(Vocabulary.parse("blorp"))
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def _count(predictor, name):
 
 @pytest.fixture(scope="module")
 def address(predictor):
-    from samcp.web.app import serve
+    from samcp.web.server import serve
 
     with serve(predictor) as address:
         yield address

@@ -27,7 +27,7 @@ from samcp.config import load_config
 from samcp.data.build import load_records
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.datasets.synthetic.register import register_synthetic
-from samcp.errors import USER_ERRORS
+from samcp.errors import USER_ERRORS, UsageError
 from samcp.evaluation import compare_with_oracle
 from samcp.evaluation.image_quality import segment_images
 from samcp.predictor import Predictor
@@ -41,6 +41,7 @@ _GENERATE = "scripts/generate_sam_patches.py"
 _SPLITS = [["--dataset", f"synthetic_{split}", "--patches", "60"] for split in ("train", "val")]
 _PHOTOGRAPH_MODEL = "samcp-everyday-lite"
 _PICTURES = 8  # validation images on the page
+_MARK = "config.sha256"  # fingerprint of the config, in the folder of the training
 _STAGES = 5
 
 
@@ -61,6 +62,8 @@ def main(arguments: argparse.Namespace) -> None:
 def run(folder: Path, arguments: argparse.Namespace) -> None:
     """Run and announce all stages."""
     started = time.perf_counter()
+    cfg = configure(folder, arguments.opts)
+    _check_run_folder(Path(cfg.OUTPUT_DIR))
     _announce(1, f"Drawing {arguments.train} + {arguments.val} scenes, copying photographs")
     make_synthetic_dataset(folder / "synthetic", arguments.train, arguments.val)
     register_synthetic(folder / "synthetic")
@@ -69,7 +72,6 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
     _announce(2, "Cutting them into patches")
     make_patches(folder)
 
-    cfg = configure(folder, arguments.opts)
     _announce(3, f"Training for {cfg.SOLVER.MAX_ITER} iterations")
     train(cfg)
 
@@ -134,8 +136,8 @@ class _Progress(HookBase):
 def train(cfg: CfgNode) -> None:
     """Train, resume an interrupted training, or skip a finished one; a changed config restarts the training."""
     run, fingerprint = Path(cfg.OUTPUT_DIR), _fingerprint(cfg)
-    mark = run / "config.sha256"
-    if run.exists() and (not mark.exists() or mark.read_text() != fingerprint):
+    mark = run / _MARK
+    if mark.exists() and mark.read_text() != fingerprint:
         shutil.rmtree(run)
     run.mkdir(exist_ok=True)
     mark.write_text(fingerprint)
@@ -183,6 +185,14 @@ def paint(cfg: CfgNode, folder: Path, results: Mapping[str, Any], commands: list
         curves_section(cfg.OUTPUT_DIR, []),
     ]
     return write_demo_page(folder, sections, photographs, commands)
+
+
+def _check_run_folder(run: Path) -> None:
+    """Raise UsageError if the folder of the training has files that are not of a demo, which might be deleted later."""
+    if run.exists() and not (run / _MARK).exists() and any(run.iterdir()):
+        raise UsageError(
+            f"{run} has files, but is not of a demo ({_MARK} is missing); choose another folder by --output"
+        )
 
 
 def _send_messages_to(file: Path) -> None:

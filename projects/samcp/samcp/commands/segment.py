@@ -7,19 +7,20 @@ import sys
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from proposal_cache import PatchCache, Patches
 from proposal_cache.generation.sources import (
     SUFFIXES,
+    ImageError,
     ImageFile,
     SourceError,
     from_folder,
     from_list,
     image_key,
     image_size,
-    read_image,
 )
 from proposal_cache.generators.base import Generator
 from proposal_cache.generators.sam import SamGenerator
@@ -29,7 +30,7 @@ from samcp.parts import PartWords, segment_parts
 from samcp.photo_patches import photo_patches
 from samcp.predictor import Predictor
 from samcp.result import Result
-from samcp.result_files import save_results
+from samcp.result_files import picture_path, save_results
 from samcp.vocabulary import Vocabulary
 
 
@@ -46,14 +47,16 @@ def run(arguments: argparse.Namespace) -> None:
         _check_cache(images, PatchCache(arguments.patches))
     parts = _part_words(arguments)
     predictor = load_predictor(arguments)
+    task = _check_task(arguments, predictor)
     vocabulary = Vocabulary.read(arguments.words) if arguments.words is not None else predictor.vocabulary
     for words in (vocabulary,) if parts is None else (parts.wholes, *parts.parts):
         predictor.check_words(words)
+    images = [_download(image) for image in images]
     if arguments.patches:
         patches = _from_cache(images, PatchCache(arguments.patches))
     else:
         patches = photo_patches(images, patch_generator(arguments, predictor))
-    written = _segment(images, patches, predictor, parts or vocabulary, arguments)
+    written = _segment(images, patches, predictor, parts or vocabulary, task, arguments.output)
     if not written:
         raise UsageError("no image could be segmented")
     print(f"{len(written)} pictures are in {arguments.output}, the first one is {written[0]}")
@@ -72,6 +75,14 @@ def load_predictor(arguments: argparse.Namespace) -> Predictor:
     if threshold is not None:
         predictor.model.inference.score_threshold = threshold
     return predictor
+
+
+def _check_task(arguments: argparse.Namespace, predictor: Predictor) -> str:
+    """Return --task or its default; raises UsageError if it needs instances and the model has none."""
+    task = arguments.task or ("panoptic" if predictor.has_instances else "semantic")
+    if task != "semantic" and not predictor.has_instances:
+        raise UsageError(f"--task {task}: {arguments.weights} has no instances; use --task semantic")
+    return str(task)
 
 
 def _part_words(arguments: argparse.Namespace) -> PartWords | None:
@@ -103,12 +114,20 @@ def find_images(locations: Sequence[str]) -> list[ImageFile]:
         if Path(location).is_dir():
             entries += [(image.key, image.url) for image in from_folder(location)]
         elif "://" in location or Path(location).is_file():
-            entries.append((PurePosixPath(location.replace("\\", "/")).stem, location))
+            entries.append((_file(location).stem, location))
         elif glob.has_magic(location):
             entries += _matching(location)
         else:
             raise SourceError(f"{location}: no such file or folder")
     return from_list(entries, "the command line")
+
+
+def _file(location: str) -> PurePosixPath:
+    """Return the path of a file, or host and path of a URL, without its query."""
+    if "://" not in location:
+        return PurePosixPath(location.replace("\\", "/"))
+    parts = urlsplit(location)
+    return PurePosixPath(parts.netloc + parts.path)
 
 
 def _matching(pattern: str) -> list[tuple[str, str]]:
@@ -126,8 +145,16 @@ def _check_output(output: Path, locations: Sequence[str], images: Sequence[Image
         if folder.resolve() in (output.resolve(), *output.resolve().parents):
             raise ValueError(f"--output {output} is inside the folder of the images, {folder}; choose another folder")
     for image in images:
-        if (output / f"{image.key}.jpg").resolve() == Path(image.url).resolve():
+        if picture_path(output, image.key).resolve() == Path(image.url.removeprefix("file://")).resolve():
             raise ValueError(f"--output {output}: the picture would replace {image.url}; choose another folder")
+
+
+def _download(image: ImageFile) -> ImageFile:
+    """Return an image at a URL with its content, which is used twice; others, or if it fails, as they are."""
+    try:
+        return image.fetch() if "://" in image.url else image
+    except ImageError:
+        return image  # skipped with a message when it is used
 
 
 def _check_cache(images: Sequence[ImageFile], cache: PatchCache) -> None:
@@ -166,23 +193,25 @@ def _segment(
     patches: Mapping[str, Patches | str],
     predictor: Predictor,
     words: Vocabulary | PartWords,
-    arguments: argparse.Namespace,
+    task: str,
+    output: Path,
 ) -> list[Path]:
     """Write all outputs; return the pictures."""
-    default = "panoptic" if predictor.has_instances else "semantic"
-    task = "parts" if isinstance(words, PartWords) else arguments.task or default
-    if task != "semantic" and not predictor.has_instances:
-        raise UsageError(f"--task {task}: {arguments.weights} has no instances; use --task semantic")
 
-    def results() -> Iterator[tuple[str, Result]]:
+    def results() -> Iterator[tuple[str, str, Result]]:
         for image in tqdm(images, desc="segmentation", unit="image", mininterval=1):
             image_patches = patches[image.key]
             if isinstance(image_patches, str):
                 tqdm.write(f"skipped: {image_patches}", file=sys.stderr)
                 continue
-            scene = predictor(read_image(image.url, image.data), image_patches)
+            try:
+                pixels = image.read()
+            except ImageError as error:
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
+                continue
+            scene = predictor(pixels, image_patches)
             result = segment_parts(scene, words) if isinstance(words, PartWords) else scene.segment(words)
-            yield image.key + PurePosixPath(image.url).suffix, result
+            yield image.key, image.key + _file(image.url).suffix, result
 
-    paths = save_results(results(), arguments.output, "panoptic" if task == "parts" else task)
+    paths = save_results(results(), output, "panoptic" if task == "parts" else task)
     return [path for path in paths if path.suffix == ".jpg"]

@@ -19,8 +19,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
     if importlib.util.find_spec("gradio") is None:
         raise UsageError("samcp web needs Gradio; install it by: pip install -e '.[web]' in the checkout")
-    from samcp.web.app import serve
+    from samcp.web.server import check_port, serve
 
+    if arguments.port is not None:
+        check_port(arguments.port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # delete the files of visitors also if it is terminated
     print("Loading the model, and segmenting the first example ...", flush=True)
     predictor = load_predictor(arguments)

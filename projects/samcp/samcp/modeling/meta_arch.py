@@ -26,7 +26,7 @@ from samcp.modeling.patch_encoder import PatchEncoder, RoIEmbeddingCache
 from samcp.modeling.queries import QueryBuilder, QuerySet, classes_with_query
 from samcp.modeling.roi_align import channels_last_on_cpu
 from samcp.modeling.targets import Entities, gather_entities, gather_in_crowd
-from samcp.vocabulary import Vocabulary, word_key
+from samcp.vocabulary import Vocabulary
 
 
 @META_ARCH_REGISTRY.register()
@@ -96,7 +96,7 @@ class SAMCP(nn.Module):
         self.buildable_iou = buildable_iou
         self.fusion = fusion
         self.namer = namer
-        self.trained_words = {word_key(word) for words in vocabulary.words for word in words}
+        self.trained_vocabulary = vocabulary
         self.roi_size = roi_size
         self.oracle = oracle
         self.register_buffer("thing_classes", None, persistent=False)
@@ -242,8 +242,7 @@ class SAMCP(nn.Module):
     @property
     def seen_classes(self) -> Tensor:
         """(C,) bool: classes of the current vocabulary with at least one word that the model was trained on."""
-        seen = [not self.trained_words.isdisjoint(map(word_key, words)) for words in self.vocabulary.words]
-        return torch.tensor(seen, device=self.device)
+        return torch.tensor(self.vocabulary.known_to(self.trained_vocabulary), device=self.device)
 
     def _decode(
         self, images: EncodedImages, words: Tensor, denoising: DenoisingQueries | None = None

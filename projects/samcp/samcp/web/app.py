@@ -1,30 +1,22 @@
 """Layout and events of the page (Gradio); :mod:`samcp.web.session` has what the events do."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import mkdtemp
 from threading import Lock
 from typing import Any
 
 import gradio as gr
 import skimage.data
 
-from samcp.errors import UsageError
 from samcp.predictor import Predictor
 from samcp.vocabulary import Vocabulary
 from samcp.web import session as events
 from samcp.web.session import Session
 
-HOST = "127.0.0.1"  # reachable from this machine only
-
-_USERS = 2  # events that compute at the same time; others wait
-_WAITING = 32  # events; further ones get a message
-_SESSIONS = 100  # visitors whose state is kept
 _LIFETIME = 3600  # seconds until the state and the files of a visitor are deleted
 _SWEEP = 600  # seconds between deletions
 _SLIDER = {"trigger_mode": "always_last", "show_progress": "hidden"}
@@ -37,10 +29,11 @@ _LIMITS = (
     f"Files: JPEG, PNG, WebP, TIFF or BMP, at most {events.MAX_BYTES >> 20} MB and {events.MAX_PIXELS // 10**6} "
     f"million pixels. They are reduced to a side of {events.MAX_SIDE} pixels, and deleted after an hour."
 )
-_THEME = gr.themes.Default(
+_EXPIRED = "There is no photograph any more: it was deleted after an hour. Choose one, or upload it again."
+THEME = gr.themes.Default(
     font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"), spacing_size="sm"
 ).set(block_info_text_color="*neutral_600", body_text_color_subdued="*neutral_600")
-_CSS = """
+CSS = """
 .gradio-container { max-width: 1360px !important; margin: auto }
 #examples .grid-wrap { min-height: 0; max-height: none; overflow: hidden; padding: 0 }
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); grid-template-rows: none; gap: 8px }
@@ -196,11 +189,11 @@ class Page:
             )
 
     def _load(self, visitor: Visitor | None) -> dict[Any, Any]:
-        return self._change(visitor, lambda now: now, words=self.example(0)[1])
+        return self._change(visitor or self._new_visitor(), lambda now: now, words=self.example(0)[1], closer=False)
 
     def _choose_example(self, visitor: Visitor | None, event: gr.SelectData) -> dict[Any, Any]:
         chosen, words = self.example(event.index)
-        return self._change(visitor, lambda now: chosen, words=words)
+        return self._change(visitor or self._new_visitor(), lambda now: chosen, words=words, closer=False)
 
     def _upload(self, visitor: Visitor | None, path: str, words: str) -> dict[Any, Any]:
         if words in [example.words for example in EXAMPLES]:
@@ -209,7 +202,7 @@ class Page:
         def start(now: Session) -> Session:
             return events.start(self.predictor, events.read_photograph(path), Path(path).stem, words)
 
-        return self._change(visitor, start, words=words)
+        return self._change(visitor or self._new_visitor(), start, words=words, closer=False)
 
     def _ask(self, visitor: Visitor | None, words: str) -> dict[Any, Any]:
         return self._change(visitor, lambda now: events.ask(now, words))
@@ -226,8 +219,13 @@ class Page:
         return {component: value for component, value in changed.items() if component not in self._settings}
 
     def _save(self, visitor: Visitor | None) -> dict[Any, Any]:
-        now = visitor.session if visitor else self.example(0)[0]
-        return {self.file: str(events.write_files(now, Path(mkdtemp(dir=self.folder))))}
+        if visitor is None:
+            return {self.file: None, self.note: _alert(_EXPIRED)}
+        # Gradio deletes the file with all others in this folder.
+        return {self.file: str(events.write_files(visitor.session, Path(mkdtemp(dir=self.folder))))}
+
+    def _new_visitor(self) -> Visitor:
+        return Visitor(self.example(0)[0])
 
     def _change(
         self,
@@ -235,19 +233,32 @@ class Page:
         event: Callable[[Session], Session],
         *,
         words: str | None = None,
-        closer: bool = False,
+        closer: bool | None = None,
     ) -> dict[Any, Any]:
-        """Apply an event and return the new values of all components, or a message if it fails."""
-        visitor = visitor or Visitor(self.example(0)[0])
-        try:
-            with visitor.lock:
+        """Apply an event and return the new values of all components, or a message if it fails.
+
+        Args:
+            visitor: None after the photograph was deleted.
+            words: new text of the words, None to leave it.
+            closer: whether "Look closer" is ticked while a corner is marked, None to leave it.
+        """
+        if visitor is None:
+            return {self.note: _alert(_EXPIRED)}
+        with visitor.lock:  # also while the values are made, so that those of an older event do not come last
+            try:
                 now = visitor.session = event(visitor.session)
-        except (ValueError, OSError) as error:
-            return {self.note: f'<span class="error" role="alert">{escape(str(error))}</span>'}
-        bars = events.bars(now)
-        confidence = events.confidence(now)
-        values = {
-            self.state: visitor,
+            except (ValueError, OSError) as error:
+                return {self.note: _alert(str(error))}
+            values = {self.state: visitor, **self._values(now)}
+        if words is not None:
+            values[self.words] = words
+        if closer is not None:
+            values[self.closer] = closer and now.corner is not None
+        return values
+
+    def _values(self, now: Session) -> dict[Any, Any]:
+        bars, confidence = events.bars(now), events.confidence(now)
+        return {
             self.picture: events.picture(now),
             self.legend: events.legend(now),
             self.note: f'<span role="status">{escape(now.note)}</span>',
@@ -257,49 +268,12 @@ class Page:
             self.view: now.view,
             self.confidence: gr.Slider(value=confidence or 0, interactive=confidence is not None),
             self.merging: now.result.inference.member_threshold,
-            self.closer: closer and now.corner is not None,
         }
-        return values if words is None else {**values, self.words: words}
 
     @property
     def _settings(self) -> tuple[Any, ...]:
         return (self.view, self.confidence, self.merging, self.closer)
 
 
-@contextmanager
-def serve(predictor: Predictor, *, port: int | None = None, share: bool = False) -> Iterator[str]:
-    """Serve the page while the block runs, with the first example ready; yields its address.
-
-    Args:
-        port: default: the first free one from 7860.
-        share: also make a public address through Gradio's servers.
-
-    Raises:
-        UsageError: the port is in use.
-    """
-    with TemporaryDirectory(prefix="samcp-web-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # so that uploads and pictures are deleted when the server stops
-        page = Page(predictor, Path(folder))
-        page.example(0)
-        page.blocks.queue(default_concurrency_limit=_USERS, max_size=_WAITING, api_open=False)
-        try:
-            _, address, public = page.blocks.launch(
-                css=_CSS,
-                theme=_THEME,
-                footer_links=[],
-                max_file_size=events.MAX_BYTES,
-                prevent_thread_lock=True,
-                quiet=True,
-                run_history=False,
-                server_name=HOST,
-                server_port=port,
-                share=share,
-                ssr_mode=False,
-                state_session_capacity=_SESSIONS,
-            )
-        except OSError as error:
-            raise UsageError(f"port {port} is in use, or none is free; choose another one by --port") from error
-        try:
-            yield public or address
-        finally:
-            page.blocks.close()
+def _alert(message: str) -> str:
+    return f'<span class="error" role="alert">{escape(message)}</span>'
