@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from proposal_cache.store.lock import rank_lock
 from samcp.data.datasets.miniature.prepare import make_miniature_dataset
 from samcp.errors import exit_with_message
 from samcp.miniature.reproduce.data import make_patches
@@ -27,7 +28,10 @@ def main(arguments: argparse.Namespace) -> None:
             arguments.output / "quick.md" if arguments.quick else Path("docs/miniature.md")
         )
         tables = [load_table(name) for name in names]
-        failures = run(tables, protocol, arguments.output.resolve(), arguments.workers, document)
+        output = arguments.output.resolve()
+        output.mkdir(parents=True, exist_ok=True)
+        with rank_lock(output, 0):
+            failures = run(tables, protocol, output, arguments.workers, document)
     if failures:
         sys.exit("\n".join(map(str, [*failures, f"{len(failures)} jobs failed; the same command tries them again"])))
 
@@ -35,7 +39,6 @@ def main(arguments: argparse.Namespace) -> None:
 def run(tables: Sequence[Table], protocol: Protocol, output: Path, workers: int, document: Path) -> list[Failure]:
     """Prepare data, run what has no results yet, and write the document; return the jobs that failed."""
     read_document(document)  # an error now, instead of after hours
-    output.mkdir(parents=True, exist_ok=True)
     make_miniature_dataset(output / "data" / "miniature")
     make_patches(_patches(tables), workers)
     plan = Plan(tables, protocol)

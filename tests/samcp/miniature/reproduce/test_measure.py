@@ -1,10 +1,15 @@
 """Each kind of measurement, of a model that trains for two iterations."""
 
+import argparse
 import math
+import signal
 
 import pytest
 
 from proposal_cache import ContourGenerator
+from proposal_cache.errors import LockedError
+from proposal_cache.store.lock import rank_lock
+from samcp.commands import reproduce
 from samcp.miniature.reproduce import data, measure
 from samcp.miniature.reproduce.jobs import Job, read_result, training_folder
 from samcp.miniature.reproduce.plan import Plan, Protocol
@@ -59,6 +64,23 @@ def test_model_baselines_time_and_silhouette_share_a_training(root):
     assert checkpoint.stat().st_mtime_ns == written  # not trained again
     assert seconds.keys() == set(METRICS["time"])
     assert math.isclose(seconds["total s"], seconds["patches s"] + seconds["other s"])
+
+
+def test_training_in_progress_is_left_alone(root):
+    """Also if the command that started it was killed, which does not end it."""
+    [job] = jobs(root, (Row("model", **ROW),), ("evaluation",))
+    folder = training_folder(root, job.training)
+    folder.mkdir(parents=True)
+    with rank_lock(folder, 0), pytest.raises(LockedError, match="is being written by"):
+        measure.train(job.training, root)
+    assert [path.name for path in folder.iterdir()] == [".lock-r000"]
+
+
+def test_one_command_per_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the command's, for its own process
+    arguments = argparse.Namespace(tables=["table9"], seeds=1, quick=True, document=None, output=tmp_path, workers=1)
+    with rank_lock(tmp_path, 0), pytest.raises(SystemExit, match=f"{tmp_path} is being written by"):
+        reproduce.main(arguments)
 
 
 def test_oracle_and_patches_need_no_training(root):

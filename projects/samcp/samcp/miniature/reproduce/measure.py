@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 
+from proposal_cache.store.lock import rank_lock
 from samcp.checkpoint import load_trained_model
 from samcp.commands.evaluate_patches import describe
 from samcp.commands.measure_time import time_image
@@ -54,11 +55,12 @@ def train(training: Training, output: Path) -> None:
     cfg = _config(training.config, training_folder(output, training))
     if (Path(cfg.OUTPUT_DIR) / "model_final.pth").exists():
         return
-    start_log(cfg.OUTPUT_DIR, 0)
-    seed_all_rng(cfg.SEED)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=True)
-    trainer.train()
+    with rank_lock(Path(cfg.OUTPUT_DIR), 0):  # the process of a killed command may still be training
+        start_log(cfg.OUTPUT_DIR, 0)
+        seed_all_rng(cfg.SEED)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=True)
+        trainer.train()
 
 
 def measure(measurement: Measurement, output: Path) -> None:
