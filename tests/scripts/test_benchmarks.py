@@ -133,7 +133,7 @@ def test_scaling_prints_rates_and_sizes() -> None:
     assert re.search(r"^local +1 +[\d.]+ +0\.000$", printed, re.MULTILINE)
     printed = output("benchmark_scaling.py", "index", "--images", 3000)
     assert re.search(r"^manifest\.json +[\d.]+ MB per million images$", printed, re.MULTILINE)
-    assert len(re.findall(r" MB peak, ", printed)) == 4
+    assert len(re.findall(r" MB peak, ", printed)) == 5
 
 
 def environment_of_the_bundle(folder: Path) -> Path:

@@ -57,13 +57,17 @@ class Scene:
         return f"<Scene {self.image.shape[0]} x {self.image.shape[1]}: {len(self.patches)} patches>"
 
     @torch.no_grad()
-    def segment(self, words: Words | None = None) -> Result:
+    def segment(self, words: Words | None = None, *, strict: bool = True) -> Result:
         """Predict the classes of some words.
 
         >>> scene.segment("cat, dog")
         <Result 300 x 451: 1 cat>
         >>> scene.segment(["cat: kitten", "sky~"]).vocabulary.names
         ('cat', 'sky')
+
+        Args:
+            words: classes; None for those of the training.
+            strict: raise an error if the encoder of names does not know a class; otherwise, that class is not found.
 
         Returns:
             Semantic, instance and panoptic segmentation (H, W), and both prompts for N patches and C classes.
@@ -74,7 +78,8 @@ class Scene:
         """
         predictor, model = self.predictor, self.predictor.model
         vocabulary = self._vocabulary(words)
-        predictor.check_words(vocabulary)
+        if strict:
+            predictor.check_words(vocabulary)
         with predictor.lock:  # the model has one vocabulary at a time
             if vocabulary != model.vocabulary:
                 model.set_vocabulary(vocabulary)

@@ -59,11 +59,9 @@ def segment_images(
         ValueError: the model has learned embeddings, and not of all the classes.
     """
     vocabulary, metadata = Vocabulary.of_dataset(dataset), MetadataCatalog.get(dataset)
-    with predictor.lock:
-        predictor.model.set_vocabulary(vocabulary)
     for record in records:
         patches = cache[record["key"]]
-        result = predictor(record["file_name"], patches).segment(vocabulary)
+        result = predictor(record["file_name"], patches).segment(vocabulary, strict=False)
         predicted = predicted_regions(_prediction(result, record))
         truth = true_regions(record, (patches.height, patches.width), metadata)
         yield SegmentedImage(record, patches, predicted, truth, image_quality(predicted, truth))
