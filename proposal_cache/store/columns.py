@@ -139,9 +139,8 @@ def open_columns(path: Path, kind: str, schema: Schema) -> ColumnFile:
             columns = {name: _layout(path, root, name, schema[name]) for name in schema}
     except FormatError:
         raise
-    except (
-        Exception
-    ) as error:  # HDF5 reports damage as OSError without a number, RuntimeError, KeyError, ValueError, ...
+    except Exception as error:
+        # HDF5 reports damage as OSError without a number, RuntimeError, KeyError, ValueError, ...
         if isinstance(error, OSError) and error.errno:
             raise StorageError(f"{path} cannot be opened: {os.strerror(error.errno)}") from error
         raise FormatError(f"{path} is truncated, damaged, or not an HDF5 file: {error}") from error
