@@ -64,7 +64,7 @@ MINUTES ?= 120
 soak: $(STAMP) ## measure memory and open files of long runs (IMAGES=2000, MINUTES=120 of training)
 	OMP_NUM_THREADS=1 PYTHONPATH=.:projects/samcp $(PY) -m tests.faults.soak --images $(IMAGES) --minutes $(MINUTES)
 
-bench: $(STAMP) ## run all benchmarks (about an hour on two idle cores); figures in docs/benchmarks.md
+bench: $(STAMP) ## run all benchmarks (40 minutes on two idle cores); figures in docs/benchmarks.md
 	$(PY) scripts/benchmark.py all --update docs
 
 TARGET_PYTHON ?= 3.12

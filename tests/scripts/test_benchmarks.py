@@ -1,5 +1,6 @@
 """Benchmarks at a small size, their report, and the check on a GPU, on the CPU."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -9,8 +10,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
+from samcp.benchmarks import data
 from samcp.benchmarks.model import fit_growth
 from samcp.benchmarks.report import Report, Table, find_falls, read_json, update_page
 from samcp.errors import DataError, UsageError
@@ -46,6 +49,19 @@ def test_data_measures_parts_and_loading_rates(tmp_path: Path) -> None:
     }
     assert parts.ratios["dense: decode and augment all masks"] > 0
     assert [row[0] for row in loader.rows] == ["0", "1"]
+
+
+def test_data_measures_with_one_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmarks after it in `all` have their own threads again."""
+    for name in ("make_dataset", "load_config", "parts_table", "loader_table"):
+        monkeypatch.setattr(data, name, lambda *_: torch.get_num_threads())
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert list(data.tables(argparse.Namespace(dataset=None, patches=1, images=1))) == [1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_model_measures_parts_peers_and_growth(tmp_path: Path) -> None:

@@ -51,14 +51,18 @@ _H100_PER_V100 = 4
 
 def tables(arguments: argparse.Namespace) -> Iterator[Table]:
     """Measure the parts of the mapper, then the loader, with one thread."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        if arguments.dataset is None:
-            arguments.dataset = _NAME
-            arguments.patches_cache = make_dataset(Path(scratch), arguments.patches)
-        cfg = load_config(arguments)
-        yield parts_table(cfg, arguments.images)
-        yield loader_table(cfg, arguments)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            if arguments.dataset is None:
+                arguments.dataset = _NAME
+                arguments.patches_cache = make_dataset(Path(scratch), arguments.patches)
+            cfg = load_config(arguments)
+            yield parts_table(cfg, arguments.images)
+            yield loader_table(cfg, arguments)
+    finally:
+        torch.set_num_threads(threads)  # for the benchmarks after this one
 
 
 def make_dataset(folder: Path, num_patches: int) -> str:
