@@ -60,7 +60,7 @@ class Scripted:
         self.states = iter(states)
 
     def run(self, output: Path) -> None:
-        raise NotImplementedError
+        pytest.fail("run_until is replaced, so that no program runs")
 
     def complete(self, output: Path) -> set[int]:
         state = next(self.states)
