@@ -11,6 +11,7 @@ by more than 8.
 """
 
 import argparse
+import json
 import os
 import signal
 import statistics
@@ -60,6 +61,8 @@ def main() -> None:
         options = [str(part) for item in keys.items() for part in item]
         train = [_ROOT / "projects/samcp/train_net.py", "--config-file", "miniature/demo", *options]
         flat &= report(f"training, {arguments.minutes:g} minutes", watch(train, 60 * arguments.minutes))
+        last = Path(folder, "run/metrics.json").read_text().splitlines()[-1]
+        print(f"\nThe training reached iteration {json.loads(last)['iteration']}.")
     sys.exit(0 if flat else 1)
 
 
