@@ -1,13 +1,12 @@
 """Partition of an image into the atomic regions of overlapping masks."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from proposal_cache.rle.codec import IntArray, Intervals, decode_runs, foreground
+from proposal_cache.rle.codec import IntArray, Intervals
 
 
 @dataclass(frozen=True)
@@ -25,22 +24,36 @@ class Partition:
     membership: NDArray[np.bool_]  # (A, N) which masks cover each region; no two rows are equal
 
     @classmethod
-    def of_masks(cls, rles: Sequence[bytes], height: int, width: int) -> "Partition":
-        """Compute the partition of N masks in one sweep over their runs."""
-        inside = foreground(decode_runs(rles, height, width))
+    def of_masks(cls, intervals: Intervals, count: int, height: int, width: int) -> "Partition":
+        """Compute the partition of `count` masks, given by their foreground runs, in one sweep over these."""
         pixels = height * width
-        starts = np.unique(np.concatenate([[0], inside.start, inside.stop[inside.stop < pixels]]))
-        first, last = np.searchsorted(starts, inside.start), np.searchsorted(starts, inside.stop)
-        spans = Intervals(first, last, inside.owner)
-        signatures = _signatures(spans, len(starts), len(rles))
+        starts = np.unique(np.concatenate([[0], intervals.start, intervals.stop[intervals.stop < pixels]]))
+        first, last = np.searchsorted(starts, intervals.start), np.searchsorted(starts, intervals.stop)
+        spans = Intervals(first, last, intervals.owner)
+        signatures = _signatures(spans, len(starts), count)
         _, example, region = np.unique(signatures, return_index=True, return_inverse=True)
         order = np.argsort(example)  # number regions by their first pixel
-        return cls(height, width, starts, np.argsort(order)[region], _membership(spans, example[order], len(rles)))
+        return cls(height, width, starts, np.argsort(order)[region], _membership(spans, example[order], count))
 
     @property
     def areas(self) -> IntArray:
         """(A,) pixels in each region."""
         return np.bincount(self.region, self._lengths(), len(self.membership)).astype(np.int64)
+
+    def overlaps(self, intervals: Intervals, count: int) -> NDArray[np.float64]:
+        """Return how many pixels of each of `count` other masks, given by their runs, are in each region, (count, A).
+
+        The numbers are whole; as floats, they can be multiplied by matrices fast.
+        """
+        stops = np.append(self.starts[1:], self.height * self.width)
+        first = np.searchsorted(self.starts, intervals.start, side="right") - 1
+        pieces = np.searchsorted(self.starts, intervals.stop) - first
+        source = np.repeat(np.arange(len(first)), pieces)
+        run = np.arange(len(source)) + np.repeat(first - (np.cumsum(pieces) - pieces), pieces)
+        pixels = np.minimum(stops[run], intervals.stop[source]) - np.maximum(self.starts[run], intervals.start[source])
+        regions = len(self.membership)
+        cell = intervals.owner[source] * regions + self.region[run]
+        return np.bincount(cell, pixels, count * regions).astype(np.float64).reshape(count, regions)
 
     def paint(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return per-pixel values (H, W, ...) from per-region values (A, ...)."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -88,12 +89,13 @@ class Patches:
         Raises MaskError if counts do not describe a mask of this image size.
         """
         rles = tuple(rles)
-        areas, boxes = rle.area_and_box(rles, height, width)
+        intervals = rle.decode_intervals(rles, height, width)
+        areas, boxes = rle.measure(intervals, len(rles), height)
         missing = np.full(len(rles), np.nan, np.float32)
         quality = missing if predicted_iou is None else np.array(predicted_iou, np.float32)
         stability = missing if stability_score is None else np.array(stability_score, np.float32)
         sources = np.array(np.broadcast_to(np.asarray(source, np.uint8), len(rles)))
-        return cls(height, width, rles, boxes, areas, quality, stability, sources)
+        return cls(height, width, rles, boxes, areas, quality, stability, sources)._with_intervals(intervals)
 
     @classmethod
     def from_masks(cls, masks: NDArray[Any], **columns: Any) -> "Patches":
@@ -132,6 +134,11 @@ class Patches:
     def __len__(self) -> int:
         return len(self.rles)
 
+    @cached_property
+    def intervals(self) -> rle.Intervals:
+        """The foreground runs of all masks, decoded once; raises MaskError if counts are damaged."""
+        return rle.decode_intervals(self.rles, self.height, self.width)
+
     @property
     def coco_rles(self) -> list[dict[str, Any]]:
         """The masks as pycocotools represents them: {"size": [height, width], "counts": bytes}."""
@@ -146,7 +153,10 @@ class Patches:
         """Return the patches of `index` (a number, slice, indices, or (N,) bool), in its order."""
         positions = self._positions(index)
         columns = (getattr(self, name)[positions] for name, _, _ in _COLUMNS)
-        return Patches(self.height, self.width, tuple(self.rles[i] for i in positions), *columns)
+        selected = Patches(self.height, self.width, tuple(self.rles[i] for i in positions), *columns)
+        if "intervals" in self.__dict__:
+            selected._with_intervals(rle.select_intervals(self.intervals, len(self), positions))
+        return selected
 
     def iop(self, other: "Patches") -> NDArray[np.float64]:
         """Return the intersection with each other patch over the area of this one, (N, M); 0 for an empty patch."""
@@ -160,7 +170,7 @@ class Patches:
 
     def partition(self) -> Partition:
         """Return the atomic regions into which the patches divide the image."""
-        return Partition.of_masks(self.rles, self.height, self.width)
+        return Partition.of_masks(self.intervals, len(self), self.height, self.width)
 
     def union(self, groups: Sequence[Sequence[int]]) -> list[bytes]:
         """Return the compressed counts of the union of each group of patches; an empty group gives an empty mask."""
@@ -171,9 +181,10 @@ class Patches:
 
         Image size, number and order of patches stay; a patch outside the rectangle has area 0.
         """
-        rles = tuple(rle.crop(self.rles, box, self.height, self.width))
-        areas, boxes = rle.area_and_box(rles, self.height, self.width)
-        return replace(self, rles=rles, areas=areas, boxes=boxes)
+        intervals = rle.crop_intervals(self.intervals, box, self.height)
+        rles = tuple(rle.encode_intervals(intervals, len(self), self.height, self.width))
+        areas, boxes = rle.measure(intervals, len(self), self.height)
+        return replace(self, rles=rles, areas=areas, boxes=boxes)._with_intervals(intervals)
 
     def roi_masks(self, boxes: ArrayLike | None = None, size: int = 7) -> NDArray[np.float32]:
         """Resample each mask over its box, as RoIAlign would, to (N, size, size) float32 in [0, 1].
@@ -195,12 +206,21 @@ class Patches:
         columns, inside_x = _sample_pixels(rectangles[:, 0::2], size, self.width)
         rows, inside_y = _sample_pixels(rectangles[:, 1::2], size, self.height)
         points = columns[:, :, None] * self.height + rows[:, None, :]  # (N, x, y), ascending: fastest to search
-        runs = rle.decode_runs(self.rles, self.height, self.width)
         flat = points.reshape(len(self), (size * SAMPLES_PER_BIN) ** 2)
-        hits = rle.contains(runs, flat, self.height * self.width).reshape(points.shape)
+        hits = rle.contains(self.intervals, flat, self.height * self.width).reshape(points.shape)
         hits &= inside_x[:, :, None] & inside_y[:, None, :]
         bins = hits.reshape(len(self), size, SAMPLES_PER_BIN, size, SAMPLES_PER_BIN)
         return bins.mean(axis=(2, 4), dtype=np.float32).transpose(0, 2, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "intervals"}
+
+    def _with_intervals(self, intervals: rle.Intervals) -> "Patches":
+        """Set `intervals` of new patches, so that they are not decoded again."""
+        for column in intervals:
+            column.setflags(write=False)
+        self.__dict__["intervals"] = intervals
+        return self
 
     def _positions(self, index: Any) -> NDArray[np.int64]:
         if not isinstance(index, slice):

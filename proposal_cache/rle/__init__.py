@@ -6,11 +6,36 @@ and may crash. The examples assume `import numpy as np` and `from proposal_cache
 """
 
 from proposal_cache.rle.coco import check_json, from_json, to_json
-from proposal_cache.rle.codec import MAX_PIXELS, Runs, check, decode, decode_runs, encode, to_coco
-from proposal_cache.rle.ops import area, area_and_box, contains, crop, encode_labels, iop, iou, paste, union
+from proposal_cache.rle.codec import (
+    MAX_PIXELS,
+    Intervals,
+    Runs,
+    check,
+    decode,
+    decode_intervals,
+    decode_runs,
+    encode,
+    encode_intervals,
+    select_intervals,
+    to_coco,
+)
+from proposal_cache.rle.ops import (
+    area,
+    area_and_box,
+    contains,
+    crop,
+    crop_intervals,
+    encode_labels,
+    iop,
+    iou,
+    measure,
+    paste,
+    union,
+)
 
 __all__ = [
     "MAX_PIXELS",
+    "Intervals",
     "Runs",
     "area",
     "area_and_box",
@@ -18,14 +43,19 @@ __all__ = [
     "check_json",
     "contains",
     "crop",
+    "crop_intervals",
     "decode",
+    "decode_intervals",
     "decode_runs",
     "encode",
+    "encode_intervals",
     "encode_labels",
     "from_json",
     "iop",
     "iou",
+    "measure",
     "paste",
+    "select_intervals",
     "to_coco",
     "to_json",
     "union",

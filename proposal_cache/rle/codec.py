@@ -132,8 +132,13 @@ def encode_intervals(intervals: Intervals, count: int, height: int, width: int) 
     return [mask["counts"] for mask in coco.frPyObjects(masks, height, width)] if masks else []
 
 
-def foreground(runs: Runs) -> Intervals:
-    """Return the foreground runs, sorted by owner, then start; runs of length 0 are dropped."""
+def decode_intervals(rles: Sequence[bytes], height: int, width: int) -> Intervals:
+    """Decode N masks to foreground runs, sorted by owner, then start; errors as `decode_runs`.
+
+    >>> rle.decode_intervals([b"522"], height=3, width=3)
+    Intervals(start=array([5]), stop=array([7]), owner=array([0]))
+    """
+    runs = decode_runs(rles, height, width)
     per_mask = np.diff(runs.first)
     owner = np.repeat(np.arange(len(per_mask)), per_mask)
     index = np.arange(len(runs.ends)) - runs.first[owner]
@@ -141,6 +146,19 @@ def foreground(runs: Runs) -> Intervals:
     start, stop = runs.ends[odd - 1], runs.ends[odd]
     kept = start < stop  # some encoders write runs of length 0
     return Intervals(start[kept], stop[kept], owner[odd][kept])
+
+
+def select_intervals(intervals: Intervals, count: int, positions: IntArray) -> Intervals:
+    """Return the foreground runs of some of `count` masks, in the order of their positions.
+
+    >>> rle.select_intervals(rle.decode_intervals([b"521", b"08"], 2, 4), 2, np.array([1, 1])).owner
+    array([0, 1])
+    """
+    first = np.searchsorted(intervals.owner, np.arange(count + 1))
+    lengths = np.diff(first)[positions]
+    index = np.arange(lengths.sum()) + np.repeat(first[positions] - (np.cumsum(lengths) - lengths), lengths)
+    owner = np.repeat(np.arange(len(positions)), lengths)
+    return Intervals(intervals.start[index], intervals.stop[index], owner)
 
 
 def _decode_numbers(rles: Sequence[bytes]) -> tuple[IntArray, IntArray]:

@@ -11,11 +11,9 @@ from proposal_cache.errors import MaskError
 from proposal_cache.rle.codec import (
     IntArray,
     Intervals,
-    Runs,
     check,
-    decode_runs,
+    decode_intervals,
     encode_intervals,
-    foreground,
     to_coco,
 )
 
@@ -35,9 +33,14 @@ def area_and_box(rles: Sequence[bytes], height: int, width: int) -> tuple[IntArr
     >>> rle.area_and_box([b"522"], height=3, width=3)
     (array([2]), array([[1., 0., 3., 3.]], dtype=float32))
     """
-    start, stop, owner = foreground(decode_runs(rles, height, width))
-    areas = np.bincount(owner, stop - start, len(rles)).astype(np.int64)
-    boxes = np.zeros((len(rles), 4), np.float32)
+    return measure(decode_intervals(rles, height, width), len(rles), height)
+
+
+def measure(intervals: Intervals, count: int, height: int) -> tuple[IntArray, NDArray[np.float32]]:
+    """Return areas and boxes of `count` masks of an image of this height, as `area_and_box`, from foreground runs."""
+    start, stop, owner = intervals
+    areas = np.bincount(owner, stop - start, count).astype(np.int64)
+    boxes = np.zeros((count, 4), np.float32)
     if not len(owner):
         return areas, boxes
     left, right = start // height, (stop - 1) // height
@@ -90,13 +93,18 @@ def crop(rles: Sequence[bytes], rectangle: Sequence[float], height: int, width: 
     >>> rle.area(rle.crop([b"123"], (0, 0, 1, 2), height=3, width=2), height=3, width=2)
     array([1])
     """
+    pieces = crop_intervals(decode_intervals(rles, height, width), rectangle, height)
+    return encode_intervals(pieces, len(rles), height, width)
+
+
+def crop_intervals(intervals: Intervals, rectangle: Sequence[float], height: int) -> Intervals:
+    """Return the parts of foreground runs inside a rectangle, as `crop`; a run may be split at borders of columns."""
     x0, y0, x1, y1 = (int(v) for v in np.rint(np.asarray(rectangle, dtype=np.float64)))
-    column, top, bottom, owner = _split_columns(rles, height, width)
+    column, top, bottom, owner = _split_columns(intervals, height)
     top, bottom = np.maximum(top, y0), np.minimum(bottom, y1)
     kept = (column >= x0) & (column < x1) & (top < bottom)
     base = column * height
-    pieces = Intervals((base + top)[kept], (base + bottom)[kept], owner[kept])
-    return encode_intervals(pieces, len(rles), height, width)
+    return Intervals((base + top)[kept], (base + bottom)[kept], owner[kept])
 
 
 def paste(
@@ -115,15 +123,15 @@ def paste(
             f"a window of {height} x {width} pixels at row {top}, column {left} is not inside an image of "
             f"{new_height} x {new_width}"
         )
-    column, first, last, owner = _split_columns(rles, height, width)
+    column, first, last, owner = _split_columns(decode_intervals(rles, height, width), height)
     base = (column + left) * new_height + top
     return encode_intervals(Intervals(base + first, base + last, owner), len(rles), new_height, new_width)
 
 
-def contains(runs: Runs, points: IntArray, pixels: int) -> NDArray[np.bool_]:
-    """Return whether points lie inside masks, by binary search in the run boundaries.
+def contains(intervals: Intervals, points: IntArray, pixels: int) -> NDArray[np.bool_]:
+    """Return whether points lie inside masks, by binary search in the boundaries of foreground runs.
 
-    >>> rle.contains(rle.decode_runs([b"522"], height=3, width=3), np.array([[4, 5, 6, 7]]), pixels=9)
+    >>> rle.contains(rle.decode_intervals([b"522"], height=3, width=3), np.array([[4, 5, 6, 7]]), pixels=9)
     array([[False,  True,  True, False]])
 
     Args:
@@ -131,10 +139,10 @@ def contains(runs: Runs, points: IntArray, pixels: int) -> NDArray[np.bool_]:
         pixels: height * width.
     """
     # Shift each mask's pixel indices by its number, so that one search serves all masks.
-    shift = np.arange(len(runs.first) - 1, dtype=np.int64) * pixels
-    ends = runs.ends + np.repeat(shift, np.diff(runs.first))
-    run = np.searchsorted(ends, (points + shift[:, None]).ravel(), side="right").reshape(points.shape)
-    return ((run - runs.first[:-1, None]) & 1).astype(bool)
+    boundaries = (np.stack([intervals.start, intervals.stop], axis=1) + intervals.owner[:, None] * pixels).ravel()
+    shifted = points + np.arange(len(points))[:, None] * pixels
+    before = np.searchsorted(boundaries, shifted.ravel(), side="right").reshape(points.shape)
+    return (before & 1).astype(bool)
 
 
 def encode_labels(labels: NDArray[Any]) -> tuple[NDArray[Any], list[bytes]]:
@@ -160,9 +168,9 @@ def encode_labels(labels: NDArray[Any]) -> tuple[NDArray[Any], list[bytes]]:
     return ids, encode_intervals(intervals, len(ids), height, width)
 
 
-def _split_columns(rles: Sequence[bytes], height: int, width: int) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+def _split_columns(intervals: Intervals, height: int) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Return column, top, bottom (exclusive) and owner of each foreground run, split at column borders."""
-    start, stop, owner = foreground(decode_runs(rles, height, width))
+    start, stop, owner = intervals
     first = start // height
     pieces = (stop - 1) // height - first + 1
     source = np.repeat(np.arange(len(pieces)), pieces)

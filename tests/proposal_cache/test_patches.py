@@ -1,5 +1,6 @@
 """Operations of Patches compared with the same operations on decoded masks."""
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,17 @@ def test_types_and_shapes_of_zero_patches() -> None:
         assert patches.iop(empty).shape == (n, 0)
         assert len(patches.select(slice(None))) == n
         assert len(patches.union([[]])) == 1
+
+
+def test_decoded_runs_are_kept_but_not_pickled() -> None:
+    patches = Patches.from_masks(random_masks(6, 31, 45))
+    copy = pickle.loads(pickle.dumps(patches))
+    assert copy.intervals is copy.intervals
+    assert len(pickle.dumps(copy)) == len(pickle.dumps(patches))
+    for index in ([3, 0, 3], [], slice(2, 5)):
+        selected, decoded = patches.select(index), Patches.from_masks(patches.decode(index))
+        for found, expected in zip(selected.intervals, decoded.intervals, strict=True):
+            assert np.array_equal(found, expected)
 
 
 def test_immutable() -> None:

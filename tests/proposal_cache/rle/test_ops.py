@@ -95,7 +95,7 @@ def test_encode_labels(masks: np.ndarray) -> None:
 def test_contains(masks: np.ndarray) -> None:
     n, h, w = masks.shape
     points = np.random.default_rng(2).integers(0, h * w, (n, 50))
-    found = rle.contains(rle.decode_runs(rle.encode(masks), h, w), points, h * w)
+    found = rle.contains(rle.decode_intervals(rle.encode(masks), h, w), points, h * w)
     assert (found == masks[np.arange(n)[:, None], points % h, points // h]).all()
 
 

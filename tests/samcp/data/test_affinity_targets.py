@@ -6,7 +6,7 @@ import torch
 from detectron2.data import transforms as T
 
 from proposal_cache import Patches
-from samcp.data.affinity_targets import AffinityRule, TargetRules, build_targets
+from samcp.data.affinity_targets import AffinityRule, Entities, TargetRules, build_targets
 from samcp.data.ground_truth import GroundTruth
 from samcp.data.patch_transforms import AxisAlignedMap, crop_patches
 
@@ -51,7 +51,8 @@ def box_as_mask(mask):
 
 
 def compare(rule, patches, entities):
-    return rule.compare(patches, entities, patches.iop(entities).T)
+    members = np.eye(len(entities), dtype=bool)
+    return rule.compare(patches, Entities.of_segments(members, np.arange(len(entities)), entities, patches))
 
 
 def literal_affinity(

@@ -47,9 +47,8 @@ def test_label_png(tmp_path):
     Image.fromarray(labels).save(tmp_path / "a.png")
     record = {"file_name": "a.jpg", "sem_seg_file_name": str(tmp_path / "a.png")}
     truth = read_ground_truth(record, SIZE, **OPTIONS)
-    masks, classes = truth.semantic()
-    assert classes.tolist() == [2, 10]
-    np.testing.assert_array_equal(masks.decode(), [labels == 2, labels == 10])
+    assert truth.classes.tolist() == [2, 10]
+    np.testing.assert_array_equal(truth.masks.decode(), [labels == 2, labels == 10])
     assert len(truth.things()[0]) == 0
 
 
@@ -67,7 +66,7 @@ def test_polygons_and_rles():
     for decoded in truth.masks.decode():
         np.testing.assert_array_equal(decoded, mask)
     assert truth.things()[1].tolist() == [0, 1]
-    assert len(truth.crowds()) == 1
+    assert truth.is_crowd.tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proposal_cache import Patches
-from samcp.data.affinity_targets import AffinityRule, TargetRules, build_targets
+from samcp.data.affinity_targets import AffinityRule, Entities, TargetRules, build_targets
 from samcp.data.ground_truth import GroundTruth
 from samcp.data.patch_transforms import AxisAlignedMap
 from tests.property_strategies import image_sizes, mask_stacks
@@ -131,5 +131,22 @@ def test_targets_of_a_mirrored_image_are_the_same(scene):
 def test_an_entity_that_is_a_patch_gets_it(scene):
     _, truth = scene
     masks = truth.masks.decode()
-    affinity, _ = AffinityRule().compare(truth.masks, truth.masks, truth.masks.iop(truth.masks).T)
-    assert affinity[np.arange(len(masks)), np.arange(len(masks))].all()
+    single = np.eye(len(masks), dtype=bool)
+    affinity, _ = AffinityRule().compare(
+        truth.masks, Entities.of_segments(single, truth.classes, truth.masks, truth.masks)
+    )
+    assert affinity[single].all()
+
+
+@given(scenes(), st.data())
+def test_entities_are_measured_as_unions_in_pixels(scene, data):
+    masks, truth = scene
+    groups = data.draw(st.lists(st.lists(st.booleans(), min_size=len(truth.classes), max_size=len(truth.classes))))
+    members = np.array(groups, bool).reshape(len(groups), len(truth.classes))
+    patches = Patches.from_masks(masks)
+    found = Entities.of_segments(members, np.arange(len(groups)), truth.masks, patches)
+    segments = truth.masks.decode()
+    unions = Patches.from_masks(np.array([segments[row].any(0) for row in members], bool).reshape(-1, *masks.shape[1:]))
+    assert found.areas.tolist() == unions.areas.tolist()
+    assert found.boxes.tolist() == unions.boxes.tolist()
+    assert found.mask_iop.tolist() == patches.iop(unions).T.tolist()

@@ -1,7 +1,8 @@
 """Ground-truth affinity G of entities and patches (METHOD 6; paper 3.2.3, Table 12), computed on RLEs.
 
 Overlaps are measured in the original image: flip and resize do not change ratios of areas, and a crop is applied to
-patches and entities before they are compared.
+patches and entities before they are compared. Entities are unions of segments; their overlaps are sums over the atomic
+regions of the segments, so that no union has to be computed.
 """
 
 from dataclasses import dataclass, replace
@@ -17,6 +18,48 @@ from samcp.data.patch_transforms import AxisAlignedMap
 from samcp.errors import UsageError
 
 _CROWD_SHARE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Entities:
+    """K entities of an image with N patches.
+
+    Attributes:
+        classes: (K,) int64.
+        boxes: (K, 4) XYXY, tight boxes in pixels; zeros for an entity without pixels.
+        areas: (K,) in pixels.
+        mask_iop: (K, N) intersection over patch (IoP) of the masks.
+    """
+
+    classes: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    mask_iop: np.ndarray
+
+    @classmethod
+    def of_segments(cls, members: np.ndarray, classes: np.ndarray, segments: Patches, patches: Patches) -> "Entities":
+        """Measure entities that are unions of segments.
+
+        Args:
+            members: (K, S) bool, the segments of each entity.
+            classes: (K,) of the entities.
+            segments: S masks, which may overlap.
+            patches: N masks of the same image.
+        """
+        partition = segments.partition()
+        covered = (members.astype(np.float32) @ partition.membership.T.astype(np.float32) > 0).astype(np.float64)
+        intersection = covered @ partition.overlaps(patches.intervals, len(patches)).T
+        visible = (members & (segments.areas > 0))[:, :, None]
+        low = np.where(visible, segments.boxes[:, :2], np.inf).min(axis=1, initial=np.inf)
+        high = np.where(visible, segments.boxes[:, 2:], 0).max(axis=1, initial=0)
+        boxes = np.concatenate([np.where(np.isfinite(low), low, 0), high], axis=1).astype(np.float32)
+        return cls(classes, boxes, covered @ partition.areas, _divide(intersection, patches.areas[None]))
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, index: slice) -> "Entities":
+        return Entities(self.classes[index], self.boxes[index], self.areas[index], self.mask_iop[index])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +91,13 @@ class AffinityRule:
         if not (self.box_iop or self.mask_iop):
             raise UsageError("MODEL.SAMCP.TARGETS: BOX_IOP and MASK_IOP are both off; switch on at least one")
 
-    def compare(self, patches: Patches, entities: Patches, mask_iop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Assign N patches to K entities.
-
-        Args:
-            patches: N patches.
-            entities: K masks of the same image.
-            mask_iop: (K, N) IoP of the masks.
+    def compare(self, patches: Patches, entities: Entities) -> tuple[np.ndarray, np.ndarray]:
+        """Assign N patches to K entities of the same image.
 
         Returns:
             affinity, ignore: (K, N) bool each, never both True.
         """
+        mask_iop = entities.mask_iop
         intersection = _box_intersection(entities.boxes, patches.boxes)
         iop = np.ones(mask_iop.shape)
         if self.box_iop:
@@ -149,50 +188,57 @@ def build_targets(
         mapping: from the original image to the network's input.
     """
     visible = replace(ground_truth, masks=mapping.crop(ground_truth.masks))
-    things, thing_classes = visible.things()
-    regions, region_classes = visible.semantic()
-    crowd_only, crowd_only_classes = visible.only_crowds()
-    semantic = Patches.concatenate([regions, crowd_only])
-    mask_iop = patches.iop(Patches.concatenate([things, semantic, visible.crowds()])).T
-    thing_iop, semantic_iop, crowd_iop = np.split(mask_iop, [len(things), len(things) + len(semantic)])
+    members, classes = zip(*_groups(visible), strict=True)
+    entities = Entities.of_segments(np.concatenate(members), np.concatenate(classes), visible.masks, patches)
+    num_things, num_regions, num_crowd_regions, _ = map(len, classes)
+    num_semantic = num_regions + num_crowd_regions
+    things, semantic = entities[:num_things], entities[num_things : num_things + num_semantic]
+    crowds = entities[num_things + num_semantic :]
     # A patch inside a crowd may be a part of one of its objects: neither positive nor negative.
-    crowded = (crowd_iop > _CROWD_SHARE).any(axis=0)
+    crowded = (crowds.mask_iop > _CROWD_SHARE).any(axis=0)
 
-    thing_affinity, thing_ignore = rules.instances.compare(patches, things, thing_iop)
-    semantic_affinity, semantic_ignore = rules.semantic.compare(patches, semantic, semantic_iop)
-    semantic_affinity[len(regions) :] = False  # a crowd is not an entity
+    thing_affinity, thing_ignore = rules.instances.compare(patches, things)
+    semantic_affinity, semantic_ignore = rules.semantic.compare(patches, semantic)
+    semantic_affinity[num_regions:] = False  # a crowd is not an entity
     belongs = thing_affinity.any(axis=0) | semantic_affinity.any(axis=0)
     return Targets(
-        instances=_entities(mapping, things, thing_classes, thing_affinity, thing_ignore, crowded),
-        sem_segments=_entities(
-            mapping,
-            semantic,
-            np.concatenate([region_classes, crowd_only_classes]),
-            semantic_affinity,
-            semantic_ignore,
-            crowded,
-        ),
+        instances=_instances(mapping, things, thing_affinity, thing_ignore, crowded),
+        sem_segments=_instances(mapping, semantic, semantic_affinity, semantic_ignore, crowded),
         in_crowd=torch.from_numpy(crowded & ~belongs),
     )
 
 
-def _entities(
-    mapping: AxisAlignedMap,
-    masks: Patches,
-    classes: np.ndarray,
-    affinity: np.ndarray,
-    ignore: np.ndarray,
-    crowded: np.ndarray,
+def _groups(truth: GroundTruth) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return segments (K, S) and classes (K,) of four groups of entities.
+
+    They are the things; the union of each class without its crowds; that of each class of which only crowds are
+    visible; and the crowds.
+    """
+    crowd, seen = truth.is_crowd, truth.masks.areas > 0
+    thing = truth.is_thing & ~crowd
+    region_classes = np.unique(truth.classes[~crowd])
+    crowd_classes = np.setdiff1d(truth.classes[seen & crowd], truth.classes[seen & ~crowd])
+    single = np.eye(len(truth.classes), dtype=bool)
+    return [
+        (single[thing], truth.classes[thing]),
+        ((truth.classes == region_classes[:, None]) & ~crowd, region_classes),
+        ((truth.classes == crowd_classes[:, None]) & crowd, crowd_classes),
+        (single[crowd], truth.classes[crowd]),
+    ]
+
+
+def _instances(
+    mapping: AxisAlignedMap, entities: Entities, affinity: np.ndarray, ignore: np.ndarray, crowded: np.ndarray
 ) -> Instances:
     """Return the fields of :class:`Targets` for the entities that are visible in the input."""
-    entities = Instances(
+    instances = Instances(
         mapping.input_size,
-        gt_classes=torch.from_numpy(classes),
-        gt_boxes=mapping.map_boxes(masks.boxes),
+        gt_classes=torch.from_numpy(entities.classes),
+        gt_boxes=mapping.map_boxes(entities.boxes),
         gt_affinity=torch.from_numpy(affinity),
         gt_ignore=torch.from_numpy((ignore | crowded[None]) & ~affinity),
     )
-    return entities[torch.from_numpy(masks.areas > 0)]
+    return instances[torch.from_numpy(entities.areas > 0)]
 
 
 def _box_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:

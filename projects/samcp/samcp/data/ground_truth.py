@@ -33,28 +33,7 @@ class GroundTruth:
 
     def things(self) -> tuple[Patches, np.ndarray]:
         """Return masks and classes of the thing instances, without crowds."""
-        return self._select(self.is_thing & ~self.is_crowd)
-
-    def semantic(self) -> tuple[Patches, np.ndarray]:
-        """Return masks and ascending classes, one union of segments without crowds per class (METHOD 6)."""
-        return self._unions(~self.is_crowd, np.unique(self.classes[~self.is_crowd]))
-
-    def only_crowds(self) -> tuple[Patches, np.ndarray]:
-        """Return masks and ascending classes, one union of crowds per class of which only crowds are visible."""
-        seen = self.masks.areas > 0
-        classes = np.setdiff1d(self.classes[seen & self.is_crowd], self.classes[seen & ~self.is_crowd])
-        return self._unions(self.is_crowd, classes)
-
-    def crowds(self) -> Patches:
-        """Return the crowd regions."""
-        return self.masks.select(np.flatnonzero(self.is_crowd))
-
-    def _unions(self, which: np.ndarray, classes: np.ndarray) -> tuple[Patches, np.ndarray]:
-        unions = self.masks.union([np.flatnonzero(which & (self.classes == c)).tolist() for c in classes])
-        return Patches.from_rles(self.masks.height, self.masks.width, unions), classes
-
-    def _select(self, which: np.ndarray) -> tuple[Patches, np.ndarray]:
-        index = np.flatnonzero(which)
+        index = np.flatnonzero(self.is_thing & ~self.is_crowd)
         return self.masks.select(index), self.classes[index]
 
 

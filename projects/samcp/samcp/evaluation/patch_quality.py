@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from proposal_cache import PatchCache, Patches, rle
-from samcp.data.affinity_targets import TargetRules
+from samcp.data.affinity_targets import Entities, TargetRules
 from samcp.data.build import find_patches, load_dataset
 from samcp.data.ground_truth import GroundTruth, annotated_size, read_ground_truth
 from samcp.data.parallel import parallel_map
@@ -142,13 +142,11 @@ def measure_image(patches: Patches, truth: GroundTruth) -> ObjectFits:
     """
     kept = np.flatnonzero(~truth.is_crowd & (truth.masks.areas > 0))
     objects = truth.masks.select(kept)
-    iop = patches.iop(objects)
-    common = np.rint(iop * patches.areas[:, None])
+    entities = Entities.of_segments(np.eye(len(kept), dtype=bool), truth.classes[kept], objects, patches)
+    common = np.rint(entities.mask_iop.T * patches.areas[:, None])
     iou = common / (patches.areas[:, None] + objects.areas - common)
     is_thing = truth.is_thing[kept]
-    (as_thing, _), (as_stuff, _) = (
-        rule.compare(patches, objects, iop.T) for rule in (_RULES.instances, _RULES.semantic)
-    )
+    (as_thing, _), (as_stuff, _) = (rule.compare(patches, entities) for rule in (_RULES.instances, _RULES.semantic))
     belongs = np.where(is_thing[:, None], as_thing, as_stuff)
     merged = np.flatnonzero(belongs.any(axis=0))
     groups = [np.flatnonzero(members).tolist() for members in belongs[:, merged]]
