@@ -3,11 +3,12 @@
 
     python scripts/benchmark.py all --quick
     python scripts/benchmark.py all --update docs
+    python scripts/benchmark.py data --update docs
     python scripts/benchmark.py generation --model-type vit_b vit_h
 
 `all` runs the others with their default options; --quick with smaller ones, in about five minutes, as a trial whose
 figures are too noisy to report. Tables are printed and written to --report as they are made. With --update, they
-replace those between the markers of docs/benchmarks.md, and docs/benchmarks.json, after a warning for each ratio to a
+replace those of the same benchmark in docs/benchmarks.md and docs/benchmarks.json, after a warning for each ratio to a
 peer that is more than 20 % below the one kept there. `make bench` is `all --update docs`. Run it on a machine without
 other processes: ratios are measured in turns, but times are not.
 
@@ -98,7 +99,6 @@ def _parse(options: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="NAME")
     everything = commands.add_parser("all", help="all of the others")
     everything.add_argument("--quick", action="store_true", help="smaller runs, to try the command; no measurements")
-    everything.add_argument("--update", type=Path, metavar="DIR", help="with benchmarks.md and benchmarks.json")
     everything.set_defaults(measure=None)
     _add_generation(_add_command(commands, "generation", GENERATION))
     _add_store(_add_command(commands, "store", STORE))
@@ -112,6 +112,7 @@ def _parse(options: Sequence[str]) -> argparse.Namespace:
             metavar="DIR",
             help="folder for the tables as Markdown and json (default %(default)s)",
         )
+        command.add_argument("--update", type=Path, metavar="DIR", help="with benchmarks.md and benchmarks.json")
     arguments = parser.parse_args(options)
     if arguments.command == "all" and arguments.quick and arguments.update:
         parser.error("--quick measures too little for --update; leave out one of them")

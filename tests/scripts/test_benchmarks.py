@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from samcp.benchmarks import data
 from samcp.benchmarks.model import fit_growth
-from samcp.benchmarks.report import Report, Table, find_falls, read_json, update_page
+from samcp.benchmarks.report import Report, Table, find_falls, keep_tables, read_json, read_kept, update_page
 from samcp.errors import DataError, UsageError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -134,6 +134,19 @@ def test_documented_page_has_the_tables_of_every_benchmark_between_its_markers(t
         update_page(page, name, f"figures of {name}")
         [section] = [text for text in page.read_text().split("\n## ") if f"figures of {name}" in text]
         assert "\n|" not in section, "a table that a run would not replace"
+
+
+def test_only_the_tables_of_the_benchmarks_that_ran_are_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text("".join(f"<!-- make bench: {name} -->\n<!-- end of make bench -->\n" for name in ("store", "data")))
+    assert read_kept(tmp_path) == []
+    keep_tables(tmp_path, {"store": [table(1)], "data": [Table("Loading", ["", "ms"], [["all", "30"]])]})
+    keep_tables(tmp_path, {"data": [Table("Loading", ["", "ms"], [["all", "24"]])]})
+    assert [(t.title, t.rows[0][1]) for t in read_kept(tmp_path)] == [("The store", "1"), ("Loading", "24")]
+    assert [row for row in page.read_text().splitlines() if row.startswith("| all")] == ["| all |   24 |"]
+    (tmp_path / "benchmarks.json").write_text('{"tables": []}')
+    with pytest.raises(DataError, match=r"benchmarks.json is not a report of measurements"):
+        read_kept(tmp_path)
 
 
 def test_damaged_report_is_named(tmp_path: Path) -> None:

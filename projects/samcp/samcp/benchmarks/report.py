@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from proposal_cache.store.durable import write_durably
 from samcp.errors import DataError, UsageError
 
 FALL = 0.8  # a ratio below this share of the kept one is reported
+_KEPT = "benchmarks.json"
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,7 @@ class Report:
     def add(self, table: Table) -> None:
         """Add a table, or replace that of the same title."""
         self.tables[table.title] = table
-        content = {**describe_machine(), "tables": [asdict(table) for table in self.tables.values()]}
-        write_durably(self.json, json.dumps(content, indent=1, ensure_ascii=False).encode())
+        write_durably(self.json, _to_json(_describe(self.tables.values())))
         write_durably(self.markdown, format_tables(self.tables.values()).encode())
 
 
@@ -109,11 +110,31 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises DataError if it is damaged.
     """
-    try:
+    with _damage(path):
         content = json.loads(path.read_text())
         return {**content, "tables": list(content["tables"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a report of measurements ({error}); delete it") from error
+
+
+def read_kept(folder: Path) -> list[Table]:
+    """Return the tables in benchmarks.json, by all benchmarks.
+
+    Raises DataError if it is damaged.
+    """
+    path = folder / _KEPT
+    if not path.exists():
+        return []
+    with _damage(path):
+        return [Table(**table) for part in json.loads(path.read_text()).values() for table in part["tables"]]
+
+
+def keep_tables(folder: Path, measured: Mapping[str, Sequence[Table]]) -> None:
+    """Replace the tables of some benchmarks in benchmarks.md and benchmarks.json; each benchmark has its own date."""
+    path = folder / _KEPT
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    for benchmark, tables in measured.items():
+        update_page(folder / "benchmarks.md", benchmark, format_tables(tables))
+        kept[benchmark] = _describe(tables)
+    write_durably(path, _to_json(kept))
 
 
 def update_page(page: Path, section: str, text: str) -> None:
@@ -127,3 +148,20 @@ def update_page(page: Path, section: str, text: str) -> None:
     if not pattern.search(content):
         raise UsageError(f"{page} has no lines {begin!r} and {end!r}, between which the figures are written")
     page.write_text(pattern.sub(lambda match: f"{match[1]}\n{text}\n{match[2]}", content))
+
+
+def _describe(tables: Iterable[Table]) -> dict[str, Any]:
+    return {**describe_machine(), "tables": [asdict(table) for table in tables]}
+
+
+def _to_json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, ensure_ascii=False).encode()
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Raise DataError for what reading a damaged report raises."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not a report of measurements ({error}); delete it") from error

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
 
-from proposal_cache.store.durable import write_durably
-from samcp.benchmarks.report import Report, Table, find_falls, format_tables, read_json, update_page
+from samcp.benchmarks.report import Report, Table, find_falls, keep_tables, read_kept
 from samcp.errors import exit_with_message
 
 
@@ -25,7 +24,7 @@ def main(runs: Mapping[str, argparse.Namespace], arguments: argparse.Namespace) 
 
 
 def run(runs: Mapping[str, argparse.Namespace], arguments: argparse.Namespace) -> None:
-    """Measure, print and write the tables; with --update, compare with the kept run and replace it."""
+    """Measure, print and write the tables; with --update, compare them with the kept ones and replace these."""
     name = "quick" if arguments.command == "all" and arguments.quick else arguments.command
     report = Report(arguments.report, name)
     measured: dict[str, list[Table]] = {}
@@ -36,17 +35,11 @@ def run(runs: Mapping[str, argparse.Namespace], arguments: argparse.Namespace) -
             report.add(table)
             measured[benchmark].append(table)
     print(f"\nWritten to {report.markdown} and {report.json}")
-    if arguments.command != "all" or not arguments.update:
-        return
-    kept = arguments.update / "benchmarks.json"
-    before = [Table(**entry) for entry in read_json(kept)["tables"]] if kept.exists() else []
-    for warning in find_falls(report.tables.values(), before):
-        print(f"warning: {warning}")
-    page = arguments.update / "benchmarks.md"
-    for section, tables in measured.items():
-        update_page(page, section, format_tables(tables))
-    write_durably(kept, report.json.read_bytes())
-    print(f"{page} and {kept} have the figures of this run")
+    if arguments.update:
+        for warning in find_falls(report.tables.values(), read_kept(arguments.update)):
+            print(f"warning: {warning}")
+        keep_tables(arguments.update, measured)
+        print(f"{arguments.update} has the figures of this run")
 
 
 def _benchmark(name: str) -> ModuleType:
