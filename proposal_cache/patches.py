@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,8 @@ from proposal_cache.errors import CacheError
 from proposal_cache.partition import Partition
 
 SAMPLES_PER_BIN = 4  # per axis, in `roi_masks`
+
+_Arrays = TypeVar("_Arrays", bound=Sequence[NDArray[Any]])
 
 _COLUMNS: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...] = (
     ("boxes", np.dtype(np.float32), (4,)),
@@ -137,7 +139,7 @@ class Patches:
     @cached_property
     def intervals(self) -> rle.Intervals:
         """The foreground runs of all masks, decoded once; raises MaskError if counts are damaged."""
-        return rle.decode_intervals(self.rles, self.height, self.width)
+        return _read_only(rle.decode_intervals(self.rles, self.height, self.width))
 
     @property
     def coco_rles(self) -> list[dict[str, Any]]:
@@ -215,11 +217,13 @@ class Patches:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "intervals"}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _read_only([state[name] for name, _, _ in _COLUMNS])  # which pickle forgets
+        self.__dict__.update(state)
+
     def _with_intervals(self, intervals: rle.Intervals) -> "Patches":
         """Set `intervals` of new patches, so that they are not decoded again."""
-        for column in intervals:
-            column.setflags(write=False)
-        self.__dict__["intervals"] = intervals
+        self.__dict__["intervals"] = _read_only(intervals)
         return self
 
     def _positions(self, index: Any) -> NDArray[np.int64]:
@@ -233,6 +237,12 @@ class Patches:
             raise CacheError(
                 f"image sizes of the patches differ: {self.height} x {self.width} and {other.height} x {other.width}"
             )
+
+
+def _read_only(columns: _Arrays) -> _Arrays:
+    for column in columns:
+        column.setflags(write=False)
+    return columns
 
 
 def _sample_pixels(ranges: NDArray[np.float64], size: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

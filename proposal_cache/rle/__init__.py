@@ -1,8 +1,9 @@
 """Operations on masks in COCO's compressed run-length encoding, without decoding them to pixels.
 
-A mask is its compressed counts (`bytes`, as pycocotools returns them). All functions take many masks of one image at
-once and raise `MaskError` for counts that do not describe a mask of that image size: pycocotools does not check them
-and may crash. The examples assume `import numpy as np` and `from proposal_cache import rle`.
+A mask is its compressed counts (`bytes`, as pycocotools returns them). Functions on counts take many masks of one image
+at once and raise `MaskError` for counts that do not describe a mask of that image size: pycocotools does not check them
+and may crash. Those on `Intervals`, decoded runs, check nothing. The examples assume
+`import numpy as np` and `from proposal_cache import rle`.
 """
 
 from proposal_cache.rle.coco import check_json, from_json, to_json

@@ -56,9 +56,11 @@ def test_decoded_runs_are_kept_but_not_pickled() -> None:
 def test_immutable() -> None:
     scores = np.ones(2, np.float32)
     patches = Patches.from_masks(random_masks(2, 9, 9), predicted_iou=scores)
-    for name in ("boxes", "areas", "predicted_iou", "stability_score", "source"):
+    copy = pickle.loads(pickle.dumps(patches))
+    columns = [getattr(p, name) for p in (patches, copy) for name in ("boxes", "areas", "predicted_iou", "source")]
+    for column in [*columns, *patches.intervals, *copy.intervals]:
         with pytest.raises(ValueError, match="read-only"):
-            getattr(patches, name)[:] = 0
+            column[:] = 0
     with pytest.raises(AttributeError):
         patches.height = 3  # type: ignore[misc]
     scores[:] = 0
