@@ -12,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 
 from samcp.checkpoint import Checkpointer
+from samcp.commands.evaluate_open_vocabulary import _load as load
 from samcp.commands.evaluate_open_vocabulary import evaluate_all, make_table
 from samcp.config import load_config
 from samcp.data.datasets.catalog import register, unregister
@@ -111,10 +112,14 @@ def test_changed_config_is_evaluated_again(folder, tmp_path):
     assert "IoU-plate" not in first["sem_seg"]
 
 
-def test_changed_patches_or_words_are_evaluated_again(folder, tmp_path, capsys):
+def test_changed_patches_or_words_are_evaluated_again(folder, tmp_path, capsys, monkeypatch):
     metadata = MetadataCatalog.get("ov_target")
     words = Path(metadata.vocabulary)
-    config = folder / "target.yaml"
+    keys = yaml.safe_load((folder / "target.yaml").read_text())
+    keys["DATASETS"]["PATCHES_TEST"] = ["target/patches"]  # under DETECTRON2_DATASETS, as in the configs of datasets
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(folder))
+    config = tmp_path / "target.yaml"
+    config.write_text(yaml.safe_dump(keys))
     run_one(folder, tmp_path, config)
     os.utime(folder / "target/patches/manifest.json", (0, 0))
     run_one(folder, tmp_path, config)
@@ -136,6 +141,7 @@ def test_several_datasets_in_one_config(folder, tmp_path):
     results = run_one(folder, tmp_path / "both", tmp_path / "both.yaml")
     each = run(folder, tmp_path / "each")
     assert [*results] == ["both, ov_source", "both, ov_target"]
+    assert len([*(tmp_path / "both").rglob("coco_instances_results.json")]) == 2
     assert [*results.values()] == [*each.values()]
     assert [*run_one(folder, tmp_path / "both", tmp_path / "both.yaml", "--kappa", "0")][
         1
@@ -186,6 +192,7 @@ def test_kappa_requires_fusion_and_valid_values(folder, tmp_path):
 def test_kappas_in_one_run_equal_separate_runs(folder, tmp_path):
     at_once = run(folder, tmp_path / "sweep", "--kappa", "0.4", "1")
     assert [*at_once][2:] == ["target, kappa 0.4", "target, kappa 1.0"]
+    assert len([*(tmp_path / "sweep").rglob("coco_instances_results.json")]) == 4
     for kappa in ("0.4", "1.0"):
         keys = [f"MODEL.SAMCP.OPEN_VOCABULARY.{key}" for key in ("KAPPA", "KAPPA_UNSEEN")]
         single = run(folder, tmp_path / kappa, "--opts", keys[0], kappa, keys[1], kappa)
@@ -199,6 +206,19 @@ def test_table_contains_metrics_of_the_paper():
     assert [cell.strip() for cell in lines[2].split("|")[1:3]] == ["coco_to_ade20k", "12.3"]
     assert [cell.strip() for cell in lines[3].split("|")[1:3]] == ["the paper's", "27.2"]
     assert len(lines) == 5
+
+
+def test_strict_of_a_config_is_kept(folder, tmp_path):
+    cases = [((), False), (("--strict",), True), (("--opts", "DATASETS.STRICT", "True"), True)]
+    for options, strict in cases:
+        arguments = ["--weights", "w", "--configs", str(folder / "target.yaml"), "--output", str(tmp_path), *options]
+        arguments = script.parse_arguments(arguments)
+        assert load(folder / "target.yaml", arguments).DATASETS.STRICT is strict
+    keys = yaml.safe_load((folder / "target.yaml").read_text())
+    keys["DATASETS"]["STRICT"] = True
+    (tmp_path / "strict.yaml").write_text(yaml.safe_dump(keys))
+    arguments = ["--weights", "w", "--configs", str(tmp_path / "strict.yaml"), "--output", str(tmp_path)]
+    assert load(tmp_path / "strict.yaml", script.parse_arguments(arguments)).DATASETS.STRICT
 
 
 def test_missing_weights(folder, tmp_path):

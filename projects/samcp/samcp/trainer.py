@@ -115,9 +115,9 @@ class Trainer(DefaultTrainer):
         return RememberedBatches(build_test_loader(cfg, dataset_name))
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
         missed = failed_records(cfg, dataset_name, is_train=False)
-        return build_evaluator(cfg, dataset_name, missed=missed)
+        return build_evaluator(cfg, dataset_name, output_folder, missed=missed)
 
     @classmethod
     def test(

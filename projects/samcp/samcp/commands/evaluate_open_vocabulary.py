@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,11 +18,13 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from tabulate import tabulate
 
+from proposal_cache import CacheError
 from samcp.checkpoint import load_trained_model
 from samcp.config import load_config, of_one_dataset
 from samcp.data import check_test_data
 from samcp.data.datasets.custom.register import register_files
 from samcp.data.files import write_json
+from samcp.data.patch_caches import cache_paths
 from samcp.errors import USER_ERRORS, DataError, UsageError
 from samcp.evaluation.clip_weight import ClipWeightEvaluator, ClipWeightSweep
 from samcp.launch import launch
@@ -123,13 +126,16 @@ def evaluate(cfg: CfgNode, name: str, kappas: Sequence[float]) -> Results:
     """Evaluate the config's checkpoint on its test dataset; return one row, or one per κ."""
     check_test_data(cfg)
     model = load_trained_model(cfg, cfg.MODEL.WEIGHTS)
+    [dataset] = cfg.DATASETS.TEST
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset)
     if not kappas:
-        return {name: _without_nan(Trainer.test(cfg, model))}
+        return {name: _without_nan(Trainer.test(cfg, model, [Trainer.build_evaluator(cfg, dataset, folder)]))}
     if model.fusion is None:
         raise UsageError("--kappa needs a model with fusion of CLIP's scores: MODEL.SAMCP.OPEN_VOCABULARY.ENABLED")
-    [dataset] = cfg.DATASETS.TEST
     sweep = ClipWeightSweep(model, kappas, cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION)
-    evaluator = ClipWeightEvaluator({kappa: Trainer.build_evaluator(cfg, dataset) for kappa in kappas})
+    evaluator = ClipWeightEvaluator(
+        {kappa: Trainer.build_evaluator(cfg, dataset, f"{folder}/kappa_{kappa}") for kappa in kappas}
+    )
     with use_vocabulary_of(dataset, model):
         results = inference_on_dataset(sweep, Trainer.build_test_loader(cfg, dataset), evaluator)
     return {f"{name}, kappa {kappa}": _without_nan(tasks) for kappa, tasks in results.items()}
@@ -161,7 +167,7 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
 
 def _load(config: Path, arguments: argparse.Namespace) -> CfgNode:
     overrides = ["MODEL.WEIGHTS", str(arguments.weights), "OUTPUT_DIR", str(arguments.output.resolve() / config.stem)]
-    overrides += ["DATASETS.STRICT", str(arguments.strict)]
+    overrides += ["DATASETS.STRICT", "True"] if arguments.strict else []
     if arguments.kappa:  # otherwise a config with κ = 0 would disable the fusion
         overrides += ["MODEL.SAMCP.OPEN_VOCABULARY.KAPPA", str(max(arguments.kappa))]
     options = ["--config-file", str(config), "--eval-only", *overrides, *arguments.opts]
@@ -170,7 +176,9 @@ def _load(config: Path, arguments: argparse.Namespace) -> CfgNode:
 
 def _identity(cfg: CfgNode, arguments: argparse.Namespace) -> str:
     """Return the hash of a job; unreadable files are ignored here and reported by the evaluation."""
-    files = [arguments.weights, *(Path(cache, "manifest.json") for cache in cfg.DATASETS.PATCHES_TEST)]
+    files = [arguments.weights]
+    with suppress(CacheError):
+        files += [Path(cache, "manifest.json") for cache in cache_paths(cfg, is_train=False).values()]
     modified = [file.stat().st_mtime if file.exists() else 0 for file in files]
     words = []
     for dataset in cfg.DATASETS.TEST:
