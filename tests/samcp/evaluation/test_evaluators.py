@@ -249,7 +249,7 @@ class TestPanoptic:
             info = [{**s, "category_id": other.get(s["category_id"], s["category_id"])} for s in info]
             return {**outputs, "panoptic_seg": (ids, info)}
 
-        results = evaluate(PanopticEvaluator(toy, str(tmp_path)), toy, swapped)["panoptic_seg"]
+        results = evaluate(PanopticEvaluator(toy), toy, swapped)["panoptic_seg"]
         assert results["PQ_th"] == pytest.approx(100)
         assert results["PQ_st"] == pytest.approx(0)
         assert results["PQ"] == pytest.approx(50)
@@ -258,7 +258,7 @@ class TestPanoptic:
     def test_dataset_without_stuff(self, tmp_path):
         """panopticapi itself raises ZeroDivisionError here."""
         with panoptic_dataset(tmp_path / "data", "toy_things", patches=False, things_only=True) as name:
-            results = evaluate(PanopticEvaluator(name, str(tmp_path)), name)["panoptic_seg"]
+            results = evaluate(PanopticEvaluator(name), name)["panoptic_seg"]
         assert results["PQ"] == results["PQ_th"] == pytest.approx(100)
         assert math.isnan(results["PQ_st"])
 
@@ -277,14 +277,14 @@ class TestPanoptic:
                 ids[torch.from_numpy(read_panoptic_ids(record["pan_seg_file_name"]) == sky)] = sky
                 return {**outputs, "panoptic_seg": (ids, [*info, {"id": sky, "category_id": 2, "isthing": False}])}
 
-            evaluator = PanopticEvaluator(name, str(tmp_path))
+            evaluator = PanopticEvaluator(name)
             assert evaluate(evaluator, name)["panoptic_seg"]["PQ_st"] == pytest.approx(100)
             assert evaluate(evaluator, name, with_sky)["panoptic_seg"]["PQ_st"] == pytest.approx(50)
 
     def test_wrong_area_in_the_json_does_not_change_the_result(self, tmp_path):
         with panoptic_dataset(tmp_path, "toy_areas", patches=False) as name:
             edit(tmp_path / "panoptic.json", lambda c: c["annotations"][0]["segments_info"][0].update(area=10**6))
-            results = evaluate(PanopticEvaluator(name, str(tmp_path)), name)
+            results = evaluate(PanopticEvaluator(name), name)
         assert results["panoptic_seg"]["PQ"] == pytest.approx(100)
 
     @pytest.mark.parametrize(
@@ -299,13 +299,13 @@ class TestPanoptic:
         with panoptic_dataset(tmp_path, "toy_segments", patches=False) as name:
             edit(tmp_path / "panoptic.json", lambda content: change(content["annotations"][0]["segments_info"][0]))
             with pytest.raises(DataError, match=f"panoptic.json: annotation 001.png has a {message}"):
-                PanopticEvaluator(name, str(tmp_path))
+                PanopticEvaluator(name)
 
     def test_nothing_predicted(self, toy, tmp_path):
         def nothing(record, outputs):
             return {**outputs, "panoptic_seg": (torch.zeros(SIZE, dtype=torch.int32), [])}
 
-        results = evaluate(PanopticEvaluator(toy, str(tmp_path)), toy, nothing)["panoptic_seg"]
+        results = evaluate(PanopticEvaluator(toy), toy, nothing)["panoptic_seg"]
         assert results["PQ"] == 0
 
 

@@ -27,8 +27,8 @@ def build_evaluator(
     Args:
         cfg: MODEL.SAMCP.TEST.{SEMANTIC,INSTANCE,PANOPTIC,PROMPTS}_ON select the tasks.
         dataset_name: a registered dataset with an evaluator_type of COCO, ADE20K or Cityscapes.
-        output_folder: for results in COCO's formats; default OUTPUT_DIR/inference, for the oracle its subfolder
-            ``oracle``, and in these the subfolder ``dataset_name`` if DATASETS.TEST names several datasets.
+        output_folder: for instances in COCO's format of results; default OUTPUT_DIR/inference, for the oracle its
+            subfolder ``oracle``, and in these the subfolder ``dataset_name`` if DATASETS.TEST names several datasets.
         missed: records of images without patches, from :func:`samcp.data.build.failed_records`, which count as missed
             in all tasks but the accuracy of prompts, which is per patch.
 
@@ -47,7 +47,7 @@ def build_evaluator(
     if kind == "cityscapes_panoptic_seg" and tasks.INSTANCE_ON:
         evaluators.append(CityscapesAPEvaluator(dataset_name))
     if kind in _PANOPTIC and tasks.PANOPTIC_ON:
-        evaluators.append(PanopticEvaluator(dataset_name, output_folder))
+        evaluators.append(PanopticEvaluator(dataset_name))
     if missed and evaluators:
         evaluators = [MissedImagesEvaluator(DatasetEvaluators(evaluators), dataset_name, missed)]
     if tasks.PROMPTS_ON:

@@ -40,12 +40,12 @@ class PanopticEvaluator(COCOPanopticEvaluator):
     predicted there is a false positive.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+    def __init__(self, dataset_name: str) -> None:
         """
         Raises:
             DataError: the dataset's panoptic_json cannot be read or has an invalid entry.
         """
-        super().__init__(dataset_name, output_dir)
+        super().__init__(dataset_name)
         try:
             require_panoptic(self._metadata.panoptic_json)
         except DataError as error:

@@ -19,6 +19,7 @@ from torch.nn.functional import one_hot
 from samcp import add_samcp_config
 from samcp.data.datasets.cityscapes.prepare import prepare_cityscapes
 from samcp.data.datasets.cityscapes.register import register_cityscapes
+from samcp.data.datasets.subset import register_subset
 from samcp.data.ground_truth import read_label_map
 from samcp.errors import DataError, UsageError
 from samcp.evaluation import build_evaluator
@@ -140,6 +141,15 @@ def test_ground_truth_scores_100(cityscapes, tmp_path):
     results = evaluate_truth(PANOPTIC_VAL, tmp_path, lambda outputs: outputs, *WITHOUT_AP)
     for task, metric in (("panoptic_seg", "PQ_th"), ("panoptic_seg", "PQ_st"), ("sem_seg", "mIoU")):
         assert results[task][metric] == pytest.approx(100), (task, metric)
+
+
+def test_subset_is_evaluated_although_the_release_has_more_images(cityscapes, tmp_path):
+    subset = register_subset(PANOPTIC_VAL, 1, tmp_path)
+    results = evaluate_truth(subset, tmp_path, lambda outputs: outputs)
+    assert results["panoptic_seg"]["PQ"] == pytest.approx(100)
+    assert "segm" not in results
+    DatasetCatalog.remove(subset)
+    MetadataCatalog.remove(subset)
 
 
 def test_cars_predicted_as_bicycles(cityscapes, tmp_path):
