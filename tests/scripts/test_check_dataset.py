@@ -237,6 +237,12 @@ def test_unknown_datasets_and_files(beach, tmp_path, monkeypatch):
     assert "gone.yaml" in run(check_dataset, monkeypatch, "--register", tmp_path / "gone.yaml")
 
 
+@pytest.mark.parametrize(("option", "value"), [("--workers", "0"), ("--samples", "-1"), ("--show", "-1")])
+def test_impossible_numbers_are_rejected_at_once(beach, monkeypatch, capsys, option, value):
+    assert run(check_dataset, monkeypatch, "--register", beach / "kites.yaml", option, value) == 2
+    assert f"argument {option}: must be a whole number" in capsys.readouterr().err
+
+
 def shrink(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64

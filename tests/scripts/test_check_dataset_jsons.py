@@ -58,6 +58,7 @@ def drop(which, *keys):
         ),
         (set_value("annotations", "area", 2400), "one.jpg: has area 2400, but its mask has 240 pixels"),
         (set_value("annotations", "iscrowd", "no"), "annotation 1 has iscrowd 'no', which is neither 0 nor 1"),
+        (set_value("annotations", "ignore", 1), "annotation 1 has ignore 1, which Detectron2 does not support"),
         (set_value("images", "height", "40"), "image one.jpg has the invalid size '40' x 60 (height x width)"),
         (set_value("annotations", "id", [1]), "annotation number 1 has no id"),
     ],

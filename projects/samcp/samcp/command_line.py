@@ -80,9 +80,13 @@ def add_check_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for the pages (default %(default)s)",
     )
-    parser.add_argument("--samples", type=int, default=6, metavar="N", help="images to draw (default %(default)s)")
-    parser.add_argument("--show", type=int, default=50, metavar="N", help="problems to print (default %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
+    parser.add_argument(
+        "--samples", type=whole_number, default=6, metavar="N", help="images to draw (default %(default)s)"
+    )
+    parser.add_argument(
+        "--show", type=whole_number, default=50, metavar="N", help="problems to print (default %(default)s)"
+    )
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes (default %(default)s)")
 
 
 def conversion_parser(description: str | None, *, folder: str) -> argparse.ArgumentParser:
@@ -100,7 +104,7 @@ def conversion_parser(description: str | None, *, folder: str) -> argparse.Argum
         metavar="DIR",
         help="with the release (default %(default)s, where the registered datasets are looked up)",
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes (default %(default)s)")
     return parser
 
 
@@ -151,6 +155,11 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
     return int(text)
+
+
+def whole_number(text: str) -> int:
+    """Parse a whole number of at least 0, for argparse."""
+    return 0 if text == "0" else count(text)
 
 
 def port(text: str) -> int:

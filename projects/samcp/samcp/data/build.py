@@ -164,18 +164,23 @@ def load_dataset(name: str) -> list[Record]:
         raise
     except CacheError as error:
         raise DataError(f"dataset {name!r} cannot be read: {error}") from error
-    except (OSError, AssertionError) as error:
-        folder = os.environ.get("DETECTRON2_DATASETS")
-        where = f"DETECTRON2_DATASETS is {folder}" if folder else "DETECTRON2_DATASETS is not set: ./datasets is used"
-        raise DataError(
-            f"dataset {name!r} cannot be read: {error}. {where}; set it to the folder that holds the dataset"
-        ) from error
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        problems = check_jsons(panoptic, instances) or [f"dataset {name!r} cannot be read: {error!r}"]
-        raise DataError(problems[0]) from error
+    except OSError as error:
+        raise _missing_files(name, error) from error
+    except (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        if problems := check_jsons(panoptic, instances):
+            raise DataError(problems[0]) from error
+        if isinstance(error, AssertionError):  # Detectron2's, if an image or label map is missing
+            raise _missing_files(name, error) from error
+        raise DataError(f"dataset {name!r} cannot be read: {error!r}") from error
     if not records:
         raise DataError(f"dataset {name!r} has no images")
     return records
+
+
+def _missing_files(name: str, error: Exception) -> DataError:
+    folder = os.environ.get("DETECTRON2_DATASETS")
+    where = f"DETECTRON2_DATASETS is {folder}" if folder else "DETECTRON2_DATASETS is not set: ./datasets is used"
+    return DataError(f"dataset {name!r} cannot be read: {error}. {where}; set it to the folder that holds the dataset")
 
 
 def require_registered(name: str) -> None:

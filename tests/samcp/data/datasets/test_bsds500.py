@@ -1,5 +1,7 @@
 """BSDS500: registration of the regions of all annotators."""
 
+import shutil
+
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -7,6 +9,7 @@ from PIL import Image
 
 from samcp.data.datasets.bsds500.register import register_bsds500
 from samcp.data.ground_truth import read_ground_truth
+from samcp.data.validation.dataset import check_dataset
 from samcp.errors import DataError
 
 
@@ -34,6 +37,13 @@ def test_records(bsds500):
     assert truth.masks.areas.tolist() == [12, 12, 24]
     assert truth.is_thing.all()
     assert MetadataCatalog.get("bsds500_val").thing_classes == ["region"]
+
+
+def test_the_same_region_by_two_people_is_no_duplicate(bsds500):
+    shutil.copy(bsds500 / "segmentations/val/12_0.png", bsds500 / "segmentations/val/12_2.png")
+    report = check_dataset("bsds500_val")
+    assert [one.segments for one in report.classes] == [5]
+    assert report.problems == []
 
 
 def test_missing_files_are_named(bsds500):

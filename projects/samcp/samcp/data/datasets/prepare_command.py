@@ -16,6 +16,6 @@ def run(prepare: Callable[..., Mapping[str, str]], arguments: argparse.Namespace
         arguments: of :func:`samcp.command_line.conversion_parser`.
     """
     with exit_with_message(interrupted="interrupted; repeat the command to continue"):
-        found = prepare(arguments.folder, workers=max(arguments.workers, 1))
+        found = prepare(arguments.folder, workers=arguments.workers)
     for split, summary in found.items():
         print(f"{split}: {summary}")

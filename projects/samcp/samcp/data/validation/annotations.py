@@ -185,6 +185,8 @@ def _value_faults(annotation: Entry) -> Iterator[str]:
         yield f"has the bbox {abbreviate(annotation['bbox'])}, which is not four numbers (x, y, width, height)"
     if "area" in annotation and not (_is_finite(annotation["area"]) and annotation["area"] >= 0):
         yield f"has the area {abbreviate(annotation['area'])}, which is not a number of pixels"
+    if annotation.get("ignore", 0) != 0:
+        yield f"has ignore {abbreviate(annotation['ignore'])}, which Detectron2 does not support; use iscrowd"
     if annotation.get("iscrowd", 0) not in (0, 1):
         yield f"has iscrowd {abbreviate(annotation['iscrowd'])}, which is neither 0 nor 1"
 

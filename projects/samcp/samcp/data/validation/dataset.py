@@ -98,7 +98,12 @@ def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 
             raise
         return Report(0, [*in_jsons, f"no image or mask was checked; fix the problems above first ({error})"], [], [])
     vocabulary, ignore_label = Vocabulary.of_dataset(name), metadata.get("ignore_label", 255)
-    look = partial(_check_image, num_classes=len(vocabulary.names), ignore_label=ignore_label)
+    look = partial(
+        _check_image,
+        num_classes=len(vocabulary.names),
+        ignore_label=ignore_label,
+        several_annotators=metadata.get("several_annotators", False),
+    )
     findings = parallel_map(records, look, workers=workers, title=name)
     problems = in_jsons + _check_keys(name, records) + [problem for finding in findings for problem in finding.problems]
     if cache is not None:
@@ -159,7 +164,9 @@ def _overlaps(records: Sequence[Mapping[str, Any]], findings: Sequence[_Finding]
     ]
 
 
-def _check_image(record: Mapping[str, Any], *, num_classes: int, ignore_label: int) -> _Finding:
+def _check_image(
+    record: Mapping[str, Any], *, num_classes: int, ignore_label: int, several_annotators: bool
+) -> _Finding:
     finding = _Finding()
     size = _image_size(record, finding.problems)
     if size is None:
@@ -177,7 +184,8 @@ def _check_image(record: Mapping[str, Any], *, num_classes: int, ignore_label: i
         finding.problems.append(f"{record['file_name']}: its annotations cannot be read ({error!r})")
         return finding
     finding.problems += _check_masks(record, truth)
-    if "annotations" in record:  # segments of a label map cannot overlap
+    # Segments of a label map cannot overlap; those of several annotators are the same objects.
+    if "annotations" in record and not several_annotators:
         problems, finding.overlaps = _check_overlaps(record["file_name"], truth)
         finding.problems += problems
     finding.classes, finding.areas = truth.classes.tolist(), truth.masks.areas.tolist()

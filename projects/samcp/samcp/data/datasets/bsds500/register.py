@@ -36,6 +36,7 @@ def register_bsds500(root: str | os.PathLike[str] | None = None) -> None:
             partial(_load, images, base / "segmentations" / split),
             image_root=str(images),
             evaluator_type="coco",
+            several_annotators=True,
             thing_classes=["region"],
             thing_dataset_id_to_contiguous_id={1: 0},
         )
