@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -9,16 +10,21 @@ from typing import Any
 
 import pytest
 
+from samcp import download
 from samcp.download import fetch
 from samcp.errors import CheckpointError
+from samcp.predictor import Predictor
 
 CONTENT = bytes(range(256)) * 1000
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Sends CONTENT; of /cut.pth only a half, and /chunked.pth without its last chunk."""
+    """Sends CONTENT; of /cut.pth only a half, /chunked.pth without its last chunk, and nothing of /silent.pth."""
 
     def do_GET(self) -> None:
+        if self.path == "/silent.pth":
+            time.sleep(2)
+            return
         self.send_response(200)
         if self.path == "/chunked.pth":
             self.send_header("Transfer-Encoding", "chunked")
@@ -71,6 +77,20 @@ def test_invalid_answers_and_urls_are_errors(server: str) -> None:
     for url in (f"{server}/chunked.pth", "http://example.org:port/a.pth", f"{server}/"):
         with pytest.raises(CheckpointError, match="check the URL, or name a local file"):
             fetch(url)
+
+
+@pytest.mark.usefixtures("cache")
+def test_server_that_does_not_answer_is_given_up(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_PATIENCE", 0.2)
+    with pytest.raises(CheckpointError, match=r"silent.pth: cannot be downloaded \(timed out\)"):
+        fetch(f"{server}/silent.pth")
+
+
+def test_answer_that_is_no_model_is_named_for_deletion(server: str, cache: Path) -> None:
+    with pytest.raises(CheckpointError, match="; to download http.*/model.safetensors again, delete the file") as error:
+        Predictor.from_pretrained(f"{server}/model.safetensors", device="cpu")
+    [file] = [path for path in cache.rglob("*") if path.is_file()]
+    assert str(file) in str(error.value)
 
 
 def test_folder_that_cannot_be_created_is_an_error(cache: Path) -> None:

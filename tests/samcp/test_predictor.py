@@ -207,6 +207,24 @@ def test_model_file_contains_vocabulary(checkpoint, images, tmp_path):
     assert torch.equal(loaded(*images[0]).segment().labels.scores, expected)
 
 
+def test_gpu_is_used_if_there_is_one(checkpoint, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    built = []
+    monkeypatch.setattr(Predictor, "from_config", classmethod(lambda cls, cfg, *args: built.append(cfg.MODEL.DEVICE)))
+    for options in ({}, {"device": "cpu"}):
+        Predictor.from_pretrained(checkpoint, **options)
+        Predictor.from_pretrained("samcp-everyday-lite", **options)
+    assert built == ["cuda", "cuda", "cpu", "cpu"]
+
+
+def test_results_stay_in_their_folder(scene, tmp_path):
+    result = scene.segment()
+    for name in (str(tmp_path / "photo.jpg"), "../photo.jpg"):
+        with pytest.raises(CacheError, match="must be a relative path"):
+            result.save(tmp_path / "out", name)
+    assert not (tmp_path / "out").exists()
+
+
 def test_model_without_instance_queries(images):
     cfg = config(MODEL__SAMCP__INSTANCE_QUERIES=False, MODEL__SAMCP__SEMANTIC_QUERIES="all")
     result = Predictor(model_of(cfg), augmentations=[], image_format="RGB")(*images[0]).segment()

@@ -138,7 +138,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="default: the config in the checkpoint")
     parser.add_argument("--clip", default="", metavar="FILE", help="CLIP checkpoint, if it was moved since training")
-    parser.add_argument("--device", default="", help="cpu or cuda (default: that of the training, if available)")
+    parser.add_argument("--device", default="", help="cpu, cuda, cuda:N (default: cuda if there is a GPU)")
 
 
 def add_dataset_options(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from samcp.errors import CheckpointError
 from samcp.user_cache import cache_folder
 
 _HEADERS = {"User-Agent": "samcp"}  # some hosts reject Python's own
+_PATIENCE = 60.0  # seconds without a byte
 
 
 def is_url(name: str) -> bool:
@@ -55,7 +56,7 @@ def fetch(url: str) -> Path:
 def _download(url: str, path: Path) -> None:
     partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with urlopen(Request(url, headers=_HEADERS)) as response, partial.open("xb") as file:
+        with urlopen(Request(url, headers=_HEADERS), timeout=_PATIENCE) as response, partial.open("xb") as file:
             size = response.headers["Content-Length"]
             total = None if size is None else int(size)
             with tqdm.wrapattr(response, "read", total=total, unit="B", unit_scale=True, unit_divisor=1024) as body:

@@ -81,7 +81,7 @@ class Predictor:
         clip: str = "",
         generator: Generator | None = None,
     ) -> "Predictor":
-        """Load a shipped model, a checkpoint of train_net.py, or a model file of convert_checkpoint.py.
+        """Load a shipped model, a checkpoint of train_net.py, or a model file.
 
         >>> Predictor.from_pretrained("samcp-everyday-lite", device="cpu").vocabulary.names[:3]
         ('person', 'bicycle', 'car')
@@ -89,7 +89,7 @@ class Predictor:
         Args:
             name: of a shipped model (`samcp models` lists them), or path or URL of a file, which is downloaded once;
                 files contain their config.
-            device: such as "cpu" or "cuda:1"; default: the device of the training, or the CPU if there is no GPU.
+            device: such as "cpu" or "cuda:1"; default: the GPU if there is one.
             clip: "FILE" or "TAG", weights of the config's CLIP model, for example if the file has moved since the
                 training; or "NAME:FILE" or "NAME:TAG" for another model of open_clip, which gives words to a model that
                 was trained without names.
@@ -102,7 +102,12 @@ class Predictor:
         _check_device(device)
         name = os.fspath(name)
         path = fetch(name) if is_url(name) else Path(model_zoo.find(name))
-        file = ModelFile.load(path) if path.suffix == SUFFIX else ModelFile.of_checkpoint(path)
+        try:
+            file = ModelFile.load(path) if path.suffix == SUFFIX else ModelFile.of_checkpoint(path)
+        except CheckpointError as error:
+            if not is_url(name):
+                raise
+            raise CheckpointError(f"{error}; to download {name} again, delete the file") from error
         cfg = parse_config(file.config)
         cfg.MODEL.WEIGHTS = str(path)
         if clip:
@@ -110,8 +115,7 @@ class Predictor:
             cfg.MODEL.CLIP.NAME = clip_name or cfg.MODEL.CLIP.NAME
             if cfg.MODEL.SAMCP.NAMING.ENCODER:
                 cfg.MODEL.SAMCP.NAMING.ENCODER = "clip"
-        if device or not torch.cuda.is_available():
-            cfg.MODEL.DEVICE = device or "cpu"
+        cfg.MODEL.DEVICE = device or default_device()
         return cls.from_config(cfg, file.vocabulary, generator)
 
     @classmethod
@@ -214,6 +218,11 @@ def _everyday_words(namer: Namer) -> Vocabulary:
     """Return the classes of COCO that a namer knows."""
     coco = Vocabulary.load("coco")
     return coco.select([i for i, names in enumerate(coco.words) if namer.knows(names)])
+
+
+def default_device() -> str:
+    """Return "cuda" if there is a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _check_device(name: str) -> None:

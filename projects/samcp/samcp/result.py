@@ -210,11 +210,12 @@ class Result:
         ['out/cat.jpg', 'out/panoptic/cat.png', 'out/cat.json']
 
         Args:
-            name: of the image, with or without its suffix.
+            name: of the image under the folder, with or without its suffix.
             task: one of TASKS; default: :attr:`task`.
 
         Raises:
             ValueError: see :meth:`draw`.
+            CacheError: the name is not a relative path under the folder.
         """
         key = without_suffix(name)
         return save_results([(key, name, self)], folder, self._check_task(task), f"{key}.json")

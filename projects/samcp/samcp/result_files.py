@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from proposal_cache.generation.sources import SUFFIXES
+from proposal_cache.store.format import check_key
 from samcp.data.files import write_image, write_json, write_label_map, write_panoptic_ids
 from samcp.evaluation.instances import to_coco_results
 from samcp.vocabulary import Vocabulary
@@ -44,10 +45,14 @@ def save_results(
 
     Returns:
         Paths of all files.
+
+    Raises:
+        CacheError: a KEY is not a relative path under the folder.
     """
     folder, paths, images, annotations = Path(folder), [], [], []
     categories: list[dict[str, Any]] = []
     for key, name, result in results:
+        check_key(key)  # an absolute path would replace the folder
         picture = picture_path(folder, key)
         write_image(picture, np.asarray(result.draw(task)), "JPEG", quality=_PICTURE_QUALITY)
         paths.append(picture)

@@ -3,22 +3,19 @@
 import argparse
 from collections.abc import Sequence
 
-import torch
-
 from proposal_cache import PatchCache
 from samcp.config import load_config
 from samcp.data.build import Record, load_records
 from samcp.data.datasets.custom.register import register_files
 from samcp.errors import UsageError
-from samcp.predictor import Predictor
+from samcp.predictor import Predictor, default_device
 
 
 def load_predictor(arguments: argparse.Namespace) -> Predictor:
     """Load --weights with the config in the file, or that of --config-file; see `command_line.add_model_options`."""
     if not arguments.config_file:
         return Predictor.from_pretrained(arguments.weights, device=arguments.device, clip=arguments.clip)
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    overrides = ["MODEL.WEIGHTS", arguments.weights, "MODEL.DEVICE", device]
+    overrides = ["MODEL.WEIGHTS", arguments.weights, "MODEL.DEVICE", arguments.device or default_device()]
     if arguments.clip:
         overrides += ["MODEL.CLIP.PRETRAINED", arguments.clip]
     options = argparse.Namespace(config_file=arguments.config_file, opts=overrides, eval_only=True)
