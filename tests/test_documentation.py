@@ -1,4 +1,7 @@
-"""Commands and Python examples of README.md and docs run as they are written."""
+"""Commands and Python examples of README.md and docs run as they are written.
+
+That of docs/export.md runs in tests/samcp/modeling/test_tensor_network.py.
+"""
 
 import argparse
 import runpy

@@ -1,16 +1,21 @@
 """The network as one function of padded tensors gives the predictions of the model; so do its exported forms."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from PIL import Image
+from skimage import data
 
-from samcp import SAMCP
+from samcp import SAMCP, add_samcp_config, commands
 from samcp.checkpoint import Checkpointer
 from samcp.commands.export import export
+from samcp.config_files import find_config
 from samcp.errors import UsageError
 from samcp.modeling.inference import Predictions
 from samcp.modeling.tensor_network import TensorNetwork, network_inputs
@@ -38,6 +43,20 @@ def test_same_predictions_as_the_model(toy: Any, toy_model: SAMCP, num_patches: 
     [expected] = model.predict_learned(model.encode([item]))
     outputs = TensorNetwork(model).eval()(**network_inputs(model, item["image"], item["patches"]))
     for name, value in vars(predictions_of(model, *outputs, num_patches)).items():
+        torch.testing.assert_close(value, getattr(expected, name), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_learned_predictions_of_a_model_with_clip(toy: Any) -> None:
+    cfg = get_cfg()
+    add_samcp_config(cfg)
+    cfg.merge_from_file(find_config("miniature/open_vocabulary.yaml"))
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    item = toy.input(6, {}, size=(64, 96))
+    [expected] = model.predict_learned(model.encode([item]))
+    outputs = TensorNetwork(model).eval()(**network_inputs(model, item["image"], item["patches"]))
+    for name, value in vars(predictions_of(model, *outputs, 6)).items():
         torch.testing.assert_close(value, getattr(expected, name), atol=1e-5, rtol=0)
 
 
@@ -88,6 +107,34 @@ def test_exported_network_equals_the_model(
             outputs = [output.numpy() for output in torch.export.load(target).module()(**inputs)]
     for output, wanted in zip(outputs, expected, strict=True):
         np.testing.assert_allclose(output, wanted.numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    export("samcp-everyday-lite", Path("network.onnx"))
+    Image.fromarray(data.coffee()).save("photo.jpg")
+    page = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
+    example = page.split("\n## Example\n")[1].split("\n`Inference`")[0]
+    values: dict[str, Any] = {}
+    exec(textwrap.dedent(example), values)
+    assert values["affinity"].shape[2] == len(values["item"].patches) > 50
+    assert 0.3 < values["scores"].max() <= 1
+
+
+@pytest.mark.parametrize("difference", [0.1, float("nan")])
+def test_network_with_other_output_is_not_written(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: float
+) -> None:
+    for name, value in (("export_network", None), ("_to_program", b"new"), ("_run_program", None)):
+        monkeypatch.setattr(commands.export, name, lambda *args, value=value: value)
+    monkeypatch.setattr(commands.export, "_difference", lambda *args: difference)
+    target = tmp_path / "network.pt2"
+    target.write_bytes(b"old")
+    with pytest.raises(UsageError, match=r"network\.pt2 is not written: the probabilities"):
+        export(checkpoint, target)
+    assert target.read_bytes() == b"old"
+    assert not target.with_suffix(".npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,15 @@ def _export_network(source: Path, target: Path) -> None:
     cfg.MODEL.DEVICE = "cpu"
     model = load_trained_model(cfg, str(source), file.vocabulary).eval()
     program = export_network(model)
-    run = _write_onnx(program, target) if target.suffix == _ONNX else _write_program(program, target)
+    content = _to_onnx(program) if target.suffix == _ONNX else _to_program(program)
+    run = _run_onnx(content) if target.suffix == _ONNX else _run_program(content)
     difference = _difference(model, run)
-    if difference > _TOLERANCE:
-        raise UsageError(f"{target}: its probabilities differ from PyTorch's by {difference:.1g}; do not use it")
+    if not difference <= _TOLERANCE:  # or NaN
+        raise UsageError(
+            f"{target} is not written: the probabilities of the exported network differ from PyTorch's by "
+            f"{difference:.1g}; export to another format"
+        )
+    write_bytes(target, content)
     words = target.with_suffix(".npz")
     embedding = model.class_embedding
     arrays = io.BytesIO()
@@ -106,23 +111,29 @@ def _export_network(source: Path, target: Path) -> None:
 Run = Callable[[Mapping[str, Tensor]], Sequence[np.ndarray]]
 
 
-def _write_program(program: ExportedProgram, target: Path) -> Run:
+def _to_program(program: ExportedProgram) -> bytes:
     content = io.BytesIO()
     torch.export.save(program, content)
-    write_bytes(target, content.getvalue())
-    module = torch.export.load(target).module()
+    return content.getvalue()
+
+
+def _run_program(content: bytes) -> Run:
+    module = torch.export.load(io.BytesIO(content)).module()
     return lambda inputs: [output.numpy() for output in module(**inputs)]
 
 
-def _write_onnx(program: ExportedProgram, target: Path) -> Run:
-    import onnxruntime
-
+def _to_onnx(program: ExportedProgram) -> bytes:
     onnx = torch.onnx.export(
         program, dynamo=True, opset_version=_OPSET, output_names=["scores", "affinity"], verbose=False
     )
     assert onnx is not None
-    write_bytes(target, onnx.model_proto.SerializeToString())
-    session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
+    return onnx.model_proto.SerializeToString()
+
+
+def _run_onnx(content: bytes) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     used = {value.name for value in session.get_inputs()}  # MaskRoI can be off
     return lambda inputs: session.run(None, {name: x.numpy() for name, x in inputs.items() if name in used})
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torchvision.ops import roi_align
 
+from samcp.modeling.backbone.clip import CLIPFPN
 from samcp.modeling.meta_arch import SAMCP
 from samcp.modeling.patch_batch import PatchBatch
 from samcp.modeling.patch_encoder import RoIEmbedding
@@ -142,18 +143,20 @@ class _FPNMaps(nn.Module):
     timm's convolutions with "same" padding computes in a way that `torch.export` cannot follow.
     """
 
-    def __init__(self, fpn: FPN, names: Sequence[str]) -> None:
+    def __init__(self, backbone: FPN | CLIPFPN, names: Sequence[str]) -> None:
         super().__init__()
-        self.fpn = copy.deepcopy(fpn)
+        backbone = copy.deepcopy(backbone)
+        self.bottom_up = backbone.bottom_up
+        self.fpn = backbone.fpn if isinstance(backbone, CLIPFPN) else backbone
         self.names = list(names)
-        for module in list(self.fpn.modules()):
+        for module in list(self.modules()):
             for name, child in module.named_children():
                 if isinstance(child, Conv2dSame):
                     setattr(module, name, _FixedPadding(child))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         fpn = self.fpn
-        inputs = fpn.bottom_up(image)
+        inputs = self.bottom_up(image)
         x: Tensor | None = None
         maps: list[Tensor] = []
         for name, lateral, output in zip(reversed(fpn.in_features), fpn.lateral_convs, fpn.output_convs, strict=True):
