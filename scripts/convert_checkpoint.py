@@ -11,7 +11,6 @@ code. `samcp export` writes model files from checkpoints of this project. To eva
 """
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -24,17 +23,15 @@ _SUFFIX = ".safetensors"
 def main() -> None:
     arguments = _parse_arguments()
 
-    from samcp.errors import CheckpointError, UsageError
+    from samcp.errors import exit_with_message
 
-    try:
+    with exit_with_message():
         if arguments.command == "show":
             from samcp.commands.export import show
 
             show(arguments.source)
         else:
             convert_released_checkpoint(arguments.source, arguments.target, arguments.config_file, arguments.opts)
-    except (CheckpointError, UsageError) as error:
-        sys.exit(f"error: {error}")
 
 
 def convert_released_checkpoint(source: Path, target: Path, config_file: str, opts: list[str]) -> None:
@@ -61,7 +58,9 @@ def _parse_arguments() -> argparse.Namespace:
     released_parser.add_argument(
         "--config-file", default=_CONFIG, metavar="FILE", help="config of the same model (default %(default)s)"
     )
-    released_parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, as for train_net.py")
+    released_parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="config keys and values, as for train_net.py"
+    )
     commands.add_parser("show", help="print the contents of a model file").add_argument("source", type=Path)
     return parser.parse_args()
 

@@ -3,7 +3,7 @@
 #
 #     scripts/pin_hashes.sh PYTHON
 #
-# Detectron2 is not in it, since scripts/install_detectron2.sh checks its hash.
+# Detectron2 is not in it, since scripts/build_detectron2_wheel.sh checks its hash.
 set -euo pipefail
 python=${1:?usage: scripts/pin_hashes.sh PYTHON}
 cd "$(dirname "$0")/.."

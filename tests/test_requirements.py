@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-DETECTRON2 = "sal-detectron2"  # its hash is in scripts/install_detectron2.sh
+DETECTRON2 = "sal-detectron2"  # its hash is in scripts/build_detectron2_wheel.sh
 
 
 def pins(path):

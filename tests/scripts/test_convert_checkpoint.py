@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from torch import nn
 
+import samcp.cli
 from samcp import SAMCP, add_samcp_config
 from samcp.checkpoint import Checkpointer
 from samcp.commands.export import export
@@ -190,6 +191,29 @@ def small_model() -> dict[str, torch.Tensor]:
 
 
 OPTIONS = [str(part) for item in SMALL.items() for part in item]
+
+
+def test_options_may_follow_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["x", "released", "in.pth", "out.safetensors", "A", "1", "--config-file", "mine.yaml"]
+    )
+    arguments = convert_checkpoint._parse_arguments()
+    assert (arguments.config_file, arguments.opts) == ("mine.yaml", ["A", "1"])
+    arguments = samcp.cli._parser().parse_args(["export", "in.pth", "out.safetensors", "--half"])
+    assert arguments.half
+    assert arguments.opts == []
+
+
+def test_target_that_cannot_be_written_is_one_line(
+    small_model: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"state_dict": released_state(small_model)}, tmp_path / "released.pth")
+    (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "model.safetensors"
+    command = ["x", "released", str(tmp_path / "released.pth"), str(target), *OPTIONS, "--config-file", str(CONFIG)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match=r"error: .*file.* cannot be created"):
+        convert_checkpoint.main()
 
 
 def test_conversion_of_released_model(

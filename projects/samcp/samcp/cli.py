@@ -123,7 +123,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="checkpoint; for *.onnx and *.pt2 also a model file, or a name of `samcp models`")
     parser.add_argument("target", type=Path, help="*.safetensors, *.onnx or *.pt2")
     parser.add_argument("--half", action="store_true", help="half precision, half the size; for *.safetensors")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change with --half")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change with --half")
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:

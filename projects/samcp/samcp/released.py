@@ -148,7 +148,8 @@ def _load_state(path: str | Path) -> Mapping[str, Tensor]:
     except Exception as error:  # a damaged file raises many types
         raise CheckpointError(
             f"{path}: cannot be read without running code from it ({error!r:.80}). If it is a checkpoint of MMEngine, "
-            f"save only its weights on a machine with MMEngine: torch.save(torch.load(path)['state_dict'], new_path)"
+            "save only its weights on a machine with MMEngine: "
+            "torch.save(torch.load(path, map_location='cpu', weights_only=False)['state_dict'], new_path)"
         ) from error
     return state
 
