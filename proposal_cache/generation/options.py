@@ -40,7 +40,10 @@ _count = partial(_whole_number, 1)
 
 def _range(text: str) -> tuple[int, int | None]:
     low, dash, high = text.partition("-")
-    return _count(low), _count(high) if dash else None
+    numbers = _count(low), _count(high) if dash else None
+    if numbers[1] is not None and numbers[1] < numbers[0]:
+        raise argparse.ArgumentTypeError(f"must be N or N-MAX with a MAX of at least N, not {text!r}")
+    return numbers
 
 
 def _number(text: str) -> float:
@@ -66,7 +69,7 @@ _GENERATOR_OPTIONS: dict[tuple[str, ...], tuple[tuple[str, dict[str, Any], str],
     ("contours",): (
         ("--workers", _N, "processes on a CPU (default 1)"),
         ("--parts", _N, "regions that cover the image (default 60)"),
-        ("--patches", _N, "maximum per image (default 240)"),
+        ("--patches", _N, "maximum per image, also of --parts (default 240)"),
     ),
     ("contours", "sam2", "sam"): (
         ("--device", {"metavar": "DEVICE"}, "cpu (default), cuda (all GPUs of this machine) or cuda:N"),
@@ -209,7 +212,9 @@ def _generator_options(arguments: argparse.Namespace) -> dict[str, Any]:
     for generators, rows in _GENERATOR_OPTIONS.items():
         for option, name in ((option, option[2:].replace("-", "_")) for option, _, _ in rows):
             if name in arguments and arguments.generator in generators:
-                options[name] = getattr(arguments, name)
+                value = getattr(arguments, name)
+                # A worker of Ray may have another directory.
+                options[name] = value.absolute() if isinstance(value, Path) else value
             elif name in arguments:
                 owners = " or ".join(generators)
                 print(f"warning: {option} is for --generator {owners}; it has no effect here", file=sys.stderr)

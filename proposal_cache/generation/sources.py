@@ -79,6 +79,11 @@ def open_url(url: str) -> Any:
     return fsspec.open(url, "rb")
 
 
+def absolute(url: str) -> str:
+    """Return a URL, or the absolute path of a file, without resolving links."""
+    return url if "://" in url else os.path.abspath(url)
+
+
 def read_file(url: str) -> bytes:
     """Return the content of a file at a path or URL; raise ImageError if it cannot be read or is a pipe."""
     try:
@@ -146,7 +151,7 @@ def with_boxes(images: Sequence[ImageFile], file: str | os.PathLike[str]) -> tup
     try:
         content = Path(file).read_bytes()
         boxes = json.loads(content)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{file} cannot be read as json: {reason(error)}") from error
     if not isinstance(boxes, dict) or not all(isinstance(one, list) for one in boxes.values()):
         raise SourceError(f"{file} must be a json object: key of an image -> list of boxes [x0, y0, x1, y1]")

@@ -75,7 +75,8 @@ def test_options_of_the_ray_engine(images: Path, tmp_path: Path) -> None:
     command = ("generate", "--generator", "contours", "--images", images, "--output", tmp_path / "c", "--engine", "ray")
     assert "use --part with --engine local" in error_of(*command, "--part", "0/2")
     assert "with --engine ray use --ray-actors" in error_of(*command, "--workers", 2)
-    assert run(*command, "--ray-actors", "0-3") == 2
+    for actors in ("0-3", "8-4"):
+        assert run(*command, "--ray-actors", actors) == 2
 
 
 def test_options_without_effect_are_errors(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +193,7 @@ def test_merge_of_other_generators_keeps_them_apart(cache: Path, tmp_path: Path)
         ("export_results", "export cache --output out.json", "to start again"),
         ("merge", "merge cache --output new", "to continue"),
         ("import_results", "import a.json --annotations b.json --output new", "to continue"),
+        ("import_results", "import a.json --annotations b.json --add-to cache --output new", "to start again"),
     ],
 )
 def test_interrupted(cache: Path, capsys: pytest.CaptureFixture[str], work: str, command: str, message: str) -> None:

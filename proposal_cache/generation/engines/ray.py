@@ -4,7 +4,7 @@ import hashlib
 import pickle
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from proposal_cache.errors import CacheError
 from proposal_cache.generation.engines import GeneratorError, GeneratorFactory, Outcome
 from proposal_cache.generation.engines.local import generate_patches
-from proposal_cache.generation.sources import ImageError, ImageFile
+from proposal_cache.generation.sources import ImageError, ImageFile, absolute
 from proposal_cache.generation.streams import Source, TarShard, duplicate, read_sources
 from proposal_cache.generators.base import Generator as PatchGenerator
 from proposal_cache.generators.base import descriptions
@@ -91,7 +91,8 @@ class RayEngine:
     def _dataset(self, sources: Sequence[Source], writer: CacheWriter) -> Any:
         import ray
 
-        items = [{"source": pickle.dumps(source)} for source in sources]
+        # The directory of a worker is that in which Ray was started.
+        items = [{"source": pickle.dumps(replace(source, url=absolute(source.url)))} for source in sources]
         tars = any(isinstance(source, TarShard) for source in sources)
         done = ray.put(_hashes(writer.done) if tars else np.empty(0, np.uint64))
         low, high = self.actors

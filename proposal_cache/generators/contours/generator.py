@@ -47,7 +47,7 @@ class ContourGenerator:
         weights: file written by scripts/train_contours.py; None for the one that is shipped.
         device: of the network, such as "cpu" or "cuda".
         patches: maximum number of patches.
-        parts: regions of the finest level.
+        parts: regions of the finest level; at most as many as `patches`.
         duplicate_iou: IoU with another patch above which a region is dropped.
         size_exponent: the cost of a merge is multiplied by the area of the smaller region to this power; larger values
             merge small regions earlier.
@@ -89,7 +89,7 @@ class ContourGenerator:
         height, width = image.shape[:2]
         graph, leaves = self.graph(image)
         hierarchy = build_hierarchy(graph, self.cost(leaves.size))
-        chosen = select_regions(hierarchy, self.patches, self.parts, self.duplicate_iou)
+        chosen = select_regions(hierarchy, self.patches, min(self.parts, self.patches), self.duplicate_iou)
         leaves = leaves.astype(np.min_scalar_type(leaves.max()))  # a large image needs less memory
         leaves = fit_borders(resize_labels(leaves, height, width), image)
         return _to_patches(leaves, hierarchy, chosen)
@@ -135,7 +135,7 @@ class ContourGenerator:
 
 
 def select_regions(hierarchy: Hierarchy, count: int, parts: int, duplicate_iou: float) -> IntArray:
-    """Return the regions of the level with `parts` regions, then those that are merged last, `count` at most.
+    """Return the regions of the level with `parts` regions, then those that are merged last, up to `count` in all.
 
     A region is skipped if its IoU with one that is selected already exceeds `duplicate_iou`.
     """

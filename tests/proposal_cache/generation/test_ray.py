@@ -6,6 +6,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proposal_cache import Patches
+from proposal_cache import CacheWriter, Patches
 from proposal_cache.generation.engines import GeneratorError, GeneratorFactory
 from proposal_cache.generation.engines import ray as ray_engine
 from proposal_cache.generation.engines.ray import RayEngine, ShardKeys, find_duplicates
@@ -82,6 +83,26 @@ def read(sources: Sequence[Source], done: set[str]) -> list[Any]:
     table = ray_engine._table(source=[pickle.dumps(source) for source in sources])
     tables = ray_engine._read(table, ray_engine._hashes(done))
     return [data for table in tables for data in table["image"].to_pylist()]
+
+
+def test_workers_get_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory of a worker is that in which Ray was started."""
+    import ray
+
+    sent: list[Any] = []
+
+    def record(items: list[dict[str, bytes]], **_: object) -> None:
+        sent.extend(pickle.loads(item["source"]).url for item in items)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(ray.data, "from_items", record)
+    monkeypatch.chdir(tmp_path)
+    write_images(Path("images"), count=1)
+    sources: list[Source] = [*from_folder("images"), TarShard("a.tar"), TarShard("s3://bucket/b.tar")]
+    with CacheWriter("cache", {"name": "halves"}, "set") as writer, suppress(KeyboardInterrupt):
+        RayEngine()._dataset(sources, writer)
+    assert sent == [f"{tmp_path}/images/00.png", f"{tmp_path}/a.tar", "s3://bucket/b.tar"]
 
 
 def test_read_task_skips_finished_images_of_a_tar(tmp_path: Path) -> None:

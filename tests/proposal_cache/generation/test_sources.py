@@ -125,6 +125,7 @@ def test_boxes_are_added_to_images(tmp_path: Path) -> None:
     ("content", "error"),
     [
         ("[1", r"boxes\.json cannot be read as json"),
+        ("[" * 100_000, r"boxes\.json cannot be read as json"),
         ("[]", "must be a json object"),
         ('{"a": 3}', "must be a json object"),
         ('{"a": [], "x": [], "y/z": []}', r"2 keys that are not images \('x', 'y/z'\)"),

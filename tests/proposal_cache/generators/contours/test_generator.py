@@ -45,6 +45,7 @@ def test_finest_level_covers_every_pixel_once(generator: ContourGenerator, patch
 
 def test_number_and_sizes_of_patches(generator: ContourGenerator, patches: Patches, picture: np.ndarray) -> None:
     assert generator.parts < len(patches) <= generator.patches
+    assert 5 < len(ContourGenerator(patches=9)(picture)) <= 9
     share = patches.areas / picture[..., 0].size
     assert share.min() < 0.002 < 0.1 < share.max()
 
