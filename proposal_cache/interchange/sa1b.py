@@ -10,12 +10,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from proposal_cache import rle
-from proposal_cache.errors import CacheError, abbreviate
-from proposal_cache.generation.sources import ImageError, SourceError, image_key, read_file
+from proposal_cache.errors import CacheError, StorageError, abbreviate
+from proposal_cache.generation.sources import SourceError, image_key, read_file
 from proposal_cache.generation.streams import TarShard, find_sources
 from proposal_cache.interchange.coco import InterchangeError, read_score
 from proposal_cache.patches import Patches
 from proposal_cache.store import CacheWriter
+from proposal_cache.store.format import check_key
 
 _DESCRIPTION = {"name": "sa1b", "release": "Segment Anything 1 Billion"}
 
@@ -29,19 +30,29 @@ def import_sa1b(
     that is invalid or cannot be read is reported on stderr and recorded as a failure. If interrupted, the same call
     continues.
 
+    Raises SourceError at the end, when all others are imported, if a tar file, or the name of a member, is damaged.
+
     `location` is a folder of json files, searched with its subfolders; or path or URL of the released tar files, in
     which `{000000..000999}` and `*` name several.
     """
-    files = _find_json_files(str(location))
+    damaged: list[SourceError] = []
+    files = _find_json_files(str(location), damaged)
     with CacheWriter(output, _DESCRIPTION, dataset) as writer:
         for key, read in tqdm(files, "importing", unit="image", disable=not progress):
             if key in writer.done:
                 continue
             try:
                 writer.add(key, read_sa1b(read()))
-            except (ImageError, InterchangeError) as error:
+            except StorageError:
+                raise
+            except CacheError as error:
                 tqdm.write(f"warning: skipped: {key}: {error}", file=sys.stderr)
                 writer.add_failure(key, str(error))
+    if damaged:
+        raise SourceError(
+            f"{len(damaged)} tar files or members were not read, the first one: {damaged[0]}; replace them and repeat "
+            "the command"
+        )
 
 
 def read_sa1b(content: bytes) -> Patches:
@@ -69,8 +80,11 @@ def read_sa1b(content: bytes) -> Patches:
     return patches.select(patches.areas > 0)
 
 
-def _find_json_files(location: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Return an iterator over each json file of a folder or of tar files: its key, and a function that reads it."""
+def _find_json_files(location: str, damaged: list[SourceError]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Return an iterator over each json file of a folder or of tar files: its key, and a function that reads it.
+
+    Errors of tar files are added to `damaged`.
+    """
     root = Path(location)
     if root.is_dir():
         paths = sorted(path for path in root.rglob("*.json") if not path.is_dir())
@@ -80,4 +94,23 @@ def _find_json_files(location: str) -> Iterator[tuple[str, Callable[[], bytes]]]
     shards = [shard for shard in find_sources(location) if isinstance(shard, TarShard)]
     if not shards:
         raise SourceError(f"{location} is neither a folder nor tar files")
-    return ((key, partial(bytes, content)) for shard in shards for key, _, content in shard.members({".json"}))
+    return _members(shards, damaged)
+
+
+def _members(shards: list[TarShard], damaged: list[SourceError]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    for shard in shards:
+        try:
+            for key, _, content in shard.members({".json"}):
+                try:
+                    check_key(key)
+                except CacheError as error:
+                    _report(SourceError(f"{shard.url}: {error}"), damaged)
+                else:
+                    yield key, partial(bytes, content)
+        except SourceError as error:
+            _report(error, damaged)
+
+
+def _report(error: SourceError, damaged: list[SourceError]) -> None:
+    tqdm.write(f"warning: {error}", file=sys.stderr)
+    damaged.append(error)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from proposal_cache import PatchCache, Patches, rle
+from proposal_cache.generation.sources import SourceError
 from proposal_cache.interchange.coco import InterchangeError
 from proposal_cache.interchange.sa1b import import_sa1b, read_sa1b
 from tests.proposal_cache.tool import SIZE, error_of, halves, run, write_tar
@@ -87,6 +88,30 @@ def test_tar_files_of_the_release(tmp_path: Path) -> None:
         write_tar(tmp_path / f"sa_00000{number}.tar", members)
     import_sa1b(f"{tmp_path}/sa_{{000000..000001}}.tar", tmp_path / "cache", "sa1b")
     assert list(PatchCache(tmp_path / "cache")) == ["sa_0", "sa_1"]
+
+
+def test_other_tar_files_are_imported_if_one_is_damaged(tmp_path: Path) -> None:
+    for number in range(3):
+        members = {f"./sa_{number}.json": json.dumps(sample(halves(5))).encode()}
+        write_tar(tmp_path / f"{number}.tar", members | {"../up.json": b"{}"} if number == 2 else members)
+    (tmp_path / "1.tar").write_bytes((tmp_path / "1.tar").read_bytes()[:700])
+    with pytest.raises(
+        SourceError, match=r"2 tar files or members were not read, the first one: .*1\.tar cannot be read"
+    ):
+        import_sa1b(f"{tmp_path}/{{0..2}}.tar", tmp_path / "cache", "sa1b")
+    assert list(PatchCache(tmp_path / "cache")) == ["sa_0", "sa_2"]
+
+
+def test_images_that_cannot_be_stored_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "sa1b"
+    source.mkdir()
+    for name, count in (("sa_7", 5), ("sa_8", 0)):
+        (source / f"{name}.json").write_text(json.dumps(sample(halves(count))))
+    monkeypatch.setattr("proposal_cache.store.format.MAX_PATCHES", 1)
+    import_sa1b(source, tmp_path / "cache", "sa1b")
+    cache = PatchCache(tmp_path / "cache")
+    assert list(cache) == ["sa_8"]
+    assert "sa_7" in cache.manifest.failures
 
 
 @pytest.mark.parametrize(
