@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,21 +69,32 @@ class Part:
         return cls(array.index * process.count + process.index, array.count * process.count)
 
 
-def start_part(cache: Path, part: Part) -> None:
-    """Mark a part as unfinished; the caller holds the lock of its rank."""
+def start_part(cache: Path, part: Part, sources: Sequence[Source]) -> None:
+    """Mark a part as unfinished, and others that finished with other `sources`, those of all parts, likewise.
+
+    The caller holds the lock of the part's rank.
+    """
     remove(_path(cache, part))
+    record = _record(sources)
+    for other, mark in _marks(cache, part.count).items():
+        if mark != record:
+            print(
+                f"warning: {cache}: part {other} finished with {mark['sources']} images or tar files, part {part} has "
+                f"{len(sources)} or others: part {other} must run again",
+                file=sys.stderr,
+            )
+            remove(_path(cache, other))
 
 
 def finish_part(cache: Path, part: Part, sources: Sequence[Source]) -> bool:
     """Mark a part as finished; if all parts are, finalize the cache and return True.
 
     `sources` are those of all parts. Each part takes its share by position, so all must be given the same: the last
-    part raises CacheError if another was given others.
+    part raises CacheError if one that started before it was given others.
     """
-    names = "\n".join(repr(source.url if isinstance(source, TarShard) else source.key) for source in sources)
-    record = {"sources": len(sources), "sha256": hashlib.sha256(names.encode()).hexdigest()}
+    record = _record(sources)
     write_durably(_path(cache, part), json.dumps(record).encode())
-    marks = {other: mark for other, mark in _marks(cache).items() if other.count == part.count}
+    marks = _marks(cache, part.count)
     if len(marks) < part.count:
         return False
     for other, mark in marks.items():
@@ -102,9 +114,16 @@ def unfinished_parts(cache: Path) -> list[Part]:
     return [part for part in (Part(index, count) for index in range(count)) if part not in finished]
 
 
-def _marks(cache: Path) -> dict[Part, dict[str, object]]:
+def _record(sources: Sequence[Source]) -> dict[str, object]:
+    names = "\n".join(repr(source.url if isinstance(source, TarShard) else source.key) for source in sources)
+    return {"sources": len(sources), "sha256": hashlib.sha256(names.encode()).hexdigest()}
+
+
+def _marks(cache: Path, count: int | None = None) -> dict[Part, dict[str, object]]:
+    """Return the marks of finished parts, only those of `count` parts if it is given."""
     found = [(path, _MARK.fullmatch(path.name)) for path in list_directory(cache)]
-    return {Part(int(mark[1]), int(mark[2])): _read_mark(path) for path, mark in found if mark}
+    parts = {Part(int(mark[1]), int(mark[2])): path for path, mark in found if mark}
+    return {part: _read_mark(path) for part, path in parts.items() if count in (None, part.count)}
 
 
 def _read_mark(path: Path) -> dict[str, object]:

@@ -85,7 +85,7 @@ def generate(
     if not isinstance(example, BoxGenerator) and any(not isinstance(s, TarShard) and s.boxes for s in sources):
         raise CacheError(f"{type(example).__name__} does not accept boxes; use RefineGenerator")
     with CacheWriter(output, example.describe(), dataset, shard_size, rank=part.index, ranks=part.count) as writer:
-        start_part(writer.path, part)
+        start_part(writer.path, part, sources)
         if part.count == 1:
             writer.commit_staged()
         title = f"patches of {dataset}" + (f" (part {part})" if part.count > 1 else "")

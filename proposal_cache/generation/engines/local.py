@@ -182,13 +182,19 @@ def _exit_when_closed(receiver: Connection) -> None:
 
 def _start_worker(factory: GeneratorFactory, devices: "SimpleQueue[str]", loaders: int) -> None:
     global _worker
-    _worker = factory.build(devices.get()), loaders, factory.threads
+    device = devices.get()
+    try:
+        _worker = factory.build(device), loaders, factory.threads
+    except Exception as error:  # an exception here would be lost, and the pool be broken
+        _worker = CacheError(f"the generator cannot start on {device}: {type(error).__name__}: {error}")
 
 
-_worker: tuple[PatchGenerator, int, int]  # of a worker process: generator, loaders, threads
+_worker: tuple[PatchGenerator, int, int] | CacheError  # of a worker process: generator, loaders, threads
 
 
 def _run_worker(images: Sequence[Input]) -> list[tuple[str, Result]]:
+    if isinstance(_worker, CacheError):
+        raise _worker
     generator, loaders, threads = _worker
     return list(generate_patches(images, generator, loaders=loaders, threads=threads))
 

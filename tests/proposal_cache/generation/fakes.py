@@ -1,5 +1,6 @@
 """Generators for tests, and the images that they are run on."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterable
@@ -68,6 +69,12 @@ class Boxes(Halves):
 
 def on_device(device: str, _ignored: object = None) -> Halves:
     return Halves() if device in ("cpu", "cuda:0", "cuda:1") else Dies()
+
+
+def fails_in_workers(device: str) -> Halves:
+    if multiprocessing.parent_process():
+        raise RuntimeError("no device")
+    return Halves()
 
 
 class CtrlC:

@@ -8,7 +8,7 @@ import pytest
 
 from proposal_cache import CacheError, CacheWriter, PatchCache, Patches
 from proposal_cache.errors import LockedError, MismatchError
-from proposal_cache.generation.parts import Part, unfinished_parts
+from proposal_cache.generation.parts import Part, finish_part, start_part, unfinished_parts
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
 from proposal_cache.store.writer import stage_shard
@@ -30,14 +30,25 @@ def test_last_part_makes_the_cache_readable(tmp_path: Path) -> None:
     assert content(tmp_path / "parts") == content(tmp_path / "one")
 
 
-def test_last_part_fails_if_another_had_different_images(tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "images")
-    run(folder, tmp_path / "parts", Part(0, 2))
+def test_part_with_other_images_must_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Part 0 of an earlier run, or of a run with other images, does not count as finished."""
+    folder, path = write_images(tmp_path / "images"), tmp_path / "parts"
+    assert [run(folder, path, Part(index, 2)) for index in range(2)] == [False, True]
     (folder / "00.png").unlink()
-    for _ in range(2):
-        with pytest.raises(CacheError, match="part 0/2 was given 10 images or tar files, part 1/2 9 or others, .*run"):
-            run(folder, tmp_path / "parts", Part(1, 2))
-    assert run(folder, tmp_path / "parts", Part(0, 2))
+    assert not run(folder, path, Part(1, 2))
+    message = "part 0/2 finished with 10 images or tar files, part 1/2 has 9 or others: part 0/2 must run again"
+    assert message in capsys.readouterr().err
+    assert unfinished_parts(path) == [Part(0, 2)]
+    assert run(folder, path, Part(0, 2))
+
+
+def test_last_part_fails_if_another_has_different_images_at_the_same_time(tmp_path: Path) -> None:
+    sources = from_folder(write_images(tmp_path / "images"))
+    for part in (Part(0, 2), Part(1, 2)):
+        start_part(tmp_path, part, sources)
+    assert not finish_part(tmp_path, Part(0, 2), sources)
+    with pytest.raises(CacheError, match="part 0/2 was given 10 images or tar files, part 1/2 9 or others, .*run"):
+        finish_part(tmp_path, Part(1, 2), sources[1:])
 
 
 def test_finished_part_stays_finished_if_it_cannot_start_again(tmp_path: Path) -> None:

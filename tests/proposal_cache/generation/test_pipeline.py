@@ -27,6 +27,7 @@ from tests.proposal_cache.generation.fakes import (
     Many,
     content,
     failing,
+    fails_in_workers,
     on_device,
     write_images,
 )
@@ -146,6 +147,12 @@ def test_boxes_are_passed_to_the_generator(images: list[ImageFile], tmp_path: Pa
 def test_killed_worker_is_reported(images: list[ImageFile], tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="a worker process died"):
         run(images, tmp_path / "cache", Dies(), engine=LocalEngine(workers=1))
+
+
+def test_reason_why_a_worker_cannot_start_is_reported(images: list[ImageFile], tmp_path: Path) -> None:
+    factory = GeneratorFactory(fails_in_workers)
+    with pytest.raises(CacheError, match="the generator cannot start on cpu: RuntimeError: no device"):
+        generate(images, factory, tmp_path / "cache", "set", engine=LocalEngine(workers=1), progress=False)
 
 
 def test_workers_ignore_ctrl_c_while_they_start(images: list[ImageFile], tmp_path: Path) -> None:
