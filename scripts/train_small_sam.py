@@ -22,6 +22,8 @@ from pathlib import Path
 
 from samcp.command_line import command_parser, count
 
+_STRIDE = 32  # of the encoder
+
 
 def main() -> None:
     arguments = _parse_arguments()
@@ -29,6 +31,12 @@ def main() -> None:
     from samcp.commands import train_small_sam
 
     train_small_sam.main(arguments)
+
+
+def _size(text: str) -> int:
+    if count(text) % _STRIDE:
+        raise argparse.ArgumentTypeError(f"must be a multiple of {_STRIDE}, not {text}")
+    return int(text)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -41,7 +49,7 @@ def _parse_arguments() -> argparse.Namespace:
     add("--iterations", type=count, metavar="N", help="(default 12000, for scenes 3000)")
     add("--batch", type=count, default=4, metavar="N", help="images per iteration (default %(default)s)")
     add("--points", type=count, metavar="N", help="prompts per image (default 32, for scenes 16)")
-    add("--image-size", type=count, metavar="N", help="of the model's input (default 320, for scenes 256)")
+    add("--image-size", type=_size, metavar="N", help="of the model's input (default 320, for scenes 256)")
     add("--lr", type=float, default=8e-4, metavar="X", help="learning rate (default %(default)s)")
     add("--seed", type=int, default=0, help="(default %(default)s)")
     add("--workers", type=int, default=0, metavar="N", help="loading processes (default %(default)s)")

@@ -34,8 +34,7 @@ def photo_patches(images: Sequence[ImageFile], generator: Generator) -> dict[str
             digests[image.key] = hashlib.sha256(image.fetch().data or b"").hexdigest()
         except ImageError as error:
             found[image.key] = str(error)
-    described = json.dumps(generator.describe(), sort_keys=True).encode()
-    folder = cache_folder("patches") / hashlib.sha256(described).hexdigest()[:16]
+    folder = cache_folder("patches") / generator_hash(generator)
     unique = {digests[image.key]: image for image in images if image.key in digests}
     missing = _missing(folder, unique)
     if missing:
@@ -47,6 +46,12 @@ def photo_patches(images: Sequence[ImageFile], generator: Generator) -> dict[str
             for key, digest in digests.items()
         }
     return found
+
+
+def generator_hash(generator: Generator) -> str:
+    """Return the name of a folder for the patches of a generator with its parameters and weights."""
+    described = json.dumps(generator.describe(), sort_keys=True).encode()
+    return hashlib.sha256(described).hexdigest()[:16]
 
 
 def _missing(folder: Path, digests: Iterable[str]) -> list[str]:

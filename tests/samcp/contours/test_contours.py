@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from proposal_cache.generators.contours import ContourGenerator
 from proposal_cache.generators.contours.graph import region_graph
 from proposal_cache.generators.contours.hierarchy import Hierarchy, build_hierarchy
 from proposal_cache.generators.contours.network import ContourNetwork
@@ -23,6 +24,7 @@ from samcp.contours.dataset import ContourDataset, SegmentedImage, boundary_targ
 from samcp.contours.merging import PairSamples, fit_cost, sample_pairs
 from samcp.contours.training import ContourSchedule, ContourTrainer, boundary_loss, embedding_loss
 from samcp.errors import CheckpointError, DataError
+from samcp.photo_patches import generator_hash
 
 TINY = ContourSchedule(iterations=4, batch=2, crop=64)
 
@@ -205,18 +207,27 @@ def test_command_trains_validates_and_continues(datasets: Path, tmp_path: Path) 
     validation = json.loads((tmp_path / "validation.json").read_text())
     assert validation["bsds500_val"]["images"] == 2
     assert 0 < validation["bsds500 covering"]["ODS"] <= 1
+    [folder] = (tmp_path / "patches").iterdir()  # one for each version of the weights
+    assert folder.name == generator_hash(ContourGenerator(weights=tmp_path / "contours.safetensors"))
     assert load_weights(tmp_path / "contours.safetensors", "cpu").merge.hidden.shape == (11, 16)
 
 
-@pytest.mark.parametrize("count", ["6", None])
-def test_cost_of_another_number_of_images_is_not_reused(tmp_path: Path, count: str | None) -> None:
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"pair_images": "6"}, "--pair-images 6, not 7"),
+        ({"iterations": "8"}, "--iterations 8, not 2"),
+        ({"seed": None}, "--seed .unknown., not 0"),
+    ],
+)
+def test_weights_of_other_options_are_not_reused(tmp_path: Path, changed: dict[str, str | None], message: str) -> None:
     shipped = load_weights(None, "cpu")
     weights = tmp_path / "contours.safetensors"
-    save_weights(weights, shipped.network, shipped.merge, {"pair_images": count} if count else {})
-    arguments = argparse.Namespace(output=tmp_path, pair_images=7)
-    with pytest.raises(
-        CheckpointError, match=rf"written with --pair-images {count or '.unknown.'}, not 7; .*delete it"
-    ):
+    options = {"iterations": 2, "batch": 1, "seed": 0, "pair_images": 7}
+    written = {name: str(value) for name, value in ({**options} | changed).items() if value is not None}
+    save_weights(weights, shipped.network, shipped.merge, written)
+    arguments = argparse.Namespace(output=tmp_path, **options)
+    with pytest.raises(CheckpointError, match=rf"written with {message}; .*delete it"):
         train_contours.run(arguments)
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"contours\.safetensors: damaged .*; delete it"):

@@ -19,6 +19,7 @@ from samcp.data.files import write_image, write_json
 from samcp.data.patch_caches import image_root
 from samcp.errors import UsageError, exit_with_message
 from samcp.evaluation.patch_quality import ObjectFits, PatchQuality, iou_metrics, measure_dataset
+from samcp.photo_patches import generator_hash
 from samcp.visualization.figures import plot_recall
 from samcp.vocabulary import Vocabulary
 
@@ -55,16 +56,18 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def validate(generator: Generator, folder: Path, datasets: Sequence[str], limit: int | None) -> dict[str, Any]:
-    """Generate the patches of datasets into `folder`/NAME, print Table 9, and return it with all results by dataset.
+    """Generate the patches of datasets, print Table 9, and return it with all results by dataset.
 
-    Only the first `limit` images of a dataset are used; None for all.
+    Patches are kept in a subfolder of `folder` for this generator with its parameters and weights. Only the first
+    `limit` images of a dataset are used; None for all.
     """
     results: dict[str, Any] = {}
     for name in datasets:
         records, root = load_dataset(name)[:limit], image_root(name)
         images = from_list(((image_key(record["file_name"], root), record["file_name"]) for record in records), name)
-        generate(images, generator, folder / name, name)
-        quality = measure_dataset(name, str(folder / name), limit=limit)
+        cache = folder / generator_hash(generator) / name
+        generate(images, generator, cache, name)
+        quality = measure_dataset(name, str(cache), limit=limit)
         print(make_table(quality.fits))
         results[name] = describe(name, quality)
         print(f"{name}: {quality.images} images, {results[name]['patches_per_image']:.1f} patches per image")

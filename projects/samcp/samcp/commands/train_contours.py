@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from samcp.errors import CheckpointError, exit_with_message
 
 _LEVELS = 40  # heights at which the covering is computed
 _ROUNDS = 2  # of sampling pairs from the hierarchy of the last cost
-_PAIR_IMAGES = "pair_images"  # in the metadata of the weights: the option that the cost was trained with
+_OPTIONS = ("iterations", "batch", "seed", "pair_images")  # in the metadata of the weights
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -37,8 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     weights = output / "contours.safetensors"
+    options = {name: str(getattr(arguments, name)) for name in _OPTIONS}
     if weights.exists():
-        _check_pair_images(weights, arguments.pair_images)
+        _check_options(weights, options)
     images = find_images(root, "train")
     trainer = ContourTrainer(
         images, ContourSchedule(iterations=arguments.iterations, batch=arguments.batch, seed=arguments.seed), output
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         trainer.write_log(iteration, losses)
     if not weights.exists():
         cost = _train_cost(trainer, _draw(images, arguments.pair_images, arguments.seed), output, arguments.seed)
-        save_weights(weights, trainer.network, cost, {_PAIR_IMAGES: str(arguments.pair_images)})
+        save_weights(weights, trainer.network, cost, options)
     generator = ContourGenerator(weights=weights)
     results = validate(generator, output / "patches", arguments.validate, arguments.limit)
     ods, ois = _measure_covering(generator, find_images(root, "val")["bsds500"][: arguments.limit])
@@ -56,18 +57,20 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{weights}, {output / 'validation.json'}")
 
 
-def _check_pair_images(weights: Path, count: int) -> None:
-    """Raise CheckpointError if the weights of an earlier run have the cost of another number of images."""
+def _check_options(weights: Path, options: Mapping[str, str]) -> None:
+    """Raise CheckpointError if the weights are of an earlier run with other options."""
     try:
         with safe_open(weights, "np") as file:
-            found = (file.metadata() or {}).get(_PAIR_IMAGES, "(unknown)")
+            before = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{weights}: damaged ({error}); delete it to write it again") from error
-    if found != str(count):
-        raise CheckpointError(
-            f"{weights} was written with --pair-images {found}, not {count}; use the same options, or delete it to "
-            "train the cost of merges again"
-        )
+    for name, value in options.items():
+        found = before.get(name, "(unknown)")
+        if found != value:
+            raise CheckpointError(
+                f"{weights} was written with --{name.replace('_', '-')} {found}, not {value}; use the same options, or "
+                "delete it to write it again"
+            )
 
 
 def _draw(images: dict[str, list[SegmentedImage]], count: int, seed: int) -> list[SegmentedImage]:
