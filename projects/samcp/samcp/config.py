@@ -58,7 +58,9 @@ def _add_data_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TARGETS.IGNORE_THRESHOLD = 0.5  # no affinity loss between this and tau
     cfg.MODEL.SAMCP.TARGETS.BOX_IOP = True  # use the IoP of boxes
     cfg.MODEL.SAMCP.TARGETS.MASK_IOP = True  # use the IoP of masks
-    cfg.MODEL.SAMCP.TARGETS.LOW_QUALITY_MATCHES = True  # also match patches by box IoU above 0.5; see METHOD 6
+    cfg.MODEL.SAMCP.TARGETS.LOW_QUALITY_MATCHES = (
+        True  # also match patches by IoU, of boxes or, for semantic entities, masks
+    )
     # For semantic entities: minimum mask IoU of low-quality matches, and whether pairs between IGNORE_THRESHOLD and tau
     # are ignored; defaults of the released code.
     cfg.MODEL.SAMCP.TARGETS.SEMANTIC_LOW_QUALITY_IOU = 0.1
@@ -113,7 +115,8 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEXT.LEARNED_DIM = 256  # width of the learned table
     cfg.MODEL.SAMCP.TEXT.PROMPTS = list(_VILD_PROMPTS)  # templates whose embeddings are averaged
 
-    # Fusion of learned scores with CLIP's scores of the predicted masks (METHOD 8); requires CLIP as the backbone.
+    # Fusion of learned scores with CLIP's scores of the predicted masks (METHOD 8); requires CLIP as the backbone and
+    # for the words, or MODEL.SAMCP.NAMING.ENCODER.
     cfg.MODEL.SAMCP.OPEN_VOCABULARY = CN()
     cfg.MODEL.SAMCP.OPEN_VOCABULARY.ENABLED = False
     cfg.MODEL.SAMCP.OPEN_VOCABULARY.KAPPA = 0.4  # 0: learned scores only, 1: CLIP's only (Table 6)

@@ -171,7 +171,8 @@ def test_download_logs_one_line(
     load_clip(*tiny_clip)
     assert not caplog.messages, "loading a local file logs nothing"
 
-    def fail(name: str, pretrained: str) -> None:
+    def fail(name: str, pretrained: str, **options: bool) -> None:
+        assert options == {"force_quick_gelu": True}, "OpenAI's weights need this activation; open_clip only warns"
         logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s")
         raise OSError("Name or service not known")
 

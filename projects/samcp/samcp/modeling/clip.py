@@ -46,7 +46,9 @@ def load_clip(name: str, pretrained: str) -> Any:
             model: nn.Module = small_clip.load_weights(Path(file))
         else:
             with _quiet_hub():
-                model = open_clip.create_model(name, pretrained=file)
+                # open_clip only warns if weights were trained with another activation than that of the model.
+                quick_gelu = bool(open_clip.get_pretrained_cfg(name, file).get("quick_gelu"))
+                model = open_clip.create_model(name, pretrained=file, force_quick_gelu=quick_gelu)
     except Exception as error:  # a failed download or an unrelated file raises many types
         raise CheckpointError(
             f"cannot load the weights {pretrained!r} of {name} ({error!r:.300}); set `pretrained` to a local "
