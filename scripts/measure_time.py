@@ -25,6 +25,8 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint or model file of SAM-CP")
+    text = "image size, fusion, and classes of the test dataset, as in an evaluation (default: those of the training)"
+    parser.add_argument("--config-file", default="", metavar="FILE", help=text)
     parser.add_argument("--clip", default="", metavar="FILE", help="CLIP checkpoint, if it was moved since training")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="the first N images (default %(default)s)")

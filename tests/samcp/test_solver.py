@@ -56,6 +56,25 @@ def test_parameter_groups():
     }
 
 
+def test_biases_can_have_their_own_rate_and_decay():
+    cfg, model = config(), Model()
+    cfg.SOLVER.BIAS_LR_FACTOR, cfg.SOLVER.WEIGHT_DECAY_BIAS = 2.0, 0.0
+    groups = build_optimizer(cfg, model).param_groups
+    [bias] = [g for g in groups if any(p is model.head.bias for p in g["params"])]
+    [weight] = [g for g in groups if any(p is model.head.weight for p in g["params"])]
+    assert (bias["lr"], bias["weight_decay"]) == (2e-3, 0)
+    assert (weight["lr"], weight["weight_decay"]) == (1e-3, 1e-2)
+
+
+def test_clipping_by_another_norm():
+    cfg, model = config(), Model()
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = float("inf")
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+    build_optimizer(cfg, model).step()
+    assert model.head.weight.grad.max() == pytest.approx(0.1, rel=1e-3)
+
+
 def test_clipping_uses_total_norm():
     model = Model()
     optimizer = build_optimizer(config(), model)

@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,21 @@ def test_times_of_stages_add_up(
     assert rows["all but patches"] == pytest.approx(sum(rows[stage] for stage in stages), abs=0.002)
     assert rows["whole"] == pytest.approx(rows["patches"] + rows["all but patches"], abs=0.002)
     assert re.search(r"2 images, \d+ patches per image; CPU .*, peak memory of the process [\d.]+ GiB", printed)
+
+
+def test_classes_and_size_are_those_of_a_config(
+    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[Any] = []
+    monkeypatch.setattr("samcp.commands.measure_time.time_image", lambda *args: timed.append(args) or ([0.0] * 6, 1))
+    config = tmp_path / "own.yaml"
+    base = Path(__file__).parents[2] / "configs/miniature/panoptic.yaml"
+    config.write_text(f"_BASE_: {base}\nDATASETS:\n  TEST: [ade20k_panoptic_val]\nINPUT:\n  MIN_SIZE_TEST: 80\n")
+    images = ("--images", synthetic.folder / "val", "--limit", 1)
+    run(monkeypatch, "--weights", save_model(tmp_path), *images, "--generator", "contours", "--config-file", config)
+    predictor, _, _, classes = timed[-1]
+    assert predictor.augmentations.augs[0].short_edge_length == (80, 80)
+    assert len(classes.names) == 150
 
 
 def test_sam_requires_checkpoint(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

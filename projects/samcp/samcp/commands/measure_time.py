@@ -15,9 +15,12 @@ from tqdm import tqdm
 from proposal_cache.generation.sources import from_folder
 from proposal_cache.generators.base import Generator
 from proposal_cache.generators.contours import ContourGenerator
+from samcp.commands.inputs import load_predictor
+from samcp.config import load_config
 from samcp.data.image_io import read_image
 from samcp.errors import UsageError, exit_with_message
 from samcp.predictor import Predictor
+from samcp.vocabulary import Vocabulary
 
 _PERCENTILES = (50, 90, 99)
 _STAGES = ("patches", "image and patch encoder", "decoder and scores", "segmentations", "all but patches", "whole")
@@ -31,25 +34,37 @@ def main(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Time all images and print the table."""
-    predictor = Predictor.from_pretrained(
-        arguments.weights, device=arguments.device, clip=arguments.clip, generator=build_generator(arguments)
-    )
+    predictor, classes = load_predictor(arguments, build_generator(arguments)), _classes(arguments.config_file)
     files = [str(image.path) for image in from_folder(arguments.images)][: arguments.limit]
-    time_image(predictor, files[0], arguments.device)  # warm-up
+    time_image(predictor, files[0], arguments.device, classes)  # warm-up
     if arguments.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    rows = [time_image(predictor, file, arguments.device) for file in tqdm(files, unit="image")]
+    rows = [time_image(predictor, file, arguments.device, classes) for file in tqdm(files, unit="image")]
     print(format_table(np.array([seconds for seconds, _ in rows])))
     print(f"{len(files)} images, {np.mean([count for _, count in rows]):.0f} patches per image; {describe(arguments)}")
     print(_PAPER)
 
 
-def time_image(predictor: Predictor, file: str, device: str) -> tuple[list[float], int]:
-    """Segment one image; return the seconds of each of _STAGES and the number of patches."""
+def _classes(config_file: str) -> Vocabulary | None:
+    """Return the classes of the test dataset of a config; None, for those of the training, without a config."""
+    if not config_file:
+        return None
+    options = argparse.Namespace(config_file=config_file, opts=["MODEL.DEVICE", "cpu"], eval_only=True)
+    return Vocabulary.of_dataset(load_config(options).DATASETS.TEST[0])
+
+
+def time_image(
+    predictor: Predictor, file: str, device: str, classes: Vocabulary | None = None
+) -> tuple[list[float], int]:
+    """Segment one image, into the given classes or those of the training.
+
+    Returns:
+        The seconds of each of _STAGES, and the number of patches.
+    """
     image = read_image(file, "RGB")
     patches, generate = _timed(lambda: predictor.generator(image), device)
     scene, encode = _timed(lambda: predictor(image, patches), device)
-    result, decode = _timed(scene.segment, device)
+    result, decode = _timed(lambda: scene.segment(classes), device)
     _, merge = _timed(lambda: result.inference(result.predictions, patches), device)
     return [generate, encode, decode, merge, encode + decode + merge, generate + encode + decode + merge], len(patches)
 
