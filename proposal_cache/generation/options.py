@@ -3,8 +3,9 @@
 import argparse
 import math
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from multiprocessing import parent_process
 from pathlib import Path
@@ -183,6 +184,10 @@ def build_generator(
 
 def _build_whole(name: str, options: dict[str, Any], device: str) -> Generator:
     """Return the generator for whole images."""
+    if device.startswith("cuda:"):
+        import torch
+
+        torch.cuda.set_device(device)  # SAM 2 allocates some tensors on the current device
     if name == "contours":
         import torch
 
@@ -273,6 +278,17 @@ def _devices(name: str) -> list[str]:
         raise CacheError(f"--device {name}: PyTorch finds {count} CUDA devices; use --device cpu")
     if device.index is not None:
         return [name]
-    step = "SLURM_STEP_NUM_TASKS" in os.environ
-    local = os.environ.get("LOCAL_RANK") or (os.environ.get("SLURM_LOCALID") if step else None)
-    return [f"cuda:{int(local) % count}"] if local else [f"cuda:{index}" for index in range(count)]
+    local = _local_rank(os.environ)
+    return [f"cuda:{index}" for index in range(count)] if local is None else [f"cuda:{local % count}"]
+
+
+def _local_rank(environment: Mapping[str, str]) -> int | None:
+    """Return the number of this process on its machine, under torchrun or srun; None if it is the only one there."""
+    if "LOCAL_RANK" in environment:
+        name, processes = "LOCAL_RANK", environment.get("LOCAL_WORLD_SIZE", "")
+    elif "SLURM_STEP_NUM_TASKS" in environment:  # a batch script has SLURM_LOCALID too, but is not a step
+        name, processes = "SLURM_LOCALID", environment.get("SLURM_STEP_TASKS_PER_NODE", "")
+    else:
+        return None
+    per_machine = re.sub(r"\(x\d+\)", "", processes).split(",")  # such as 4(x2),3
+    return None if set(per_machine) == {"1"} else int(environment.get(name, "0"))

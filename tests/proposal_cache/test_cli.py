@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from proposal_cache import PatchCache, Patches
+from proposal_cache.generation import options
 from proposal_cache.generation.engines.local import LocalEngine
 from proposal_cache.generation.parts import Part
 from proposal_cache.generation.pipeline import generate
@@ -87,6 +88,29 @@ def test_options_without_effect_are_errors(images: Path, tmp_path: Path, monkeyp
     for device in ("cuda", "cuda:0"):
         assert "--workers is for CPUs" in error_of(*command, "--workers", 2, "--device", device)
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices"),
+    [
+        ({}, ["cuda:0", "cuda:1", "cuda:2"]),
+        ({"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"}, ["cuda:2"]),
+        ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, ["cuda:0", "cuda:1", "cuda:2"]),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, ["cuda:1"]),
+        ({"SLURM_STEP_NUM_TASKS": "3", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "2,1"}, ["cuda:0"]),
+        (
+            {"SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1(x4)"},
+            ["cuda:0", "cuda:1", "cuda:2"],
+        ),
+        ({"SLURM_LOCALID": "0"}, ["cuda:0", "cuda:1", "cuda:2"]),
+    ],
+)
+def test_a_process_uses_one_gpu_if_there_are_others_on_its_machine(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], devices: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("os.environ", environment)
+    assert options._devices("cuda") == devices
 
 
 def test_workers_on_a_numbered_cpu(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
