@@ -1,5 +1,8 @@
 """Warnings of the trainer, and its BatchNorm layers in several processes."""
 
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -7,6 +10,8 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from samcp import add_samcp_config, trainer
+from samcp.errors import UsageError
+from samcp.trainer import Trainer
 from samcp.vocabulary import Vocabulary
 
 
@@ -29,3 +34,15 @@ def test_synchronized_layers_keep_their_activation():
     assert all(isinstance(layer, nn.SyncBatchNorm) for layer in synchronized)
     assert torch.equal(synchronized(images), expected)
     assert expected.min() == 0, "of the ReLU"
+
+
+def test_machines_without_a_common_folder_do_not_train(monkeypatch):
+    """One machine finds a checkpoint in its own OUTPUT_DIR, and another does not."""
+    one = Trainer.__new__(Trainer)
+    one.cfg = get_cfg()
+    one.checkpointer, one.start_iter = Mock(has_checkpoint=lambda: False), 0
+    one._batches = SimpleNamespace(seed=3, start=0)
+    one.resume_or_load()
+    monkeypatch.setattr(trainer.comm, "all_gather", lambda mine: [mine, (500, 3)])
+    with pytest.raises(UsageError, match=r"start at different iterations \(\[0, 500\]\): OUTPUT_DIR, .*share"):
+        one.resume_or_load()

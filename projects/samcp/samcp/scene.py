@@ -184,7 +184,7 @@ class Scene:
             if len(region) != 1:
                 raise DataError(f"region has {len(region)} instances, not 1; choose one, as in result.instances[0]")
             region = region.pred_masks.tensor[0]
-        values: NDArray[Any] = np.asarray(region)
+        values: NDArray[Any] = np.asarray(region.cpu() if isinstance(region, Tensor) else region)
         if values.shape == (height, width):
             return values.astype(bool)
         if values.shape != (4,):

@@ -65,7 +65,7 @@ class Trainer(DefaultTrainer):
 
         Raises:
             CheckpointError: the checkpoint is missing, damaged, of another model or, when resuming, of other classes.
-            UsageError: the state of optimiser or scaler does not match this config.
+            UsageError: the state of optimiser or scaler does not match this config, or not all processes resume.
         """
         try:
             super().resume_or_load(resume)
@@ -77,6 +77,12 @@ class Trainer(DefaultTrainer):
                 "frozen layers and the learning rate groups must not change"
             ) from error
         self._batches.start = self.start_iter
+        starts = comm.all_gather((self.start_iter, self._batches.seed))
+        if len(set(starts)) > 1:
+            raise UsageError(
+                f"the processes start at different iterations ({sorted({start for start, _ in starts})}): OUTPUT_DIR, "
+                f"{self.cfg.OUTPUT_DIR}, must be a folder that all machines share"
+            )
 
     def run_step(self) -> None:
         """Run one iteration, with random numbers that depend on the seed, the iteration and the rank only."""

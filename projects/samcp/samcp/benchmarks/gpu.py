@@ -104,7 +104,8 @@ def model_tables(backbone: str, device: str, size: Size, tiny: bool) -> Iterator
                 ["", "batch", "s per image", "images per second", "peak GB", "target"],
                 rows,
                 note=f"Random weights, input {height} x {width}, {size.patches} patches, {size.classes} classes; best "
-                f"of {size.repeats}.",
+                f"of {size.repeats}. In training, merged boxes are those of random weights: nearly all are the whole "
+                "image, so that fewer have to be pooled than by a trained model.",
             )
 
 
@@ -126,7 +127,7 @@ def _time_training(cfg: CfgNode, size: Size, batch: int, autocast: torch.autocas
 
 def _time_inference(cfg: CfgNode, size: Size, _: int, autocast: torch.autocast) -> float:
     """Return the seconds of an image, from its patches to the segmentations."""
-    bench = Bench(build_samcp(cfg), size.patches, size.image)
+    bench = Bench(build_samcp(cfg), size.patches, size.image, parts=False)
     with torch.no_grad(), autocast:
         return min([bench.run()["whole"] for _ in range(size.repeats + 2)][2:])
 

@@ -158,9 +158,10 @@ class Bench:
         model: with random weights.
         num_patches: N.
         size: (height, width) of the input.
+        parts: whether parts are timed, which makes a GPU wait between them.
     """
 
-    def __init__(self, model: SAMCP, num_patches: int, size: Sequence[int]) -> None:
+    def __init__(self, model: SAMCP, num_patches: int, size: Sequence[int], *, parts: bool = True) -> None:
         torch.manual_seed(0)
         self.model = model.eval()
         self.input = make_input(num_patches, size, model.roi_size)
@@ -169,6 +170,8 @@ class Bench:
         self.pixels = channels_last_on_cpu(padded.tensor)
         self.watch = Stopwatch()
         self._simulate_training(self.input["patch_rles"])
+        if not parts:
+            return
         for name in _PARTS:
             part = getattr(self.model, name)
             if isinstance(part, nn.Module):

@@ -16,20 +16,27 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 
 from proposal_cache.errors import StorageError
+from proposal_cache.generators.memory import is_out_of_memory
 from samcp.checkpoint import Checkpointer, load_trained_model
 from samcp.config import load_config, without_pretraining
 from samcp.data import check_test_data
 from samcp.data.datasets.custom.register import register_files
-from samcp.errors import USER_ERRORS, UsageError
+from samcp.errors import USER_ERRORS, UsageError, exit_with_message
 from samcp.launch import KILLED, launch
 from samcp.log import start_log
 from samcp.trainer import Trainer
 
 _RESUME = "--resume continues from the last checkpoint"
+_SMALLER = (
+    "Use a smaller SOLVER.IMS_PER_BATCH, smaller images (INPUT.MAX_SIZE_TRAIN, INPUT.MAX_SIZE_TEST), or "
+    "SOLVER.AMP.ENABLED True"
+)
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Start the processes; exit with one message on an error that the user can fix."""
+    if arguments.num_gpus * arguments.num_machines > 1 and _is_on_cpu(arguments):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # with a GPU, Detectron2 would let the processes communicate by NCCL
     launch(
         run_process,
         arguments.num_gpus,
@@ -48,11 +55,19 @@ def run_process(arguments: argparse.Namespace) -> None:
     except USER_ERRORS as error:
         sys.exit(f"error: {_message(error)}")
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            sys.exit(f"error: {str(error).strip().splitlines()[0]} {_SMALLER}{resume}")
         if "DataLoader worker" not in str(error):
             raise
         sys.exit(f"error: {str(error).strip().rstrip('.')}. {KILLED}{resume}")
     except KeyboardInterrupt:
         sys.exit(f"interrupted{resume}")
+
+
+def _is_on_cpu(arguments: argparse.Namespace) -> bool:
+    with exit_with_message():
+        register_files(arguments.register)
+        return bool(load_config(arguments).MODEL.DEVICE == "cpu")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
