@@ -123,14 +123,18 @@ def _marks(cache: Path, count: int | None = None) -> dict[Part, dict[str, object
     """Return the marks of finished parts, only those of `count` parts if it is given."""
     found = [(path, _MARK.fullmatch(path.name)) for path in list_directory(cache)]
     parts = {Part(int(mark[1]), int(mark[2])): path for path, mark in found if mark}
-    return {part: _read_mark(path) for part, path in parts.items() if count in (None, part.count)}
+    marks = {part: _read_mark(path) for part, path in parts.items() if count in (None, part.count)}
+    return {part: mark for part, mark in marks.items() if mark is not None}
 
 
-def _read_mark(path: Path) -> dict[str, object]:
+def _read_mark(path: Path) -> dict[str, object] | None:
+    """Return the content of a mark; None if another part has removed it meanwhile."""
     try:
         record = json.loads(path.read_bytes())
         if set(record) != {"sources", "sha256"}:
             raise ValueError("other fields than sources and sha256")
+    except FileNotFoundError:
+        return None
     except (ValueError, TypeError, RecursionError) as error:
         raise CacheError(f"{path}: damaged ({error}); delete it, and run this part again") from error
     return dict(record)

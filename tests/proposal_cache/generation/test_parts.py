@@ -42,6 +42,17 @@ def test_part_with_other_images_must_run_again(tmp_path: Path, capsys: pytest.Ca
     assert run(folder, path, Part(0, 2))
 
 
+def test_parts_of_a_new_run_may_start_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another part has removed the mark of the earlier run after it was listed."""
+    sources = from_folder(write_images(tmp_path / "images"))
+    finish_part(tmp_path, Part(0, 3), sources)
+    listed = [*tmp_path.iterdir()]
+    start_part(tmp_path, Part(1, 3), sources[1:])
+    monkeypatch.setattr("proposal_cache.generation.parts.list_directory", lambda cache: listed)
+    start_part(tmp_path, Part(2, 3), sources[1:])
+    assert unfinished_parts(tmp_path) == []
+
+
 def test_last_part_fails_if_another_has_different_images_at_the_same_time(tmp_path: Path) -> None:
     sources = from_folder(write_images(tmp_path / "images"))
     for part in (Part(0, 2), Part(1, 2)):

@@ -56,7 +56,7 @@ def run_process(arguments: argparse.Namespace) -> None:
         sys.exit(f"error: {_message(error)}")
     except RuntimeError as error:
         if is_out_of_memory(error):
-            sys.exit(f"error: {str(error).strip().splitlines()[0]} {_SMALLER}{resume}")
+            sys.exit(f"error: {str(error).strip().splitlines()[0].rstrip('.')}. {_SMALLER}{resume}")
         if "DataLoader worker" not in str(error):
             raise
         sys.exit(f"error: {str(error).strip().rstrip('.')}. {KILLED}{resume}")
