@@ -16,6 +16,7 @@ from tests.toy_datasets import panoptic_dataset
 def test_trainer_changes_the_weights_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "build_writers", lambda _: [])  # TensorBoard is not part of the GPU check's bundle
     settings = {"MODEL__DEVICE": DEVICE, "SOLVER__AMP__ENABLED": DEVICE == "cuda"}
+    (tmp_path / "run").mkdir()  # by default_setup in train_net.py
     with panoptic_dataset(tmp_path / "toy", "toy_train_net", count=4):
         # The scale of the loss starts so high that half precision may skip the first iterations.
         trainer = Trainer(load_config(arguments(tmp_path / "toy", tmp_path / "run", SOLVER__MAX_ITER=20, **settings)))
