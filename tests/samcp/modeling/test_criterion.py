@@ -24,24 +24,19 @@ ROWS = {
 }
 
 
-def make_targets(kinds: list[str], *, self_affinity: bool) -> QueryTargets:
+def make_targets(kind: str) -> QueryTargets:
     """Return targets: a class and two patches for positive queries, their own patch for unmatched instance queries."""
-    total = sum(len(ROWS[kind]) for kind in kinds)
-    targets = QueryTargets.zeros(1, total, CLASSES, PATCHES, torch.device("cpu"))
-    first = 0
-    for kind in kinds:
-        for row in range(len(ROWS[kind])):
-            targets.class_weights[0, first + row] = 1
-            if row in POSITIVE[kind]:
-                targets.classes[0, first + row, row] = 1
-                targets.affinity[0, first + row, row : row + 2] = 1
-                targets.affinity_weights[0, first + row] = 1
-                targets.positive[0, first + row] = True
-            elif kind == "" and self_affinity:
-                targets.affinity[0, first + row, row] = 1
-                targets.affinity_weights[0, first + row] = 1
-        first += len(ROWS[kind])
-    return targets
+    rows = len(ROWS[kind])
+    classes, affinity = torch.zeros(1, rows, CLASSES), torch.zeros(1, rows, PATCHES)
+    positive = torch.zeros(1, rows, dtype=torch.bool)
+    for row in POSITIVE[kind]:
+        classes[0, row, row] = 1
+        affinity[0, row, row : row + 2] = 1
+        positive[0, row] = True
+    unmatched = ~positive & (kind == "")
+    affinity = affinity + torch.diag_embed(unmatched.float()) if kind == "" else affinity
+    weights = (positive | unmatched)[..., None].expand_as(affinity).float()
+    return QueryTargets(classes, torch.ones_like(classes), affinity, weights, positive, unmatched)
 
 
 class FakeTargetBuilder:
@@ -50,11 +45,14 @@ class FakeTargetBuilder:
     def __init__(self, self_affinity: bool) -> None:
         self.self_affinity = self_affinity
 
-    def matching(self, **_: Any) -> QueryTargets:
-        return make_targets(["_sem", ""], self_affinity=self.self_affinity)
+    def semantic(self, **_: Any) -> QueryTargets:
+        return make_targets("_sem")
+
+    def instance(self, **_: Any) -> list[QueryTargets]:
+        return [make_targets("")]
 
     def denoising(self, **_: Any) -> QueryTargets:
-        return make_targets(["_dn"], self_affinity=False)
+        return make_targets("_dn")
 
 
 @pytest.fixture
@@ -93,7 +91,7 @@ def test_losses_are_normalized_per_kind_of_query(predictions: tuple[Tensor, Tens
     losses = compute(predictions)
     logits, affinity = (x[0] for x in predictions)
     for kind, rows in ROWS.items():
-        targets = make_targets([kind], self_affinity=False)
+        targets = make_targets(kind)
         count = len(POSITIVE[kind])
         by_row = focal_loss(logits[list(rows)], targets.classes[0], targets.class_weights[0]).sum(-1)
         assert losses["loss_cls" + kind] == pytest.approx(float(2 * by_row.sum() / count), rel=1e-5)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torchvision.ops import generalized_box_iou
@@ -78,43 +79,35 @@ def test_focal_class_cost() -> None:
 def test_matching_cost() -> None:
     """Compare the weighted sum of all cost terms per pair, and the minimum-cost assignment."""
     torch.manual_seed(1)
-    logits, affinity = torch.randn(3, 4).double(), torch.randn(3, 6).double()
-    boxes = torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.3, 0.3, 0.9, 0.9], [0.0, 0.5, 0.2, 1.0]]).double()
-    gt_boxes = torch.tensor([[0.3, 0.2, 0.8, 0.9], [0.1, 0.1, 0.3, 0.5]]).double()
-    gt_classes = torch.tensor([2, 0])
-    gt = (torch.rand(2, 6) < 0.5).double()
-    weights = torch.ones(2, 6).double()
+    logits, affinity = torch.randn(2, 6, 4).double(), torch.randn(2, 6, 6).double()
+    corners = torch.rand(2, 8, 2, 2).double()
+    boxes, gt_boxes = torch.cat([corners.amin(2), corners.amax(2)], dim=-1).split([6, 2], dim=1)
+    gt_classes = torch.tensor([[2, 0], [1, 1]])
+    gt, weights = (torch.rand(2, 2, 6) < 0.5).double(), (torch.rand(2, 2, 6) < 0.8).double()
+    truth = {"gt_classes": gt_classes, "gt_affinity": gt, "gt_weights": weights, "gt_boxes": gt_boxes}
     matcher = HungarianMatcher(cls=2, mask_focal=1, dice=1, l1=1, giou=1)
-    cost = matcher.cost(
-        class_logits=logits,
-        affinity_logits=affinity,
-        boxes=boxes,
-        gt_classes=gt_classes,
-        gt_affinity=gt,
-        gt_weights=weights,
-        gt_boxes=gt_boxes,
+    cost = matcher.cost(class_logits=logits, affinity_logits=affinity, boxes=boxes, **truth)
+    for i, m, k in np.ndindex(*cost.shape):
+        c = int(gt_classes[i, k])
+        by_hand = 2 * (literal_focal(logits[i, m, c], 1) - literal_focal(logits[i, m, c], 0))
+        size = max((gt[i, k] * weights[i, k]).sum().item(), 1)
+        terms = [weights[i, k, n] * literal_focal(affinity[i, m, n], gt[i, k, n]) for n in range(6)]
+        by_hand += sum(terms).item() / size
+        by_hand += dice_loss(affinity[i, m], gt[i, k], weights[i, k]).item()
+        by_hand += (boxes[i, m] - gt_boxes[i, k]).abs().sum().item()
+        by_hand -= generalized_box_iou(boxes[i, m : m + 1], gt_boxes[i, k : k + 1]).item()
+        assert cost[i, m, k].item() == pytest.approx(by_hand)
+    [matches] = matcher(
+        class_logits=[logits],
+        affinity_logits=[affinity],
+        boxes=[boxes],
+        sizes=[(2, 6), (2, 6)],
+        **{name: value if name == "gt_classes" else value.float() for name, value in truth.items()},
     )
-    for m in range(3):
-        for k in range(2):
-            c = int(gt_classes[k])
-            by_hand = 2 * (literal_focal(logits[m, c], 1) - literal_focal(logits[m, c], 0))
-            by_hand += sum(literal_focal(affinity[m, n], gt[k, n]) for n in range(6)) / max(gt[k].sum().item(), 1)
-            by_hand += dice_loss(affinity[m], gt[k], weights[k]).item()
-            by_hand += (boxes[m] - gt_boxes[k]).abs().sum().item()
-            by_hand -= generalized_box_iou(boxes[m : m + 1], gt_boxes[k : k + 1]).item()
-            assert cost[m, k].item() == pytest.approx(by_hand)
-    pairs = {(m, n): cost[m, 0] + cost[n, 1] for m in range(3) for n in range(3) if m != n}
-    query, entity = matcher(
-        class_logits=logits,
-        affinity_logits=affinity,
-        boxes=boxes,
-        gt_classes=gt_classes,
-        gt_affinity=gt,
-        gt_weights=weights,
-        gt_boxes=gt_boxes,
-    )
-    found = dict(zip(entity.tolist(), query.tolist(), strict=True))
-    assert (found[0], found[1]) == min(pairs, key=lambda pair: pairs[pair].item())
+    for match, image_cost in zip(matches.tolist(), cost, strict=True):
+        pairs = {(m, n): image_cost[m, 0] + image_cost[n, 1] for m in range(6) for n in range(6) if m != n}
+        assert (match.index(0), match.index(1)) == min(pairs, key=lambda pair: pairs[pair].item())
+        assert match.count(-1) == 4
 
 
 def test_classifier_equals_equation_1() -> None:

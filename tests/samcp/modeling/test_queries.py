@@ -8,13 +8,15 @@ import torch
 from samcp.modeling.denoising import DenoisingQueries, make_denoising_queries
 from samcp.modeling.queries import query_visibility
 
-BOXES = [torch.tensor([[0.2, 0.2, 0.6, 0.8], [0.5, 0.1, 0.9, 0.3]]), torch.tensor([[0.1, 0.1, 0.9, 0.9]])]
-CLASSES = [torch.tensor([4, 7]), torch.tensor([5])]
+BOXES = torch.tensor([[[0.2, 0.2, 0.6, 0.8], [0.5, 0.1, 0.9, 0.3]], [[0.1, 0.1, 0.9, 0.9], [0.0, 0.0, 0.0, 0.0]]])
+CLASSES = torch.tensor([[4, 7], [5, 0]])
+VALID = torch.tensor([[True, True], [True, False]])
 
 
 def make(**changes: Any) -> DenoisingQueries:
     options: dict[str, Any] = {"max_queries": 13, "label_noise": 0.5, "box_noise": 1.0} | changes
-    return make_denoising_queries(classes=CLASSES, boxes=BOXES, label_pool=torch.tensor([4, 5, 7]), **options)
+    pool = torch.tensor([4, 5, 7])
+    return make_denoising_queries(classes=CLASSES, boxes=BOXES, valid=VALID, label_pool=pool, **options)
 
 
 def test_number_of_denoising_groups() -> None:
@@ -50,8 +52,9 @@ def test_box_noise_of_positives_and_negatives(noise: float) -> None:
     torch.manual_seed(0)
     box = torch.tensor([0.4, 0.3, 0.5, 0.6])  # even a negative's sides stay inside the image
     queries = make_denoising_queries(
-        classes=[torch.tensor([4])],
-        boxes=[box[None]],
+        classes=torch.tensor([[4]]),
+        boxes=box[None, None],
+        valid=torch.tensor([[True]]),
         label_pool=torch.tensor([4]),
         max_queries=4000,
         label_noise=0.0,
@@ -81,8 +84,9 @@ def test_label_noise() -> None:
 
 def test_no_denoising_queries_without_instances() -> None:
     queries = make_denoising_queries(
-        classes=[torch.zeros(0, dtype=torch.long)],
-        boxes=[torch.zeros(0, 4)],
+        classes=torch.zeros(1, 0, dtype=torch.long),
+        boxes=torch.zeros(1, 0, 4),
+        valid=torch.zeros(1, 0, dtype=torch.bool),
         label_pool=torch.zeros(0, dtype=torch.long),
         max_queries=10,
         label_noise=0.5,

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from samcp.modeling.affinity_decoder import DecoderOutput
 from samcp.modeling.denoising import make_denoising_queries
 from samcp.modeling.matcher import HungarianMatcher
 from samcp.modeling.patch_batch import PatchBatch
 from samcp.modeling.queries import QuerySet
-from samcp.modeling.targets import QueryTargets, TargetBuilder, gather_entities
+from samcp.modeling.targets import QueryTargets, TargetBuilder, gather_entities, gather_in_crowd
 
 NUM_CLASSES, SEMANTIC, THINGS = 5, torch.tensor([3, 4]), torch.tensor([0, 1, 2])
 MATCHER = HungarianMatcher(cls=2, mask_focal=1, dice=1, l1=1, giou=1)
@@ -35,21 +36,39 @@ def build(
     for k, q in (matched or {}).items():
         affinity[0, len(SEMANTIC) + q] = torch.where(image["instances"].gt_affinity[k], 6.0, -6.0)
         boxes[0, len(SEMANTIC) + q] = image["instances"].gt_boxes.tensor[k] / patches.scale[0]
+    builder = TargetBuilder(matcher=MATCHER, self_affinity=self_affinity, thing_loss_only=thing_loss_only)
+    [targets] = build_batch(builder, [image], [DecoderOutput(torch.zeros(0), affinity, boxes)])
+    return targets
+
+
+def build_batch(
+    builder: TargetBuilder, images: list[dict], outputs: list[DecoderOutput], class_logits: list[Tensor] | None = None
+) -> list[QueryTargets]:
+    """Return the targets of the semantic and instance queries of a batch, one per layer."""
+    patches = PatchBatch.from_instances([image["patches"] for image in images], 7, torch.device("cpu"))
+    batch, num = patches.valid.shape
     total = len(SEMANTIC) + num
-    queries = QuerySet(torch.zeros(1, total, 8), boxes, torch.ones(1, num, total).bool(), len(SEMANTIC), num, 0)
-    in_crowd = torch.zeros_like(patches.valid)
-    in_crowd[0, : len(image["patches"])] = image["patches"].in_crowd
-    return TargetBuilder(matcher=MATCHER, self_affinity=self_affinity, thing_loss_only=thing_loss_only).matching(
-        output=DecoderOutput(queries.content, affinity, boxes),
-        class_logits=torch.zeros(1, total, NUM_CLASSES),
-        queries=queries,
+    semantic = builder.semantic(
         semantic_classes=SEMANTIC,
+        regions=gather_entities([image["sem_segments"] for image in images], patches, min_box_iou=None),
+        patches=patches,
+        num_classes=NUM_CLASSES,
+    )
+    by_layer = builder.instance(
+        outputs=outputs,
+        class_logits=class_logits or [torch.zeros(batch, total, NUM_CLASSES)] * len(outputs),
+        queries=QuerySet(torch.zeros(0), torch.zeros(0), torch.zeros(0), len(SEMANTIC), num, 0),
         thing_classes=THINGS,
         patches=patches,
-        in_crowd=in_crowd,
-        regions=[gather_entities(image["sem_segments"], patches, 0, min_box_iou=None)],
-        instances=[gather_entities(image["instances"], patches, 0, min_box_iou=0.5)],
+        in_crowd=gather_in_crowd([image["patches"] for image in images], patches),
+        instances=gather_entities([image["instances"] for image in images], patches, min_box_iou=0.5),
     )
+    return [
+        QueryTargets(
+            **{name: torch.cat([value, getattr(instance, name)], dim=1) for name, value in vars(semantic).items()}
+        )
+        for instance in by_layer
+    ]
 
 
 def test_matched_query(toy: Any) -> None:
@@ -132,25 +151,26 @@ def test_image_without_patches_has_no_loss(toy: Any) -> None:
 def test_denoising_targets(toy: Any) -> None:
     image = toy.input(5, {0: [1], 2: [3, 4]})
     patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
-    instances = gather_entities(image["instances"], patches, 0, min_box_iou=0.5)
+    instances = gather_entities([image["instances"]], patches, min_box_iou=0.5)
     noised = make_denoising_queries(
-        classes=[instances.classes],
-        boxes=[instances.boxes],
+        classes=instances.classes,
+        boxes=instances.boxes,
+        valid=instances.valid,
         label_pool=torch.arange(3),
         max_queries=8,
         label_noise=1.0,
         box_noise=1.0,
     )
     targets = TargetBuilder(matcher=MATCHER).denoising(
-        denoising=noised, patches=patches, instances=[instances], num_classes=NUM_CLASSES, thing_classes=THINGS
+        denoising=noised, patches=patches, instances=instances, num_classes=NUM_CLASSES, thing_classes=THINGS
     )
     for slot in range(8):
         entity, positive = int(noised.entity[slot]), bool(noised.positive[slot])
         expected = torch.zeros(NUM_CLASSES)
         if positive:
-            expected[instances.classes[entity]] = 1
+            expected[instances.classes[0, entity]] = 1
         assert torch.equal(targets.classes[0, slot], expected)
-        assert torch.equal(targets.affinity[0, slot], instances.affinity[entity] * positive)
+        assert torch.equal(targets.affinity[0, slot], instances.affinity[0, entity] * positive)
         assert targets.class_weights[0, slot].sum() == len(THINGS)
         assert bool(targets.affinity_weights[0, slot].any()) == positive
 
@@ -159,17 +179,18 @@ def test_denoising_queries_of_unbuildable_entities_keep_their_class_loss(toy: An
     image = toy.input(5, {0: [1], 2: [3, 4]})
     image["instances"].gt_affinity[0] = False  # no patch belongs to the first entity
     patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
-    instances = gather_entities(image["instances"], patches, 0, min_box_iou=0.5)
+    instances = gather_entities([image["instances"]], patches, min_box_iou=0.5)
     noised = make_denoising_queries(
-        classes=[instances.classes],
-        boxes=[instances.boxes],
+        classes=instances.classes,
+        boxes=instances.boxes,
+        valid=instances.valid,
         label_pool=THINGS,
         max_queries=4,
         label_noise=0.5,
         box_noise=1.0,
     )
     targets = TargetBuilder(matcher=MATCHER).denoising(
-        denoising=noised, patches=patches, instances=[instances], num_classes=NUM_CLASSES, thing_classes=THINGS
+        denoising=noised, patches=patches, instances=instances, num_classes=NUM_CLASSES, thing_classes=THINGS
     )
     [slot] = (noised.positive & (noised.entity == 0)).nonzero()[:, 0].tolist()
     assert targets.class_weights[0, slot].tolist() == [1, 1, 1, 0, 0]
@@ -185,3 +206,50 @@ def test_thing_loss_only(toy: Any) -> None:
     all_classes = build(image, matched={0: 2}, thing_loss_only=False)
     assert all_classes.class_weights[0, unmatched].tolist() == [1, 1, 1, 1, 1]
     assert all_classes.class_weights[0, 0].tolist() == [0, 0, 0, 1, 0], "a semantic query keeps its own class"
+
+
+def test_batch_equals_single_images(toy: Any) -> None:
+    """Padding of patches and entities does not change the targets, in any layer."""
+    images = [
+        toy.input(6, {0: [1, 2], 1: [4], 2: [0, 5], 3: [3]}, seed=1),
+        toy.input(0, {}),
+        toy.input(9, {1: [0, 8], 4: [2, 3]}, seed=2),
+        toy.input(4, {}, seed=3),
+        toy.input(2, {0: [0], 1: [1], 2: []}, seed=4),
+    ]
+    images[2]["patches"].in_crowd[5] = True
+    torch.manual_seed(0)
+    most, first = 9, len(SEMANTIC)
+    logits = [torch.randn(len(images), first + most, NUM_CLASSES) for _ in range(3)]
+    outputs = [
+        DecoderOutput(torch.zeros(0), 3 * torch.randn(len(images), first + most, most), random_boxes(first + most))
+        for _ in range(3)
+    ]
+    builder = TargetBuilder(matcher=MATCHER)
+    together = build_batch(builder, images, outputs, logits)
+    for i, image in enumerate(images):
+        num = len(image["patches"])
+        rows, columns = slice(first + max(num, 1)), slice(max(num, 1))
+        single = build_batch(
+            builder,
+            [image],
+            [
+                DecoderOutput(o.queries, o.affinity_logits[i : i + 1, rows, columns], o.boxes[i : i + 1, rows])
+                for o in outputs
+            ],
+            [x[i : i + 1, rows] for x in logits],
+        )
+        for ours, expected in zip(together, single, strict=True):
+            for name, value in vars(expected).items():
+                padded = getattr(ours, name)[i]
+                shape = [slice(size) for size in value.shape[1:]]
+                assert torch.equal(padded[tuple(shape)], value[0]), (i, name)
+                assert padded.sum() == value.sum(), "padding has no target and no weight"
+    assert together[0].positive[:, first:].any(-1).tolist() == [True, False, True, False, True]
+    assert not torch.equal(together[0].positive, together[1].positive), "layers are matched separately"
+
+
+def random_boxes(rows: int) -> Tensor:
+    """Return XYXY boxes (5, rows, 4)."""
+    corners = torch.rand(5, rows, 2, 2)
+    return torch.cat([corners.amin(2), corners.amax(2)], dim=-1)

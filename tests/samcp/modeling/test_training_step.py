@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from samcp import SAMCP, add_samcp_config
 from samcp.modeling.classifier import Classifier
@@ -63,39 +64,67 @@ def test_classifier_and_matcher_ignore_autocast() -> None:
     torch.manual_seed(0)
     classifier, words, queries = Classifier(dim=32, text_dim=16), torch.randn(9, 16), torch.randn(1, 20, 32)
     matcher = HungarianMatcher(cls=2, mask_focal=1, dice=1, l1=1, giou=1)
-    entity = {
-        "gt_classes": torch.randint(9, (12,)),
-        "gt_affinity": (torch.rand(12, 40) < 0.2).float(),
-        "gt_weights": torch.ones(12, 40),
-        "gt_boxes": torch.tensor([0.1, 0.1, 0.6, 0.6]).repeat(12, 1),
+    truth = {
+        "gt_classes": torch.randint(9, (1, 12)),
+        "gt_affinity": (torch.rand(1, 12, 20) < 0.2).float(),
+        "gt_weights": torch.ones(1, 12, 20),
+        "gt_boxes": torch.tensor([0.1, 0.1, 0.6, 0.6]).repeat(1, 12, 1),
+        "sizes": [(12, 20)],
     }
     predictions = {
-        "class_logits": torch.randn(20, 9),
-        "affinity_logits": torch.randn(20, 40),
-        "boxes": torch.tensor([0.0, 0.1, 0.6, 0.6]).repeat(20, 1),
+        "class_logits": [torch.randn(1, 20, 9)],
+        "affinity_logits": [torch.randn(1, 20, 20)],
+        "boxes": [torch.tensor([0.0, 0.1, 0.6, 0.6]).repeat(1, 20, 1)],
     }
-    exact = matcher(**predictions, **entity)
+    exact = matcher(**predictions, **truth)
     with torch.autocast("cpu", torch.bfloat16):
-        logits, matched = classifier(queries, words), matcher(**predictions, **entity)
+        logits, matched = classifier(queries, words), matcher(**predictions, **truth)
     assert logits.dtype == torch.float32
     assert logits.unique().numel() > 150, "of 180; half precision would give fewer distinct values"
-    assert torch.equal(matched[0], exact[0])
-    assert torch.equal(matched[1], exact[1])
+    assert torch.equal(matched, exact)
 
 
 def test_matcher_accepts_nan() -> None:
     matcher = HungarianMatcher(cls=2, mask_focal=0, dice=0, l1=0, giou=0)
-    nothing = torch.zeros(1, 3)
-    query, _ = matcher(
-        class_logits=torch.tensor([[float("nan")], [0.0]]),
-        affinity_logits=torch.zeros(2, 3),
-        boxes=torch.zeros(2, 4),
-        gt_classes=torch.tensor([0]),
+    nothing = torch.zeros(1, 1, 2)
+    matches = matcher(
+        class_logits=[torch.tensor([[[float("nan")], [0.0]]])],
+        affinity_logits=[torch.zeros(1, 2, 2)],
+        boxes=[torch.zeros(1, 2, 4)],
+        gt_classes=torch.tensor([[0]]),
         gt_affinity=nothing,
         gt_weights=nothing,
-        gt_boxes=torch.zeros(1, 4),
+        gt_boxes=torch.zeros(1, 1, 4),
+        sizes=[(1, 2)],
     )
-    assert query.tolist() == [1]
+    assert matches.tolist() == [[[-1, 0]]]
+
+
+class RejectValues(TorchDispatchMode):
+    """Mode in which operators whose output shape depends on values, for which a GPU would wait, raise an error."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name()
+        assert name not in ("aten::nonzero", "aten::_local_scalar_dense", "aten::masked_select"), name
+        if name in ("aten::index.Tensor", "aten::index_put_", "aten::index_put"):
+            assert all(index is None or index.dtype != torch.bool for index in args[1]), f"{name} with a mask"
+        return func(*args, **(kwargs or {}))
+
+
+def test_targets_and_losses_do_not_wait_for_a_gpu(toy: Any, toy_model: SAMCP, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the costs of the matching are moved to the CPU, once."""
+    criterion, ran = toy_model.criterion, []
+
+    def rejecting(**inputs: Any) -> dict[str, Tensor]:
+        with RejectValues():
+            ran.append(criterion(**inputs))
+        return ran[-1]
+
+    monkeypatch.setattr(toy_model, "criterion", rejecting)
+    toy_model([toy.input(8, {0: [1, 2], 3: [5]}), toy.input(0, {}), toy.input(5, {2: [0]}, seed=3)])
+    assert ran
+    with pytest.raises(AssertionError, match="with a mask"), RejectValues():
+        torch.zeros(2)[torch.tensor([True, False])]
 
 
 @pytest.mark.parametrize("base", ["samcp_R50", "samcp_SwinL", "samcp_lite0"])

@@ -41,8 +41,8 @@ class Criterion:
         denoising: DenoisingQueries | None,
         patches: PatchBatch,
         in_crowd: Tensor,
-        regions: Sequence[Entities],
-        instances: Sequence[Entities],
+        regions: Entities,
+        instances: Entities,
     ) -> dict[str, Tensor]:
         """Compute all losses.
 
@@ -54,68 +54,99 @@ class Criterion:
             with ``_sem`` of semantic, ``_self`` of unmatched instance and ``_dn`` of denoising queries. An ending
             ``_0`` .. names an earlier layer than the last.
         """
+        last = len(outputs) - 1
+        kinds = self._targets(
+            outputs=outputs,
+            class_logits=class_logits,
+            queries=queries,
+            semantic_classes=semantic_classes,
+            thing_classes=thing_classes,
+            denoising=denoising,
+            patches=patches,
+            in_crowd=in_crowd,
+            regions=regions,
+            instances=instances,
+        )
+        parts = [
+            (kind, layer, class_logits[layer][:, rows], outputs[layer].affinity_logits[:, rows], targets)
+            for kind, (rows, by_layer) in kinds.items()
+            for layer, targets in enumerate(by_layer)
+        ]
+        counts = mean_over_workers(torch.stack([_counts(targets) for *_, targets in parts]))
+        losses: dict[str, Tensor] = {}
+        for (kind, layer, logits, affinity, targets), count in zip(parts, counts, strict=True):
+            suffix = "" if layer == last else f"_{layer}"
+            terms = self._losses(kind, logits, affinity, targets, count)
+            losses |= {name + suffix: value for name, value in terms.items()}
+        return losses
+
+    def _targets(
+        self,
+        *,
+        outputs: Sequence[DecoderOutput],
+        class_logits: Sequence[Tensor],
+        queries: QuerySet,
+        semantic_classes: Tensor,
+        thing_classes: Tensor,
+        denoising: DenoisingQueries | None,
+        patches: PatchBatch,
+        in_crowd: Tensor,
+        regions: Entities,
+        instances: Entities,
+    ) -> dict[str, tuple[slice, Sequence[QueryTargets]]]:
+        """Return the queries of each kind, named by the ending of its losses, and their targets in each layer."""
         semantic, main = queries.num_semantic, queries.num_matching
-        parts: dict[str, tuple[Tensor, Tensor, QueryTargets]] = {}
-        for layer, (output, logits) in enumerate(zip(outputs, class_logits, strict=True)):
-            suffix = "" if layer == len(outputs) - 1 else f"_{layer}"
-            matched = self.targets.matching(
-                output=output,
-                class_logits=logits.detach(),
+        num_classes = class_logits[0].shape[-1]
+        kinds: dict[str, tuple[slice, Sequence[QueryTargets]]] = {}
+        if semantic:
+            of_all_layers = self.targets.semantic(
+                semantic_classes=semantic_classes, regions=regions, patches=patches, num_classes=num_classes
+            )
+            kinds["_sem"] = slice(semantic), [of_all_layers] * len(outputs)
+        if queries.num_instance:
+            by_layer = self.targets.instance(
+                outputs=outputs,
+                class_logits=class_logits,
                 queries=queries,
-                semantic_classes=semantic_classes,
                 thing_classes=thing_classes,
                 patches=patches,
                 in_crowd=in_crowd,
-                regions=regions,
                 instances=instances,
             )
-            affinity = output.affinity_logits
-            if semantic:
-                parts["_sem" + suffix] = logits[:, :semantic], affinity[:, :semantic], matched.rows(0, semantic)
-            if queries.num_instance:
-                rows = slice(semantic, main)
-                parts[suffix] = logits[:, rows], affinity[:, rows], matched.rows(semantic, main)
+            kinds[""] = slice(semantic, main), by_layer
         if denoising is not None:
-            known = self.targets.denoising(
+            of_all_layers = self.targets.denoising(
                 denoising=denoising,
                 patches=patches,
                 instances=instances,
-                num_classes=class_logits[0].shape[-1],
+                num_classes=num_classes,
                 thing_classes=thing_classes,
             )
-            for layer, (output, logits) in enumerate(zip(outputs, class_logits, strict=True)):
-                suffix = "_dn" if layer == len(outputs) - 1 else f"_dn_{layer}"
-                parts[suffix] = logits[:, main:], output.affinity_logits[:, main:], known
+            kinds["_dn"] = slice(main, None), [of_all_layers] * len(outputs)
+        return kinds
 
-        counts = mean_over_workers(torch.stack([_counts(targets) for _, _, targets in parts.values()]))
-        losses: dict[str, Tensor] = {}
-        for (suffix, part), count in zip(parts.items(), counts, strict=True):
-            losses |= {name + suffix: value for name, value in self._matched(*part, count).items()}
-            if self.targets.self_affinity and "_sem" not in suffix and "_dn" not in suffix:
-                losses |= {f"{name}_self{suffix}": value for name, value in self._unmatched(*part[1:], count).items()}
-        return losses
+    def _losses(
+        self, kind: str, logits: Tensor, affinity: Tensor, targets: QueryTargets, count: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the losses of the queries of one kind in one layer.
 
-    def _matched(self, logits: Tensor, affinity: Tensor, targets: QueryTargets, count: Tensor) -> dict[str, Tensor]:
-        """Class loss of all rows and affinity losses of matched rows, each divided by its number of positive rows."""
-        num_classified, num_positive, _ = count
+        The class loss is that of all queries; the affinity losses (Eq. 2) are those of matched and of unmatched ones.
+        Each is divided by its number of queries.
+        """
+        num_classified, num_positive, num_self = count
         losses = {}
-        if self.weights["loss_cls"]:
+        if weight := self.weights["loss_cls"]:
             total = focal_loss(logits, targets.classes, targets.class_weights).sum()
-            losses["loss_cls"] = self.weights["loss_cls"] * total / num_classified
-        return losses | self._affinity(affinity, targets, targets.positive, num_positive)
-
-    def _unmatched(self, affinity: Tensor, targets: QueryTargets, count: Tensor) -> dict[str, Tensor]:
-        """Affinity losses of unmatched rows, divided by their number."""
-        losses = self._affinity(affinity, targets, targets.self_affinity, count[2])
-        return {name: self.self_affinity * value for name, value in losses.items()}
-
-    def _affinity(self, logits: Tensor, targets: QueryTargets, rows: Tensor, count: Tensor) -> dict[str, Tensor]:
-        """Eq. 2 for some rows, (B, R) bool."""
-        parts = logits[rows], targets.affinity[rows], targets.affinity_weights[rows]
+            losses["loss_cls" + kind] = weight * total / num_classified
         terms = {"loss_mask_focal": affinity_focal_loss, "loss_dice": dice_loss}
-        return {
-            name: self.weights[name] * term(*parts).sum() / count for name, term in terms.items() if self.weights[name]
-        }
+        for name, term in terms.items():
+            if weight := self.weights[name]:
+                rows = term(affinity, targets.affinity, targets.affinity_weights)
+                losses[name + kind] = weight * (rows * targets.positive).sum() / num_positive
+                if self.targets.self_affinity and not kind:
+                    unmatched = (rows * targets.self_affinity).sum() / num_self
+                    losses[f"{name}_self"] = self.self_affinity * weight * unmatched
+        return losses
 
 
 def _counts(targets: QueryTargets) -> Tensor:

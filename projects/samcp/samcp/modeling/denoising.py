@@ -1,6 +1,5 @@
 """Contrastive denoising queries (METHOD 3; Zhang et al., "DINO", 2023)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,8 +30,9 @@ class DenoisingQueries:
 
 def make_denoising_queries(
     *,
-    classes: Sequence[Tensor],
-    boxes: Sequence[Tensor],
+    classes: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
     label_pool: Tensor,
     max_queries: int,
     label_noise: float,
@@ -41,31 +41,26 @@ def make_denoising_queries(
     """Copy the ground-truth instances with noise into as many groups as ``max_queries`` allows (at least one).
 
     Args:
-        classes: (K_i,) class indices per image.
-        boxes: (K_i, 4) XYXY normalised, per image.
+        classes: (B, K) class indices of the instances of each image.
+        boxes: (B, K, 4) XYXY normalised.
+        valid: (B, K) bool, False for padding.
         label_pool: classes that random labels are drawn from.
         label_noise: twice the probability that a label is replaced, as in DINO.
         box_noise: corners move by up to this fraction of half the box size, negatives by up to twice as much.
 
     Returns:
-        Denoising queries; none (R = 0) if no image has an instance.
+        Denoising queries; none (R = 0) if K is 0.
     """
-    max_instances = max(len(c) for c in classes)
+    max_instances = classes.shape[1]
     groups = max(1, max_queries // (2 * max_instances)) if max_instances else 0
     device = label_pool.device
     entity = torch.arange(max_instances, device=device).repeat(groups * 2)
     positive = (torch.arange(groups * 2, device=device) % 2 == 0).repeat_interleave(max_instances)
     group = torch.arange(groups, device=device).repeat_interleave(2 * max_instances)
 
-    padded_classes = torch.zeros(len(classes), max_instances, dtype=torch.long, device=device)
-    padded_boxes = torch.zeros(len(classes), max_instances, 4, device=device)
-    valid = torch.zeros(len(classes), max_instances, dtype=torch.bool, device=device)
-    for i, (c, b) in enumerate(zip(classes, boxes, strict=True)):
-        padded_classes[i, : len(c)], padded_boxes[i, : len(c)], valid[i, : len(c)] = c, b, True
-
     return DenoisingQueries(
-        labels=_noise_labels(padded_classes[:, entity], label_pool, label_noise),
-        boxes=_noise_boxes(padded_boxes[:, entity], positive, box_noise),
+        labels=_noise_labels(classes[:, entity], label_pool, label_noise),
+        boxes=_noise_boxes(boxes[:, entity], positive, box_noise),
         entity=entity,
         positive=positive,
         group=group,

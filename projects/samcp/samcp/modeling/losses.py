@@ -33,19 +33,19 @@ def pairwise_affinity_costs(logits: Tensor, targets: Tensor, weights: Tensor) ->
     """Compute focal and Dice losses of all (query, entity) pairs as matrix products.
 
     Args:
-        logits: (M, N) affinity logits.
-        targets: (K, N) G in {0, 1}.
-        weights: (K, N) in {0, 1}, 0 if the pair of entity and patch is ignored.
+        logits: (..., M, N) affinity logits.
+        targets: (..., K, N) G in {0, 1}.
+        weights: (..., K, N) in {0, 1}, 0 if the pair of entity and patch is ignored.
 
     Returns:
-        Two (M, K) matrices, equal to :func:`affinity_focal_loss` and :func:`dice_loss` of each pair.
+        Two (..., M, K) tensors, equal to :func:`affinity_focal_loss` and :func:`dice_loss` of each pair.
     """
     ones = torch.ones_like(logits)
     positive = focal_loss(logits, ones, ones)
     negative = focal_loss(logits, torch.zeros_like(logits), ones)
     targets = targets * weights
-    size = targets.sum(-1)
-    focal = (positive @ targets.T + negative @ (weights - targets).T) / size.clamp(min=1)
+    size = targets.sum(-1).unsqueeze(-2)
+    focal = (positive @ targets.mT + negative @ (weights - targets).mT) / size.clamp(min=1)
     affinity = logits.sigmoid()
-    dice = 1 - (2 * affinity @ targets.T + 1) / (affinity @ weights.T + size + 1)
+    dice = 1 - (2 * affinity @ targets.mT + 1) / (affinity @ weights.mT + size + 1)
     return focal, dice

@@ -143,7 +143,9 @@ class SAMCP(nn.Module):
         if not self.training:
             return self._segment(self.predict(images, [x["patch_rles"] for x in batched_inputs]), batched_inputs)
         words = self.class_embedding()
-        regions, instances = self._ground_truth(batched_inputs, images.patches)
+        patches = images.patches
+        regions = gather_entities([x["sem_segments"] for x in batched_inputs], patches, min_box_iou=None)
+        instances = gather_entities([x["instances"] for x in batched_inputs], patches, min_box_iou=self.buildable_iou)
         denoising = self._denoise(instances)
         queries, outputs = self._decode(images, words, denoising)
         return self.criterion(
@@ -153,8 +155,8 @@ class SAMCP(nn.Module):
             semantic_classes=self.semantic_classes,
             thing_classes=self.thing_classes,
             denoising=denoising,
-            patches=images.patches,
-            in_crowd=gather_in_crowd([x["patches"] for x in batched_inputs], images.patches),
+            patches=patches,
+            in_crowd=gather_in_crowd([x["patches"] for x in batched_inputs], patches),
             regions=regions,
             instances=instances,
         )
@@ -278,20 +280,14 @@ class SAMCP(nn.Module):
             maps[NAMES] = torch.cat([self.namer.dense(image * self.pixel_std + self.pixel_mean) for image in images])
         return maps
 
-    def _ground_truth(self, batched_inputs: list[dict], patches: PatchBatch) -> tuple[list[Entities], list[Entities]]:
-        """Return the semantic regions and the instances of each image."""
-        regions, instances = [], []
-        for i, x in enumerate(batched_inputs):
-            regions.append(gather_entities(x["sem_segments"], patches, i, min_box_iou=None))
-            instances.append(gather_entities(x["instances"], patches, i, min_box_iou=self.buildable_iou))
-        return regions, instances
-
-    def _denoise(self, instances: list[Entities]) -> DenoisingQueries | None:
+    def _denoise(self, instances: Entities) -> DenoisingQueries | None:
         if self.denoising is None:
             return None
+        most = max(num_instances for num_instances, _ in instances.sizes)
         return make_denoising_queries(
-            classes=[e.classes for e in instances],
-            boxes=[e.boxes for e in instances],
+            classes=instances.classes[:, :most],
+            boxes=instances.boxes[:, :most],
+            valid=instances.valid[:, :most],
             label_pool=self.thing_classes,
             **self.denoising,
         )

@@ -70,16 +70,16 @@ class RoIEmbeddingCache:
         unique, inverse = torch.cat([self.cached, rows]).unique(dim=0, return_inverse=True)
         cache_index = inverse.new_full((len(unique),), -1)
         cache_index[inverse[: len(self.cached)]] = torch.arange(len(self.cached), device=cache_index.device)
-        new = unique[cache_index < 0]
-        cache_index[cache_index < 0] = len(self.cached) + torch.arange(len(new), device=cache_index.device)
-        self._add(new)
+        is_new = cache_index < 0
+        cache_index = torch.where(is_new, len(self.cached) + is_new.cumsum(0) - 1, cache_index)
+        self._add(unique[is_new])
         assert self.embeddings is not None
         return self.embeddings.index_select(0, cache_index[inverse[-len(rows) :]]).unflatten(0, boxes.shape[:2])
 
     def _add(self, rows: Tensor) -> None:
         """Embed and cache boxes; the rows are sorted by image index."""
-        per_image = [rows[rows[:, 0] == i, 1:] for i in range(self.num_images)]
-        added = self.roi_embedding(self.levels, per_image)
+        counts = (rows[:, 0] == torch.arange(self.num_images, device=rows.device)[:, None]).sum(1)
+        added = self.roi_embedding(self.levels, rows[:, 1:].split(counts.tolist()))
         self.cached = torch.cat([self.cached, rows])
         self.embeddings = added if self.embeddings is None else torch.cat([self.embeddings, added])
 

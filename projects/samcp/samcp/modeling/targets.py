@@ -1,7 +1,7 @@
 """Training targets of the queries: class rows and affinity rows B (METHOD 6; paper 3.2.3, A.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -17,21 +17,25 @@ from samcp.modeling.queries import QuerySet
 
 @dataclass(frozen=True)
 class Entities:
-    """Ground-truth instances, or semantic regions, of one image.
+    """Ground-truth instances, or semantic regions, of B images, padded to the largest number K (at least 1).
 
     Attributes:
-        classes: (K,).
-        boxes: (K, 4) XYXY normalised.
-        affinity: (K, N) G in {0, 1}, float; N includes padding.
-        weights: (K, N) float, 0 if the affinity is ignored or the patch is padding.
-        buildable: (K,) bool, False if no set of patches covers the entity; it is then excluded from the loss.
+        classes: (B, K).
+        boxes: (B, K, 4) XYXY normalised.
+        affinity: (B, K, N) G in {0, 1}, float.
+        weights: (B, K, N) float, 0 if the affinity is ignored, or for padding.
+        valid: (B, K) bool, False for padding.
+        buildable: (B, K) bool, False if no set of patches covers the entity; it is then excluded from the loss.
+        sizes: numbers of entities and of patches of each image.
     """
 
     classes: Tensor
     boxes: Tensor
     affinity: Tensor
     weights: Tensor
+    valid: Tensor
     buildable: Tensor
+    sizes: Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class QueryTargets:
         classes, class_weights: (B, R, C) float in {0, 1}.
         affinity, affinity_weights: (B, R, N) float in {0, 1}.
         positive: (B, R) bool, queries matched with an entity, M* in Eq. 2.
+        self_affinity: (B, R) bool, unmatched queries, with their own patch as affinity target.
     """
 
     classes: Tensor
@@ -49,60 +54,52 @@ class QueryTargets:
     affinity: Tensor
     affinity_weights: Tensor
     positive: Tensor
-
-    @property
-    def self_affinity(self) -> Tensor:
-        """(B, R) bool: unmatched queries, with their own patch as affinity target."""
-        return (self.affinity_weights > 0).any(-1) & ~self.positive
-
-    def rows(self, start: int, stop: int | None = None) -> "QueryTargets":
-        """Return the targets of a range of queries."""
-        return QueryTargets(*(value[:, start:stop] for value in vars(self).values()))
-
-    @classmethod
-    def zeros(cls, batch: int, rows: int, num_classes: int, num_patches: int, device: torch.device) -> "QueryTargets":
-        """Return targets of weight 0."""
-        return cls(
-            classes=torch.zeros(batch, rows, num_classes, device=device),
-            class_weights=torch.zeros(batch, rows, num_classes, device=device),
-            affinity=torch.zeros(batch, rows, num_patches, device=device),
-            affinity_weights=torch.zeros(batch, rows, num_patches, device=device),
-            positive=torch.zeros(batch, rows, dtype=torch.bool, device=device),
-        )
+    self_affinity: Tensor
 
 
-def gather_entities(segments: Instances, patches: PatchBatch, index: int, *, min_box_iou: float | None) -> Entities:
-    """Convert the mapper's ``instances`` or ``sem_segments`` of image ``index`` to the padded shapes of the batch.
+def gather_entities(segments: Sequence[Instances], patches: PatchBatch, *, min_box_iou: float | None) -> Entities:
+    """Pad the mapper's ``instances`` or ``sem_segments`` of all images.
 
     Args:
         min_box_iou: an entity is buildable only if the IoU of its box and the bounding box of its patches exceeds this;
             None for semantic regions, which need not be compact.
     """
-    device, padded_length = patches.boxes.device, patches.boxes.shape[1]
-    affinity = torch.zeros(len(segments), padded_length, device=device)
-    weights = torch.zeros(len(segments), padded_length, device=device)
-    num_patches = segments.gt_affinity.shape[1]
-    affinity[:, :num_patches] = segments.gt_affinity.to(device).float()
-    weights[:, :num_patches] = (~segments.gt_ignore | segments.gt_affinity).to(device).float()
-    boxes = segments.gt_boxes.tensor.to(device) / patches.scale[index]
+    device, (batch, num_patches) = patches.valid.device, patches.valid.shape
+    sizes = [(len(image), image.gt_affinity.shape[1]) for image in segments]
+    most = max(1, *(k for k, _ in sizes))
+    classes = torch.zeros(batch, most, dtype=torch.long)
+    boxes = torch.zeros(batch, most, 4)
+    affinity = torch.zeros(batch, most, num_patches)
+    weights = torch.zeros(batch, most, num_patches)
+    valid = torch.zeros(batch, most, dtype=torch.bool)
+    for i, (image, (k, n)) in enumerate(zip(segments, sizes, strict=True)):
+        classes[i, :k], boxes[i, :k], valid[i, :k] = image.gt_classes, image.gt_boxes.tensor, True
+        affinity[i, :k, :n] = image.gt_affinity.float()
+        weights[i, :k, :n] = (~image.gt_ignore | image.gt_affinity).float()
+    classes, boxes, affinity, weights, valid = (x.to(device) for x in (classes, boxes, affinity, weights, valid))
+    boxes = boxes / patches.scale
     members = affinity > 0
     buildable = members.any(-1)
     if min_box_iou is not None:
-        patch_boxes = merged_boxes(members.unsqueeze(0), patches.normalized_boxes[index : index + 1])[0]
-        buildable = buildable & (matched_pairwise_iou(Boxes(patch_boxes), Boxes(boxes)) > min_box_iou)
-    return Entities(segments.gt_classes.to(device), boxes, affinity, weights, buildable)
+        merged = merged_boxes(members, patches.normalized_boxes)
+        iou = matched_pairwise_iou(Boxes(merged.flatten(0, 1)), Boxes(boxes.flatten(0, 1)))
+        buildable = buildable & (iou.view_as(buildable) > min_box_iou)
+    return Entities(classes, boxes, affinity, weights, valid, buildable, sizes)
 
 
 def gather_in_crowd(instances: Sequence[Instances], patches: PatchBatch) -> Tensor:
     """Return the mapper's ``in_crowd`` of all images, (B, N) bool."""
-    in_crowd = torch.zeros_like(patches.valid)
+    in_crowd = torch.zeros(patches.valid.shape, dtype=torch.bool)
     for row, image_patches in zip(in_crowd, instances, strict=True):
-        row[: len(image_patches)] = image_patches.in_crowd.to(row.device)
-    return in_crowd
+        row[: len(image_patches)] = image_patches.in_crowd
+    return in_crowd.to(patches.valid.device)
 
 
 class TargetBuilder:
     """Builder of the targets of semantic, instance and denoising queries.
+
+    Images without patches have no loss. All images are built at once without indices that depend on values, so that
+    a GPU waits for the CPU only once per step, for the matching.
 
     Args:
         matcher: for instance queries.
@@ -115,47 +112,68 @@ class TargetBuilder:
         self.self_affinity = self_affinity
         self.thing_loss_only = thing_loss_only
 
-    def matching(
+    def semantic(
+        self, *, semantic_classes: Tensor, regions: Entities, patches: PatchBatch, num_classes: int
+    ) -> QueryTargets:
+        """Return the targets of the semantic queries, the same for all layers.
+
+        A query is trained for its own class only, and has an affinity loss if the image has the class.
+
+        Args:
+            semantic_classes: the class of each semantic query.
+            regions: at most one per class.
+        """
+        of_class = (semantic_classes[:, None] == regions.classes[:, None]) & regions.valid[:, None]
+        region = of_class.int().argmax(-1)
+        buildable = regions.buildable.gather(1, region)
+        present, has_patches = of_class.any(-1), patches.valid.any(-1, keepdim=True)
+        own_class = semantic_classes.expand(len(region), -1)
+        return _targets(
+            regions,
+            region,
+            classified=present & buildable,
+            positive=present & buildable,
+            class_weights=_one_hot(own_class, has_patches & (buildable | ~present), num_classes),
+        )
+
+    def instance(
         self,
         *,
-        output: DecoderOutput,
-        class_logits: Tensor,
+        outputs: Sequence[DecoderOutput],
+        class_logits: Sequence[Tensor],
         queries: QuerySet,
-        semantic_classes: Tensor,
         thing_classes: Tensor,
         patches: PatchBatch,
         in_crowd: Tensor,
-        regions: Sequence[Entities],
-        instances: Sequence[Entities],
-    ) -> QueryTargets:
-        """Return the targets of the semantic and the instance queries of one layer.
+        instances: Entities,
+    ) -> list[QueryTargets]:
+        """Return the targets of the instance queries of each layer.
 
         Args:
-            class_logits: (B, M, C) logits of this layer.
-            semantic_classes: the class of each semantic query.
+            outputs, class_logits: of all queries, one per layer.
             thing_classes: the classes that instances may have.
             in_crowd: (B, N) bool, patches inside a crowd region; the queries of unmatched ones have no loss.
-            regions, instances: semantic regions and instances of each image.
         """
-        batch, num_patches = patches.valid.shape
-        targets = QueryTargets.zeros(
-            batch, queries.num_matching, class_logits.shape[-1], num_patches, class_logits.device
+        rows = slice(queries.num_semantic, queries.num_matching)
+        matches = self.matcher(
+            class_logits=[logits.detach()[:, rows] for logits in class_logits],
+            affinity_logits=[output.affinity_logits.detach()[:, rows] for output in outputs],
+            boxes=[output.boxes.detach()[:, rows] for output in outputs],
+            gt_classes=instances.classes,
+            gt_affinity=instances.affinity,
+            gt_weights=instances.weights,
+            gt_boxes=instances.boxes,
+            sizes=instances.sizes,
         )
-        for i in range(batch):
-            if not patches.valid[i].any():
-                continue  # images without patches are excluded from the loss
-            self._semantic(targets, i, semantic_classes, regions[i])
-            if queries.num_instance:
-                self._instance(targets, i, output, class_logits, queries, patches, in_crowd, instances[i])
-        self._drop_stuff(targets.class_weights[:, queries.num_semantic :], thing_classes)
-        return targets
+        trained = self._trained_classes(thing_classes, class_logits[0].shape[-1])
+        return [self._instance(match, trained, patches, in_crowd, instances) for match in matches]
 
     def denoising(
         self,
         *,
         denoising: DenoisingQueries,
         patches: PatchBatch,
-        instances: Sequence[Entities],
+        instances: Entities,
         num_classes: int,
         thing_classes: Tensor,
     ) -> QueryTargets:
@@ -164,76 +182,70 @@ class TargetBuilder:
         Entities that no set of patches covers keep their class loss, which does not depend on the patches, but have no
         affinity loss.
         """
-        batch, rows = denoising.labels.shape
-        targets = QueryTargets.zeros(batch, rows, num_classes, patches.valid.shape[1], patches.valid.device)
-        for i, entities in enumerate(instances):
-            if not patches.valid[i].any():
-                continue  # see `matching`
-            slots = denoising.valid[i].nonzero().squeeze(1)
-            targets.class_weights[i, slots] = 1
-            slots = slots[denoising.positive[slots]]
-            entity = denoising.entity[slots]
-            targets.classes[i, slots, entities.classes[entity]] = 1
-            buildable = entities.buildable[entity]
-            _assign(targets, i, slots[buildable], entities, entity[buildable])
-        self._drop_stuff(targets.class_weights, thing_classes)
-        return targets
-
-    def _drop_stuff(self, class_weights: Tensor, thing_classes: Tensor) -> None:
-        """Set the weights (B, R, C) of stuff classes to 0 in place, if `thing_loss_only`."""
-        if self.thing_loss_only:
-            is_thing = torch.zeros(class_weights.shape[-1], device=class_weights.device)
-            is_thing[thing_classes] = 1
-            class_weights *= is_thing
-
-    def _semantic(self, targets: QueryTargets, i: int, semantic_classes: Tensor, regions: Entities) -> None:
-        """Set the target of semantic queries for their own class, and the affinity of classes in the image."""
-        rows = torch.arange(len(semantic_classes), device=semantic_classes.device)
-        targets.class_weights[i, rows, semantic_classes] = 1
-        query, entity = (semantic_classes[:, None] == regions.classes[None, :]).nonzero().unbind(1)
-        buildable = regions.buildable[entity]
-        targets.class_weights[i, query[~buildable]] = 0
-        _assign(targets, i, query[buildable], regions, entity[buildable])
+        entity = denoising.entity.expand(len(denoising.valid), -1)
+        supervised = denoising.valid & patches.valid.any(-1, keepdim=True)
+        positive = supervised & denoising.positive
+        return _targets(
+            instances,
+            entity,
+            classified=positive,
+            positive=positive & instances.buildable.gather(1, entity),
+            class_weights=supervised[..., None] * self._trained_classes(thing_classes, num_classes),
+        )
 
     def _instance(
-        self,
-        targets: QueryTargets,
-        i: int,
-        output: DecoderOutput,
-        class_logits: Tensor,
-        queries: QuerySet,
-        patches: PatchBatch,
-        in_crowd: Tensor,
-        instances: Entities,
-    ) -> None:
-        first = queries.num_semantic
-        valid = patches.valid[i].nonzero().squeeze(1)
-        rows = first + valid
-        query, entity = self.matcher(
-            class_logits=class_logits[i, rows],
-            affinity_logits=output.affinity_logits[i][rows][:, valid],
-            boxes=output.boxes[i, rows],
-            gt_classes=instances.classes,
-            gt_affinity=instances.affinity[:, valid],
-            gt_weights=instances.weights[:, valid],
-            gt_boxes=instances.boxes,
+        self, match: Tensor, trained: Tensor, patches: PatchBatch, in_crowd: Tensor, instances: Entities
+    ) -> QueryTargets:
+        """Return the targets of one layer, from the matched instance of each query, (B, N), -1 if it has none."""
+        entity = match.clamp(min=0)
+        positive = (match >= 0) & instances.buildable.gather(1, entity)
+        background = patches.valid & (match < 0) & ~in_crowd
+        targets = _targets(
+            instances,
+            entity,
+            classified=positive,
+            positive=positive,
+            class_weights=(positive | background)[..., None] * trained,
         )
-        unmatched = torch.ones_like(valid, dtype=torch.bool)
-        unmatched[query] = False
-        background = valid[unmatched]
-        background = background[~in_crowd[i, background]]
-        targets.class_weights[i, first + background] = 1
-        if self.self_affinity:
-            targets.affinity[i, first + background, background] = 1
-            targets.affinity_weights[i, first + background] = patches.valid[i].float()
-        buildable = instances.buildable[entity]
-        targets.class_weights[i, rows[query[buildable]]] = 1
-        _assign(targets, i, rows[query[buildable]], instances, entity[buildable])
+        if not self.self_affinity:
+            return targets
+        return replace(
+            targets,
+            affinity=targets.affinity + torch.diag_embed(background.float()),
+            affinity_weights=targets.affinity_weights + (background[..., None] & patches.valid[:, None]).float(),
+            self_affinity=background,
+        )
+
+    def _trained_classes(self, thing_classes: Tensor, num_classes: int) -> Tensor:
+        """Return the weights of the classes for instance and denoising queries, (C,) 0 or 1."""
+        if not self.thing_loss_only:
+            return torch.ones(num_classes, device=thing_classes.device)
+        return torch.zeros(num_classes, device=thing_classes.device).index_fill(0, thing_classes, 1.0)
 
 
-def _assign(targets: QueryTargets, i: int, rows: Tensor, entities: Entities, entity: Tensor) -> None:
-    """Set class and affinity targets of queries ``rows`` of image ``i`` to those of their entities."""
-    targets.classes[i, rows, entities.classes[entity]] = 1
-    targets.affinity[i, rows] = entities.affinity[entity]
-    targets.affinity_weights[i, rows] = entities.weights[entity]
-    targets.positive[i, rows] = True
+def _targets(
+    entities: Entities, entity: Tensor, *, classified: Tensor, positive: Tensor, class_weights: Tensor
+) -> QueryTargets:
+    """Return targets of R queries from their entities.
+
+    Args:
+        entity: (B, R) index of the entity of each query; any if it has none.
+        classified: (B, R) bool, queries with the class of their entity.
+        positive: (B, R) bool, queries with the affinity of their entity.
+        class_weights: (B, R, C).
+    """
+    rows = entity[..., None].expand(-1, -1, entities.affinity.shape[-1])
+    return QueryTargets(
+        classes=_one_hot(entities.classes.gather(1, entity), classified, class_weights.shape[-1]),
+        class_weights=class_weights,
+        affinity=entities.affinity.gather(1, rows) * positive[..., None],
+        affinity_weights=entities.weights.gather(1, rows) * positive[..., None],
+        positive=positive,
+        self_affinity=torch.zeros_like(positive),
+    )
+
+
+def _one_hot(classes: Tensor, where: Tensor, num_classes: int) -> Tensor:
+    """Return (B, R, C) float, 1 at the class of each query where `where` (B, R) is True."""
+    zeros = torch.zeros(*classes.shape, num_classes, device=classes.device)
+    return zeros.scatter(2, classes[..., None], where[..., None].float())
