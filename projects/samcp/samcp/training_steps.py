@@ -1,11 +1,11 @@
 """Parts of the trainer's loop: checkpoints on disk, and the check of the loss."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.engine.hooks import PeriodicCheckpointer
 from torch import Tensor
@@ -79,15 +79,15 @@ class _LossCheck:
     iter: int
 
     def _write_metrics(self, loss_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> None:
-        values = {name: value.item() for name, value in loss_dict.items()}
-        faults = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        values = dict(zip(loss_dict, torch.stack(list(loss_dict.values())).detach().cpu(), strict=True))
+        faults = [f"{name} is {value.item()}" for name, value in values.items() if not value.isfinite()]
         if faults:
             images = ", ".join(str(sample.get("key", sample.get("file_name"))) for sample in self.data_loader.last)
             raise DivergenceError(
                 f"iteration {self.iter}: {faults[0]}; images of the batch: {images}. Check their annotations by "
                 "scripts/check_dataset.py, or use a smaller SOLVER.BASE_LR; the last checkpoint can be resumed from"
             )
-        super()._write_metrics(loss_dict, *args, **kwargs)  # type: ignore[misc]
+        super()._write_metrics(values, *args, **kwargs)  # type: ignore[misc]
 
 
 class CheckedTrainer(_LossCheck, SimpleTrainer):

@@ -42,14 +42,15 @@ def make_targets(kind: str) -> QueryTargets:
 class FakeTargetBuilder:
     """Target builder that returns the targets above."""
 
-    def __init__(self, self_affinity: bool) -> None:
+    def __init__(self, self_affinity: bool, layers: int) -> None:
         self.self_affinity = self_affinity
+        self.layers = layers
 
     def semantic(self, **_: Any) -> QueryTargets:
         return make_targets("_sem")
 
     def instance(self, **_: Any) -> list[QueryTargets]:
-        return [make_targets("")]
+        return [make_targets("")] * self.layers
 
     def denoising(self, **_: Any) -> QueryTargets:
         return make_targets("_dn")
@@ -63,24 +64,22 @@ def predictions() -> tuple[Tensor, Tensor]:
     return torch.randn(1, total, CLASSES), torch.randn(1, total, PATCHES)
 
 
-def compute(
-    predictions: tuple[Tensor, Tensor], *, self_affinity: bool = True, weight: float = 0.5
-) -> dict[str, Tensor]:
-    logits, affinity = predictions
+def compute(*layers: tuple[Tensor, Tensor], self_affinity: bool = True, weight: float = 0.5) -> dict[str, Tensor]:
+    """Return the losses of layers, each given by its class logits and affinity logits."""
     queries = QuerySet(torch.zeros(0), torch.zeros(0), torch.zeros(0), SEMANTIC, INSTANCE, DENOISING)
     nothing: Mapping[str, Any] = dict.fromkeys(
         ("semantic_classes", "thing_classes", "patches", "in_crowd", "regions", "instances")
     )
     criterion = Criterion(
-        targets=FakeTargetBuilder(self_affinity),  # type: ignore[arg-type]
+        targets=FakeTargetBuilder(self_affinity, len(layers)),  # type: ignore[arg-type]
         cls=2,
         mask_focal=1,
         dice=3,
         self_affinity=weight,
     )
     return criterion(
-        outputs=[DecoderOutput(torch.zeros(0), affinity, torch.zeros(0))],
-        class_logits=[logits],
+        outputs=[DecoderOutput(torch.zeros(0), affinity, torch.zeros(0)) for _, affinity in layers],
+        class_logits=[logits for logits, _ in layers],
         queries=queries,
         denoising=SimpleNamespace(),  # type: ignore[arg-type]
         **nothing,  # type: ignore[arg-type]
@@ -117,3 +116,17 @@ def test_disabling_self_affinity_keeps_other_losses(predictions: tuple[Tensor, T
     with_it, without = compute(predictions), compute(predictions, self_affinity=False)
     assert with_it.keys() - without.keys() == {"loss_mask_focal_self", "loss_dice_self"}
     assert all(with_it[name] == value for name, value in without.items())
+
+
+def test_losses_of_each_layer(predictions: tuple[Tensor, Tensor]) -> None:
+    logits, affinity = predictions
+    other = (logits + 1, affinity - 1)
+    both, first, last = compute(predictions, other), compute(predictions), compute(other)
+    assert both == {name + "_0": value for name, value in first.items()} | last
+
+
+def test_infinite_affinity_without_target_has_no_loss(predictions: tuple[Tensor, Tensor]) -> None:
+    logits, affinity = predictions
+    infinite = affinity.clone()
+    infinite[0, ROWS["_sem"][0], 0] = float("inf")
+    assert compute((logits, infinite)) == compute(predictions)

@@ -199,6 +199,53 @@ def test_denoising_queries_of_unbuildable_entities_keep_their_class_loss(toy: An
     assert not targets.positive[0, slot]
 
 
+def test_denoising_targets_of_padding_and_of_images_without_patches(toy: Any) -> None:
+    images = [toy.input(5, {0: [1], 2: [3, 4]}), toy.input(4, {1: [0]}), toy.input(0, {})]
+    images[2]["instances"] = toy.entities(images[2]["patch_rles"], {0: []})
+    patches = PatchBatch.from_instances([image["patches"] for image in images], 7, torch.device("cpu"))
+    instances = gather_entities([image["instances"] for image in images], patches, min_box_iou=0.5)
+    noised = make_denoising_queries(
+        classes=instances.classes,
+        boxes=instances.boxes,
+        valid=instances.valid,
+        label_pool=THINGS,
+        max_queries=4,
+        label_noise=0.5,
+        box_noise=1.0,
+    )
+    targets = TargetBuilder(matcher=MATCHER).denoising(
+        denoising=noised, patches=patches, instances=instances, num_classes=NUM_CLASSES, thing_classes=THINGS
+    )
+    supervised = targets.class_weights.any(-1)
+    assert supervised.tolist() == [[True] * 4, [True, False] * 2, [False] * 4]
+    assert targets.positive.tolist() == [[True, True, False, False], [True, False, False, False], [False] * 4]
+
+
+def test_batch_without_instances_has_no_denoising_queries(
+    toy: Any, toy_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    criterion = toy_model.criterion
+    monkeypatch.setattr(toy_model, "criterion", lambda **inputs: given.update(inputs) or criterion(**inputs))
+    losses = toy_model([toy.input(5, {3: [1, 2]})])
+    assert given["denoising"].labels.shape == (1, 0)
+    assert losses["loss_cls_dn"] == 0
+
+
+def test_semantic_queries_of_things(toy: Any) -> None:
+    """An image with fewer regions than the other has padding, whose class 0 is not in the image."""
+    images = [toy.input(6, {0: [1], 1: [2]}), toy.input(6, {3: [0]})]
+    patches = PatchBatch.from_instances([image["patches"] for image in images], 7, torch.device("cpu"))
+    targets = TargetBuilder(matcher=MATCHER).semantic(
+        semantic_classes=torch.arange(NUM_CLASSES),
+        regions=gather_entities([image["sem_segments"] for image in images], patches, min_box_iou=None),
+        patches=patches,
+        num_classes=NUM_CLASSES,
+    )
+    assert torch.equal(targets.class_weights, torch.eye(NUM_CLASSES).expand(2, -1, -1))
+    assert targets.positive.nonzero().tolist() == [[0, 0], [0, 1], [1, 3]]
+
+
 def test_thing_loss_only(toy: Any) -> None:
     image = toy.input(6, {1: [0, 2]})
     unmatched = len(SEMANTIC) + 5

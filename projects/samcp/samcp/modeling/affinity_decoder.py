@@ -317,4 +317,5 @@ def merged_boxes(members: Tensor, boxes: Tensor) -> Tensor:
     low = [boxes[:, None, :, i].masked_fill(outside, float("inf")).amin(-1) for i in (0, 1)]
     high = [boxes[:, None, :, i].masked_fill(outside, float("-inf")).amax(-1) for i in (2, 3)]
     merged = torch.stack(low + high, dim=-1)
-    return torch.where(members.any(-1, keepdim=True), merged, merged.new_tensor([0.0, 0.0, 1.0, 1.0]))
+    whole_image = (torch.arange(4, device=merged.device) >= 2).to(merged.dtype)
+    return torch.where(members.any(-1, keepdim=True), merged, whole_image)

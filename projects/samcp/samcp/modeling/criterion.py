@@ -94,7 +94,7 @@ class Criterion:
         regions: Entities,
         instances: Entities,
     ) -> dict[str, tuple[slice, Sequence[QueryTargets]]]:
-        """Return the queries of each kind, named by the ending of its losses, and their targets in each layer."""
+        """Return, by suffix of the losses, the rows of the queries and their targets, one per layer."""
         semantic, main = queries.num_semantic, queries.num_matching
         num_classes = class_logits[0].shape[-1]
         kinds: dict[str, tuple[slice, Sequence[QueryTargets]]] = {}
@@ -130,14 +130,16 @@ class Criterion:
     ) -> dict[str, Tensor]:
         """Return the losses of the queries of one kind in one layer.
 
-        The class loss is that of all queries; the affinity losses (Eq. 2) are those of matched and of unmatched ones.
-        Each is divided by its number of queries.
+        The class loss is summed over all queries and divided by the number of those with a class. The affinity losses
+        (Eq. 2) are the means over matched and over unmatched queries.
         """
         num_classified, num_positive, num_self = count
         losses = {}
         if weight := self.weights["loss_cls"]:
             total = focal_loss(logits, targets.classes, targets.class_weights).sum()
             losses["loss_cls" + kind] = weight * total / num_classified
+        # Multiplied by 0 only, an infinite affinity without target would give NaN.
+        affinity = affinity.masked_fill(~(targets.positive | targets.self_affinity)[..., None], 0.0)
         terms = {"loss_mask_focal": affinity_focal_loss, "loss_dice": dice_loss}
         for name, term in terms.items():
             if weight := self.weights[name]:

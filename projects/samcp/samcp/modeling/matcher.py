@@ -100,7 +100,7 @@ class HungarianMatcher:
         total = class_logits.new_zeros(*class_logits.shape[:2], gt_classes.shape[1])
         if self.cls:
             columns = gt_classes[:, None].expand(-1, class_logits.shape[1], -1)
-            total += self.cls * focal_class_cost(class_logits).gather(2, columns)
+            total += self.cls * focal_class_cost(class_logits.gather(2, columns))
         if self.mask_focal or self.dice:
             focal, dice = pairwise_affinity_costs(affinity_logits, gt_affinity, gt_weights)
             total += self.mask_focal * focal + self.dice * dice
@@ -123,7 +123,7 @@ def focal_class_cost(logits: Tensor) -> Tensor:
 def pairwise_generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     """Return the generalized IoU of all pairs of XYXY boxes per image, (B, M, 4) and (B, K, 4) -> (B, M, K).
 
-    torchvision's function has one image, and checks the boxes, for which a GPU would wait.
+    torchvision's function accepts batches in recent versions only.
     """
     a, b = first[:, :, None], second[:, None]
     overlap = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))

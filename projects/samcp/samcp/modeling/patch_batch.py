@@ -28,22 +28,18 @@ class PatchBatch:
     def from_instances(cls, patches: Sequence[Instances], roi_size: int, device: torch.device) -> "PatchBatch":
         """Collate the mapper's ``patches`` (fields ``patch_boxes``, ``roi_masks``)."""
         num = max([1, *(len(p) for p in patches)])
-        batch = cls(
-            boxes=torch.zeros(len(patches), num, 4, device=device),
-            roi_masks=torch.zeros(len(patches), num, roi_size, roi_size, device=device),
-            valid=torch.zeros(len(patches), num, dtype=torch.bool, device=device),
-            image_sizes=torch.tensor([p.image_size for p in patches], device=device),
-        )
+        boxes = torch.zeros(len(patches), num, 4)
+        roi_masks = torch.zeros(len(patches), num, roi_size, roi_size)
+        valid = torch.zeros(len(patches), num, dtype=torch.bool)
         for i, p in enumerate(patches):
             if p.roi_masks.shape[1:] != (roi_size, roi_size):
                 raise ValueError(
                     f"roi_masks of the mapper have shape {tuple(p.roi_masks.shape[1:])}, but the model expects "
                     f"{(roi_size, roi_size)}; build both with the same roi_size"
                 )
-            batch.boxes[i, : len(p)] = p.patch_boxes.tensor.to(device)
-            batch.roi_masks[i, : len(p)] = p.roi_masks.to(device)
-            batch.valid[i, : len(p)] = True
-        return batch
+            boxes[i, : len(p)], roi_masks[i, : len(p)], valid[i, : len(p)] = p.patch_boxes.tensor, p.roi_masks, True
+        image_sizes = torch.tensor([p.image_size for p in patches])
+        return cls(*(copy_to(x, device) for x in (boxes, roi_masks, valid, image_sizes)))
 
     @property
     def scale(self) -> Tensor:
@@ -55,3 +51,8 @@ class PatchBatch:
     def normalized_boxes(self) -> Tensor:
         """(B, N, 4) XYXY in [0, 1]."""
         return self.boxes / self.scale
+
+
+def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the CPU to a device; the copy to a GPU is asynchronous, from pinned memory."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

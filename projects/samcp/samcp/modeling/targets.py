@@ -11,7 +11,7 @@ from torch import Tensor
 from samcp.modeling.affinity_decoder import DecoderOutput, merged_boxes
 from samcp.modeling.denoising import DenoisingQueries
 from samcp.modeling.matcher import HungarianMatcher
-from samcp.modeling.patch_batch import PatchBatch
+from samcp.modeling.patch_batch import PatchBatch, copy_to
 from samcp.modeling.queries import QuerySet
 
 
@@ -76,7 +76,7 @@ def gather_entities(segments: Sequence[Instances], patches: PatchBatch, *, min_b
         classes[i, :k], boxes[i, :k], valid[i, :k] = image.gt_classes, image.gt_boxes.tensor, True
         affinity[i, :k, :n] = image.gt_affinity.float()
         weights[i, :k, :n] = (~image.gt_ignore | image.gt_affinity).float()
-    classes, boxes, affinity, weights, valid = (x.to(device) for x in (classes, boxes, affinity, weights, valid))
+    classes, boxes, affinity, weights, valid = (copy_to(x, device) for x in (classes, boxes, affinity, weights, valid))
     boxes = boxes / patches.scale
     members = affinity > 0
     buildable = members.any(-1)
@@ -92,14 +92,14 @@ def gather_in_crowd(instances: Sequence[Instances], patches: PatchBatch) -> Tens
     in_crowd = torch.zeros(patches.valid.shape, dtype=torch.bool)
     for row, image_patches in zip(in_crowd, instances, strict=True):
         row[: len(image_patches)] = image_patches.in_crowd
-    return in_crowd.to(patches.valid.device)
+    return copy_to(in_crowd, patches.valid.device)
 
 
 class TargetBuilder:
     """Builder of the targets of semantic, instance and denoising queries.
 
-    Images without patches have no loss. All images are built at once without indices that depend on values, so that
-    a GPU waits for the CPU only once per step, for the matching.
+    Images without patches have no loss. The targets of all images are built at once without synchronizing with the
+    GPU, except to copy the costs of the matching.
 
     Args:
         matcher: for instance queries.
