@@ -18,7 +18,7 @@ from samcp.contours.dataset import UNKNOWN, LabelMap
 from samcp.errors import CheckpointError
 from samcp.small_sam.data import CELL, PromptDataset, PromptedImage, prompt_uniformly
 from samcp.small_sam.losses import iou_loss, mask_iou, mask_loss, targets_by_size
-from samcp.small_sam.training import SamSchedule, SmallSamTrainer, measure
+from samcp.small_sam.training import SamSchedule, SmallSamTrainer, measure, moving_average
 from tests.samcp.contours.test_contours import datasets  # noqa: F401
 
 TINY = SamSchedule(iterations=4, batch=1, image_size=64, points=4)
@@ -90,6 +90,14 @@ def test_predicted_iou_is_that_of_the_best_annotator() -> None:
     iou = mask_iou(logits, targets, torch.tensor([[True, True, False]]))
     torch.testing.assert_close(iou, torch.tensor([[[1 / 2, 2 / 3, 0], [1 / 4, 0, 0]]]))
     assert iou_loss(torch.tensor([[2 / 3, 1 / 4]]), iou) == 0
+
+
+def test_moving_average_forgets_the_initial_weights() -> None:
+    average = torch.zeros(1)
+    for count in range(1, 101):
+        average = moving_average(average, torch.ones(1), count)
+    assert average > 0.999
+    assert moving_average(torch.zeros(1), torch.ones(1), 1_000_000) == pytest.approx(0.002)
 
 
 def test_resumed_training_equals_undisturbed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from proposal_cache.generators.contours.weights import load_weights
 from proposal_cache.generators.sam.lite import IMAGE_SIZE, LiteEncoder, build_sam_lite
@@ -21,7 +21,7 @@ from samcp.resumable_training import ResumableTraining, Schedule
 from samcp.small_sam.data import Draw, PromptDataset, PromptedImage, prompt_uniformly
 from samcp.small_sam.losses import iou_loss, mask_iou, mask_loss
 
-_AVERAGE = 0.998  # share of the old weights in the moving average
+_AVERAGE = 0.998  # share of the old weights in the moving average, after some thousand iterations
 _STABLE = 0.9  # stability score that the generator asks for
 _OFFSET = 1.0  # of its logits
 
@@ -71,7 +71,7 @@ class SmallSamTrainer(ResumableTraining):
             points=schedule.points,
             seed=schedule.seed,
         )
-        self._average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGE), use_buffers=True)
+        self._average = AveragedModel(network, avg_fn=moving_average, use_buffers=True)
         extra = {"average": self._average}
         super().__init__(network, encoder.backbone, dataset, schedule, output, extra=extra, collate=list)
 
@@ -160,6 +160,11 @@ def validation_items(
     """Return images (H, W, 3), given with their label maps, with fixed random points."""
     random = np.random.default_rng(seed)
     return [prompt_uniformly(image, maps, image_size, points, random) for image, maps in images]
+
+
+def moving_average(average: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+    """Return the moving average after `count` updates; the initial weights, which are random, are soon forgotten."""
+    return average + (new - average) * max(1 - _AVERAGE, 10 / (int(count) + 10))
 
 
 def _stability(logits: Tensor) -> Tensor:
