@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from samcp.modeling.affinity_decoder import DecoderOutput
-from samcp.modeling.denoising import make_denoising_queries
+from samcp.modeling.denoising import DenoisingQueries, make_denoising_queries
 from samcp.modeling.matcher import HungarianMatcher
 from samcp.modeling.patch_batch import PatchBatch
 from samcp.modeling.queries import QuerySet
-from samcp.modeling.targets import QueryTargets, TargetBuilder, gather_entities, gather_in_crowd
+from samcp.modeling.targets import Entities, QueryTargets, TargetBuilder, gather_entities, gather_in_crowd
 
 NUM_CLASSES, SEMANTIC, THINGS = 5, torch.tensor([3, 4]), torch.tensor([0, 1, 2])
 MATCHER = HungarianMatcher(cls=2, mask_focal=1, dice=1, l1=1, giou=1)
@@ -69,6 +69,19 @@ def build_batch(
         )
         for instance in by_layer
     ]
+
+
+def add_noise(instances: Entities, *, max_queries: int, label_noise: float) -> DenoisingQueries:
+    """Return denoising queries of the instances."""
+    return make_denoising_queries(
+        classes=instances.classes,
+        boxes=instances.boxes,
+        valid=instances.valid,
+        label_pool=THINGS,
+        max_queries=max_queries,
+        label_noise=label_noise,
+        box_noise=1.0,
+    )
 
 
 def test_matched_query(toy: Any) -> None:
@@ -152,15 +165,7 @@ def test_denoising_targets(toy: Any) -> None:
     image = toy.input(5, {0: [1], 2: [3, 4]})
     patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
     instances = gather_entities([image["instances"]], patches, min_box_iou=0.5)
-    noised = make_denoising_queries(
-        classes=instances.classes,
-        boxes=instances.boxes,
-        valid=instances.valid,
-        label_pool=torch.arange(3),
-        max_queries=8,
-        label_noise=1.0,
-        box_noise=1.0,
-    )
+    noised = add_noise(instances, max_queries=8, label_noise=1.0)
     targets = TargetBuilder(matcher=MATCHER).denoising(
         denoising=noised, patches=patches, instances=instances, num_classes=NUM_CLASSES, thing_classes=THINGS
     )
@@ -180,15 +185,7 @@ def test_denoising_queries_of_unbuildable_entities_keep_their_class_loss(toy: An
     image["instances"].gt_affinity[0] = False  # no patch belongs to the first entity
     patches = PatchBatch.from_instances([image["patches"]], 7, torch.device("cpu"))
     instances = gather_entities([image["instances"]], patches, min_box_iou=0.5)
-    noised = make_denoising_queries(
-        classes=instances.classes,
-        boxes=instances.boxes,
-        valid=instances.valid,
-        label_pool=THINGS,
-        max_queries=4,
-        label_noise=0.5,
-        box_noise=1.0,
-    )
+    noised = add_noise(instances, max_queries=4, label_noise=0.5)
     targets = TargetBuilder(matcher=MATCHER).denoising(
         denoising=noised, patches=patches, instances=instances, num_classes=NUM_CLASSES, thing_classes=THINGS
     )
@@ -204,15 +201,7 @@ def test_denoising_targets_of_padding_and_of_images_without_patches(toy: Any) ->
     images[2]["instances"] = toy.entities(images[2]["patch_rles"], {0: []})
     patches = PatchBatch.from_instances([image["patches"] for image in images], 7, torch.device("cpu"))
     instances = gather_entities([image["instances"] for image in images], patches, min_box_iou=0.5)
-    noised = make_denoising_queries(
-        classes=instances.classes,
-        boxes=instances.boxes,
-        valid=instances.valid,
-        label_pool=THINGS,
-        max_queries=4,
-        label_noise=0.5,
-        box_noise=1.0,
-    )
+    noised = add_noise(instances, max_queries=4, label_noise=0.5)
     targets = TargetBuilder(matcher=MATCHER).denoising(
         denoising=noised, patches=patches, instances=instances, num_classes=NUM_CLASSES, thing_classes=THINGS
     )

@@ -1,6 +1,6 @@
 """Weighted sum of all losses, over decoder layers and kinds of queries (METHOD 7)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from detectron2.utils import comm
@@ -54,47 +54,6 @@ class Criterion:
             with ``_sem`` of semantic, ``_self`` of unmatched instance and ``_dn`` of denoising queries. An ending
             ``_0`` .. names an earlier layer than the last.
         """
-        last = len(outputs) - 1
-        kinds = self._targets(
-            outputs=outputs,
-            class_logits=class_logits,
-            queries=queries,
-            semantic_classes=semantic_classes,
-            thing_classes=thing_classes,
-            denoising=denoising,
-            patches=patches,
-            in_crowd=in_crowd,
-            regions=regions,
-            instances=instances,
-        )
-        parts = [
-            (kind, layer, class_logits[layer][:, rows], outputs[layer].affinity_logits[:, rows], targets)
-            for kind, (rows, by_layer) in kinds.items()
-            for layer, targets in enumerate(by_layer)
-        ]
-        counts = mean_over_workers(torch.stack([_counts(targets) for *_, targets in parts]))
-        losses: dict[str, Tensor] = {}
-        for (kind, layer, logits, affinity, targets), count in zip(parts, counts, strict=True):
-            suffix = "" if layer == last else f"_{layer}"
-            terms = self._losses(kind, logits, affinity, targets, count)
-            losses |= {name + suffix: value for name, value in terms.items()}
-        return losses
-
-    def _targets(
-        self,
-        *,
-        outputs: Sequence[DecoderOutput],
-        class_logits: Sequence[Tensor],
-        queries: QuerySet,
-        semantic_classes: Tensor,
-        thing_classes: Tensor,
-        denoising: DenoisingQueries | None,
-        patches: PatchBatch,
-        in_crowd: Tensor,
-        regions: Entities,
-        instances: Entities,
-    ) -> dict[str, tuple[slice, Sequence[QueryTargets]]]:
-        """Return, by suffix of the losses, the rows of the queries and their targets, one per layer."""
         semantic, main = queries.num_semantic, queries.num_matching
         num_classes = class_logits[0].shape[-1]
         kinds: dict[str, tuple[slice, Sequence[QueryTargets]]] = {}
@@ -123,7 +82,28 @@ class Criterion:
                 thing_classes=thing_classes,
             )
             kinds["_dn"] = slice(main, None), [of_all_layers] * len(outputs)
-        return kinds
+        return self._of_all_layers(outputs, class_logits, kinds)
+
+    def _of_all_layers(
+        self,
+        outputs: Sequence[DecoderOutput],
+        class_logits: Sequence[Tensor],
+        kinds: Mapping[str, tuple[slice, Sequence[QueryTargets]]],
+    ) -> dict[str, Tensor]:
+        """Return the losses; ``kinds`` has, by suffix, the rows of the queries and their targets, one per layer."""
+        last = len(outputs) - 1
+        parts = [
+            (kind, layer, class_logits[layer][:, rows], outputs[layer].affinity_logits[:, rows], targets)
+            for kind, (rows, by_layer) in kinds.items()
+            for layer, targets in enumerate(by_layer)
+        ]
+        counts = mean_over_workers(torch.stack([_counts(targets) for *_, targets in parts]))
+        losses: dict[str, Tensor] = {}
+        for (kind, layer, logits, affinity, targets), count in zip(parts, counts, strict=True):
+            suffix = "" if layer == last else f"_{layer}"
+            terms = self._losses(kind, logits, affinity, targets, count)
+            losses |= {name + suffix: value for name, value in terms.items()}
+        return losses
 
     def _losses(
         self, kind: str, logits: Tensor, affinity: Tensor, targets: QueryTargets, count: Tensor
