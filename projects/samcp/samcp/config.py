@@ -173,6 +173,8 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.AFFINITY_THRESHOLD = 0.3  # panoptic: minimum of an entity's maximum affinity
     cfg.MODEL.SAMCP.TEST.MEMBER_THRESHOLD = 0.5  # minimum normalised affinity of a query's patches
     cfg.MODEL.SAMCP.TEST.OVERLAP_THRESHOLD = 0.8  # panoptic: minimum fraction of its area that an entity keeps
+    # Panoptic: a thing that contains more than this fraction of a smaller and better one of its class is dropped.
+    cfg.MODEL.SAMCP.TEST.NESTED_THRESHOLD = 1.0
     # Rule for pixels where patches overlap: "mean" of their scores, or "paper" (4.1).
     cfg.MODEL.SAMCP.TEST.MERGE = "mean"
     # Minimum score of a pixel's class under the "mean" rule, twice the initial class probability; other pixels are

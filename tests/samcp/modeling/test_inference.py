@@ -178,6 +178,34 @@ def test_entity_with_one_oversized_patch_is_kept() -> None:
         assert [(s["category_id"], s["area"]) for s in segments] == kept
 
 
+@pytest.mark.parametrize(
+    ("threshold", "small", "large", "kept"),
+    [
+        (0.8, [0.9, 0.0], [0.8, 0.0], {(0, 10)}),
+        (0.8, [0.9, 0.0], [0.0, 0.8], {(0, 10), (1, 80)}),  # of different classes
+        (0.8, [0.8, 0.0], [0.9, 0.0], {(0, 89)}),  # the better one is the larger one
+        (0.95, [0.9, 0.0], [0.8, 0.0], {(0, 10), (0, 80)}),  # only nine tenths of the smaller one are inside
+    ],
+)
+def test_thing_that_contains_a_better_one(
+    threshold: float, small: list[float], large: list[float], kept: set[tuple[int, int]]
+) -> None:
+    masks = np.zeros((2, 10, 10), bool)
+    masks[0, 0], masks[1, :9], masks[1, 0, 0] = True, True, False
+    predictions = Predictions(
+        semantic_classes=torch.tensor([2]),
+        semantic_scores=torch.zeros(1),
+        semantic_affinity=torch.ones(1, 2),
+        instance_scores=torch.tensor([[*small, 0.0], [*large, 0.0]]),
+        instance_affinity=torch.eye(2),
+    )
+    for merge in ("paper", "mean"):
+        inference = Inference(thing_classes=[0, 1], num_classes=3, nested_threshold=threshold, merge=merge)
+        _, segments = inference.panoptic(predictions, Patches.from_masks(masks))
+        hidden = merge == "mean" and small[0] < large[0]  # by votes, the smaller one is not hidden by the larger one
+        assert {(s["category_id"], s["area"]) for s in segments} == (kept if not hidden else {(0, 10), (0, 80)})
+
+
 def test_top_instances_limits_panoptic_entities(toy: Any) -> None:
     patches = toy.patches(6)
     predictions = make_predictions(6, semantic=[3, 4], instances=6)

@@ -155,6 +155,7 @@ def _build_inference(cfg: CfgNode, vocabulary: Vocabulary) -> Inference:
         "score_threshold": options.SCORE_THRESHOLD,
         "affinity_threshold": options.AFFINITY_THRESHOLD,
         "overlap_threshold": options.OVERLAP_THRESHOLD,
+        "nested_threshold": options.NESTED_THRESHOLD,
         "member_threshold": options.MEMBER_THRESHOLD,
         "merge": options.MERGE,
         "sem_seg_scores": options.SEM_SEG_SCORES,

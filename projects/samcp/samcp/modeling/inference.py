@@ -46,6 +46,8 @@ class Inference:
         semantic_threshold: minimum mean score of a pixel's class under the "mean" rule of :meth:`semantic`.
         score_threshold, affinity_threshold, overlap_threshold: minimum class score, maximum affinity and remaining
             fraction of the area of a panoptic entity.
+        nested_threshold: a panoptic thing is dropped if it contains more than this fraction of a smaller one of its
+            class with a higher score; 1 keeps all.
         member_threshold: normalised affinity above which a patch belongs to a query.
         merge: "mean" or "paper", the rule for pixels where patches overlap; see :meth:`semantic` and :meth:`panoptic`.
         sem_seg_scores: return (C, H, W) scores instead of a label map.
@@ -65,6 +67,7 @@ class Inference:
         score_threshold: float = 0.3,
         affinity_threshold: float = 0.3,
         overlap_threshold: float = 0.8,
+        nested_threshold: float = 1.0,
         member_threshold: float = 0.5,
         merge: str = "mean",
         sem_seg_scores: bool = False,
@@ -81,6 +84,7 @@ class Inference:
         self.score_threshold = score_threshold
         self.affinity_threshold = affinity_threshold
         self.overlap_threshold = overlap_threshold
+        self.nested_threshold = nested_threshold
         self.member_threshold = member_threshold
         self.merge = merge
         self.sem_seg_scores = sem_seg_scores
@@ -158,15 +162,18 @@ class Inference:
 
         "paper" (4.1): a pixel in several entities gets the one of the highest score. "mean": the one of the highest
         area-weighted mean of score times affinity over the patches that cover it. An entity that keeps less than
-        ``overlap_threshold`` of its area is dropped.
+        ``overlap_threshold`` of its area is dropped, and so is before a thing that contains a better one of its class.
 
         Returns:
             (H, W) int32 map of segment ids, 0 where there is none, and one dict per segment.
         """
         classes, scores, affinity = self._panoptic_entities(predictions)
         members = self.members(affinity)
+        entities = _union(members, patches)
+        single = ~self._contains_better(classes, scores, entities)
+        classes, scores, affinity, members = (values[single] for values in (classes, scores, affinity, members))
         if self.merge == "paper":
-            canvas, areas = paint_entities(scores, _union(members, patches))
+            canvas, areas = paint_entities(scores, entities.select(single.numpy()))
         else:
             canvas, areas = vote_for_entities(scores[:, None] * affinity, members, patches)
         kept = np.bincount(canvas.ravel(), minlength=len(areas) + 1)[1:]
@@ -199,6 +206,13 @@ class Inference:
         kept = all_scores.topk(min(self.top_instances, len(all_scores))).indices.sort().values
         kept = kept[(all_scores[kept] > self.score_threshold) & (_max(all_affinity[kept]) > self.affinity_threshold)]
         return all_classes[kept], all_scores[kept], all_affinity[kept]
+
+    def _contains_better(self, classes: Tensor, scores: Tensor, entities: Patches) -> Tensor:
+        """Return which entities (M,) are things that contain a smaller one of their class with a higher score."""
+        areas = torch.from_numpy(entities.areas.copy())
+        inside = torch.from_numpy(entities.iop(entities)) > self.nested_threshold
+        better = (scores[:, None] > scores) & (areas[:, None] < areas) & (classes[:, None] == classes)
+        return (inside & better).any(0) & torch.isin(classes, self.thing_classes)
 
     def patch_class_scores(self, predictions: Predictions) -> Tensor:
         """Compute Prompt I, (N, C): the maximum of score times affinity over the queries of a class, per patch.
