@@ -10,8 +10,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from proposal_cache.generation.sources import read_image
 from samcp.commands import train_words
 from samcp.data.datasets.custom.register import VARIABLE, register_files
+from samcp.data.datasets.everyday import prepare
+from samcp.data.datasets.everyday.compose import Composer, cut_out
 from samcp.data.datasets.everyday.prepare import prepare_everyday
 from samcp.data.files import write_image, write_json, write_label_map, write_panoptic_ids
 from samcp.data.ground_truth import read_ground_truth
@@ -28,6 +31,7 @@ NAMES = Vocabulary.load("coco").names
 def base(tmp_path, monkeypatch):
     """Write five images of COCO, one of BSDS500 and four of CCP."""
     monkeypatch.setenv(VARIABLE, "")  # restored after registration, which changes it
+    monkeypatch.setattr(prepare, "_COMPOSED", 3)
     categories = [{"id": i, "name": name, "isthing": int(i <= 80)} for i, name in enumerate(NAMES, start=1)]
     images, panoptic, instances = [], [], []
     for i in range(1, 6):
@@ -73,6 +77,7 @@ def base(tmp_path, monkeypatch):
     for name in (
         "everyday_train",
         "everyday_things_train",
+        "everyday_composed_train",
         "everyday_objects_val",
         "everyday_named_train",
         "everyday_val",
@@ -88,6 +93,7 @@ def test_objects(base):
         "train": "6 images, 13 objects",
         "things": "5 images, 9 objects",
         "val": "1 images, 2 objects",
+        "composed": found["composed"],
     }
     register_files([base / "everyday" / "objects.yaml"])
     records = DatasetCatalog.get("everyday_train")
@@ -103,6 +109,65 @@ def test_objects(base):
         "ccp/images/train/0.jpg": [960, 960, 1921],  # two garments and the person, without the garment of one pixel
     }
     assert MetadataCatalog.get("everyday_train").thing_classes == ["object"]
+
+
+def test_pasted_objects(base, monkeypatch):
+    """White persons on gray images: what is white in a composed image is what its annotations say."""
+    monkeypatch.setattr(prepare, "_COMPOSED", 12)
+    for i in range(1, 6):
+        write_image(base / "coco" / "train2017" / f"{i}.jpg", np.full((*SIZE, 3), 100, np.uint8), "JPEG")
+    for i in range(4):
+        write_image(base / "ccp" / "images" / "train" / f"{i}.jpg", np.full((*SIZE, 3), 255, np.uint8), "JPEG")
+    found = prepare_everyday(base / "everyday")
+    register_files([base / "everyday" / "objects.yaml"])
+    records = DatasetCatalog.get("everyday_composed_train")
+    assert len(records) == 4 + 12
+    pasted = 0
+    for record in records:
+        truth = read_ground_truth(record, SIZE, num_classes=1, ignore_label=255)
+        if "composed" not in record["file_name"]:
+            assert truth.masks.areas.tolist() == [64 * 32]  # without the stuff and the crowd
+            continue
+        bright = read_image(record["file_name"]).mean(-1) > 160
+        objects = truth.masks.decode()
+        assert (bright & ~objects.any(0)).mean() < 0.02
+        pasted += sum((bright & mask).sum() > 0.9 * mask.sum() for mask in objects)
+    assert pasted >= 3
+    assert found["composed"] == f"16 images, {sum(len(r['annotations']) for r in records)} objects"
+
+
+def test_composed_images_are_the_same_in_every_run(base):
+    contents = []
+    for _ in range(2):
+        prepare_everyday(base / "everyday")
+        files = sorted((base / "everyday" / "composed").iterdir())
+        contents.append([file.read_bytes() for file in [*files, base / "everyday" / "composed.json"]])
+    assert contents[0] == contents[1]
+    assert len({*contents[0]}) == 4
+
+
+def test_cutouts():
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint16).astype(np.uint8).reshape(20, 30, 3)
+    objects = np.zeros((20, 30), np.int32)
+    objects[2:6, 3:9], objects[4, 5], objects[10, 10] = 7, 0, 2
+    [cutout] = cut_out(pixels, objects)
+    assert np.array_equal(cutout.pixels, pixels[2:6, 3:9])
+    assert np.array_equal(cutout.mask, objects[2:6, 3:9] == 7)
+
+
+def test_hidden_object_is_no_object(base):
+    """An object that a pasted one hides by more than 85 % is left out, and the visible part of another one stays."""
+    photograph = np.zeros(SIZE, np.int32)
+    photograph[:, :3], photograph[0, 90:] = 1, 2
+    person = np.ones(SIZE, np.int32)
+    sources = [(base / "coco" / "train2017" / "1.jpg", lambda: [photograph])]
+    persons = [(base / "ccp" / "images" / "train" / "0.jpg", lambda: [person])]
+    composer = Composer(sources, persons, base / "composed")
+    for index in range(20):
+        _, objects = composer(index)
+        numbers, areas = np.unique(objects[objects > 0], return_counts=True)
+        for number, area in zip(numbers, areas, strict=True):
+            assert number > 2 or area >= 0.15 * (photograph == number).sum()
 
 
 def test_validation_images_keep_their_names(base):

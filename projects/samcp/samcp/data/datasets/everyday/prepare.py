@@ -3,9 +3,11 @@
 Layout under DETECTRON2_DATASETS, beside coco, bsds500 and ccp:
 
     everyday/
-      objects.yaml                     registers everyday_train, everyday_things_train and everyday_objects_val
-      {train,things,val}.json          objects as COCO instances of the class "object"; things has those of COCO and
+      objects.yaml                     registers everyday_{train,things_train,composed_train,objects_val}
+      {train,things,composed,val}.json objects as COCO instances of the class "object"; things has those of COCO and
                                        whole persons only, val is of COCO only
+      composed/NUMBER.jpg              COCO's images with pasted objects and persons; composed.json has the things of
+                                       these and of COCO's images as they are
       named.yaml                       registers everyday_named_train and everyday_val
       train_panoptic.json              COCO's annotations of its part of the images
       val_{panoptic,instances}.json    COCO's annotations of the validation images
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from samcp.data.datasets.conversion import describe_segments
+from samcp.data.datasets.everyday.compose import Composer, Source
 from samcp.data.files import write_bytes, write_json
 from samcp.data.ground_truth import read_label_map, read_panoptic_ids
 from samcp.data.parallel import parallel_map
@@ -27,12 +30,15 @@ from samcp.errors import DataError
 
 _VAL_EVERY = 5  # every fifth COCO image, in the order of ids, is for validation
 _GARMENTS_EVERY, _PERSONS_EVERY = 4, 8  # CCP has more images than the others together, all of one kind
+_CUTOUTS_EVERY = 2  # of CCP's images
+_COMPOSED = 800
 _MIN_SHARE = 0.001  # of the image; smaller objects are left out
 _YAMLS = {
     "objects": """\
 splits:
   everyday_train: {images: .., instances: train.json, patches: patches/train}
   everyday_things_train: {images: .., instances: things.json, patches: patches/train}
+  everyday_composed_train: {images: .., instances: composed.json, patches: patches/composed}
   everyday_objects_val: {images: ../coco/train2017, instances: val.json, patches: patches/val}
 """,
     "named": """\
@@ -50,6 +56,10 @@ splits:
     patches: patches/val
 """,
 }
+
+
+# COCO's entries of an image and of its objects.
+_Entries = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def prepare_everyday(folder: Path, *, workers: int = 1) -> dict[str, str]:
@@ -83,14 +93,33 @@ def prepare_everyday(folder: Path, *, workers: int = 1) -> dict[str, str]:
         "val": (base / "coco" / "train2017", coco["val"]),
     }
     found = {split: _write_objects(folder, split, *objects[split], workers=workers) for split in objects}
+    found["composed"] = _write_composed(folder, parts["train"], workers=workers)
     for name, text in _YAMLS.items():
         write_bytes(folder / f"{name}.yaml", text.encode())
     return found
 
 
-def _write_objects(folder: Path, split: str, root: Path, sources: Sequence["_Source"], *, workers: int) -> str:
+def _write_objects(folder: Path, split: str, root: Path, sources: Sequence[Source], *, workers: int) -> str:
     """Write the objects of some images as COCO instances; `root` is the folder of the images."""
-    found = parallel_map(sources, partial(_describe, root), workers=workers, title=split)
+    return _write(folder, split, parallel_map(sources, partial(_describe, root), workers=workers, title=split))
+
+
+def _write_composed(folder: Path, panoptic: dict[str, Any], *, workers: int) -> str:
+    """Write images of COCO with pasted things and persons, and the things of these and of the images themselves."""
+    base = folder.parent
+    things = list(_coco(base / "coco", panoptic, things_only=True))
+    composer = Composer(things, list(_ccp(base / "ccp", _CUTOUTS_EVERY, _read_person)), folder / "composed")
+    found = parallel_map(things, partial(_describe, base), workers=workers, title="things of COCO")
+    found += parallel_map(range(_COMPOSED), partial(_compose, base, composer), workers=workers, title="composed")
+    return _write(folder, "composed", found)
+
+
+def _compose(root: Path, composer: Composer, index: int) -> _Entries:
+    image, objects = composer(index)
+    return _describe(root, (image, lambda: [objects]))
+
+
+def _write(folder: Path, split: str, found: Sequence[_Entries]) -> str:
     images = [{"id": i, **image} for i, (image, _) in enumerate(found, start=1)]
     objects = [{**o, "image_id": i} for i, (_, objects) in enumerate(found, start=1) for o in objects]
     content = {
@@ -119,25 +148,23 @@ def _part(content: dict[str, Any], ids: set[int]) -> dict[str, Any]:
     }
 
 
-# An image, and a function that reads maps (H, W) of its objects, 0 for none. Objects of two maps may overlap.
-_Source = tuple[Path, Callable[[], list[np.ndarray]]]
-
-
-def _coco(folder: Path, panoptic: dict[str, Any]) -> Iterator[_Source]:
-    """Yield things and stuff, since BSDS500 does not distinguish them either."""
+def _coco(folder: Path, panoptic: dict[str, Any], *, things_only: bool = False) -> Iterator[Source]:
+    """Yield things and, as BSDS500 does not distinguish them, stuff."""
+    left_out = {c["id"] for c in panoptic["categories"] if things_only and not c["isthing"]}
     names = {image["id"]: image["file_name"] for image in panoptic["images"]}
     for annotation in panoptic["annotations"]:
-        crowds = [segment["id"] for segment in annotation["segments_info"] if segment["iscrowd"]]
+        segments = annotation["segments_info"]
+        ignored = [s["id"] for s in segments if s["iscrowd"] or s["category_id"] in left_out]
         file = folder / "panoptic_train2017" / annotation["file_name"]
-        yield folder / "train2017" / names[annotation["image_id"]], partial(_read_segments, file, crowds)
+        yield folder / "train2017" / names[annotation["image_id"]], partial(_read_segments, file, ignored)
 
 
-def _read_segments(file: Path, crowds: list[int]) -> list[np.ndarray]:
+def _read_segments(file: Path, ignored: list[int]) -> list[np.ndarray]:
     ids = read_panoptic_ids(str(file))
-    return [np.where(np.isin(ids, crowds), 0, ids)]
+    return [np.where(np.isin(ids, ignored), 0, ids)]
 
 
-def _bsds500(folder: Path) -> Iterator[_Source]:
+def _bsds500(folder: Path) -> Iterator[Source]:
     for image in _images(folder):
         files = sorted((folder / "segmentations" / "train").glob(f"{image.stem}_*.png"))
         if not files:
@@ -151,7 +178,7 @@ def _read_regions(files: list[Path]) -> list[np.ndarray]:
     return [maps[len(maps) // 4]]
 
 
-def _ccp(folder: Path, every: int, read: Callable[[Path], list[np.ndarray]]) -> Iterator[_Source]:
+def _ccp(folder: Path, every: int, read: Callable[[Path], list[np.ndarray]]) -> Iterator[Source]:
     for image in _images(folder)[::every]:
         yield image, partial(read, folder / "annotations" / "train" / f"{image.stem}.png")
 
@@ -173,8 +200,7 @@ def _images(folder: Path) -> list[Path]:
     return images
 
 
-def _describe(root: Path, source: _Source) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return COCO's entries of an image and of its objects."""
+def _describe(root: Path, source: Source) -> _Entries:
     image, read_objects = source
     maps = read_objects()
     height, width = maps[0].shape
