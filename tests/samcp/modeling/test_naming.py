@@ -93,23 +93,24 @@ def test_probabilities_against_literal_formula(namer: ImageNetNamer) -> None:
     probabilities = namer.probabilities(dense, weights)
     assert (probabilities[1] == 0).all(), "a region without area"
 
-    features = sum(weights[0, y, x] * dense[:, y, x] for y in range(3) for x in range(4)) / weights[0].sum()
-    rows = namer.network.classifier(features).log_softmax(-1)
     table, learned = word_table(), namer.learned
-
-    def logit(group: int) -> float:
-        best = max((float(rows[row]) for row in table.rows[group]), default=-7.0)
-        return float(learned.scale * best + learned.delta[group] @ features + learned.bias[group])
-
     sky = table.names.index("sky")
-    asked = [float(learned.scale * rows[207]), logit(sky)]
     others = [
-        logit(g)
-        for g, known in enumerate(table.rows)
-        if g != sky and 207 not in known and (known or learned.delta[g].any())
+        g for g, known in enumerate(table.rows) if g != sky and 207 not in known and (known or learned.delta[g].any())
     ]
-    expected = torch.tensor(asked + others).softmax(0)[:2]
-    assert torch.allclose(probabilities[0, :2], expected, atol=1e-5)
+
+    def of_cell(features: torch.Tensor) -> torch.Tensor:
+        rows = namer.network.classifier(features).log_softmax(-1)
+
+        def logit(group: int) -> float:
+            best = max((float(rows[row]) for row in table.rows[group]), default=-7.0)
+            return float(learned.scale * best + learned.delta[group] @ features + learned.bias[group])
+
+        asked = [float(learned.scale * rows[207]), logit(sky)]
+        return torch.tensor(asked + [logit(group) for group in others]).softmax(0)[:2]
+
+    cells = sum(weights[0, y, x] * of_cell(dense[:, y, x]) for y in range(3) for x in range(4))
+    assert torch.allclose(probabilities[0, :2], cells / weights[0].sum(), atol=1e-5)
     assert probabilities[0, 2] == 0, "an unknown class"
 
 

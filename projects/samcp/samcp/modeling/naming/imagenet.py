@@ -117,12 +117,15 @@ class ImageNetNamer(Namer):
         ]
 
     def probabilities(self, dense: Tensor, weights: Tensor) -> Tensor:
-        return self.classify(self.pool(dense, weights)) * (weights.flatten(1).sum(1, keepdim=True) > 0)
+        """Return the mean probabilities of the cells of each region; see :meth:`Namer.probabilities`.
+
+        Those of the mean features would be as high for a region that is mostly background as for the object in it.
+        """
+        return _mean(self.classify(dense.flatten(1).T), weights)
 
     def pool(self, dense: Tensor, weights: Tensor) -> Tensor:
         """Return the mean features (Q, channels) of regions; arguments as in :meth:`probabilities`."""
-        weights = weights.flatten(1)
-        return weights @ dense.flatten(1).T / weights.sum(1, keepdim=True).clamp(min=1e-6)
+        return _mean(dense.flatten(1).T, weights)
 
     def log_rows(self, features: Tensor) -> Tensor:
         """Return the log probabilities (Q, 1000) of ImageNet's classes."""
@@ -168,3 +171,9 @@ class ImageNetNamer(Namer):
         if word.group >= 0:
             return groups[:, word.group]
         return self.learned.scale.to(log_rows) * log_rows[:, list(word.rows)].amax(1)
+
+
+def _mean(cells: Tensor, weights: Tensor) -> Tensor:
+    """Return the means (Q, K) of values of cells (h * w, K), with weights (Q, h, w); 0 for regions without area."""
+    weights = weights.flatten(1)
+    return weights @ cells / weights.sum(1, keepdim=True).clamp(min=1e-6)
