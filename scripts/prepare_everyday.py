@@ -4,8 +4,8 @@
     python scripts/prepare_everyday.py
 
 The folders coco, bsds500 and ccp are beside --folder (docs/datasets.md). Writes objects.yaml, which registers
-everyday_train, named.yaml, which registers everyday_named_train and everyday_val with COCO's classes, and their json
-files.
+everyday_train, everyday_things_train and everyday_composed_train, named.yaml, which registers everyday_named_train and
+everyday_val with COCO's classes, their json files, and images with pasted objects.
 """
 
 from samcp.command_line import conversion_parser

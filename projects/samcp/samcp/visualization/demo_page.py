@@ -51,7 +51,7 @@ def write_demo_page(
     about_photographs = (
         "Patches by the generator that needs no download (patches of several scales overlap; the smallest is drawn on "
         "top), and what samcp-everyday-lite, a small model that is part of the package, finds when it is asked for the "
-        "words in the title. It was trained on 480 photographs, none of them these."
+        "words in the title. It was trained on 680 photographs, none of them these."
     )
     last = [Section("Photographs", [about_photographs], rows=photographs), Section("Step by step", commands=commands)]
     return write_page(Path(folder) / "index.html", "SAM-CP demo", [*sections, *last])
