@@ -98,8 +98,9 @@ def test_text_of_results(result, scene):
 
 
 class TestGroup:
-    def test_is_the_best_instance_with_the_patch(self, result):
+    def test_is_the_best_instance_with_the_patch(self, result, monkeypatch):
         """Prompt II of the patch with itself is the group's score, and no instance of its patches has a higher one."""
+        monkeypatch.setattr(result.inference, "top_instances", len(result.patches))  # a group may be of any instance
         for patch in range(0, len(result.patches), 20):
             group = result.group(patch, "cat")
             assert patch in group.patches

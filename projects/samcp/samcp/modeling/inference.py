@@ -234,9 +234,9 @@ class Inference:
     def same_instance(self, predictions: Predictions, classes: Sequence[int]) -> Tensor:
         """Compute Prompt II, (N, N): the probability that two patches belong to one instance of some thing classes.
 
-        P(i, j) = max over instance queries m of s_m Ā_mi Ā_mj, with s_m the highest score of `classes` and Ā the
-        normalised affinity. So two patches are one instance if a confident query contains both. The affinities of a
-        patch's own query are not enough: an unmatched query is taught its own patch alone.
+        P(i, j) = max over the ``top_instances`` best instance queries m of s_m Ā_mi Ā_mj, with s_m the highest score of
+        `classes` and Ā the normalised affinity. So two patches are one instance if a confident query contains both. The
+        affinities of a patch's own query are not enough: an unmatched query is taught its own patch alone.
         """
         num_patches = predictions.instance_affinity.shape[1]
         joint = torch.zeros(num_patches, num_patches)
