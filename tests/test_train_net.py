@@ -252,6 +252,7 @@ def test_logs_one_table_of_metrics(toy, tmp_path, caplog):
         ((), {"MODEL__SAMCP__IN_FEATURES": "['p9']"}, r"IN_FEATURES.*p9"),
         ((), {"SOLVER__AMP__ENABLED": True}, r"SOLVER.AMP.ENABLED needs a GPU"),
         (("--eval-only",), {}, r"no checkpoint to evaluate: add MODEL.WEIGHTS FILE"),
+        (("--eval-only",), {"MODEL__WEIGHTS": "gone.pth", "DATASETS__TRAIN": "('imaginary',)"}, r"gone.pth: not found"),
         (("--eval-only",), {"MODEL__WEIGHTS": CONFIG}, r"panoptic.yaml: not a checkpoint"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from proposal_cache.errors import reason
@@ -71,10 +72,7 @@ class Checkpointer(DetectionCheckpointer):
             return super().load(path, checkpointables)
         except (OSError, AssertionError) as error:
             why = "not found" if isinstance(error, AssertionError) else f"cannot be downloaded ({reason(error)})"
-            raise CheckpointError(
-                f'MODEL.WEIGHTS {path}: {why}; use a local file, or MODEL.WEIGHTS "" to start a training from random '
-                "weights"
-            ) from error
+            raise _no_file(path, why) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
@@ -147,9 +145,27 @@ def load_trained_model(cfg: CfgNode, weights: str, vocabulary: Vocabulary | None
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or of another model.
     """
-    model = SAMCP(without_pretraining(cfg), vocabulary=vocabulary or saved_vocabulary(weights)).to(cfg.MODEL.DEVICE)
+    vocabulary = vocabulary or saved_vocabulary(_local_file(weights))
+    model = SAMCP(without_pretraining(cfg), vocabulary=vocabulary).to(cfg.MODEL.DEVICE)
     Checkpointer(model, cfg).load(weights)
     return model
+
+
+def _local_file(path: str) -> str:
+    """Return the file of a path or a URL, which is downloaded."""
+    try:
+        file = str(PathManager.get_local_path(path))
+    except OSError as error:
+        raise _no_file(path, f"cannot be downloaded ({reason(error)})") from error
+    if not Path(file).is_file():
+        raise _no_file(path, "not found")
+    return file
+
+
+def _no_file(path: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f'MODEL.WEIGHTS {path}: {why}; use a local file, or MODEL.WEIGHTS "" to start a training from random weights'
+    )
 
 
 def _difference(trained: Vocabulary, current: Vocabulary) -> str:
