@@ -175,10 +175,10 @@ def _add_inference_config(cfg: CN) -> None:
     cfg.MODEL.SAMCP.TEST.OVERLAP_THRESHOLD = 0.8  # panoptic: minimum fraction of its area that an entity keeps
     # Panoptic: a thing that contains more than this fraction of a smaller and better one of its class is dropped.
     cfg.MODEL.SAMCP.TEST.NESTED_THRESHOLD = 1.0
-    # Rule for pixels where patches overlap: "mean" of their scores, or "paper" (4.1).
+    # Rule for pixels where patches overlap: "mean" of their scores, "paper" (4.1), or "nested", with things in front
+    # of stuff.
     cfg.MODEL.SAMCP.TEST.MERGE = "mean"
-    # Minimum score of a pixel's class under the "mean" rule, twice the initial class probability; other pixels are
-    # unlabeled.
+    # Minimum mean score of a pixel's class, twice the initial class probability; other pixels are unlabeled.
     cfg.MODEL.SAMCP.TEST.SEMANTIC_THRESHOLD = 0.02
     # Return "sem_seg" as C x H x W scores, as in Detectron2, instead of an H x W label map (-1: unlabeled).
     cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from proposal_cache import Patches
-from samcp.modeling.inference import Inference, Predictions
+from samcp.modeling.inference import MERGE_RULES, Inference, Predictions
 
 THINGS, CLASSES = [0, 1, 2], 5
 
@@ -29,7 +29,7 @@ def members(affinity: torch.Tensor) -> list[int]:
     return [n for n, a in enumerate(affinity) if (a - low) / (high - low) > 0.5]
 
 
-@pytest.mark.parametrize("merge", ["mean", "paper"])
+@pytest.mark.parametrize("merge", MERGE_RULES)
 @pytest.mark.parametrize("semantic", [[3, 4], [0, 1, 2, 3, 4]], ids=["stuff", "all"])
 def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int], merge: str) -> None:
     patches = toy.patches(12, 20, 30)
@@ -41,7 +41,7 @@ def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int], merge: str) 
     value = np.zeros((12, CLASSES))
 
     def membership(affinity: torch.Tensor, n: int) -> float:
-        return float(n in members(affinity)) if merge == "paper" else float(affinity[n])
+        return float(affinity[n]) if merge == "mean" else float(n in members(affinity))
 
     for n in range(12):
         for q, c in enumerate(semantic):
@@ -60,10 +60,10 @@ def test_semantic_map_pixel_by_pixel(toy: Any, semantic: list[int], merge: str) 
             if not any(v.any() for v, _ in votes):
                 assert label[y, x] == -1, "pixel is covered by patches of no query"
                 continue
-            if merge == "paper":
-                expected = np.max([v for v, _ in votes], axis=0)
-            else:
+            if merge == "mean":
                 expected = sum(v * w for v, w in votes) / sum(w for _, w in votes)
+            else:
+                expected = np.max([v for v, _ in votes], axis=0)
             assert scores[:, y, x].tolist() == pytest.approx(expected.tolist())
             assert label[y, x] == np.argmax(expected)
 
@@ -116,12 +116,14 @@ def test_instances(toy: Any) -> None:
         assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
 
 
-@pytest.mark.parametrize("merge", ["mean", "paper"])
+@pytest.mark.parametrize("merge", MERGE_RULES)
 def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
     patches = toy.patches(10, seed=3)
     predictions = make_predictions(10, semantic=[3, 4], instances=10, seed=3)
     predictions.instance_affinity[4] *= 0.2  # dropped: all affinities are below the threshold
-    inference = Inference(thing_classes=THINGS, num_classes=CLASSES, overlap_threshold=0.5, merge=merge)
+    inference = Inference(
+        thing_classes=THINGS, num_classes=CLASSES, overlap_threshold=0.5, semantic_threshold=0.2, merge=merge
+    )
     panoptic, segments = inference.panoptic(predictions, patches)
 
     entities = []
@@ -132,23 +134,30 @@ def test_panoptic_map_pixel_by_pixel(toy: Any, merge: str) -> None:
         entities.append((float(score), int(c), predictions.instance_affinity[q]))
     entities = [e for e in entities if e[0] > 0.3 and e[2].max() > 0.3]
     masks = patches.decode()
-    areas = [masks[members(a)].any(0).sum() for _, _, a in entities] if merge == "paper" else [0] * len(entities)
+    areas = [0 if merge == "mean" else masks[members(a)].any(0).sum() for _, _, a in entities]
     owner = np.full(panoptic.shape, -1)
     for y in range(owner.shape[0]):
         for x in range(owner.shape[1]):
             covering = []
-            for i, (score, _, affinity) in enumerate(entities):
+            for i, (score, category, affinity) in enumerate(entities):
                 here = [n for n in members(affinity) if masks[n, y, x]]
+                total = sum(1 / masks[n].sum() for n in range(10) if masks[n, y, x])
                 if merge == "mean":
                     covering.append((score * sum(float(affinity[n]) / masks[n].sum() for n in here), i))
-                    total = sum(1 / masks[n].sum() for n in range(10) if masks[n, y, x])
                     areas[i] += bool(here) and sum(1 / masks[n].sum() for n in here) >= 0.5 * total
+                elif merge == "nested" and category not in THINGS:
+                    behind = [n for n in range(10) if masks[n, y, x]]
+                    mean = score * sum(float(affinity[n]) / masks[n].sum() for n in behind) / max(total, 1e-9)
+                    if mean > 0.2:
+                        covering.append((mean - 1, i))
                 elif here:
                     covering.append((score, i))
-            if covering and max(covering)[0] > 0:
+            if covering and max(covering)[0] != 0:  # 0 by "mean" if only patches of other entities cover the pixel
                 owner[y, x] = max(covering)[1]
     expected = {}
     for i, area in enumerate(areas):
+        if merge == "nested" and entities[i][1] not in THINGS:
+            area = 0
         if (owner == i).sum() >= max(0.5 * area, 1):
             expected[i] = owner == i
     assert len(segments) == len(expected)
@@ -176,6 +185,23 @@ def test_entity_with_one_oversized_patch_is_kept() -> None:
         inference = Inference(thing_classes=THINGS, num_classes=CLASSES, merge=merge)
         _, segments = inference.panoptic(predictions, Patches.from_masks(masks))
         assert [(s["category_id"], s["area"]) for s in segments] == kept
+
+
+def test_nested_patches_of_stuff() -> None:
+    """Stuff 3 has the left half and, by mistake, the whole image; stuff 4 has the right half; a thing is left."""
+    masks = np.zeros((4, 10, 10), bool)
+    masks[0, :, :5], masks[1, :, 5:], masks[2], masks[3, 3:7, 1:5] = True, True, True, True
+    predictions = Predictions(
+        semantic_classes=torch.tensor([3, 4]),
+        semantic_scores=torch.tensor([0.9, 0.6]),
+        semantic_affinity=torch.tensor([[1.0, 0.0, 0.9, 0.0], [0.0, 1.0, 0.0, 0.0]]),
+        instance_scores=torch.tensor([[0.5, 0.0, 0.0, 0.0, 0.0]]),
+        instance_affinity=torch.tensor([[0.0, 0.0, 0.0, 1.0]]),
+    )
+    for merge, kept in (("nested", {(3, 34), (4, 50), (0, 16)}), ("paper", {(3, 100)})):
+        inference = Inference(thing_classes=THINGS, num_classes=CLASSES, semantic_threshold=0.3, merge=merge)
+        _, segments = inference.panoptic(predictions, Patches.from_masks(masks))
+        assert {(s["category_id"], s["area"]) for s in segments} == kept
 
 
 @pytest.mark.parametrize(
@@ -240,9 +266,10 @@ def test_same_instance() -> None:
                 assert joint[i, j] == pytest.approx(max(by_query), abs=1e-5)
 
 
-def test_image_without_patches() -> None:
+@pytest.mark.parametrize("merge", MERGE_RULES)
+def test_image_without_patches(merge: str) -> None:
     patches = Patches.empty(10, 12)
-    result = Inference(thing_classes=THINGS, num_classes=CLASSES)(
+    result = Inference(thing_classes=THINGS, num_classes=CLASSES, merge=merge)(
         make_predictions(0, semantic=[3, 4], instances=0), patches
     )
     assert (result["sem_seg"] == -1).all()

@@ -10,10 +10,17 @@ from torch import Tensor
 
 from proposal_cache import Patches
 from samcp.modeling.affinity_decoder import normalize_affinity
-from samcp.modeling.overlaps import UNLABELED, paint_best_class, paint_entities, region_scores, vote_for_entities
+from samcp.modeling.overlaps import (
+    UNLABELED,
+    paint_best_class,
+    paint_entities,
+    paint_things_first,
+    region_scores,
+    vote_for_entities,
+)
 from samcp.structures import RLEMasks
 
-MERGE_RULES = ("mean", "paper")
+MERGE_RULES = ("mean", "paper", "nested")
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,14 @@ class Inference:
         num_classes: C.
         semantic_on, instance_on, panoptic_on: which outputs to make.
         top_instances: how many (query, class) pairs become instances, and how many queries panoptic entities.
-        semantic_threshold: minimum mean score of a pixel's class under the "mean" rule of :meth:`semantic`.
+        semantic_threshold: minimum mean score of a pixel's class, by the rules "mean" of :meth:`semantic` and "nested"
+            of :meth:`panoptic`.
         score_threshold, affinity_threshold, overlap_threshold: minimum class score, maximum affinity and remaining
             fraction of the area of a panoptic entity.
         nested_threshold: a panoptic thing is dropped if it contains more than this fraction of a smaller one of its
             class with a higher score; 1 keeps all.
         member_threshold: normalised affinity above which a patch belongs to a query.
-        merge: "mean" or "paper", the rule for pixels where patches overlap; see :meth:`semantic` and :meth:`panoptic`.
+        merge: one of MERGE_RULES, for pixels where patches overlap; see :meth:`semantic` and :meth:`panoptic`.
         sem_seg_scores: return (C, H, W) scores instead of a label map.
         prompts_on: return the predictions themselves, for an evaluation of the prompts.
     """
@@ -116,23 +124,23 @@ class Inference:
     def semantic(self, predictions: Predictions, patches: Patches) -> Tensor:
         """Compute the class of each pixel.
 
-        "paper" (4.1): each class is the union of its queries' member patches, and a pixel gets the class of the highest
-        score. "mean": a pixel gets the class with the highest area-weighted mean of :meth:`patch_class_scores` over the
-        patches that cover it, if that exceeds ``semantic_threshold``.
+        "paper" (4.1) and "nested": each class is the union of its queries' member patches, and a pixel gets the class
+        of the highest score. "mean": a pixel gets the class with the highest area-weighted mean of
+        :meth:`patch_class_scores` over the patches that cover it, if that exceeds ``semantic_threshold``.
 
         Returns:
             (H, W) int64, ``UNLABELED`` where there is no patch or no class; or (C, H, W) float scores.
         """
-        if self.merge == "paper":
+        if self.merge != "mean":
             members = self.members(predictions.semantic_affinity), self.members(predictions.instance_affinity)
             predictions = replace(
                 predictions, semantic_affinity=members[0].float(), instance_affinity=members[1].float()
             )
         values = self.patch_class_scores(predictions)
-        if self.merge == "paper" and not self.sem_seg_scores:
+        if self.merge != "mean" and not self.sem_seg_scores:
             return torch.from_numpy(paint_best_class(values, patches))
         partition = patches.partition()
-        scores = region_scores(values, partition, patches.areas, "max" if self.merge == "paper" else "mean")
+        scores = region_scores(values, partition, patches.areas, "mean" if self.merge == "mean" else "max")
         if self.sem_seg_scores:
             return torch.from_numpy(partition.paint(scores).transpose(2, 0, 1).copy())
         known = scores.max(axis=1) > self.semantic_threshold
@@ -161,8 +169,10 @@ class Inference:
         """Compute a map of stuff regions and thing instances.
 
         "paper" (4.1): a pixel in several entities gets the one of the highest score. "mean": the one of the highest
-        area-weighted mean of score times affinity over the patches that cover it. An entity that keeps less than
-        ``overlap_threshold`` of its area is dropped, and so is before a thing that contains a better one of its class.
+        area-weighted mean of score times affinity over the patches that cover it. "nested": things as by "paper", in
+        front of stuff as by "mean", if that exceeds ``semantic_threshold``, since the union of patches that are mostly
+        of a stuff class would hide things. An entity that keeps less than ``overlap_threshold`` of its area is dropped,
+        and so is before a thing that contains a better one of its class.
 
         Returns:
             (H, W) int32 map of segment ids, 0 where there is none, and one dict per segment.
@@ -172,10 +182,16 @@ class Inference:
         entities = _union(members, patches)
         single = ~self._contains_better(classes, scores, entities)
         classes, scores, affinity, members = (values[single] for values in (classes, scores, affinity, members))
-        if self.merge == "paper":
-            canvas, areas = paint_entities(scores, entities.select(single.numpy()))
+        entities, values = entities.select(single.numpy()), scores[:, None] * affinity
+        if self.merge == "mean":
+            canvas, areas = vote_for_entities(values, members, patches)
+        elif self.merge == "paper":
+            canvas, areas = paint_entities(scores, entities)
         else:
-            canvas, areas = vote_for_entities(scores[:, None] * affinity, members, patches)
+            is_thing = torch.isin(classes, self.thing_classes)
+            canvas, areas = paint_things_first(
+                scores, is_thing, entities, values, patches, threshold=self.semantic_threshold
+            )
         kept = np.bincount(canvas.ravel(), minlength=len(areas) + 1)[1:]
         keep = (kept > 0) & (kept >= self.overlap_threshold * areas)
         renumber = np.concatenate([[0], np.cumsum(keep) * keep])

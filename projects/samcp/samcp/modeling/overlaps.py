@@ -83,6 +83,36 @@ def paint_entities(scores: Tensor, entities: Patches) -> tuple[NDArray[np.int64]
     return canvas, entities.areas
 
 
+def paint_things_first(
+    scores: Tensor, is_thing: Tensor, entities: Patches, values: Tensor, patches: Patches, threshold: float
+) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
+    """Assign each pixel to a thing by :func:`paint_entities` or, where there is none, to stuff.
+
+    A pixel gets the stuff with the highest area-weighted mean of the values of the patches that cover it, if that
+    exceeds the threshold. The area of stuff is what it gets: it is not too small because things are in front of it.
+
+    Args:
+        scores: (M,) of M entities.
+        is_thing: (M,) bool.
+        entities: the M unions of their patches.
+        values: (M, N) scores of the entities for the patches.
+
+    Returns:
+        (H, W), 1 + the entity, 0 where there is none; and (M,) areas in pixels.
+    """
+    things, stuff = is_thing.nonzero()[:, 0].numpy(), (~is_thing).nonzero()[:, 0].numpy()
+    painted, thing_areas = paint_entities(scores[things], entities.select(things))
+    canvas = np.append(0, things + 1)[painted]
+    if len(stuff):
+        partition = patches.partition()
+        means = region_scores(values[stuff].T, partition, patches.areas)
+        behind = partition.paint(np.where(means.max(axis=1) > threshold, stuff[means.argmax(axis=1)] + 1, 0))
+        canvas = np.where(canvas > 0, canvas, behind)
+    areas = np.bincount(canvas.ravel(), minlength=len(scores) + 1)[1:]
+    areas[things] = thing_areas
+    return canvas, areas
+
+
 def paint_best_class(values: Tensor, patches: Patches) -> NDArray[np.int64]:
     """Assign each pixel the best class of the patch with the highest score, of equal scores of the smaller patch.
 
