@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from samcp.command_line import add_register_option, add_strict_option, command_parser
+from samcp.command_line import add_register_option, add_strict_option, command_parser, fraction
 
 
 def main() -> None:
@@ -24,13 +24,6 @@ def main() -> None:
     from samcp.commands import evaluate_open_vocabulary
 
     evaluate_open_vocabulary.main(arguments)
-
-
-def _kappa(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,7 +38,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument(
         "--kappa",
-        type=_kappa,
+        type=fraction,
         nargs="+",
         default=[],
         metavar="X",

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from samcp import model_zoo
-from samcp.command_line import command_parser
+from samcp.command_line import add_confidence_option, command_parser
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--input", nargs="+", required=True, dest="images", metavar="IMAGE", help="files or folders")
     parser.add_argument("--output", type=Path, default=Path("result"), metavar="DIR", help="(default %(default)s)")
     parser.add_argument("--words", help="see samcp segment --help")
-    parser.add_argument("--confidence-threshold", type=float, metavar="X", help="minimum score of an instance")
+    add_confidence_option(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys; last")
     defaults = {"weights": model_zoo.DEFAULT, "patches": None, "checkpoint": None, "clip": "", "device": "auto"}
     parser.set_defaults(**defaults, task=None, parts=None, open=False)

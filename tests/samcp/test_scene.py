@@ -1,7 +1,10 @@
 """Scenes and results of the Python interface, with the shipped model and a photograph."""
 
+import copy
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,10 +94,23 @@ def test_two_threads_get_the_results_of_one(predictor, photo):
 
 def test_text_of_results(result, scene):
     assert repr(scene) == f"<Scene 100 x 150: {len(scene.patches)} patches>"
-    cats = len(result.panoptic[1])
-    assert repr(result) == f"<Result 100 x 150: {f'{cats} cat' if cats else 'nothing found'}>"
+    assert repr(result) == f"<Result 100 x 150: {result.summary()}>"
     assert repr(scene.with_patches(Patches.empty(100, 150)).segment()) == "<Result 100 x 150: nothing found>"
     assert "highest scores: cat 0." in repr(result.labels)
+
+
+def test_summary(result):
+    """A threshold below the best score finds one cat, that score as the threshold finds nothing."""
+    best = float(result.instances.scores[0])
+    nothing = f"nothing found (best: cat {best:.3f}, threshold {best:g})"
+    for threshold, text in ((best - 1e-4, "1 cat"), (best, nothing)):
+        inference = copy.copy(result.inference)
+        inference.score_threshold = threshold
+        assert replace(result, inference=inference).summary("instance") == text
+    names = ["cat" if c == 0 else "sky" for c in result.semantic.unique().tolist() if c >= 0]
+    assert result.summary("semantic") == ", ".join(names)
+    counts = Counter(segment["category_id"] for segment in result.panoptic[1])
+    assert result.summary() == ", ".join([f"{counts[0]} cat"] * (0 in counts) + ["sky"] * (1 in counts))
 
 
 class TestGroup:

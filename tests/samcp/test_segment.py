@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -67,6 +68,22 @@ def test_panoptic_files_of_given_vocabulary(
             i: int((ids == i).sum()) for i in np.unique(ids).tolist() if i
         }
         assert Image.open(out / f"{image['id']}.jpg").size >= (image["width"], image["height"])
+
+
+def test_confidence_threshold_and_what_was_found(
+    synthetic: Synthetic, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = save_model(tmp_path)
+    image = sorted((synthetic.folder / "val").iterdir())[0]
+    where = (image, "--weights", weights, "--patches", synthetic.val_patches, "--output", tmp_path / "out")
+    run(*where, "--words", "disc, ring")
+    assert re.search(rf"^{image.stem}: (\d+ disc|\d+ ring)", capsys.readouterr().out)
+    run(*where, "--words", "disc, ring", "--confidence-threshold", "1")
+    assert re.search(rf"^{image.stem}: nothing found \(best: \w+ 0\.\d+, threshold 1\)", capsys.readouterr().out)
+    assert json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"][0]["segments_info"] == []
+    with pytest.raises(SystemExit):
+        run(*where, "--confidence-threshold", "high")
+    assert "must be a number from 0 to 1, not 'high'" in capsys.readouterr().err
 
 
 def test_semantic_model_writes_label_maps(synthetic: Synthetic, tmp_path: Path) -> None:
@@ -186,7 +203,7 @@ def test_patches_are_made_once_per_content(
     run(*photos[:2], "--weights", weights, "--output", tmp_path / "out", "--open")
     captured = capsys.readouterr()
     assert "skipped: " in captured.err
-    assert f"1 pictures are in {tmp_path / 'out'}, the first one is {tmp_path / 'out' / 'one.jpg'}" in captured.out
+    assert f"wrote 1 picture to {tmp_path / 'out'}, the first one is {tmp_path / 'out' / 'one.jpg'}" in captured.out
     assert opened == [(tmp_path / "out" / "one.jpg").as_uri()]
     run(photos[2].parent, "--weights", weights, "--output", tmp_path / "other")
     assert calls == [(60, 90, 3)]

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samcp import model_zoo
-from samcp.command_line import add_check_options, add_training_options, command_parser, port
+from samcp.command_line import (
+    add_check_options,
+    add_confidence_option,
+    add_training_options,
+    command_parser,
+    port,
+)
 
 _DESCRIPTION = """\
 Segment photographs by words, with the patches of Segment Anything or without a download.
@@ -41,8 +47,8 @@ Segment photographs by words.
     samcp segment photos --words "kite, sea~, person: man | woman" --output result
     samcp segment photo.jpg --checkpoint sam_vit_h_4b8939.pth --clip convnext_large_d_320:laion2b_s29b_b131k_ft_soup
 
-In the words, ~ marks stuff, which has no instances, and words after a colon are synonyms. The default model knows 2,072
-words, the names of ImageNet's classes and 231 everyday ones, or any with --clip; other models know the words of their
+In the words, ~ marks stuff, which has no instances, and words after a colon are synonyms. The default model knows 2,104
+words, the names of ImageNet's classes and 263 everyday ones, or any with --clip; other models know the words of their
 training, or any with CLIP's text encoder.
 
 Patches are made by the generator contours, or by SAM with --checkpoint, and kept in SAMCP_CACHE (default
@@ -149,6 +155,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         metavar="WORDS",
         help="for --task parts: objects and their parts, as in 'person: man | woman > head, torso; dog > head, tail'",
     )
+    add_confidence_option(parser)
     parser.add_argument("--patches", type=Path, metavar="DIR", help="patch cache of the images (default: make patches)")
     _add_model(parser)
     parser.add_argument("--output", type=Path, default=Path("result"), metavar="DIR", help="(default %(default)s)")

@@ -23,6 +23,16 @@ def add_register_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_confidence_option(parser: argparse.ArgumentParser) -> None:
+    """Add --confidence-threshold of Detectron2's demo."""
+    parser.add_argument(
+        "--confidence-threshold",
+        type=fraction,
+        metavar="X",
+        help="minimum score of a segment, from 0 to 1 (default: the model's MODEL.SAMCP.TEST.SCORE_THRESHOLD)",
+    )
+
+
 def add_strict_option(parser: argparse.ArgumentParser) -> None:
     """Add --strict, the same as the config key DATASETS.STRICT."""
     parser.add_argument(
@@ -160,6 +170,17 @@ def count(text: str) -> int:
 def whole_number(text: str) -> int:
     """Parse a whole number of at least 0, for argparse."""
     return 0 if text == "0" else count(text)
+
+
+def fraction(text: str) -> float:
+    """Parse a number from 0 to 1, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
+    return value
 
 
 def port(text: str) -> int:

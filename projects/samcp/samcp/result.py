@@ -197,7 +197,7 @@ class Result:
         if task == "panoptic":
             prediction = {"panoptic_seg": self.panoptic}
         elif task == "instance":
-            prediction = {"instances": self.instances[self.instances.scores > self.inference.score_threshold]}
+            prediction = {"instances": self._confident_instances}
         else:
             prediction = {"sem_seg": self.semantic}
         with _DRAWING:
@@ -220,16 +220,45 @@ class Result:
         key = without_suffix(name)
         return save_results([(key, name, self)], folder, self._check_task(task), f"{key}.json")
 
+    def summary(self, task: str | None = None) -> str:
+        """Describe what was found or, if nothing was, the best score and the threshold.
+
+        >>> result.summary()
+        '1 cat'
+
+        Args:
+            task: one of TASKS; default: :attr:`task`.
+
+        Raises:
+            ValueError: see :meth:`draw`.
+        """
+        task = self._check_task(task)
+        if task == "semantic":
+            classes = [c for c in self.semantic.unique().tolist() if c >= 0]
+        elif task == "instance":
+            classes = self._confident_instances.pred_classes.tolist()
+        else:
+            classes = [segment["category_id"] for segment in self.panoptic[1]]
+        names, is_thing = self.vocabulary.names, self.vocabulary.is_thing
+        counts = Counter(classes)
+        found = sorted(counts, key=lambda c: (not is_thing[c], c))
+        texts = [f"{counts[c]} {names[c]}" if is_thing[c] and task != "semantic" else names[c] for c in found]
+        return ", ".join(texts) or "nothing found" + self._best_score(task)
+
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
-        names = self.vocabulary.names
-        if self.has_instances:
-            counts = Counter(segment["category_id"] for segment in self.panoptic[1])
-            found = sorted(counts, key=lambda c: (not self.vocabulary.is_thing[c], c))
-            texts = [f"{counts[c]} {names[c]}" if self.vocabulary.is_thing[c] else names[c] for c in found]
-        else:
-            texts = [names[c] for c in self.semantic.unique().tolist() if c >= 0]
-        return f"<Result {height} x {width}: {', '.join(texts) or 'nothing found'}>"
+        return f"<Result {height} x {width}: {self.summary()}>"
+
+    @property
+    def _confident_instances(self) -> Instances:
+        return self.instances[self.instances.scores > self.inference.score_threshold]
+
+    def _best_score(self, task: str) -> str:
+        """Return the best instance below the threshold as a part of a sentence; "" if there is none."""
+        if task == "semantic" or not len(self.instances):
+            return ""
+        name, score = self._predicted.names[self.instances.pred_classes[0]], float(self.instances.scores[0])
+        return f" (best: {name} {score:.3f}, threshold {self.inference.score_threshold:g})"
 
     @property
     def _predicted(self) -> Vocabulary:

@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
     written = _segment(images, patches, predictor, parts or vocabulary, task, arguments.output)
     if not written:
         raise UsageError("no image could be segmented")
-    print(f"{len(written)} pictures are in {arguments.output}, the first one is {written[0]}")
+    plural = "s" if len(written) > 1 else ""
+    print(f"wrote {len(written)} picture{plural} to {arguments.output}, the first one is {written[0]}")
     if arguments.open:
         webbrowser.open(written[0].resolve().as_uri())
 
@@ -196,7 +197,8 @@ def _segment(
     task: str,
     output: Path,
 ) -> list[Path]:
-    """Write all outputs; return the pictures."""
+    """Write all outputs and print what was found; return the pictures."""
+    shape = "panoptic" if task == "parts" else task
 
     def results() -> Iterator[tuple[str, str, Result]]:
         for image in tqdm(images, desc="segmentation", unit="image", mininterval=1):
@@ -211,7 +213,8 @@ def _segment(
                 continue
             scene = predictor(pixels, image_patches)
             result = segment_parts(scene, words) if isinstance(words, PartWords) else scene.segment(words)
+            tqdm.write(f"{image.key}: {result.summary(shape)}")
             yield image.key, image.key + _file(image.url).suffix, result
 
-    paths = save_results(results(), output, "panoptic" if task == "parts" else task)
+    paths = save_results(results(), output, shape)
     return [path for path in paths if path.suffix == ".jpg"]
