@@ -5,7 +5,8 @@
 
 The folders coco, bsds500 and ccp are beside --folder (docs/datasets.md). Writes objects.yaml, which registers
 everyday_train, everyday_things_train and everyday_composed_train, named.yaml, which registers everyday_named_train and
-everyday_val with COCO's classes, their json files, and images with pasted objects.
+everyday_val with COCO's classes, words.yaml, which registers everyday_words_train and everyday_words_val, their json
+files, and images with pasted objects.
 """
 
 from samcp.command_line import conversion_parser

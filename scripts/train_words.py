@@ -1,8 +1,10 @@
 #!/usr/bin/env python
 """Learn words of the naming encoder "imagenet" from annotated regions: weights/imagenet_words.safetensors.
 
-    python scripts/train_words.py --register $DETECTRON2_DATASETS/everyday/named.yaml --dataset everyday_named_train \\
-        --dataset camvid_train:10 --test everyday_val --output output/imagenet_words.safetensors
+    export SAMCP_REGISTER=$DETECTRON2_DATASETS/everyday/named.yaml:$DETECTRON2_DATASETS/everyday/words.yaml
+    python scripts/train_words.py --dataset everyday_named_train --dataset everyday_words_train \\
+        --dataset camvid_train:10 --test everyday_val --test everyday_words_val \\
+        --output output/imagenet_words.safetensors
 
 Each word of projects/samcp/samcp/modeling/naming/words.txt that names a class of the datasets gets a correction of its
 logit; the others keep that of ImageNet's classifier. Takes two minutes on one CPU core.
@@ -33,7 +35,9 @@ def _parse_arguments() -> argparse.Namespace:
         help="to learn from, or every N-th image of it; may be repeated",
     )
     add_register_option(parser)
-    parser.add_argument("--test", metavar="NAME", help="dataset to measure the accuracy on")
+    parser.add_argument(
+        "--test", action="append", default=[], metavar="NAME", help="dataset to measure the accuracy on; repeatable"
+    )
     parser.add_argument(
         "--min-size", type=count, default=480, metavar="PIXELS", help="shorter side (default %(default)s)"
     )

@@ -1,6 +1,7 @@
 """Training of the learned words of samcp.modeling.naming on annotated regions."""
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,21 +27,36 @@ _ITERATIONS = 80
 
 
 @dataclass(frozen=True)
+class ImageRegions:
+    """The R annotated regions of an image.
+
+    Attributes:
+        dense: (channels, h, w), the namer's features.
+        weights: (R, h, w), area of each region in each cell.
+        classes: (R,) class of the dataset.
+        areas: (R,) in pixels.
+        is_thing: (R,) bool.
+    """
+
+    dense: Tensor
+    weights: Tensor
+    classes: Tensor
+    areas: Tensor
+    is_thing: Tensor
+
+
+@dataclass(frozen=True)
 class Regions:
-    """Annotated regions with their features.
+    """R annotated regions to learn from.
 
     Attributes:
         features: (R, channels).
         classes: (R,) class of the dataset.
-        areas: (R,) in pixels.
-        is_thing: (R,) bool.
         vocabulary: of the dataset.
     """
 
     features: Tensor
     classes: Tensor
-    areas: Tensor
-    is_thing: Tensor
     vocabulary: Vocabulary
 
 
@@ -50,27 +66,34 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train on all datasets of --dataset, write --output, and print the accuracy on --test."""
+    """Train on all datasets of --dataset, write --output, and print the accuracy on those of --test."""
     register_files(arguments.register)
     namer = ImageNetNamer(None, min_size=arguments.min_size)
     regions = [read_regions(name, namer, every) for name, every in arguments.dataset]
     learned = train(regions, namer)
     learned.save(arguments.output)
     print(f"wrote {arguments.output}: {int((learned.delta != 0).any(1).sum())} learned words")
-    if arguments.test:
-        named = ImageNetNamer(LearnedWords.load(arguments.output), min_size=arguments.min_size)
-        print(report(read_regions(arguments.test, named, 1), named))
+    for name in arguments.test:
+        print(report(name, ImageNetNamer(LearnedWords.load(arguments.output), min_size=arguments.min_size)))
 
 
 def read_regions(dataset: str, namer: ImageNetNamer, every: int) -> Regions:
-    """Compute the features of the ground truth of every n-th image of a dataset."""
-    vocabulary = Vocabulary.of_dataset(dataset)
-    features, classes, areas, things = [], [], [], []
+    """Compute the mean features of the annotated regions of every n-th image of a dataset."""
+    pooled = [(namer.pool(i.dense, i.weights), i.classes) for i in _read_images(dataset, namer, every)]
+    if not pooled:
+        raise DataError(f"dataset {dataset!r} has no region of {_MIN_AREA} pixels")
+    features, classes = zip(*pooled, strict=True)
+    return Regions(torch.cat(features), torch.cat(classes), Vocabulary.of_dataset(dataset))
+
+
+def _read_images(dataset: str, namer: ImageNetNamer, every: int) -> Iterator[ImageRegions]:
+    """Yield the regions of every n-th image of a dataset that has some."""
+    num_classes = len(Vocabulary.of_dataset(dataset).names)
     for record in tqdm(load_dataset(dataset)[::every], desc=dataset, unit="image", mininterval=1):
         image = read_image(Path(record["file_name"]))
         height, width = image.shape[:2]
         truth = read_ground_truth(
-            record, (height, width), num_classes=len(vocabulary.names), ignore_label=record.get("ignore_label", 255)
+            record, (height, width), num_classes=num_classes, ignore_label=record.get("ignore_label", 255)
         )
         kept = ~truth.is_crowd & (truth.masks.areas >= _MIN_AREA)
         masks = truth.masks.select(kept)
@@ -78,13 +101,8 @@ def read_regions(dataset: str, namer: ImageNetNamer, every: int) -> Regions:
             continue
         dense = namer.dense(torch.tensor(image).permute(2, 0, 1).float())[0]
         weights = mask_weights(torch.eye(len(masks), dtype=torch.bool), masks, namer.grid(height, width))
-        features.append(namer.pool(dense, weights))
-        classes.append(torch.from_numpy(truth.classes[kept]))
-        areas.append(torch.tensor(masks.areas))
-        things.append(torch.from_numpy(truth.is_thing[kept]))
-    if not features:
-        raise DataError(f"dataset {dataset!r} has no region of {_MIN_AREA} pixels")
-    return Regions(torch.cat(features), torch.cat(classes), torch.cat(areas), torch.cat(things), vocabulary)
+        classes, is_thing = (torch.from_numpy(column[kept]) for column in (truth.classes, truth.is_thing))
+        yield ImageRegions(dense, weights, classes, torch.tensor(masks.areas), is_thing)
 
 
 def train(regions: list[Regions], namer: ImageNetNamer) -> LearnedWords:
@@ -128,14 +146,24 @@ def _groups(vocabulary: Vocabulary) -> Tensor:
     return torch.tensor([known[0] if known else -1 for known in groups])
 
 
-def report(regions: Regions, namer: ImageNetNamer) -> str:
-    """Return the accuracy of naming regions, given their true masks, among the things or all classes of the dataset."""
+def report(dataset: str, namer: ImageNetNamer) -> str:
+    """Return the accuracy of naming regions, given their true masks, among the things or all classes of a dataset."""
+    vocabulary = Vocabulary.of_dataset(dataset)
+    images = list(_read_images(dataset, namer, 1))
+    classes, areas, is_thing = (
+        torch.cat([getattr(i, name) for i in images]) for name in ("classes", "areas", "is_thing")
+    )
+    things = torch.tensor(vocabulary.is_thing).nonzero()[:, 0]
     lines = []
-    for name, kept in (("large things", regions.is_thing & (regions.areas >= _LARGE_AREA)), ("regions", None)):
-        which = torch.ones_like(regions.is_thing) if kept is None else kept
-        asked = regions.classes.unique() if kept is None else torch.tensor(regions.vocabulary.is_thing).nonzero()[:, 0]
-        namer.set_words([regions.vocabulary.words[c] for c in asked.tolist()])
-        best = asked[namer.classify(regions.features[which]).argmax(1)]
-        right = (best == regions.classes[which]).float().mean()
-        lines.append(f"{name}: {int(which.sum())}, named rightly among {len(asked)} classes: {100 * right:.1f} %")
+    for name, kept, asked in (
+        ("large things", is_thing & (areas >= _LARGE_AREA), things),
+        ("regions", torch.ones_like(is_thing), classes.unique()),
+    ):
+        if kept.any():
+            namer.set_words([vocabulary.words[c] for c in asked.tolist()])
+            best = torch.cat([asked[namer.probabilities(i.dense, i.weights).argmax(1)] for i in images])
+            right = 100 * (best == classes)[kept].float().mean()
+            lines.append(
+                f"{dataset}, {name}: {int(kept.sum())}, named rightly among {len(asked)} classes: {right:.1f} %"
+            )
     return "\n".join(lines)

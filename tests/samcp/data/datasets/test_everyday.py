@@ -13,7 +13,7 @@ from PIL import Image
 from proposal_cache.generation.sources import read_image
 from samcp.commands import train_words
 from samcp.data.datasets.custom.register import VARIABLE, register_files
-from samcp.data.datasets.everyday import prepare
+from samcp.data.datasets.everyday import named_regions, prepare
 from samcp.data.datasets.everyday.compose import Composer, cut_out
 from samcp.data.datasets.everyday.prepare import prepare_everyday
 from samcp.data.files import write_image, write_json, write_label_map, write_panoptic_ids
@@ -81,6 +81,8 @@ def base(tmp_path, monkeypatch):
         "everyday_objects_val",
         "everyday_named_train",
         "everyday_val",
+        "everyday_words_train",
+        "everyday_words_val",
     ):
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)
@@ -94,6 +96,8 @@ def test_objects(base):
         "things": "5 images, 9 objects",
         "val": "1 images, 2 objects",
         "composed": found["composed"],
+        "words_train": "0 images, 0 regions",  # none of the named photographs
+        "words_val": "0 images, 0 regions",
     }
     register_files([base / "everyday" / "objects.yaml"])
     records = DatasetCatalog.get("everyday_train")
@@ -188,6 +192,43 @@ def test_missing_files_are_named(base, missing):
         prepare_everyday(base / "everyday")
 
 
+def test_named_regions(base, monkeypatch):
+    """Numbers are regions of the second coarsest of five segmentations, two halves; a missing image is left out."""
+    lines = (
+        "# by eye",
+        "bsds500/images/train/12.jpg: potted plant 1; sky 2",
+        "coco/train2017/1.jpg: floor 0,5-10,10 0,0-5,2",
+        "coco/train2017/7.jpg: sky 0,0-1,1",
+    )
+    (base / "regions.txt").write_text("\n".join(lines))
+    monkeypatch.setattr(named_regions, "_FILE", base / "regions.txt")
+    found = prepare_everyday(base / "everyday")
+    assert (found["words_train"], found["words_val"]) == ("2 images, 4 regions", "0 images, 0 regions")
+    register_files([base / "everyday" / "words.yaml"])
+    assert MetadataCatalog.get("everyday_words_train").thing_classes == ["floor", "potted plant", "sky"]
+    expected = np.zeros((4, *SIZE), bool)
+    expected[0, :, :48], expected[1, :, 48:], expected[2, 32:], expected[3, :12, :48] = True, True, True, True
+    classes, masks = [], []
+    for record in DatasetCatalog.get("everyday_words_train"):
+        truth = read_ground_truth(record, SIZE, num_classes=3, ignore_label=255)
+        classes += truth.classes.tolist()
+        masks += list(truth.masks.decode())
+    assert classes == [1, 2, 0, 0]
+    assert np.array_equal(masks, expected)
+
+
+def test_shipped_regions():
+    """Every image and word can be looked up, and no region is named twice."""
+    shipped = named_regions.read_named_regions()
+    words = {word for regions in shipped.values() for word, _ in regions}
+    assert {"grass", "water", "wall", "potted plant"} <= words
+    assert all(word_table().find(word).group >= 0 for word in words)
+    for image, regions in shipped.items():
+        numbers = [region for _, region in regions]
+        assert len(numbers) == len(set(numbers)), image
+        assert all(region.isdigit() == image.startswith("bsds500/images/") for region in numbers), image
+
+
 def test_words_are_learned_from_regions(base, capsys):
     """Persons are white and sky is half white: after training, both are named rightly."""
     prepare_everyday(base / "everyday")
@@ -197,12 +238,12 @@ def test_words_are_learned_from_regions(base, capsys):
         dataset=[("everyday_named_train", 1)],
         min_size=64,
         output=output,
-        test="everyday_val",
+        test=["everyday_val"],
     )
     train_words.main(arguments)
     printed = capsys.readouterr().out
     assert "2 learned words" in printed
-    assert "regions: 2, named rightly among 2 classes: 100.0 %" in printed
+    assert "everyday_val, regions: 2, named rightly among 2 classes: 100.0 %" in printed
     learned, names = LearnedWords.load(output), word_table().names
     changed = {names[i] for i in (learned.delta != 0).any(1).nonzero()[:, 0].tolist()}
     assert changed == {"person", "sky"}

@@ -11,6 +11,8 @@ Layout under DETECTRON2_DATASETS, beside coco, bsds500 and ccp:
       named.yaml                       registers everyday_named_train and everyday_val
       train_panoptic.json              COCO's annotations of its part of the images
       val_{panoptic,instances}.json    COCO's annotations of the validation images
+      words.yaml                       registers everyday_words_{train,val}
+      words_{train,val}.json, words/   regions of BSDS500 and COCO with words, to learn these
 """
 
 import json
@@ -23,6 +25,7 @@ import numpy as np
 
 from samcp.data.datasets.conversion import describe_segments
 from samcp.data.datasets.everyday.compose import Composer, Source
+from samcp.data.datasets.everyday.named_regions import read_segmentation, write_named_regions
 from samcp.data.files import write_bytes, write_json
 from samcp.data.ground_truth import read_label_map, read_panoptic_ids
 from samcp.data.parallel import parallel_map
@@ -55,6 +58,11 @@ splits:
     instances: val_instances.json
     patches: patches/val
 """,
+    "words": """\
+splits:
+  everyday_words_train: {images: .., panoptic: words_train.json, panoptic_pngs: words}
+  everyday_words_val: {images: .., panoptic: words_val.json, panoptic_pngs: words}
+""",
 }
 
 
@@ -70,7 +78,7 @@ def prepare_everyday(folder: Path, *, workers: int = 1) -> dict[str, str]:
         workers: number of processes.
 
     Returns:
-        split -> numbers of images and objects.
+        split -> numbers of images and objects or regions.
 
     Raises:
         DataError: a dataset is missing, or one of its files is unreadable.
@@ -94,6 +102,7 @@ def prepare_everyday(folder: Path, *, workers: int = 1) -> dict[str, str]:
     }
     found = {split: _write_objects(folder, split, *objects[split], workers=workers) for split in objects}
     found["composed"] = _write_composed(folder, parts["train"], workers=workers)
+    found |= write_named_regions(folder)
     for name, text in _YAMLS.items():
         write_bytes(folder / f"{name}.yaml", text.encode())
     return found
@@ -166,16 +175,11 @@ def _read_segments(file: Path, ignored: list[int]) -> list[np.ndarray]:
 
 def _bsds500(folder: Path) -> Iterator[Source]:
     for image in _images(folder):
-        files = sorted((folder / "segmentations" / "train").glob(f"{image.stem}_*.png"))
-        if not files:
-            raise DataError(f"{folder / 'segmentations' / 'train'}: no {image.stem}_*.png; copy BSDS500 again")
-        yield image, partial(_read_regions, files)
+        yield image, partial(_read_regions, folder, image.stem)
 
 
-def _read_regions(files: list[Path]) -> list[np.ndarray]:
-    """Return the segmentation at the lower quartile of the numbers of regions: objects instead of parts."""
-    maps = sorted((read_label_map(str(file)) for file in files), key=lambda regions: int(regions.max()))
-    return [maps[len(maps) // 4]]
+def _read_regions(folder: Path, name: str) -> list[np.ndarray]:
+    return [read_segmentation(folder, "train", name)]
 
 
 def _ccp(folder: Path, every: int, read: Callable[[Path], list[np.ndarray]]) -> Iterator[Source]:
