@@ -1,13 +1,28 @@
-"""Files of torch.save: reading without running code, writing atomically."""
+"""Files of weights: those of torch.save, read without running code and written atomically, and half precision."""
 
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from proposal_cache.store.durable import atomic_file
+
+
+def halve(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert floating-point tensors to half precision, except those with values above its range.
+
+    Running variances can be; as infinities they would stay so in a training that continues from the file.
+    """
+    return {name: _half(tensor) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _half(tensor: Tensor) -> Tensor:
+    half = tensor.half()
+    return half if torch.equal(half.isfinite(), tensor.isfinite()) else tensor
 
 
 def read_torch_file(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:

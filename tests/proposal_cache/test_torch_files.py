@@ -1,4 +1,4 @@
-"""Reading of files of torch.save."""
+"""Reading of files of torch.save, and half precision."""
 
 import io
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from proposal_cache.torch_files import read_torch_file
+from proposal_cache.torch_files import halve, read_torch_file
 
 
 @pytest.fixture
@@ -50,3 +50,18 @@ def test_unreadable_files(weights: Path) -> None:
     weights.unlink()
     with pytest.raises(FileNotFoundError):
         read_torch_file(weights)
+
+
+def test_half_precision_keeps_values_above_its_range() -> None:
+    tensors = {
+        "weight": torch.tensor([1.0, float("-inf")]),
+        "running_var": torch.tensor([0.5, 1e6]),
+        "count": torch.tensor([70000]),
+    }
+    halves = halve(tensors)
+    assert {name: t.dtype for name, t in halves.items()} == {
+        "weight": torch.float16,
+        "running_var": torch.float32,
+        "count": torch.int64,
+    }
+    assert all(torch.equal(halves[name].to(t.dtype), t) for name, t in tensors.items())

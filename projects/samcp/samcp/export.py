@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from proposal_cache.store.durable import make_directory, write_durably
-from proposal_cache.torch_files import read_torch_file
+from proposal_cache.torch_files import halve, read_torch_file
 from samcp.config import parse_config
 from samcp.config_overrides import merge_overrides
 from samcp.errors import CheckpointError, DataError
@@ -102,8 +102,7 @@ class ModelFile:
         cfg = parse_config(self.config)
         cfg.defrost()
         merge_overrides(cfg, opts)
-        halves = {name: t.half() if t.is_floating_point() else t for name, t in self.tensors.items()}
-        return replace(self, tensors=halves, config=cfg.dump())
+        return replace(self, tensors=halve(self.tensors), config=cfg.dump())
 
     @classmethod
     def load(cls, path: str | Path) -> "ModelFile":

@@ -16,6 +16,7 @@ from proposal_cache.generators.base import sha256_of
 from proposal_cache.generators.contours.hierarchy import Perceptron
 from proposal_cache.generators.contours.network import ContourNetwork
 from proposal_cache.store.durable import make_directory, write_durably
+from proposal_cache.torch_files import halve
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "contours.safetensors"
 
@@ -72,11 +73,8 @@ def save_weights(
     """Write a file of weights in half precision atomically, with its origin, such as options, in the metadata."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"merge.{part}": torch.tensor(value) for part, value in merge._asdict().items()}
-    halves = {
-        name: tensor.half().contiguous() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-    }
     make_directory(path.parent)
-    write_durably(path, save(halves, dict(origin)))
+    write_durably(path, save({name: t.contiguous() for name, t in halve(tensors).items()}, dict(origin)))
 
 
 def _read_perceptron(tensors: Mapping[str, Tensor]) -> Perceptron:

@@ -14,6 +14,7 @@ from torch import Tensor
 from proposal_cache.generators.base import sha256_of
 from proposal_cache.generators.contours.weights import SHIPPED as CONTOURS
 from proposal_cache.store.durable import write_durably
+from proposal_cache.torch_files import halve
 
 SUFFIX = ".safetensors"
 
@@ -42,7 +43,7 @@ def read_lite(path: Path) -> dict[str, Tensor]:
 
 def write_lite(path: Path, sam: Sam) -> None:
     """Write a model of type `lite` atomically."""
-    halves = {name: t.half() if t.is_floating_point() else t for name, t in sam.state_dict().items()}
+    halves = halve(sam.state_dict())
     shared = _shared()
     own = {name: t.contiguous() for name, t in halves.items() if name not in shared or not torch.equal(t, shared[name])}
     write_durably(path, save(own, {_CONTOURS: sha256_of(CONTOURS)}))

@@ -15,6 +15,7 @@ from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
 from proposal_cache.store.durable import write_durably
+from proposal_cache.torch_files import halve
 from samcp.miniature.captions import known_words
 from samcp.model_zoo import SMALL_CLIP
 
@@ -58,7 +59,7 @@ def build() -> open_clip.CLIP:
 
 def save_weights(path: Path, model: open_clip.CLIP) -> None:
     """Write a file in half precision, with the embeddings of the tokens of known words only."""
-    state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.contiguous() for name, tensor in halve(model.state_dict()).items()}
     tokens = known_tokens()
     write_durably(path, save({**state, _ROWS: state[_ROWS][tokens], _TOKENS: tokens.int()}))
 
