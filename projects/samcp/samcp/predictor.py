@@ -215,9 +215,9 @@ class Predictor:
 
 
 def _everyday_words(namer: Namer) -> Vocabulary:
-    """Return the classes of COCO that a namer knows."""
+    """Return the classes of COCO that a namer distinguishes."""
     coco = Vocabulary.load("coco")
-    return coco.select([i for i, names in enumerate(coco.words) if namer.knows(names)])
+    return coco.select(namer.distinct(coco.words))
 
 
 def default_device() -> str:

@@ -114,6 +114,22 @@ def test_probabilities_against_literal_formula(namer: ImageNetNamer) -> None:
     assert probabilities[0, 2] == 0, "an unknown class"
 
 
+def test_classes_with_the_same_meaning(namer: ImageNetNamer, caplog: pytest.LogCaptureFixture) -> None:
+    """Water is the first word of its line, man is before woman; a second meaning stays."""
+    words = [("river",), ("man",), ("water",), ("sea", "sky"), ("woman",), ("blorp",)]
+    namer.set_words([words[0], words[1]])
+    cell = torch.rand(1280, 1, 1)
+    alone = namer.probabilities(cell, torch.ones(1, 1, 1))[0]
+    caplog.clear()
+    assert namer.distinct(words) == [1, 2, 3]
+    assert namer.distinct(words[:1] + words[4:]) == [0, 1]
+    namer.set_words([words[0], words[2], words[1]])
+    assert "another class has the same meaning: river" in caplog.text
+    together = namer.probabilities(cell, torch.ones(1, 1, 1))[0]
+    assert together[0] == 0
+    assert torch.allclose(together[1:], alone, atol=1e-6), "the probability is not divided"
+
+
 def test_damaged_file_of_words(tmp_path: Any) -> None:
     (tmp_path / "words.safetensors").write_bytes(b"no words")
     with pytest.raises(CheckpointError, match="not a file of scripts/train_words.py"):

@@ -52,13 +52,17 @@ class Namer(ABC):
     def knows(self, names: Sequence[str]) -> bool:
         """Return whether the encoder knows at least one word of a class."""
 
+    def distinct(self, words: Words) -> list[int]:
+        """Return the indices of classes that it knows, of several with the same meaning only one."""
+        return [i for i, names in enumerate(words) if self.knows(names)]
+
     def nearest(self, name: str) -> list[str]:
         """Return known words that are written similarly."""
         return []
 
     @abstractmethod
     def set_words(self, words: Words) -> None:
-        """Change the classes; one that the encoder does not know gets probability 0."""
+        """Change the classes; those that are not among the :meth:`distinct` ones get probability 0."""
 
     @abstractmethod
     def probabilities(self, dense: Tensor, weights: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from proposal_cache.store.durable import make_directory, write_durably
+from proposal_cache.torch_files import halve
 from samcp.errors import CheckpointError
 from samcp.modeling.backbone.timm import find_weights, load_timm_weights
 from samcp.modeling.naming.base import Namer, Words
@@ -65,7 +66,7 @@ class LearnedWords:
     def save(self, path: Path) -> None:
         """Write a .safetensors file in half precision."""
         make_directory(path.parent)
-        write_durably(path, save({name: tensor.half() for name, tensor in vars(self).items()}))
+        write_durably(path, save(halve(vars(self))))
 
 
 class ImageNetNamer(Namer):
@@ -100,14 +101,21 @@ class ImageNetNamer(Namer):
     def knows(self, names: Sequence[str]) -> bool:
         return bool(self._known(names))
 
+    def distinct(self, words: Words) -> list[int]:
+        return [i for i, meanings in enumerate(self._meanings(words)) if meanings]
+
     def nearest(self, name: str) -> list[str]:
         return [near for near in word_table().nearest(name) if self.knows([near])]
 
     def set_words(self, words: Words) -> None:
-        self.classes = [self._known(names) for names in words]
-        unknown = [names[0] for names, known in zip(words, self.classes, strict=True) if not known]
+        self.classes = self._meanings(words)
+        left_out = [names for names, meanings in zip(words, self.classes, strict=True) if not meanings]
+        unknown = [names[0] for names in left_out if not self.knows(names)]
+        same = [names[0] for names in left_out if self.knows(names)]
         if unknown:
             logger.warning("%d of %d classes are unknown, such as %s", len(unknown), len(words), unknown[0])
+        if same:
+            logger.warning("Not found, since another class has the same meaning: %s", ", ".join(same))
         asked = [word for known in self.classes for word in known]
         taken = {row for word in asked for row in word.rows}
         self.others = [
@@ -161,6 +169,20 @@ class ImageNetNamer(Namer):
         learned = self.learned
         delta, bias, scale = (value.to(features) for value in (learned.delta, learned.bias, learned.scale))
         return scale * torch.stack(best, 1) + features @ delta.T + bias
+
+    def _meanings(self, words: Words) -> list[list[Word]]:
+        """Return the meanings of each class.
+
+        A meaning of several classes, such as water, river and sea, is that of the class with the first word of its line
+        in words.txt, or else of the first class.
+        """
+        known = [self._known(names) for names in words]
+        owner: dict[Word, int] = {}
+        for c, meanings in enumerate(known):
+            for word in meanings:
+                if word not in owner or (word.group >= 0 and words[c][0] == word_table().names[word.group]):
+                    owner[word] = c
+        return [[word for word in meanings if owner[word] == c] for c, meanings in enumerate(known)]
 
     def _known(self, names: Sequence[str]) -> list[Word]:
         """Return the meanings of the known ones of a class's words."""
