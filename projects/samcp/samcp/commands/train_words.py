@@ -1,7 +1,7 @@
 """Training of the learned words of samcp.modeling.naming on annotated regions."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,8 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
 def read_regions(dataset: str, namer: ImageNetNamer, every: int) -> Regions:
     """Compute the mean features of the annotated regions of every n-th image of a dataset."""
     pooled = [(namer.pool(i.dense, i.weights), i.classes) for i in _read_images(dataset, namer, every)]
-    if not pooled:
-        raise DataError(f"dataset {dataset!r} has no region of {_MIN_AREA} pixels")
+    _check_regions(pooled, dataset)
     features, classes = zip(*pooled, strict=True)
     return Regions(torch.cat(features), torch.cat(classes), Vocabulary.of_dataset(dataset))
 
@@ -103,6 +102,11 @@ def _read_images(dataset: str, namer: ImageNetNamer, every: int) -> Iterator[Ima
         weights = mask_weights(torch.eye(len(masks), dtype=torch.bool), masks, namer.grid(height, width))
         classes, is_thing = (torch.from_numpy(column[kept]) for column in (truth.classes, truth.is_thing))
         yield ImageRegions(dense, weights, classes, torch.tensor(masks.areas), is_thing)
+
+
+def _check_regions(images: Sized, dataset: str) -> None:
+    if not len(images):
+        raise DataError(f"dataset {dataset!r} has no region of {_MIN_AREA} pixels")
 
 
 def train(regions: list[Regions], namer: ImageNetNamer) -> LearnedWords:
@@ -150,6 +154,7 @@ def report(dataset: str, namer: ImageNetNamer) -> str:
     """Return the accuracy of naming regions, given their true masks, among the things or all classes of a dataset."""
     vocabulary = Vocabulary.of_dataset(dataset)
     images = list(_read_images(dataset, namer, 1))
+    _check_regions(images, dataset)
     classes, areas, is_thing = (
         torch.cat([getattr(i, name) for i in images]) for name in ("classes", "areas", "is_thing")
     )
