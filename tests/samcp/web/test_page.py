@@ -156,7 +156,7 @@ def test_click_shows_bars_and_group(page):
 
 def test_views_have_pictures_and_legends(page):
     panoptic = source(page)
-    for view, legend in (("semantic", "not found"), ("patches", "50 patches")):
+    for view, legend in (("semantic", "person"), ("patches", "50 patches")):
         page.locator("#view label", has_text=view).click()
         wait_for_change(page, panoptic)
         wait_for(page, "#legend", legend)
