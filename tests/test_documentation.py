@@ -72,6 +72,7 @@ NOT_RUN = {
         "python scripts/benchmark.py",
         "python scripts/overfit.py",
     ],
+    "hours of training (tests/samcp/small_sam)": ["python scripts/train_small_sam.py"],
     "a trained model, and a minute of export (tests/samcp/modeling/test_tensor_network.py)": ["samcp export"],
 }
 NAMES = [name for names in NOT_RUN.values() for name in names]
