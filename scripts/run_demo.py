@@ -23,7 +23,7 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder (default %(default)s)")
-    parser.add_argument("--train", type=int, default=300, metavar="N", help="scenes to train on (default %(default)s)")
+    parser.add_argument("--train", type=int, default=240, metavar="N", help="scenes to train on (default %(default)s)")
     parser.add_argument("--val", type=int, default=40, metavar="N", help="scenes to evaluate on (default %(default)s)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, as for train_net.py")
     return parser.parse_args()

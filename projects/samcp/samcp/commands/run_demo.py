@@ -93,10 +93,13 @@ def make_patches(folder: Path) -> None:
     """Generate patches of both splits and of the photographs with the script that users run."""
     environment = {**os.environ, "DETECTRON2_DATASETS": str(folder)}
     script = Path(sys.argv[0]).resolve().with_name("generate_sam_patches.py")
-    for source in (*_SPLITS, ["--images", str(folder / "photographs")]):
+    train, val = _SPLITS
+    photographs = ["--images", str(folder / "photographs")]
+    workers = ["--workers", str(os.cpu_count() or 1)]  # not for the few images of the others
+    for source, options in ((train, workers), (val, []), (photographs, [])):
         output = folder / "patches" / Path(source[1]).name
-        command = [sys.executable, str(script), *source, "--generator", "contours", "--output", str(output)]
-        subprocess.run([*command, "--workers", str(os.cpu_count() or 1)], check=True, env=environment)
+        command = [sys.executable, str(script), *source, "--generator", "contours", "--output", str(output), *options]
+        subprocess.run(command, check=True, env=environment)
 
 
 def configure(folder: Path, opts: list[str]) -> CfgNode:
