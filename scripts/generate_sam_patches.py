@@ -16,7 +16,7 @@ from pathlib import Path
 
 from proposal_cache.cli import run_command
 from proposal_cache.generation import options
-from proposal_cache.generation.sources import ImageFile, SourceError, from_list, image_key
+from proposal_cache.generation.sources import ImageFile, SourceError
 from proposal_cache.generation.streams import find_sources
 from samcp.command_line import add_register_option, command_parser
 
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _dataset_images(name: str, register: list[str]) -> list[ImageFile]:
-    """Return the images of a registered dataset, with the keys under which training looks up their patches.
+    """Return the images of a registered dataset.
 
     Args:
         name: of the dataset.
@@ -57,18 +57,15 @@ def _dataset_images(name: str, register: list[str]) -> list[ImageFile]:
     Raises:
         SourceError: a yaml file or the dataset cannot be read, or the dataset is not registered.
     """
-    from samcp.data.build import load_dataset
+    from samcp.data.build import dataset_images
     from samcp.data.datasets.custom.register import register_files
-    from samcp.data.patch_caches import image_root
     from samcp.errors import DataError
 
     try:
         register_files(register)
-        records = load_dataset(name)
+        return dataset_images(name)
     except DataError as error:  # which proposal_cache does not know
         raise SourceError(str(error)) from error
-    root = image_root(name)
-    return from_list(((image_key(r["file_name"], root), r["file_name"]) for r in records), name)
 
 
 if __name__ == "__main__":

@@ -46,10 +46,14 @@ def test_commands_on_page_reproduce_metrics(demo):
     folder, printed = demo
     commands = html.unescape(re.search(r"<pre><code>(.*?)</code></pre>", (folder / "index.html").read_text(), re.S)[1])
     assert "--train 4 --val 2" in commands
-    export, *_, evaluate, _ = commands.strip().splitlines()
-    script = f"{export}; {evaluate.replace('python', sys.executable, 1)}"
+    export, *_, generate, _, evaluate, _ = commands.strip().splitlines()
+    [shard] = (folder / "patches" / "synthetic_val").glob("shard-*")
+    before = shard.stat().st_mtime_ns
+    script = " && ".join([export, *(command.replace("python", sys.executable, 1) for command in (generate, evaluate))])
     done = subprocess.run(script, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+    assert "synthetic_val: 2 images, " in done.stdout
+    assert shard.stat().st_mtime_ns == before  # nothing was missing
     [pq] = re.findall(r" PQ +([\d.]+) ", printed)
     assert re.search(rf"\| +{pq} +\|", done.stdout), done.stdout[-2000:]
 

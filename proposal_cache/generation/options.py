@@ -168,7 +168,13 @@ def run(arguments: argparse.Namespace, sources: Sequence[Source], dataset: str) 
 
 
 def build_generator(
-    name: str, options: dict[str, Any], device: str, *, crops: int, refine: bool, boxes_sha256: str | None
+    name: str,
+    options: dict[str, Any],
+    device: str,
+    *,
+    crops: int = 1,
+    refine: bool = False,
+    boxes_sha256: str | None = None,
 ) -> Generator:
     """Return the generator of this name on a device; `options` are its parameters, for SAM with the checkpoint."""
     from proposal_cache.generators.crops import CropGenerator

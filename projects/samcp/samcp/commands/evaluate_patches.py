@@ -11,12 +11,10 @@ from tabulate import tabulate
 
 from proposal_cache.errors import reason
 from proposal_cache.generation.pipeline import generate
-from proposal_cache.generation.sources import from_list, image_key
 from proposal_cache.generators.base import Generator
-from samcp.data.build import load_dataset
+from samcp.data.build import dataset_images
 from samcp.data.datasets.custom.register import register_files
 from samcp.data.files import write_image, write_json
-from samcp.data.patch_caches import image_root
 from samcp.errors import UsageError, exit_with_message
 from samcp.evaluation.patch_quality import ObjectFits, PatchQuality, iou_metrics, measure_dataset
 from samcp.photo_patches import generator_hash
@@ -63,10 +61,8 @@ def validate(generator: Generator, folder: Path, datasets: Sequence[str], limit:
     """
     results: dict[str, Any] = {}
     for name in datasets:
-        records, root = load_dataset(name)[:limit], image_root(name)
-        images = from_list(((image_key(record["file_name"], root), record["file_name"]) for record in records), name)
         cache = folder / generator_hash(generator) / name
-        generate(images, generator, cache, name)
+        generate(dataset_images(name)[:limit], generator, cache, name)
         quality = measure_dataset(name, str(cache), limit=limit)
         print(make_table(quality.fits))
         results[name] = describe(name, quality)

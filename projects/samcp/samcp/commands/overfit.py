@@ -5,17 +5,14 @@ import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from tabulate import tabulate
 
-from proposal_cache import image_key
 from proposal_cache.generation.pipeline import generate
-from proposal_cache.generation.sources import from_list
 from proposal_cache.generators.contours import ContourGenerator
 from samcp.config import load_config
+from samcp.data.build import dataset_images
 from samcp.data.datasets.subset import register_subset
-from samcp.data.patch_caches import image_root
 from samcp.errors import exit_with_message
 from samcp.log import start_log
 from samcp.trainer import Trainer
@@ -35,17 +32,10 @@ def overfit(arguments: argparse.Namespace) -> bool:
     dataset = _DATASETS.get(arguments.dataset, arguments.dataset)
     subset = register_subset(dataset, arguments.images, arguments.output, seed=arguments.seed)
     patches = arguments.output / f"patches_{subset}"
-    make_patches(subset, patches)
+    generate(dataset_images(subset), ContourGenerator(), patches, subset)
     cfg = configure(subset, patches, arguments)
     results = {"model": train_and_evaluate(cfg), "oracle": evaluate_oracle(cfg)}
     return report(results, arguments.least)
-
-
-def make_patches(dataset: str, folder: Path) -> None:
-    """Generate missing patches of a registered dataset."""
-    root = image_root(dataset)
-    images = from_list((image_key(r["file_name"], root), r["file_name"]) for r in DatasetCatalog.get(dataset))
-    generate(images, ContourGenerator(), folder, dataset)
 
 
 def configure(dataset: str, patches: Path, arguments: argparse.Namespace) -> CfgNode:

@@ -7,10 +7,10 @@ import logging
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,14 @@ from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
 from proposal_cache import PatchCache
+from proposal_cache.generation.engines import GeneratorFactory
+from proposal_cache.generation.engines.local import LocalEngine
+from proposal_cache.generation.options import build_generator
+from proposal_cache.generation.pipeline import generate
+from proposal_cache.generation.sources import from_folder
 from samcp.checkpoint import Checkpointer
 from samcp.config import load_config
-from samcp.data.build import load_records
+from samcp.data.build import dataset_images, load_records
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.datasets.synthetic.register import register_synthetic
 from samcp.errors import USER_ERRORS, UsageError
@@ -37,8 +42,8 @@ from samcp.visualization.report import curves_section, images_section, results_s
 
 _CONFIG = "configs/miniature/demo.yaml"
 _GENERATE = "scripts/generate_sam_patches.py"
-# The default number of patches is for photographs, which are more complex than the scenes.
-_SPLITS = [["--dataset", f"synthetic_{split}", "--patches", "60"] for split in ("train", "val")]
+_SPLITS = ("synthetic_train", "synthetic_val")
+_PATCHES = 60  # of a scene; the default number is for photographs, which are more complex
 _PHOTOGRAPH_MODEL = "samcp-everyday-lite"
 _PICTURES = 8  # validation images on the page
 _MARK = "config.sha256"  # fingerprint of the config, in the folder of the training
@@ -53,8 +58,6 @@ def main(arguments: argparse.Namespace) -> None:
         run(folder, arguments)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
-    except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)  # the command has printed its error
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues")
 
@@ -90,16 +93,17 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def make_patches(folder: Path) -> None:
-    """Generate patches of both splits and of the photographs with the script that users run."""
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(folder)}
-    script = Path(sys.argv[0]).resolve().with_name("generate_sam_patches.py")
+    """Generate the patches of both splits and of the photographs, as scripts/generate_sam_patches.py does."""
+    scenes = {"patches": _PATCHES}
     train, val = _SPLITS
-    photographs = ["--images", str(folder / "photographs")]
-    workers = ["--workers", str(os.cpu_count() or 1)]  # not for the few images of the others
-    for source, options in ((train, workers), (val, []), (photographs, [])):
-        output = folder / "patches" / Path(source[1]).name
-        command = [sys.executable, str(script), *source, "--generator", "contours", "--output", str(output), *options]
-        subprocess.run(command, check=True, env=environment)
+    images = from_folder(folder / "photographs")
+    for name, sources, parameters, workers in (
+        (train, dataset_images(train), scenes, os.cpu_count() or 1),
+        (val, dataset_images(val), scenes, 0),  # too few images to start processes for
+        ("photographs", images, {}, 0),
+    ):
+        factory = GeneratorFactory(partial(build_generator, "contours", parameters))
+        generate(sources, factory, folder / "patches" / name, name, engine=LocalEngine(workers=workers))
 
 
 def configure(folder: Path, opts: list[str]) -> CfgNode:
@@ -243,8 +247,8 @@ def _commands(arguments: argparse.Namespace) -> list[str]:
         f"export DETECTRON2_DATASETS={shlex.quote(str(folder))}",
         f"python scripts/prepare_synthetic.py --train {arguments.train} --val {arguments.val}",
         *(
-            f"python {_GENERATE} {shlex.join(split)} --generator contours "
-            f"--output {shlex.quote(str(folder / 'patches' / split[1]))}"
+            f"python {_GENERATE} --dataset {split} --generator contours --patches {_PATCHES} "
+            f"--output {shlex.quote(str(folder / 'patches' / split))}"
             for split in _SPLITS
         ),
         f"{train} {keys}",

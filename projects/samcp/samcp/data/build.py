@@ -13,6 +13,7 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 
 from proposal_cache import CacheError, PatchCache, image_key
+from proposal_cache.generation.sources import ImageFile, from_list
 from samcp.data import datasets as _datasets  # noqa: F401  (registers them)
 from samcp.data.dataset_mapper import SAMCPDatasetMapper
 from samcp.data.patch_caches import cache_paths, check_keys, image_root, open_cache
@@ -175,6 +176,18 @@ def load_dataset(name: str) -> list[Record]:
     if not records:
         raise DataError(f"dataset {name!r} has no images")
     return records
+
+
+def dataset_images(name: str) -> list[ImageFile]:
+    """Return the images of a registered dataset, with the keys under which training looks up their patches.
+
+    Raises:
+        DataError: as `load_dataset`.
+        CacheError: the metadata have no image_root, an image is not below it, or two images have the same key.
+    """
+    files = [record["file_name"] for record in load_dataset(name)]
+    root = image_root(name)
+    return from_list(((image_key(file, root), file) for file in files), name)
 
 
 def _missing_files(name: str, error: Exception) -> DataError:

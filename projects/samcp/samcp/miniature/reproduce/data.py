@@ -13,11 +13,9 @@ from proposal_cache import ContourGenerator, PatchCache
 from proposal_cache.generation.engines import GeneratorFactory
 from proposal_cache.generation.engines.local import LocalEngine
 from proposal_cache.generation.pipeline import generate
-from proposal_cache.generation.sources import from_list, image_key
 from proposal_cache.generators.base import Generator
 from proposal_cache.store.merge import merge
-from samcp.data.build import load_dataset
-from samcp.data.patch_caches import image_root
+from samcp.data.build import dataset_images
 from samcp.miniature.graph_regions import GraphRegions
 
 # Name -> class of the generator and its parameters. The second has few patches, so that it misses small objects.
@@ -64,11 +62,8 @@ def data_identity(dataset: str, patches: str) -> str:
 
 
 def _generate(dataset: str, name: str, workers: int) -> None:
-    root = image_root(dataset)
-    files = [record["file_name"] for record in load_dataset(dataset)]
-    images = from_list(((image_key(file, root), file) for file in files), dataset)
     factory, engine = GeneratorFactory(partial(_load_for_device, name)), LocalEngine(workers=workers)
-    generate(images, factory, _absolute(dataset, name), dataset, engine=engine)
+    generate(dataset_images(dataset), factory, _absolute(dataset, name), dataset, engine=engine)
 
 
 def _load_for_device(name: str, device: str) -> Generator:
