@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from samcp.errors import DataError
 from samcp.vocabulary import Vocabulary
@@ -165,6 +165,15 @@ def test_vocabulary_of_dataset(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("wall~\n")
     with pytest.raises(DataError, match=r"words.txt: has 1 classes, but dataset 'vocabulary_test' has 2"):
         Vocabulary.of_dataset("vocabulary_test")
+
+
+def test_dataset_without_classes() -> None:
+    with pytest.raises(DataError, match="there is no dataset 'nowhere_train'; register it, a custom one by --register"):
+        Vocabulary.of_dataset("nowhere_train")
+    DatasetCatalog.register("classless_test", list)
+    with pytest.raises(DataError, match="'classless_test' has neither stuff_classes nor thing_classes"):
+        Vocabulary.of_dataset("classless_test")
+    DatasetCatalog.remove("classless_test")
 
 
 def test_dataset_determines_things_and_stuff() -> None:

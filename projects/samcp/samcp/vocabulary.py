@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from proposal_cache.errors import reason
 from samcp.errors import DataError
@@ -283,7 +283,7 @@ def _metadata_classes(name: str) -> tuple[tuple[str, ...], tuple[bool, ...]]:
     """Return the class names in a dataset's metadata and which classes are things.
 
     Raises:
-        DataError: the metadata has no class names.
+        DataError: the dataset is not registered, or its metadata has no class names.
     """
     metadata = MetadataCatalog.get(name)
     names = metadata.get("stuff_classes")
@@ -291,6 +291,8 @@ def _metadata_classes(name: str) -> tuple[tuple[str, ...], tuple[bool, ...]]:
         things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
         return tuple(names), tuple(i in things for i in range(len(names)))
     names = metadata.get("thing_classes")
+    if names is None and name not in DatasetCatalog:
+        raise DataError(f"there is no dataset {name!r}; register it, a custom one by --register FILE")
     if names is None:
         raise DataError(
             f"dataset {name!r} has neither stuff_classes nor thing_classes in its metadata; set one of them"
