@@ -120,7 +120,7 @@ def test_learned_embedding() -> None:
     assert table().shape == (2, 8)
     assert table().requires_grad
     both = table().detach()
-    table.set_words([("sea",)])
+    table.set_words([("Sea",)])
     assert torch.equal(table(), both[1:])
     for ask in (table.set_words, table.check_words):
         with pytest.raises(ValueError, match=r"not learned 'dragon' \(near: nothing\); it knows 2 classes: kite, sea;"):

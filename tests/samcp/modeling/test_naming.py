@@ -11,6 +11,7 @@ from timm.data import ImageNetInfo
 
 from samcp import SAMCP, model_zoo
 from samcp.errors import CheckpointError
+from samcp.evaluation.clip_weight import ClipWeightSweep
 from samcp.modeling.naming import NAMES
 from samcp.modeling.naming.clip import CLIPNamer
 from samcp.modeling.naming.imagenet import ImageNetNamer, LearnedWords
@@ -130,6 +131,15 @@ def test_classes_with_the_same_meaning(namer: ImageNetNamer, caplog: pytest.LogC
     assert torch.allclose(together[1:], alone, atol=1e-6), "the probability is not divided"
 
 
+def test_class_with_a_shared_meaning_in_capitals(namer: ImageNetNamer) -> None:
+    assert namer.distinct([("sea",), ("Water",)]) == namer.distinct([("sea",), ("water",)]) == [1]
+
+
+@pytest.mark.parametrize(("size", "grid"), [((96, 130), (3, 4)), ((10, 4000), (1, 64)), ((4000, 10), (64, 1))])
+def test_map_of_a_long_thin_image_is_limited(namer: ImageNetNamer, size: Any, grid: Any) -> None:
+    assert namer.grid(*size) == grid
+
+
 def test_damaged_file_of_words(tmp_path: Any) -> None:
     (tmp_path / "words.safetensors").write_bytes(b"no words")
     with pytest.raises(CheckpointError, match="not a file of scripts/train_words.py"):
@@ -171,6 +181,41 @@ def test_instances_are_objects_with_names(agnostic_cfg: CfgNode, toy: Any) -> No
         assert torch.allclose(fused.semantic_scores * fused.semantic_affinity[0], sky, atol=1e-5)
     [result] = model(inputs[:1])
     assert result["panoptic_seg"][0].shape == (64, 96)
+
+
+@torch.no_grad()
+def test_sweep_of_the_weight_of_names(agnostic_cfg: CfgNode, toy: Any) -> None:
+    model = SAMCP(agnostic_cfg, vocabulary=Vocabulary(("object",), (True,))).eval()
+    model.set_vocabulary(Vocabulary(("dog", "cat", "sky"), (True, True, False)))
+    inputs = [toy.input(8, {})]
+    [outputs] = ClipWeightSweep(model, [0.2, 0.6], "product")(inputs)
+    [expected] = model(inputs)
+    assert torch.equal(outputs[0.6]["instances"].scores, expected["instances"].scores)
+    assert not torch.equal(outputs[0.2]["instances"].scores, expected["instances"].scores)
+
+
+@torch.no_grad()
+def test_failed_change_of_words_changes_nothing(
+    agnostic_cfg: CfgNode, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the same words would be taken for set when they are asked for again."""
+    model = SAMCP(agnostic_cfg, vocabulary=Vocabulary(("object",), (True,))).eval()
+    model.set_vocabulary(Vocabulary(("dog", "sky"), (True, False)))
+    before = model([toy.input(8, {})])[0]["instances"]
+    asked = Vocabulary(("cat", "cup", "tree"), (True, True, False))
+    with monkeypatch.context() as patched:
+        patched.setattr(model.namer, "set_words", lambda words: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            model.set_vocabulary(asked)
+    assert model.vocabulary != asked
+    after = model([toy.input(8, {})])[0]["instances"]
+    assert torch.equal(after.scores, before.scores)
+    model.set_vocabulary(asked)
+    assert model([toy.input(8, {})])[0]["instances"].pred_classes.max() == 1
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 @torch.no_grad()
@@ -228,3 +273,16 @@ def test_clip(kind: str, tmp_path: Any) -> None:
     expected = torch.stack([logits[0], logits[1:].max()]).softmax(0)
     assert torch.allclose(probabilities[0], expected, atol=1e-5)
     assert (probabilities[2] == 0).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("words", [("cat", "zebra"), ("emu", "zebra")])
+def test_clip_does_not_find_unknown_words(words: Any) -> None:
+    """The small CLIP knows cat, but neither emu nor zebra."""
+    namer = CLIPNamer(name=model_zoo.SMALL_CLIP, pretrained="scenes", prompts=["a {}."], min_size=64)
+    classes = [(word,) for word in words]
+    known = [namer.knows(names) for names in classes]
+    namer.set_words(classes)
+    dense = namer.dense(torch.rand(3, 64, 100) * 255)[0]
+    probabilities = namer.probabilities(dense, torch.ones(1, *dense.shape[1:]))[0]
+    assert probabilities.tolist() == pytest.approx([float(k) for k in known])

@@ -107,14 +107,16 @@ def model(clip_cfg: Any, toy_cfg: CfgNode) -> SAMCP:
 
 
 @torch.no_grad()
-def test_predict_clip(model: SAMCP, toy: Any) -> None:
+def test_predict_names_by_clip(model: SAMCP, toy: Any) -> None:
     model.set_vocabulary(Vocabulary(("disc", "kite", "sky"), (True, True, False), (("circle",), (), ("heaven", "air"))))
     inputs = [toy.input(8, {}, size=(64, 96)), toy.input(5, {}, size=(64, 96), seed=4)]
     images = model.encode(inputs)
     learned_predictions = model.predict_learned(images)
     rles = [x["patch_rles"] for x in inputs]
-    for i, clip in enumerate(model.predict_clip(images, learned_predictions, rles)):
-        alone = model.predict_clip(model.encode(inputs[i : i + 1]), learned_predictions[i : i + 1], rles[i : i + 1])[0]
+    for i, (predictions, clip) in enumerate(model.predict_names(images, learned_predictions, rles)):
+        assert predictions is learned_predictions[i]
+        one = model.encode(inputs[i : i + 1])
+        [(_, alone)] = model.predict_names(one, learned_predictions[i : i + 1], rles[i : i + 1])
         assert torch.allclose(clip.instance, alone.instance, atol=1e-5), "scores must not depend on the batch"
         height, width = inputs[i]["image"].shape[1:]
         dense = images.features[DENSE][i, :, : -(-height // 32), : -(-width // 32)]
@@ -134,7 +136,7 @@ def test_model_returns_fused_scores(model: SAMCP, toy: Any) -> None:
     inputs = [toy.input(8, {})]
     images, rles = model.encode(inputs), [inputs[0]["patch_rles"]]
     [learned] = model.predict_learned(images)
-    [clip] = model.predict_clip(images, [learned], rles)
+    [(_, clip)] = model.predict_names(images, [learned], rles)
     [fused] = model.predict(images, rles)
     assert torch.allclose(fused.instance_scores, learned.instance_scores**0.6 * clip.instance**0.4)
     expected = model.inference(fused, rles[0])

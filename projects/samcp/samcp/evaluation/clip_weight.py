@@ -15,7 +15,7 @@ class ClipWeightSweep(nn.Module):
     """Model that returns, for each image, the outputs of ``model`` for every CLIP weight.
 
     Args:
-        model: a SAMCP with a CLIP backbone.
+        model: a SAMCP with a CLIP backbone or a namer.
         clip_weights: values of κ, each used for seen and unseen classes.
         rule: see :class:`ScoreFusion`.
     """
@@ -33,13 +33,13 @@ class ClipWeightSweep(nn.Module):
         model, patches = self.model, [x["patch_rles"] for x in batched_inputs]
         images = model.encode(batched_inputs)
         learned = model.predict_learned(images)
-        clip = model.predict_clip(images, learned, patches)
+        named = model.predict_names(images, learned, patches)
         return [
             {
                 weight: model.inference(fusion(predictions, scores, model.seen_classes), own)
                 for weight, fusion in self.fusions.items()
             }
-            for predictions, scores, own in zip(learned, clip, patches, strict=True)
+            for (predictions, scores), own in zip(named, patches, strict=True)
         ]
 
 

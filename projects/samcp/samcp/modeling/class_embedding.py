@@ -22,7 +22,7 @@ from samcp.miniature.captions import check_words
 from samcp.model_zoo import SMALL_CLIP
 from samcp.modeling.clip import check_clip, find_weights, load_clip
 from samcp.user_cache import cache_folder
-from samcp.vocabulary import nearest_words
+from samcp.vocabulary import nearest_words, word_key
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class LearnedClassEmbedding(ClassEmbedding):
     def __init__(self, words: Words, dim: int) -> None:
         super().__init__()
         self.learned_names = [name for name, *_ in words]
+        self._row_of = {word_key(name): row for row, name in enumerate(self.learned_names)}
         self.dim = dim
         self.weight = nn.Parameter(F.normalize(torch.randn(len(words), dim), dim=-1))
         self.register_buffer("rows", None, persistent=False)
@@ -102,7 +103,7 @@ class LearnedClassEmbedding(ClassEmbedding):
         return self.weight[self.rows]
 
     def check_words(self, words: Words) -> None:
-        unknown = [name for name, *_ in words if name not in self.learned_names]
+        unknown = [name for name, *_ in words if word_key(name) not in self._row_of]
         if unknown:
             near = [
                 f"{name!r} (near: {', '.join(nearest_words(name, self.learned_names)) or 'nothing'})"
@@ -116,7 +117,7 @@ class LearnedClassEmbedding(ClassEmbedding):
 
     def set_words(self, words: Words) -> None:
         self.check_words(words)
-        rows = [self.learned_names.index(name) for name, *_ in words]
+        rows = [self._row_of[word_key(name)] for name, *_ in words]
         self.rows = torch.tensor(rows, device=self.weight.device)
         self._index_words([1] * len(rows), self.weight.device)
 

@@ -103,6 +103,7 @@ class SAMCP(nn.Module):
         self.register_buffer("semantic_classes", None, persistent=False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self._set_names(vocabulary)
         self._index_classes(vocabulary)
 
     @classmethod
@@ -164,16 +165,23 @@ class SAMCP(nn.Module):
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Change the classes to predict; the weights do not change (METHOD 5).
 
-        Raises ValueError if the class embeddings are learned and do not include all of the classes.
+        Raises:
+            ValueError: the class embeddings are learned and do not include all of the classes.
+            CheckpointError, UsageError: the encoder of words cannot be loaded. Nothing has changed then, as after a
+                ValueError.
         """
+        self.class_embedding.check_words(vocabulary.words)
+        self._set_names(vocabulary)
         self.class_embedding.set_words(vocabulary.words)
         self._index_classes(vocabulary)
+
+    def _set_names(self, vocabulary: Vocabulary) -> None:
+        if self.namer is not None and not all(vocabulary.known_to(self.trained_vocabulary)):
+            self.namer.set_words(vocabulary.words)
 
     def _index_classes(self, vocabulary: Vocabulary) -> None:
         things = torch.tensor(vocabulary.is_thing, dtype=torch.bool, device=self.device)
         self.vocabulary = vocabulary
-        if self.namer is not None and not self.seen_classes.all():
-            self.namer.set_words(vocabulary.words)
         self.thing_classes = things.nonzero().squeeze(1)
         self.semantic_classes = classes_with_query(things, self.semantic_queries)
         self.inference.set_classes(self.thing_classes.tolist(), len(things))
@@ -200,11 +208,7 @@ class SAMCP(nn.Module):
         predictions = self.predict_learned(images)
         if self.fusion is None or (self.namer is not None and self.seen_classes.all()):
             return predictions  # a model of one class, "object", needs no names for it
-        if self.namer is None:
-            named = list(zip(predictions, self.predict_clip(images, predictions, patches), strict=True))
-        else:
-            named = self._predict_names(self.namer, images, predictions, patches)
-        return [self.fusion(p, c, self.seen_classes) for p, c in named]
+        return [self.fusion(p, c, self.seen_classes) for p, c in self.predict_names(images, predictions, patches)]
 
     def predict_learned(self, images: EncodedImages) -> list[Predictions]:
         """Compute query predictions without CLIP's scores."""
@@ -212,10 +216,20 @@ class SAMCP(nn.Module):
         queries, outputs = self._decode(images, words)
         return self._predict(outputs[-1], queries, images.patches, words)
 
-    def predict_clip(
+    def predict_names(
+        self, images: EncodedImages, predictions: Sequence[Predictions], patches: Sequence[Patches]
+    ) -> list[tuple[Predictions, ClipScores]]:
+        """Compute the scores by CLIP, or by the namer, of the masks that the network predicts (mask pooling).
+
+        Returns the predictions, to which a namer adds its semantic queries, and their scores, for each image.
+        """
+        if self.namer is not None:
+            return self._scores_of_namer(self.namer, images, predictions, patches)
+        return list(zip(predictions, self._scores_of_clip(images, predictions, patches), strict=True))
+
+    def _scores_of_clip(
         self, images: EncodedImages, predictions: Sequence[Predictions], patches: Sequence[Patches]
     ) -> list[ClipScores]:
-        """Compute CLIP's scores of the masks that the network predicts (mask pooling)."""
         clip = self.backbone.bottom_up
         stride, words = clip.output_shape()[DENSE].stride, self.class_embedding()
         scores = []
@@ -230,7 +244,7 @@ class SAMCP(nn.Module):
             scores.append(ClipScores(semantic.gather(1, classes[:, None])[:, 0], instance))
         return scores
 
-    def _predict_names(
+    def _scores_of_namer(
         self, namer: Namer, images: EncodedImages, predictions: Sequence[Predictions], patches: Sequence[Patches]
     ) -> list[tuple[Predictions, ClipScores]]:
         named = []

@@ -10,6 +10,7 @@ Words = Sequence[Sequence[str]]  # one sequence per class, the name of the class
 
 NAMES = "names"  # key of the namer's feature map beside those of the backbone
 _STRIDE = 32  # of the feature maps
+_MAX_CELLS = 64  # of the longer side of a feature map, which limits the memory of long thin images
 
 
 class Namer(ABC):
@@ -18,7 +19,7 @@ class Namer(ABC):
     It is not a module of the model, so its weights are neither trained nor saved.
 
     Args:
-        min_size: shorter side in pixels that images are resized to.
+        min_size: shorter side in pixels that images are resized to; less if the longer side would exceed 2048.
     """
 
     def __init__(self, min_size: int) -> None:
@@ -26,7 +27,7 @@ class Namer(ABC):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns of the feature map of an image, which covers it without padding."""
-        factor = self.min_size / min(height, width) / _STRIDE
+        factor = min(self.min_size / _STRIDE / min(height, width), _MAX_CELLS / max(height, width))
         return max(1, round(height * factor)), max(1, round(width * factor))
 
     def resize(self, image: Tensor, scale: float = 1.0) -> Tensor:

@@ -46,9 +46,14 @@ class CLIPNamer(Namer):
             check_words(word for names in words for word in names)
 
     def set_words(self, words: Words) -> None:
-        self.embedding = self._embed(words)
+        known = self.distinct(words)
+        self.embedding = self._embed([words[i] for i in known]) if known else None
+        self.known, self.num_classes = known, len(words)
 
     def probabilities(self, dense: Tensor, weights: Tensor) -> Tensor:
-        words = self.embedding.to(dense.device)()
-        logits = self.tower.logit_scale * self.tower.pool(dense, weights) @ words.T
-        return self.embedding.max_over_words(logits).softmax(-1) * (weights.flatten(1).sum(1, keepdim=True) > 0)
+        result = dense.new_zeros(len(weights), self.num_classes)
+        if self.embedding is not None:
+            words = self.embedding.to(dense.device)()
+            logits = self.tower.logit_scale * self.tower.pool(dense, weights) @ words.T
+            result[:, self.known] = self.embedding.max_over_words(logits).softmax(-1).to(result)
+        return result * (weights.flatten(1).sum(1, keepdim=True) > 0)

@@ -19,6 +19,7 @@ from samcp.errors import CheckpointError
 from samcp.modeling.backbone.timm import find_weights, load_timm_weights
 from samcp.modeling.naming.base import Namer, Words
 from samcp.modeling.naming.words import Word, word_table
+from samcp.vocabulary import word_key
 
 logger = logging.getLogger(__name__)
 
@@ -177,10 +178,11 @@ class ImageNetNamer(Namer):
         in words.txt, or else of the first class.
         """
         known = [self._known(names) for names in words]
+        heads = [word_key(name) for name in word_table().names]
         owner: dict[Word, int] = {}
         for c, meanings in enumerate(known):
             for word in meanings:
-                if word not in owner or (word.group >= 0 and words[c][0] == word_table().names[word.group]):
+                if word not in owner or (word.group >= 0 and word_key(words[c][0]) == heads[word.group]):
                     owner[word] = c
         return [[word for word in meanings if owner[word] == c] for c, meanings in enumerate(known)]
 
