@@ -3,9 +3,10 @@
 
     python scripts/make_gpu_bundle.py --python-version 3.12 --output output/gpu-bundle
 
-The versions are those of constraints.txt. PyTorch, torchvision and their dependencies (numpy, Pillow, ...) are left
-out. Wheels are compressed again, with LZMA, and without their own tests, sample pictures and fonts, and the compiled
-part of Detectron2, which none of the checks uses; this takes some minutes. scripts/unpack_wheels.py unpacks them.
+The versions are those of constraints.txt. PyTorch, torchvision and their dependencies (numpy, Pillow, ...) are not
+included. Wheels are compressed again, with LZMA, and without their own tests, sample pictures and fonts, and the
+compiled part of Detectron2, which none of the checks uses; this takes some minutes. An earlier bundle in the folder is
+replaced. scripts/unpack_wheels.py unpacks them.
 """
 
 import argparse
@@ -41,18 +42,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "output/gpu-bundle", metavar="DIR")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for old in arguments.output.glob("*.whl"):
-        old.unlink()
-    with tempfile.TemporaryDirectory() as name:
-        downloaded = Path(name)
-        download(downloaded, arguments.python_version)
+    with (
+        tempfile.TemporaryDirectory() as downloaded,
+        tempfile.TemporaryDirectory(prefix=".bundle-", dir=arguments.output) as bundle,
+    ):
+        download(Path(downloaded), arguments.python_version)
         with ThreadPoolExecutor() as threads:
-            list(threads.map(lambda wheel: compress(wheel, arguments.output), sorted(downloaded.glob("*.whl"))))
+            list(threads.map(lambda wheel: compress(wheel, Path(bundle)), sorted(Path(downloaded).glob("*.whl"))))
+        replace_wheels(arguments.output, Path(bundle))
     files = list(arguments.output.glob("*.whl"))
     size = sum(file.stat().st_size for file in files)
     print(f"{arguments.output}: {len(files)} wheels, {size / 1e6:.1f} MB")
     if size > LIMIT:
-        sys.exit(f"error: the bundle is larger than {LIMIT / 1e6:.0f} MB; leave out a package or more files of one")
+        sys.exit(f"error: the bundle is larger than {LIMIT / 1e6:.0f} MB; remove a package or more files of one")
 
 
 def download(folder: Path, python_version: str) -> None:
@@ -77,6 +79,23 @@ def compress(wheel: Path, folder: Path) -> None:
             used = name in USED or not any(fnmatch.fnmatch(name, pattern) for pattern in UNUSED)
             if used and not name.endswith("/"):
                 target.writestr(name, source.read(name))
+
+
+def replace_wheels(folder: Path, bundle: Path) -> None:
+    """Replace the wheels of an earlier bundle in a folder; exit with an error if it has wheels of other packages."""
+    wheels = sorted(bundle.glob("*.whl"))
+    packages, earlier = {_package(wheel) for wheel in wheels}, sorted(folder.glob("*.whl"))
+    others = [wheel for wheel in earlier if _package(wheel) not in packages]
+    if others:
+        sys.exit(f"error: {others[0]} is not of a bundle; choose another folder by --output")
+    for wheel in earlier:
+        wheel.unlink()
+    for wheel in wheels:
+        wheel.rename(folder / wheel.name)
+
+
+def _package(wheel: Path) -> str:
+    return wheel.name.partition("-")[0].lower()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ another source of patches. The first image is processed once before timing start
 import argparse
 from pathlib import Path
 
-from samcp.command_line import command_parser
+from samcp.command_line import command_parser, count
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config-file", default="", metavar="FILE", help=text)
     parser.add_argument("--clip", default="", metavar="FILE", help="CLIP checkpoint, if it was moved since training")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images")
-    parser.add_argument("--limit", type=int, default=50, metavar="N", help="the first N images (default %(default)s)")
+    parser.add_argument("--limit", type=count, default=50, metavar="N", help="the first N images (default %(default)s)")
     parser.add_argument(
         "--device",
         default="cpu",
@@ -39,7 +39,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--generator", choices=("sam", "sam2", "contours"), default="sam", help="(default %(default)s)")
     parser.add_argument("--model-type", metavar="NAME", help="default: vit_h, sam2.1_hiera_large")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of SAM or SAM 2")
-    parser.add_argument("--points-per-side", type=int, default=48, metavar="N", help="grid (default %(default)s)")
+    parser.add_argument("--points-per-side", type=count, default=48, metavar="N", help="grid (default %(default)s)")
     return parser.parse_args()
 
 

@@ -58,6 +58,12 @@ def test_latest_checkpoints_are_kept(toy, tmp_path):
     assert checkpoints(tmp_path) == ["model_0000006.pth", "model_final.pth"]
 
 
+def test_all_checkpoints_are_kept(toy, tmp_path):
+    keys = {"SOLVER__CHECKPOINT_PERIOD": 1, "DATASETS__TEST": (), "DATASETS__PATCHES_TEST": ()}
+    train.run(arguments(toy, tmp_path, SOLVER__MAX_ITER=4, SOLVER__CHECKPOINTS_KEPT=0, **keys))
+    assert checkpoints(tmp_path) == [*(f"model_000000{i}.pth" for i in range(3)), "model_final.pth"]
+
+
 def test_resuming_keeps_files_that_the_training_did_not_write(toy, tmp_path):
     keys = {"SOLVER__CHECKPOINT_PERIOD": 1, "DATASETS__TEST": (), "DATASETS__PATCHES_TEST": ()}
     train.run(arguments(toy, tmp_path, SOLVER__MAX_ITER=2, SOLVER__CHECKPOINTS_KEPT=2, **keys))

@@ -30,7 +30,7 @@ def _parse_arguments() -> argparse.Namespace:
     add_confidence_option(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys; last")
     defaults = {"weights": model_zoo.DEFAULT, "patches": None, "checkpoint": None, "clip": "", "device": "auto"}
-    parser.set_defaults(**defaults, task=None, parts=None, open=False)
+    parser.set_defaults(**defaults, task=None, parts=None, open=False, eval_only=True)
     arguments = parser.parse_args()
     if arguments.opts and not arguments.config_file:
         parser.error("--opts needs --config-file")

@@ -51,6 +51,14 @@ def test_prediction_equal_to_the_truth_has_the_same_regions(toy, form):
             assert predicted.classes.tolist() == sorted(set(truth.classes.tolist()))
 
 
+def test_pixels_without_a_score_are_unlabelled():
+    scores = torch.zeros(3, 4, 6)
+    scores[2, :2] = 0.5
+    regions = predicted_regions({"sem_seg": scores})
+    assert regions.classes.tolist() == [2]
+    assert regions.masks.areas.tolist() == [12]
+
+
 def test_panoptic_output_takes_precedence_and_one_is_needed(toy):
     outputs = perfect_outputs(DatasetCatalog.get(toy)[0], toy)
     assert predicted_regions(outputs).is_thing.any()

@@ -211,3 +211,12 @@ class TestOutput:
         assert result.panoptic is result.panoptic
         assert result.semantic is result.semantic
         assert result.instances is result.instances
+
+
+def test_no_images_give_no_scenes(predictor):
+    assert predictor.batch([]) == []
+
+
+def test_model_configured_for_scores_returns_labels(predictor, scene, result, monkeypatch):
+    monkeypatch.setattr(predictor.model.inference, "sem_seg_scores", True)
+    assert np.array_equal(scene.segment("cat, sky~").semantic, result.semantic)

@@ -287,6 +287,10 @@ def test_demo_by_detectron2s_convention(synthetic: Synthetic, tmp_path: Path, mo
     picture = synthetic.folder / "val" / "val_00000.jpg"
     options = ["--config-file", str(CONFIG), "--input", str(picture), "--output", str(tmp_path / "out")]
     weights = str(save_model(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["demo.py", *options, "--opts", "MODEL.WEIGHTS", weights, "MODEL.DEVICE", "cpu"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["demo.py", *options, "--opts", "MODEL.WEIGHTS", weights, "MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "True"],
+    )
     demo.main()
     assert (tmp_path / "out" / "val_00000.jpg").is_file()

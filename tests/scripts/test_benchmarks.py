@@ -245,3 +245,21 @@ def test_bundle_unpacks_only_missing_packages(tmp_path: Path, monkeypatch: pytes
     assert [name.split()[0] for name in there] == ["numpy"]
     assert unpacked == ["absent 1.0"]
     assert [str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.py")] == ["absent/a.py"]
+
+
+def test_bundle_replaces_only_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import make_gpu_bundle
+
+    output, bundle = tmp_path / "output", tmp_path / "bundle"
+    for folder in (output, bundle):
+        folder.mkdir()
+    (output / "timm-1.0-py3-none-any.whl").write_text("earlier")
+    (output / "own-1.0-py3-none-any.whl").write_text("of the user")
+    (bundle / "timm-2.0-py3-none-any.whl").write_text("new")
+    with pytest.raises(SystemExit, match=r"own-1.0-py3-none-any.whl is not of a bundle; choose another folder"):
+        make_gpu_bundle.replace_wheels(output, bundle)
+    assert len(list(output.iterdir())) == 2
+    (output / "own-1.0-py3-none-any.whl").unlink()
+    make_gpu_bundle.replace_wheels(output, bundle)
+    assert [file.name for file in output.iterdir()] == ["timm-2.0-py3-none-any.whl"]

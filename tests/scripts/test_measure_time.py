@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import Synthetic
 from tests.samcp.test_segment import save_model
@@ -50,3 +51,15 @@ def test_classes_and_size_are_those_of_a_config(
 def test_sam_requires_checkpoint(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="--generator sam needs --checkpoint FILE"):
         run(monkeypatch, "--weights", save_model(tmp_path), "--images", synthetic.folder / "val")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_cuda_without_gpu(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = ("--images", synthetic.folder / "val", "--generator", "contours")
+    with pytest.raises(SystemExit, match="error: device 'cuda' is not available; try cpu"):
+        run(monkeypatch, "--weights", save_model(tmp_path), *images, "--device", "cuda")
+
+
+def test_limit_is_positive(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, "--weights", "unused", "--images", synthetic.folder / "val", "--limit", 0)

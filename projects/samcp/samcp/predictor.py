@@ -191,6 +191,8 @@ class Predictor:
             DataError, CacheError: an image cannot be read, or its size differs from that of its patches.
         """
         pixels = [_read(image) for image in images]
+        if not pixels:
+            return []
         if patches is None:
             patches = [self.generator(image) for image in pixels]
         inputs = []

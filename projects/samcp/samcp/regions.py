@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import Metadata
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from proposal_cache import Patches
 from proposal_cache.rle import encode_labels
@@ -69,8 +72,7 @@ def predicted_regions(prediction: Mapping[str, Any]) -> Regions:
             scores=scores if len(scores) == len(listed) else None,
         )
     if "sem_seg" in prediction:
-        labels = prediction["sem_seg"].cpu()
-        ids, masks = _masks((labels if labels.dim() == 2 else labels.argmax(0)).numpy())
+        ids, masks = _masks(label_map(prediction["sem_seg"]))
         known = [i for i, label in enumerate(ids) if label >= 0]
         return _regions(masks.select(known), [ids[i] for i in known], is_thing=[False] * len(known), whole=True)
     if "instances" in prediction:
@@ -86,6 +88,14 @@ def predicted_regions(prediction: Mapping[str, Any]) -> Regions:
             scores=instances.scores.tolist(),
         )
     raise ValueError(f"the prediction has {sorted(prediction)}; it needs one of panoptic_seg, sem_seg and instances")
+
+
+def label_map(prediction: Tensor) -> NDArray[np.int64]:
+    """Return (H, W) labels from labels (H, W) or scores (C, H, W); -1 for a pixel without a positive score."""
+    if prediction.ndim == 3:
+        score, label = prediction.max(dim=0)
+        prediction = torch.where(score > 0, label, -1)
+    return prediction.cpu().numpy().astype(np.int64)
 
 
 def true_regions(record: Mapping[str, Any], size: Sequence[int], metadata: Metadata) -> Regions:

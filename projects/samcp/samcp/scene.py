@@ -66,7 +66,7 @@ class Scene:
         ('cat', 'sky')
 
         Args:
-            words: classes; None for those of the training.
+            words: classes; None for ``predictor.vocabulary``.
             strict: raise an error if the encoder of names does not know a class; otherwise, that class is not found.
 
         Returns:
@@ -85,6 +85,7 @@ class Scene:
                 model.set_vocabulary(vocabulary)
             [predictions] = model.predict(self.encoded, [self.patches])
             inference = copy.copy(model.inference)
+            inference.sem_seg_scores = False  # a Result has labels
         on_cpu = Predictions(*(value.cpu() for value in vars(predictions).values()))
         return Result(vocabulary, self.image, self.patches, on_cpu, inference, predictor.has_instances)
 

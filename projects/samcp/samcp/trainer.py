@@ -1,6 +1,7 @@
 """Trainer with SAM-CP's data, optimiser, checkpoints and evaluators."""
 
 import logging
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +101,8 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Return Detectron2's hooks, but keep only SOLVER.CHECKPOINTS_KEPT periodic checkpoints; the report is last."""
         solver = self.cfg.SOLVER
-        checkpoints = CheckpointHook(self.checkpointer, solver.CHECKPOINT_PERIOD, max_to_keep=solver.CHECKPOINTS_KEPT)
+        kept = solver.CHECKPOINTS_KEPT or sys.maxsize
+        checkpoints = CheckpointHook(self.checkpointer, solver.CHECKPOINT_PERIOD, max_to_keep=kept)
         hooks = [checkpoints if isinstance(hook, PeriodicCheckpointer) else hook for hook in super().build_hooks()]
         if not self.cfg.TEST.REPORT:
             return hooks

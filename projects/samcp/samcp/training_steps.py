@@ -33,7 +33,7 @@ class CheckpointHook(PeriodicCheckpointer):
             return
         for incomplete in Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_*.pth.*.tmp"):
             remove(incomplete)
-        while self.max_to_keep and len(self.recent_checkpoints) > self.max_to_keep:
+        while len(self.recent_checkpoints) > self.max_to_keep:
             remove(Path(self.recent_checkpoints.pop(0)))
         if start >= self.max_iter and not self._is_complete():
             self.checkpointer.save(f"{self.file_prefix}_final", iteration=start - 1)

@@ -27,3 +27,11 @@ def test_seed_determines_the_subset(tmp_path: Path) -> None:
         assert len({tuple(draw) for draw in draws.values()}) > 1
         with pytest.raises(DataError, match="8 images with ground truth; 9 is out of range"):
             register_subset(name, 9, tmp_path / "json")
+
+
+def test_images_without_ground_truth_are_skipped() -> None:
+    records = [{"file_name": f"{i}.png", "annotations": [{"iscrowd": i}] if i < 2 else []} for i in range(4)]
+    DatasetCatalog.register("subset_empty_toy", lambda: records)
+    with pytest.raises(DataError, match="1 images with ground truth; 2 is out of range"):
+        register_subset("subset_empty_toy", 2, "unused")
+    DatasetCatalog.remove("subset_empty_toy")

@@ -41,6 +41,13 @@ def test_package_weights_classify_a_cat() -> None:
     assert set(top) <= {281, 282, 283, 284, 285, 287}, f"not ImageNet's cats: {top}"
 
 
+def test_weights_of_another_width(tmp_path: Path) -> None:
+    """Both networks have the same tensor names."""
+    torch.save(timm.create_model("mobilenetv3_small_075").state_dict(), tmp_path / "narrow.pth")
+    with pytest.raises(CheckpointError, match=r"narrow.pth: weights are of another architecture"):
+        load_timm_weights(timm.create_model("mobilenetv3_small_100"), tmp_path / "narrow.pth")
+
+
 def test_freeze_norm() -> None:
     backbone = TimmBackbone(name="tf_efficientnet_lite0", freeze_norm=True).train()
     before = {k: v.clone() for k, v in backbone.state_dict().items() if "running" in k}

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 
 from proposal_cache import PatchCache
-from proposal_cache.generators.base import Generator
 from samcp.config import load_config
 from samcp.data.build import Record, load_records
 from samcp.data.datasets.custom.register import register_files
@@ -12,17 +11,15 @@ from samcp.errors import UsageError
 from samcp.predictor import Predictor, default_device
 
 
-def load_predictor(arguments: argparse.Namespace, generator: Generator | None = None) -> Predictor:
+def load_predictor(arguments: argparse.Namespace) -> Predictor:
     """Load --weights with the config in the file, or that of --config-file; see `command_line.add_model_options`."""
     if not arguments.config_file:
-        return Predictor.from_pretrained(
-            arguments.weights, device=arguments.device, clip=arguments.clip, generator=generator
-        )
+        return Predictor.from_pretrained(arguments.weights, device=arguments.device, clip=arguments.clip)
     overrides = ["MODEL.WEIGHTS", arguments.weights, "MODEL.DEVICE", arguments.device or default_device()]
     if arguments.clip:
         overrides += ["MODEL.CLIP.PRETRAINED", arguments.clip]
     options = argparse.Namespace(config_file=arguments.config_file, opts=overrides, eval_only=True)
-    return Predictor.from_config(load_config(options), generator=generator)
+    return Predictor.from_config(load_config(options))
 
 
 def load_images(arguments: argparse.Namespace) -> tuple[list[Record], PatchCache]:

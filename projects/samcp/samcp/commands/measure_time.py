@@ -34,7 +34,8 @@ def main(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Time all images and print the table."""
-    predictor, classes = load_predictor(arguments, build_generator(arguments)), _classes(arguments.config_file)
+    predictor, classes = load_predictor(arguments), _classes(arguments.config_file)
+    predictor.generator = build_generator(arguments)
     files = [str(image.path) for image in from_folder(arguments.images)][: arguments.limit]
     time_image(predictor, files[0], arguments.device, classes)  # warm-up
     if arguments.device == "cuda":
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _classes(config_file: str) -> Vocabulary | None:
-    """Return the classes of the test dataset of a config; None, for those of the training, without a config."""
+    """Return the classes of the test dataset of a config; None, for those of the predictor, without a config."""
     if not config_file:
         return None
     options = argparse.Namespace(config_file=config_file, opts=["MODEL.DEVICE", "cpu"], eval_only=True)
@@ -56,7 +57,7 @@ def _classes(config_file: str) -> Vocabulary | None:
 def time_image(
     predictor: Predictor, file: str, device: str, classes: Vocabulary | None = None
 ) -> tuple[list[float], int]:
-    """Segment one image, into the given classes or those of the training.
+    """Segment one image, into the given classes or those of the predictor.
 
     Returns:
         The seconds of each of _STAGES, and the number of patches.

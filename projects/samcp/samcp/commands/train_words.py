@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -88,12 +89,11 @@ def read_regions(dataset: str, namer: ImageNetNamer, every: int) -> Regions:
 def _read_images(dataset: str, namer: ImageNetNamer, every: int) -> Iterator[ImageRegions]:
     """Yield the regions of every n-th image of a dataset that has some."""
     num_classes = len(Vocabulary.of_dataset(dataset).names)
+    ignore_label = MetadataCatalog.get(dataset).get("ignore_label", 255)
     for record in tqdm(load_dataset(dataset)[::every], desc=dataset, unit="image", mininterval=1):
         image = read_image(Path(record["file_name"]))
         height, width = image.shape[:2]
-        truth = read_ground_truth(
-            record, (height, width), num_classes=num_classes, ignore_label=record.get("ignore_label", 255)
-        )
+        truth = read_ground_truth(record, (height, width), num_classes=num_classes, ignore_label=ignore_label)
         kept = ~truth.is_crowd & (truth.masks.areas >= _MIN_AREA)
         masks = truth.masks.select(kept)
         if not len(masks):

@@ -217,8 +217,8 @@ def _warn_about_skipped(dataset: str, failed: Sequence[Record]) -> None:
 
 
 def _with_ground_truth(records: list[Record]) -> list[Record]:
-    """Select the records with ground truth: a label PNG, or a segment that is not a crowd."""
-    kept = [record for record in records if _is_labelled(record)]
+    """Select the records with ground truth."""
+    kept = [record for record in records if is_labelled(record)]
     if not kept:
         raise DataError("no training image has any ground truth; see DATALOADER.FILTER_EMPTY_ANNOTATIONS")
     if len(kept) < len(records):
@@ -226,7 +226,8 @@ def _with_ground_truth(records: list[Record]) -> list[Record]:
     return kept
 
 
-def _is_labelled(record: Record) -> bool:
+def is_labelled(record: Record) -> bool:
+    """Return whether a record has ground truth: a label PNG, or a segment that is not a crowd."""
     segments = record.get("segments_info", record.get("annotations"))
     if segments is None:
         return "sem_seg_file_name" in record

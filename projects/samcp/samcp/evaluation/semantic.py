@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from samcp.data.ground_truth import check_labels, read_label_map, read_panoptic_ids
 from samcp.errors import DataError
+from samcp.regions import label_map
 from samcp.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class SemanticEvaluator(DatasetEvaluator):
             DataError: prediction and ground truth differ in size, or the ground truth cannot be read.
         """
         for sample, output in zip(inputs, outputs, strict=True):
-            predicted = _label_map(output["sem_seg"])
+            predicted = label_map(output["sem_seg"])
             truth = self._read_truth(self._records[sample["file_name"]])
             if predicted.shape != truth.shape:
                 raise DataError(
@@ -109,14 +109,6 @@ class SemanticEvaluator(DatasetEvaluator):
         metrics |= {f"IoU-{name}": float(value) for name, value in zip(self._names, iou, strict=True)}
         metrics |= {f"ACC-{name}": float(value) for name, value in zip(self._names, accuracy, strict=True)}
         return {name: 100 * value for name, value in metrics.items()}
-
-
-def _label_map(prediction: torch.Tensor) -> np.ndarray:
-    """Return (H, W) labels from labels (H, W) or scores (C, H, W); -1 for a pixel without a positive score."""
-    if prediction.ndim == 3:
-        score, label = prediction.max(dim=0)
-        prediction = torch.where(score > 0, label, -1)
-    return prediction.cpu().numpy().astype(np.int64)
 
 
 def _mean(values: np.ndarray) -> float:

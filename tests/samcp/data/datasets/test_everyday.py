@@ -12,6 +12,7 @@ from PIL import Image
 
 from proposal_cache.generation.sources import read_image
 from samcp.commands import train_words
+from samcp.data.datasets.catalog import register, unregister
 from samcp.data.datasets.custom.register import VARIABLE, register_files
 from samcp.data.datasets.everyday import named_regions, prepare
 from samcp.data.datasets.everyday.compose import Composer, cut_out
@@ -247,6 +248,21 @@ def test_words_are_learned_from_regions(base, capsys):
     learned, names = LearnedWords.load(output), word_table().names
     changed = {names[i] for i in (learned.delta != 0).any(1).nonzero()[:, 0].tolist()}
     assert changed == {"person", "sky"}
+
+
+def test_regions_with_the_ignore_label_are_skipped(tmp_path):
+    """The ignore label of a dataset is in its metadata."""
+    labels = np.full(SIZE, 254, np.uint8)
+    labels[:, :48] = 1
+    write_label_map(tmp_path / "labels.png", labels)
+    write_image(tmp_path / "image.png", np.zeros((*SIZE, 3), np.uint8))
+    record = {"file_name": str(tmp_path / "image.png"), "sem_seg_file_name": str(tmp_path / "labels.png")}
+    register(
+        "ignoring_toy", lambda: [record], stuff_classes=["sky", "tree"], ignore_label=254, evaluator_type="sem_seg"
+    )
+    regions = train_words.read_regions("ignoring_toy", ImageNetNamer(None, min_size=64), 1)
+    assert regions.classes.tolist() == [1]
+    unregister("ignoring_toy")
 
 
 def test_training_starts_at_the_classifier(base):

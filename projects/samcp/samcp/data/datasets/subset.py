@@ -8,7 +8,7 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from samcp.data.build import load_dataset
+from samcp.data.build import is_labelled, load_dataset
 from samcp.data.datasets.catalog import register
 from samcp.data.files import write_json
 from samcp.errors import DataError
@@ -33,7 +33,7 @@ def register_subset(dataset: str, count: int, folder: str | os.PathLike[str], *,
     Raises:
         DataError: the dataset is not registered, cannot be read, or has fewer images.
     """
-    annotated = [r for r in load_dataset(dataset) if r.get("segments_info", True)]
+    annotated = [record for record in load_dataset(dataset) if is_labelled(record)]
     if not 0 < count <= len(annotated):
         raise DataError(f"dataset {dataset!r} has {len(annotated)} images with ground truth; {count} is out of range")
     records = [annotated[i] for i in sorted(random.Random(seed).sample(range(len(annotated)), count))]

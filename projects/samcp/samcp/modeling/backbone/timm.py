@@ -105,7 +105,10 @@ def load_timm_weights(body: nn.Module, file: Path) -> None:
     """Load a checkpoint of the same architecture by tensor names or, if names differ, by tensor order.
 
     Ports of an architecture list the same tensors in the same order under different names, and may have a classifier at
-    the end. Loading by order requires that all shapes match.
+    the end.
+
+    Raises:
+        CheckpointError: the file is damaged, or its tensors have other shapes.
     """
     try:
         loaded: dict[str, Tensor] = read_torch_file(file)
@@ -114,10 +117,8 @@ def load_timm_weights(body: nn.Module, file: Path) -> None:
     except (AttributeError, OSError, ValueError) as error:
         raise CheckpointError(f"{file}: not weights of a timm model, or damaged ({error})") from error
     expected = body.state_dict()
-    if expected.keys() <= loaded.keys():
-        body.load_state_dict({name: loaded[name] for name in expected})
-        return
-    tensors = list(loaded.values())[: len(expected)]
+    by_name = expected.keys() <= loaded.keys()
+    tensors = [loaded[name] for name in expected] if by_name else list(loaded.values())[: len(expected)]
     shapes_match = len(tensors) == len(expected) and all(
         a.shape == b.shape for a, b in zip(tensors, expected.values(), strict=True)
     )
