@@ -170,6 +170,12 @@ class Patches:
         self._require_same_size(other)
         return rle.iou(self.rles, other.rles, self.height, self.width)
 
+    def covering(self, x: int, y: int) -> NDArray[np.int64]:
+        """Return the indices of the patches that cover a pixel, in ascending order."""
+        pixel = np.zeros((1, self.height, self.width), bool)
+        pixel[0, y, x] = True
+        return np.flatnonzero(Patches.from_masks(pixel).iop(self)[0])
+
     def partition(self) -> Partition:
         """Return the atomic regions into which the patches divide the image."""
         return Partition.of_masks(self.intervals, len(self), self.height, self.width)

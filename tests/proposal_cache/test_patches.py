@@ -103,6 +103,12 @@ def test_crop_keeps_order_and_scores() -> None:
     assert not gone.boxes.any()
 
 
+def test_patches_that_cover_a_pixel() -> None:
+    masks = random_masks(7, 9, 14)
+    for y, x in ((0, 0), (3, 8), (8, 13)):
+        assert Patches.from_masks(masks).covering(x, y).tolist() == np.flatnonzero(masks[:, y, x]).tolist()
+
+
 def test_overlap_rejects_different_image_sizes() -> None:
     with pytest.raises(CacheError, match="sizes of the patches differ"):
         Patches.empty(4, 5).iop(Patches.empty(5, 4))

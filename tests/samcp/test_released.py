@@ -51,7 +51,6 @@ def outputs(recorded: dict[str, Tensor], released_state: dict[str, Tensor]) -> l
         visible=query_visibility(SEMANTIC, num_patches, valid, None),
         num_semantic=SEMANTIC,
         num_instance=num_patches,
-        num_denoising=0,
     )
     with torch.no_grad():
         return decoder.eval()(

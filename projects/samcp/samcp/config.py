@@ -196,7 +196,7 @@ def _add_inference_config(cfg: CN) -> None:
 
 def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1  # learning rate factor of the pretrained backbone, without FPN
-    cfg.SOLVER.CHECKPOINTS_KEPT = 3  # the latest ones, besides model_final.pth; each has the state of the optimizer
+    cfg.SOLVER.CHECKPOINTS_KEPT = 3  # the latest ones; 0: all. Each has the state of the optimizer
 
 
 def load_config(args: argparse.Namespace) -> CN:
@@ -227,6 +227,15 @@ def load_config(args: argparse.Namespace) -> CN:
         raise UsageError("TEST.ORACLE evaluates the ground truth and cannot be trained; add: --eval-only")
     cfg.freeze()
     return cfg
+
+
+def oracle_config(cfg: CN) -> CN:
+    """Return a config that evaluates the ground-truth affinity instead of the network."""
+    oracle = cfg.clone()
+    oracle.defrost()
+    oracle.TEST.ORACLE = True
+    oracle.freeze()
+    return oracle
 
 
 def parse_config(text: str) -> CN:

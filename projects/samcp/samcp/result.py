@@ -305,9 +305,7 @@ class Result:
         height, width = self.patches.height, self.patches.width
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(f"the point ({x}, {y}) is outside the image of {width} x {height} pixels")
-        pixel = np.zeros((1, height, width), bool)
-        pixel[0, y, x] = True
-        covering = np.flatnonzero(Patches.from_masks(pixel).iop(self.patches)[0])
+        covering = self.patches.covering(x, y)
         if not len(covering):
             raise ValueError(f"no patch covers the point ({x}, {y}); choose another one, or see Scene.denser")
         return covering.tolist()

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from samcp.config import oracle_config
 from samcp.data.build import load_records
 from samcp.data.dataset_mapper import build_augmentations
 from samcp.data.patch_caches import cache_paths
@@ -34,7 +35,7 @@ class TrainingReport(HookBase):
             return  # interrupted
         cfg, model = trainer.cfg, getattr(trainer.model, "module", trainer.model)
         model.oracle = True
-        oracle = trainer.test(_oracle(cfg), trainer.model)
+        oracle = trainer.test(oracle_config(cfg), trainer.model)
         model.oracle = False
         if comm.is_main_process():
             path = write_report(cfg, model, trainer._last_eval_results, oracle)
@@ -73,12 +74,3 @@ def _image_sections(cfg: CfgNode, model: SAMCP, dataset: str) -> list[Section]:
         images_section(f"Worst {of}", dataset, ranked[:_SHOWN]),
         images_section(f"Best {of}", dataset, ranked[::-1][:_SHOWN]),
     ]
-
-
-def _oracle(cfg: CfgNode) -> CfgNode:
-    """Return a config that evaluates the oracle."""
-    oracle = cfg.clone()
-    oracle.defrost()
-    oracle.TEST.ORACLE = True
-    oracle.freeze()
-    return oracle

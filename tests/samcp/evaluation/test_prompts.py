@@ -17,7 +17,7 @@ def evaluator():
     MetadataCatalog.get("prompts_toy").set(
         stuff_classes=["disc", "square", "sky"], thing_dataset_id_to_contiguous_id={0: 0, 1: 1}
     )
-    evaluator = PromptEvaluator("prompts_toy", threshold=0.25)
+    evaluator = PromptEvaluator("prompts_toy", threshold=0.25, top_instances=100)
     evaluator.reset()
     yield evaluator
     MetadataCatalog.pop("prompts_toy")

@@ -27,21 +27,14 @@ from samcp.data.files import write_json
 from samcp.data.patch_caches import cache_paths
 from samcp.errors import USER_ERRORS, DataError, UsageError
 from samcp.evaluation.clip_weight import ClipWeightEvaluator, ClipWeightSweep
+from samcp.evaluation.results_table import METRICS
 from samcp.launch import launch
 from samcp.log import start_log
 from samcp.trainer import Trainer, use_vocabulary_of
 from samcp.vocabulary import Vocabulary
 
 # Column -> (task, metric) of Detectron2's results.
-_COLUMNS = {
-    "PQ": ("panoptic_seg", "PQ"),
-    "SQ": ("panoptic_seg", "SQ"),
-    "RQ": ("panoptic_seg", "RQ"),
-    "PQ_th": ("panoptic_seg", "PQ_th"),
-    "PQ_st": ("panoptic_seg", "PQ_st"),
-    "AP": ("segm", "AP"),
-    "mIoU": ("sem_seg", "mIoU"),
-}
+_COLUMNS = {name: METRICS[name] for name in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "AP", "mIoU")}
 # Results of the paper's Tables 1, 6, 8 and 11 by name of the config, with κ if it is not 0.4.
 _PAPER: dict[str, dict[str, float]] = {
     "coco_to_ade20k": {"PQ": 27.2, "SQ": 77.7, "RQ": 32.9, "PQ_th": 27.0, "PQ_st": 27.7, "AP": 17.0, "mIoU": 31.8},
@@ -131,7 +124,7 @@ def evaluate(cfg: CfgNode, name: str, kappas: Sequence[float]) -> Results:
     if not kappas:
         return {name: _without_nan(Trainer.test(cfg, model, [Trainer.build_evaluator(cfg, dataset, folder)]))}
     if model.fusion is None:
-        raise UsageError("--kappa needs a model with fusion of CLIP's scores: MODEL.SAMCP.OPEN_VOCABULARY.ENABLED")
+        raise UsageError("--kappa needs a model with fusion of scores: MODEL.SAMCP.OPEN_VOCABULARY.ENABLED")
     sweep = ClipWeightSweep(model, kappas, cfg.MODEL.SAMCP.OPEN_VOCABULARY.FUSION)
     evaluator = ClipWeightEvaluator(
         {kappa: Trainer.build_evaluator(cfg, dataset, f"{folder}/kappa_{kappa}") for kappa in kappas}

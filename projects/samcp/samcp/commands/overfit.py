@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generators.contours import ContourGenerator
-from samcp.config import load_config
+from samcp.config import load_config, oracle_config
 from samcp.data.build import dataset_images
 from samcp.data.datasets.subset import register_subset
 from samcp.errors import exit_with_message
@@ -68,9 +68,7 @@ def train_and_evaluate(cfg: CfgNode) -> dict:
 
 def evaluate_oracle(cfg: CfgNode) -> dict:
     """Return the results of the ground-truth affinity."""
-    oracle = cfg.clone()
-    oracle.defrost()
-    oracle.TEST.ORACLE = True
+    oracle = oracle_config(cfg)
     return Trainer.test(oracle, Trainer.build_model(oracle))
 
 

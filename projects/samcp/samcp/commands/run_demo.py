@@ -28,7 +28,7 @@ from proposal_cache.generation.options import build_generator
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
 from samcp.checkpoint import Checkpointer
-from samcp.config import load_config
+from samcp.config import load_config, oracle_config
 from samcp.data.build import dataset_images, load_records
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.datasets.synthetic.register import register_synthetic
@@ -160,9 +160,7 @@ def train(cfg: CfgNode) -> None:
 
 def evaluate(cfg: CfgNode) -> dict[str, Any]:
     """Return the results of the model and of the oracle."""
-    oracle = cfg.clone()
-    oracle.defrost()
-    oracle.TEST.ORACLE = True
+    oracle = oracle_config(cfg)
     with _quiet(cfg):
         return {
             "model": _Trainer.test(cfg, _trained_model(cfg)),

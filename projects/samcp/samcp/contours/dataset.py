@@ -21,6 +21,7 @@ from samcp.errors import DataError
 
 UNKNOWN = 0  # region id of pixels without a known region
 _NEAR = 4  # pixels: distance from a known region up to which boundaries of unknown pixels are trusted
+_ANNOTATORS = 4  # segmentations per item, A
 _SCALES = (0.5, 1.6)  # of the random resize
 _JITTER = 0.35  # of brightness, contrast and saturation
 _GREY = 0.05  # share of images without colour
@@ -77,15 +78,14 @@ class ContourDataset(Dataset[dict[str, Tensor]]):
     """Random crops of segmented images with the targets of the network.
 
     An item has `image` (3, S, S) float32 RGB; `boundary` (S/2, S/2), share of annotators with a boundary; `known`
-    (S/2, S/2), 1 where the boundary is known; `regions` (A, S/4, S/4) int64, regions of each of A annotators,
-    0: unknown.
+    (S/2, S/2), 1 where the boundary is known; `regions` (A, S/4, S/4) int64, regions of each of A annotators, 0:
+    unknown. Annotators are drawn with replacement.
 
     Args:
         images: to draw from.
         weights: of each image.
         length: items per epoch.
         crop: side of the crops, S.
-        annotators: segmentations per item, A, drawn with replacement.
         seed: of the random numbers; items are the same in any order of reading.
     """
 
@@ -96,14 +96,12 @@ class ContourDataset(Dataset[dict[str, Tensor]]):
         *,
         length: int,
         crop: int = 320,
-        annotators: int = 4,
         seed: int = 0,
     ) -> None:
         self._images = list(images)
         self._chances = np.asarray(weights, np.float64) / np.sum(weights)
         self._length = length
         self._crop = crop
-        self._annotators = annotators
         self._seed = seed
 
     def __len__(self) -> int:
@@ -115,7 +113,7 @@ class ContourDataset(Dataset[dict[str, Tensor]]):
         image, maps = _random_crop(image, maps, self._crop, random)
         pixels = jitter(image, random)
         share, known = boundary_targets(maps)
-        drawn = random.integers(len(maps), size=self._annotators)
+        drawn = random.integers(len(maps), size=_ANNOTATORS)
         return {
             "image": torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)),
             "boundary": torch.from_numpy(share),

@@ -51,7 +51,8 @@ def build_evaluator(
     if missed and evaluators:
         evaluators = [MissedImagesEvaluator(DatasetEvaluators(evaluators), dataset_name, missed)]
     if tasks.PROMPTS_ON:
-        evaluators.append(PromptEvaluator(dataset_name, threshold=tasks.PAIR_THRESHOLD))
+        top = cfg.TEST.DETECTIONS_PER_IMAGE
+        evaluators.append(PromptEvaluator(dataset_name, threshold=tasks.PAIR_THRESHOLD, top_instances=top))
     if not evaluators:
         raise UsageError(
             f"nothing to evaluate on {dataset_name!r}, which has evaluator_type {kind!r}: supported are "

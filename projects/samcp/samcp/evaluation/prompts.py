@@ -31,13 +31,14 @@ class PromptEvaluator(DatasetEvaluator):
     Args:
         dataset_name: a registered dataset.
         threshold: least P(i, j | T) of a positive pair.
+        top_instances: number of queries; see :meth:`Inference.same_instance`.
     """
 
-    def __init__(self, dataset_name: str, *, threshold: float) -> None:
+    def __init__(self, dataset_name: str, *, threshold: float, top_instances: int) -> None:
         vocabulary = Vocabulary.of_dataset(dataset_name)
         self._names = vocabulary.names
         self._things = [i for i, is_thing in enumerate(vocabulary.is_thing) if is_thing]
-        self._prompts = Inference(thing_classes=self._things, num_classes=len(self._names))
+        self._prompts = Inference(thing_classes=self._things, num_classes=len(self._names), top_instances=top_instances)
         self._threshold = threshold
 
     def reset(self) -> None:

@@ -24,7 +24,7 @@ class QuerySet:
         boxes: (B, M, 4) reference boxes, XYXY normalised.
         visible: (B, M - num_semantic, M) bool, True if the instance or denoising query of the row attends to the query
             of the column. Semantic queries attend to themselves and to the instance queries of valid patches.
-        num_semantic, num_instance, num_denoising: numbers that sum to M; num_instance is N or 0.
+        num_semantic, num_instance: the other queries are for denoising; num_instance is N or 0.
     """
 
     content: Tensor
@@ -32,7 +32,6 @@ class QuerySet:
     visible: Tensor
     num_semantic: int
     num_instance: int
-    num_denoising: int
 
     @property
     def num_matching(self) -> int:
@@ -119,9 +118,7 @@ class QueryBuilder(nn.Module):
             num_instance = features.shape[1]
             content.append(features)
             boxes.append(patches.normalized_boxes)
-        num_denoising = 0
         if denoising is not None:
-            num_denoising = denoising.labels.shape[1]
             content.append(text[denoising.labels])
             boxes.append(denoising.boxes)
         visible = query_visibility(num_semantic, num_instance, patches.valid, denoising)
@@ -131,7 +128,6 @@ class QueryBuilder(nn.Module):
             visible=visible,
             num_semantic=num_semantic,
             num_instance=num_instance,
-            num_denoising=num_denoising,
         )
 
 

@@ -268,9 +268,7 @@ def _with_thresholds(result: Result, **thresholds: float) -> Result:
 
 def _patches_at(patches: Patches, x: int, y: int) -> list[int]:
     """Return the patches that cover a pixel, in ascending order of their areas, one per area."""
-    pixel = np.zeros((1, patches.height, patches.width), bool)
-    pixel[0, min(y, patches.height - 1), min(x, patches.width - 1)] = True  # a browser rounds up at the border
-    covering = np.flatnonzero(Patches.from_masks(pixel).iop(patches)[0])
+    covering = patches.covering(min(x, patches.width - 1), min(y, patches.height - 1))  # a browser rounds up
     return covering[np.unique(patches.areas[covering], return_index=True)[1]].tolist()
 
 
