@@ -34,7 +34,7 @@ _STARTS_AGAIN = "nothing was changed; repeat the same command to start again"
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit; see `run_command` for the status, which is 2 for a wrong command line."""
     parsed = _parser().parse_args(arguments)
-    resumable = parsed.run in (_generate, _finalize, _merge) or (parsed.run is _import and not parsed.add_to)
+    resumable = parsed.run in (_generate, _finalize, _merge, _import)
     run_command(partial(parsed.run, parsed), _CONTINUES if resumable else _STARTS_AGAIN)
 
 

@@ -10,12 +10,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from proposal_cache.errors import CacheError
 from proposal_cache.generation.streams import Source, TarShard
-from proposal_cache.store import finalize
+from proposal_cache.store import PatchCache, finalize
 from proposal_cache.store.durable import list_directory, remove, write_durably
 
 _MARK = re.compile(r"part-(\d+)-of-(\d+)\.json")
@@ -69,41 +69,65 @@ class Part:
         return cls(array.index * process.count + process.index, array.count * process.count)
 
 
-def start_part(cache: Path, part: Part, sources: Sequence[Source]) -> None:
-    """Mark a part as unfinished, and others that finished with other `sources`, those of all parts, likewise.
+@dataclass(frozen=True)
+class _Mark:
+    """File that says that a part is finished."""
 
-    The caller holds the lock of the part's rank.
+    sources: int  # of all parts
+    sha256: str  # of their names
+    tar_images: int  # in the tar files of this part
+
+
+def start_part(cache: Path, part: Part, sources: Sequence[Source]) -> None:
+    """Mark a part as unfinished, and every part that finished with other sources or is of another number of parts.
+
+    `sources` are those of all parts. The caller holds the lock of the part's rank.
     """
     remove(_path(cache, part))
-    record = _record(sources)
-    for other, mark in _marks(cache, part.count).items():
-        if mark != record:
+    for other, mark in _marks(cache).items():
+        if other.count != part.count:
+            remove(_path(cache, other))
+        elif mark.sha256 != _hash(sources):
             print(
-                f"warning: {cache}: part {other} finished with {mark['sources']} images or tar files, part {part} has "
+                f"warning: {cache}: part {other} finished with {mark.sources} images or tar files, part {part} has "
                 f"{len(sources)} or others: part {other} must run again",
                 file=sys.stderr,
             )
             remove(_path(cache, other))
 
 
-def finish_part(cache: Path, part: Part, sources: Sequence[Source]) -> bool:
+def finish_part(cache: Path, part: Part, sources: Sequence[Source], tar_images: int = 0) -> bool:
     """Mark a part as finished; if all parts are, finalize the cache and return True.
 
-    `sources` are those of all parts. Each part takes its share by position, so all must be given the same: the last
-    part raises CacheError if one that started before it was given others.
+    Args:
+        cache: its directory.
+        part: the part.
+        sources: those of all parts.
+        tar_images: number of images in the tar files of this part.
+
+    Raises:
+        CacheError: the last part finds that a part that started before it was given other sources, or that tar files of
+            different parts have images with the same key.
     """
-    record = _record(sources)
-    write_durably(_path(cache, part), json.dumps(record).encode())
-    marks = _marks(cache, part.count)
+    mark = _Mark(len(sources), _hash(sources), tar_images)
+    write_durably(_path(cache, part), json.dumps(asdict(mark)).encode())
+    marks = {other: mark for other, mark in _marks(cache).items() if other.count == part.count}
     if len(marks) < part.count:
         return False
-    for other, mark in marks.items():
-        if mark != record:
+    for other, others in marks.items():
+        if others.sha256 != mark.sha256:
             raise CacheError(
-                f"part {other} was given {mark['sources']} images or tar files, part {part} {len(sources)} or others, "
+                f"part {other} was given {others.sources} images or tar files, part {part} {len(sources)} or others, "
                 f"so the cache {cache} may lack some: run all parts again with the same images"
             )
     finalize(cache)
+    readable = PatchCache(cache)
+    lost = sum(mark.tar_images for mark in marks.values()) - len(readable) - len(readable.manifest.failures)
+    if lost > 0:
+        raise CacheError(
+            f"{cache} lacks {lost} images of the tar files, since others have the same keys; keys must be unique over "
+            "all tar files: rename the images"
+        )
     return True
 
 
@@ -114,30 +138,29 @@ def unfinished_parts(cache: Path) -> list[Part]:
     return [part for part in (Part(index, count) for index in range(count)) if part not in finished]
 
 
-def _record(sources: Sequence[Source]) -> dict[str, object]:
+def _hash(sources: Sequence[Source]) -> str:
     names = "\n".join(repr(source.url if isinstance(source, TarShard) else source.key) for source in sources)
-    return {"sources": len(sources), "sha256": hashlib.sha256(names.encode()).hexdigest()}
+    return hashlib.sha256(names.encode()).hexdigest()
 
 
-def _marks(cache: Path, count: int | None = None) -> dict[Part, dict[str, object]]:
-    """Return the marks of finished parts, only those of `count` parts if it is given."""
+def _marks(cache: Path) -> dict[Part, _Mark]:
+    """Return the marks of finished parts."""
     found = [(path, _MARK.fullmatch(path.name)) for path in list_directory(cache)]
-    parts = {Part(int(mark[1]), int(mark[2])): path for path, mark in found if mark}
-    marks = {part: _read_mark(path) for part, path in parts.items() if count in (None, part.count)}
+    marks = {Part(int(name[1]), int(name[2])): _read_mark(path) for path, name in found if name}
     return {part: mark for part, mark in marks.items() if mark is not None}
 
 
-def _read_mark(path: Path) -> dict[str, object] | None:
-    """Return the content of a mark; None if another part has removed it meanwhile."""
+def _read_mark(path: Path) -> _Mark | None:
+    """Return a mark; None if another part has removed it meanwhile."""
     try:
-        record = json.loads(path.read_bytes())
-        if set(record) != {"sources", "sha256"}:
-            raise ValueError("other fields than sources and sha256")
+        mark = _Mark(**json.loads(path.read_bytes()))
+        if not isinstance(mark.tar_images, int):
+            raise TypeError("tar_images is not a number")
+        return mark
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, RecursionError) as error:
         raise CacheError(f"{path}: damaged ({error}); delete it, and run this part again") from error
-    return dict(record)
 
 
 def _path(cache: Path, part: Part) -> Path:

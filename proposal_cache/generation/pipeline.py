@@ -76,7 +76,8 @@ def generate(
 
     Raises:
         CacheError: if the cache is of another dataset or generator, the disk is full, a worker process died, or the
-            generator fails on many images in a row, or the parts were given different images.
+            generator fails on many images in a row, or the parts were given different images or tar files with the same
+            keys.
         SourceError: if images of tar shards could not be read or have the same key; all others are done then.
     """
     engine, part = engine or LocalEngine(), part or Part()
@@ -92,7 +93,7 @@ def generate(
         unread = _run(engine, sources[part.index :: part.count], writer, title if progress else None)
     if unread:
         raise SourceError(f"{len(unread)} images or tar shards were not read, the first one: {unread[0]}")
-    return part.count == 1 or finish_part(Path(output), part, sources)
+    return part.count == 1 or finish_part(Path(output), part, sources, engine.tar_images)
 
 
 def _run(engine: Engine, share: Sequence[Source], writer: CacheWriter, title: str | None) -> list[CacheError]:

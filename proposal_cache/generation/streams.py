@@ -81,13 +81,20 @@ def read_sources(
         if not isinstance(source, TarShard):
             yield source
             continue
+        empty = True
         try:
             for key, suffix, data in source.members(SUFFIXES):
+                empty = False
                 if key in seen:
                     yield duplicate(source.url, key, suffix)
                 elif not skip(key):
                     yield _tar_image(key, f"{source.url}/{key}{suffix}", data)
                 seen[key] = suffix
+            if empty:
+                raise SourceError(
+                    f"{source.url} has no images (supported: {', '.join(sorted(SUFFIXES))}; the suffix of a member is "
+                    "all after the first dot of its name)"
+                )
         except SourceError as error:
             yield error
 

@@ -121,7 +121,7 @@ class Manifest:
     def require(self, cache: Path, requested: "Manifest") -> None:
         """Raise MismatchError, naming each difference, if dataset, generators or inputs are not those requested.
 
-        Inputs are compared if both sides have some. The directory `cache` is for the message.
+        Inputs are compared if some are requested. The directory `cache` is for the message.
         """
         found: list[str] = []
         if requested.dataset != self.dataset:
@@ -131,8 +131,8 @@ class Manifest:
             found += itertools.chain(*map(_differences, self.generators, requested.generators))
         else:
             found.append(f"its generators are {names}, not {others}")
-        if requested.inputs and self.inputs and requested.inputs != self.inputs:
-            found.append("the caches it was merged from have changed since")
+        if requested.inputs and requested.inputs != self.inputs:
+            found.append("it was not merged from these caches, or they have changed since")
         if found:
             raise MismatchError(
                 f"{cache} does not match the request: {'; '.join(found)}. "

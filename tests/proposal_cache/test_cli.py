@@ -20,7 +20,7 @@ from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
 from proposal_cache.generators.contours import ContourGenerator
 from proposal_cache.visualize import draw_patches
-from tests.proposal_cache.generation.fakes import write_images
+from tests.proposal_cache.generation.fakes import content, write_images
 from tests.proposal_cache.tool import SIZE, error_of, halves, run, write_cache
 
 COMMANDS = ("generate", "finalize", "info", "verify", "show", "merge", "import", "export")
@@ -192,8 +192,17 @@ def test_merge_again_after_an_input_has_grown_is_refused(cache: Path, tmp_path: 
     command = ("merge", cache, other, "--output", tmp_path / "both")
     assert run(*command) == run(*command) == 0
     write_cache(other, {"name": "other"}, {"sub/b": halves(8)})
-    assert "the caches it was merged from have changed since" in error_of(*command)
+    assert "it was not merged from these caches, or they have changed since" in error_of(*command)
     assert PatchCache(tmp_path / "both")["sub/b"].source.tolist() == [0, 0]
+
+
+def test_merge_into_another_cache_is_refused(cache: Path, tmp_path: Path) -> None:
+    one, two = (
+        write_cache(tmp_path / name, {"name": "left-right", "version": 3}, {name: halves(3)}) for name in ("c", "d")
+    )
+    before = content(cache)
+    assert "it was not merged from these caches" in error_of("merge", one, two, "--output", cache)
+    assert content(cache) == before
 
 
 def test_merge_of_other_generators_keeps_them_apart(cache: Path, tmp_path: Path) -> None:
@@ -217,7 +226,7 @@ def test_merge_of_other_generators_keeps_them_apart(cache: Path, tmp_path: Path)
         ("export_results", "export cache --output out.json", "to start again"),
         ("merge", "merge cache --output new", "to continue"),
         ("import_results", "import a.json --annotations b.json --output new", "to continue"),
-        ("import_results", "import a.json --annotations b.json --add-to cache --output new", "to start again"),
+        ("import_results", "import a.json --annotations b.json --add-to cache --output new", "to continue"),
     ],
 )
 def test_interrupted(cache: Path, capsys: pytest.CaptureFixture[str], work: str, command: str, message: str) -> None:

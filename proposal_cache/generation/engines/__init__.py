@@ -32,7 +32,13 @@ class GeneratorFactory:
 
 
 class Engine(Protocol):
-    """Way to run a generator over many images."""
+    """Way to run a generator over many images.
+
+    Attributes:
+        tar_images: number of images that the latest run found in tar shards.
+    """
+
+    tar_images: int
 
     def start(self, factory: GeneratorFactory) -> PatchGenerator:
         """Set the generator to run, and return one like it, which describes the cache."""

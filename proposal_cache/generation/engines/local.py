@@ -50,6 +50,7 @@ class LocalEngine:
         self._in_process = workers == 0 and len(devices) == 1
         self._loaders = loaders
         self._chunk = 1 if self._devices[0] == "cpu" else _GPU_CHUNK
+        self.tar_images = 0
 
     def start(self, factory: GeneratorFactory) -> PatchGenerator:
         """Return the generator: that of this process, or one on the CPU."""
@@ -61,7 +62,8 @@ class LocalEngine:
 
     def run(self, sources: Sequence[Source], writer: CacheWriter) -> Generator[Outcome, None, None]:
         """Add the patches of all images to the writer, in order, and yield the outcome of each."""
-        images = read_sources(sources, writer.done.__contains__)
+        in_tars: dict[str, str] = {}
+        images = read_sources(sources, writer.done.__contains__, in_tars)
         if self._in_process:
             threads = self._factory.threads
             results = generate_patches(images, self._generator, loaders=self._loaders, threads=threads)
@@ -69,6 +71,7 @@ class LocalEngine:
             results = self._run_processes(images)
         for key, result in results:
             yield Outcome(key, _add(writer, key, result) if isinstance(result, Patches) else result)
+        self.tar_images = len(in_tars)
 
     def _run_processes(self, images: Iterator[Input]) -> Iterator[tuple[str, Result]]:
         devices = SpawnContext().SimpleQueue()

@@ -4,7 +4,7 @@ import hashlib
 import pickle
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,11 +39,12 @@ class ShardKeys(NamedTuple):
 class RayEngine:
     """Engine on a Ray cluster whose nodes share the file system of the cache; nodes may join and leave."""
 
-    address: str | None = None  # of the cluster; "auto" to find it on this machine; None to start one on this machine
+    address: str | None = None  # of the cluster; "auto": of this machine; None: of RAY_ADDRESS or this machine, or new
     actors: tuple[int, int | None] = (1, None)  # minimum and maximum of processes that run the generator
     gpus: float = 0.0  # per actor, which may be a fraction; 0 to run the generator on the CPU
     loaders: int = 2  # threads per actor that decode images
     shard_size: int = 1000
+    tar_images: int = field(default=0, init=False)  # see Engine
 
     def start(self, factory: GeneratorFactory) -> PatchGenerator:
         """Return a generator on the CPU; those that run are built by the actors."""
@@ -68,7 +69,7 @@ class RayEngine:
         shards: dict[str, str] = {}
         try:
             if started:
-                ray.init(address=self.address, log_to_driver=False)
+                self._connect()
             for batch in self._dataset(sources, writer).iter_batches(batch_size=None, batch_format="pyarrow"):
                 for shard in batch.to_pylist():
                     if shard["file"]:
@@ -78,6 +79,7 @@ class RayEngine:
                             yield from find_duplicates(outcome, shards)
                         else:
                             yield outcome
+            self.tar_images = len(shards)
             writer.commit_staged()
             with suppress(OSError):
                 (writer.path / STAGED).rmdir()
@@ -87,6 +89,14 @@ class RayEngine:
         finally:
             if started:
                 ray.shutdown()
+
+    def _connect(self) -> None:
+        import ray
+
+        try:
+            ray.init(address=self.address, log_to_driver=False)
+        except ValueError as error:
+            raise CacheError(f"--ray-address {self.address}: {error}") from error
 
     def _dataset(self, sources: Sequence[Source], writer: CacheWriter) -> Any:
         import ray

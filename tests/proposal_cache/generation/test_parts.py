@@ -1,6 +1,7 @@
 """Generation in parts that know nothing of each other."""
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from proposal_cache.errors import LockedError, MismatchError
 from proposal_cache.generation.parts import Part, finish_part, start_part, unfinished_parts
 from proposal_cache.generation.pipeline import generate
 from proposal_cache.generation.sources import from_folder
+from proposal_cache.generation.streams import TarShard
 from proposal_cache.store.writer import stage_shard
 from tests.proposal_cache.generation.fakes import Halves, content, write_images
+from tests.proposal_cache.tool import write_tar
 
 
 def run(folder: Path, path: Path, part: Part | None = None) -> bool:
@@ -60,6 +63,45 @@ def test_last_part_fails_if_another_has_different_images_at_the_same_time(tmp_pa
     assert not finish_part(tmp_path, Part(0, 2), sources)
     with pytest.raises(CacheError, match="part 0/2 was given 10 images or tar files, part 1/2 9 or others, .*run"):
         finish_part(tmp_path, Part(1, 2), sources[1:])
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_images_of_several_parts_with_the_same_key_are_an_error(tmp_path: Path, at_once: bool) -> None:
+    """A part does not know the keys of others, and skips those that are in the cache already."""
+    images = sorted(write_images(tmp_path / "images").iterdir())
+    for number in range(2):
+        members = {f"{i}.png": images[2 * number + i].read_bytes() for i in range(2)}
+        write_tar(tmp_path / f"{number}.tar", members)
+    shards = [TarShard(str(tmp_path / f"{number}.tar")) for number in range(2)]
+    run_part = partial(generate, [*shards], Halves(), tmp_path / "cache", "set", progress=False)
+    with CacheWriter(tmp_path / "cache", {"name": "halves"}, "set", rank=1, ranks=2) as writer:
+        run_part(part=Part(0, 2))
+        if at_once:
+            for key in ("0", "1"):
+                writer.add(key, Patches.from_masks(np.ones((1, 8, 16), bool)))
+    with pytest.raises(CacheError, match="lacks 2 images of the tar files, since others have the same keys"):
+        run_part(part=Part(1, 2))
+    assert sorted(PatchCache(tmp_path / "cache")) == ["0", "1"]
+
+
+def test_parts_of_tar_files(tmp_path: Path) -> None:
+    """A damaged image is a failure, and no lost one."""
+    images = sorted(write_images(tmp_path / "images").iterdir())
+    for number in range(3):
+        write_tar(tmp_path / f"{number}.tar", {images[number].name: images[number].read_bytes(), f"{number}.png": b"?"})
+    shards = [TarShard(str(tmp_path / f"{number}.tar")) for number in range(3)]
+    run_part = partial(generate, [*shards], Halves(), tmp_path / "cache", "set", progress=False)
+    assert [run_part(part=Part(index, 2)) for index in (1, 0, 1)] == [False, True, True]
+    cache = PatchCache(tmp_path / "cache")
+    assert (sorted(cache), sorted(cache.manifest.failures)) == (["00", "01", "02"], ["0", "1", "2"])
+
+
+def test_marks_of_another_number_of_parts_are_removed(tmp_path: Path) -> None:
+    folder, path = write_images(tmp_path / "images"), tmp_path / "parts"
+    run(folder, path, Part(0, 4))
+    assert len(unfinished_parts(path)) == 3
+    assert run(folder, path)
+    assert unfinished_parts(path) == []
 
 
 def test_finished_part_stays_finished_if_it_cannot_start_again(tmp_path: Path) -> None:

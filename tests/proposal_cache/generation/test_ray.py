@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proposal_cache import CacheWriter, Patches
+from proposal_cache import CacheError, CacheWriter, Patches
 from proposal_cache.generation.engines import GeneratorError, GeneratorFactory
 from proposal_cache.generation.engines import ray as ray_engine
 from proposal_cache.generation.engines.ray import RayEngine, ShardKeys, find_duplicates
@@ -103,6 +103,12 @@ def test_workers_get_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with CacheWriter("cache", {"name": "halves"}, "set") as writer, suppress(KeyboardInterrupt):
         RayEngine()._dataset(sources, writer)
     assert sent == [f"{tmp_path}/images/00.png", f"{tmp_path}/a.tar", "s3://bucket/b.tar"]
+
+
+def test_invalid_address(tmp_path: Path) -> None:
+    images = from_folder(write_images(tmp_path / "images"))
+    with pytest.raises(CacheError, match="--ray-address nowhere: "):
+        generate(images, Halves(), tmp_path / "cache", "set", engine=RayEngine(address="nowhere"), progress=False)
 
 
 def test_read_task_skips_finished_images_of_a_tar(tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ def test_damaged_tar_is_reported_after_all_others(folder: Path, tmp_path: Path) 
     assert "09" in PatchCache(tmp_path / "cache")
 
 
+def test_tar_without_images_is_reported_after_all_others(folder: Path, tmp_path: Path) -> None:
+    """The suffix of IMG.2020.png is .2020.png."""
+    write_tar(tmp_path / "002.tar", {"IMG.2020.png": (folder / "01.png").read_bytes(), "read.me": b""})
+    with pytest.raises(SourceError, match=r"1 images or tar shards were not read, .*002\.tar has no images .supported"):
+        run(f"{tmp_path}/{{002,000,001}}.tar", tmp_path / "cache")
+    assert len(PatchCache(tmp_path / "cache")) == 10
+
+
 def test_members_without_a_valid_key(folder: Path, tmp_path: Path) -> None:
     image = (folder / "01.png").read_bytes()
     for number in range(2):
