@@ -115,7 +115,7 @@ def _parse(options: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--update", type=Path, metavar="DIR", help="with benchmarks.md and benchmarks.json")
     arguments = parser.parse_args(options)
     if arguments.command == "all" and arguments.quick and arguments.update:
-        parser.error("--quick measures too little for --update; leave out one of them")
+        parser.error("--quick measures too little for --update; remove one of them")
     return arguments
 
 

@@ -6,6 +6,8 @@ A cache is a directory:
     shard-r000-00000.h5 ...     images and their patches, written by rank 0, 1, ...
     index-<checksum>.h5         shard and row of each key
     failures-r000.jsonl         failed images that are not yet in the manifest
+    part-00000-of-00008.json    says that a part is finished; see generation/parts.py
+    staged/                     shards of Ray's tasks that are not yet in the cache
     .lock-r000                  locked by the process that writes as rank 0
     .lock-manifest              locked while manifest and index are written, and while a rank starts
 

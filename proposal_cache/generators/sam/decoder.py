@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from proposal_cache.generators.sam.tokens import ImageTokens, NormTable, ScoreTable, SharedTokens, ValueTable
 
-FLOAT_BYTES = 4
-
 
 @dataclass(frozen=True)
 class _LayerTables:
@@ -73,7 +71,7 @@ class PromptDecoder:
         numbers = 5 * image_tokens * tokens * self.decoder.transformer.num_heads
         if self._upscales_at_once:
             numbers += 6 * image_tokens * self.decoder.transformer_dim
-        return FLOAT_BYTES * numbers
+        return torch.float32.itemsize * numbers
 
     def compile(self) -> None:
         """Compile the decoder with `torch.compile`."""

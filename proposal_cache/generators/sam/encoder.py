@@ -12,8 +12,6 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor, nn
 
-FLOAT_BYTES = 4
-
 
 def encode_image(encoder: nn.Module, image: Tensor, memory_budget: int) -> Tensor:
     """Compute the embedding of a normalized, padded image.
@@ -43,7 +41,7 @@ def encode_image(encoder: nn.Module, image: Tensor, memory_budget: int) -> Tenso
 
 def _window_attention(attention: Attention, x: Tensor, window: int, memory_budget: int) -> Tensor:
     """Compute attention inside windows over x (1, H, W, C), some rows of windows at a time."""
-    scores = FLOAT_BYTES * attention.num_heads * -(-x.shape[2] // window) * window**4  # of a row of windows
+    scores = torch.float32.itemsize * attention.num_heads * -(-x.shape[2] // window) * window**4  # of a row of windows
     rows = window * max(1, memory_budget // scores)
     return torch.cat([_attend_in_windows(attention, part, window) for part in x.split(rows, dim=1)], dim=1)
 
@@ -69,7 +67,7 @@ def _global_attention(attention: Attention, x: Tensor, memory_budget: int) -> Te
     qkv = attention.qkv(x).reshape(height * width, 3, heads, -1).permute(1, 2, 0, 3)
     query, key, value = (part.contiguous() for part in qkv)  # each (heads, H·W, c)
     out = x.new_empty((heads, height * width, channels // heads), dtype=query.dtype)
-    rows = max(1, memory_budget // (FLOAT_BYTES * heads * width * height * width))
+    rows = max(1, memory_budget // (torch.float32.itemsize * heads * width * height * width))
     for start in range(0, height, rows):
         span = slice(start * width, min(start + rows, height) * width)
         part = query[None, :, span]

@@ -20,8 +20,6 @@ from torch import Tensor
 
 TILE = 8  # low-resolution pixels per side of a tile
 BLOCK = 4  # low-resolution pixels per side of a block, whose extremes are computed first; one image token of SAM
-FLOAT_BYTES = 4
-
 _MIN_TILES = 64  # at once, independent of the memory budget
 
 
@@ -58,7 +56,7 @@ class MaskUpsampler:
         # Values of a tile and their comparison; its logits and their indices.
         numbers = 2 * self.rows.tile * self.columns.tile + 4 * self.rows.span * self.columns.span
         numbers += 2 * (self.rows.tile * self.rows.span + self.columns.tile * self.columns.span)
-        self.tiles_at_once = max(_MIN_TILES, memory_budget // (FLOAT_BYTES * numbers))
+        self.tiles_at_once = max(_MIN_TILES, memory_budget // (torch.float32.itemsize * numbers))
 
     def score(self, logits: Tensor, stability_offset: float) -> tuple[Tensor, Tensor]:
         """Compute stability scores and boxes of masks with logits (n, h, w) float32.

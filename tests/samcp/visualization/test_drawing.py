@@ -125,7 +125,7 @@ def test_holes_of_instances_are_not_filled(metadata):
 
 
 def test_labels_do_not_overlap():
-    """Sixty labels at one place: those that have no room nearby are left out."""
+    """Sixty labels at one place: those that have no room nearby are skipped."""
     labels = [Label(f"person {i}", (200.0, 100.0), np.ones(3)) for i in range(60)]
     boxes = [box for _, box in place_labels(labels, (240, 400), 12)]
     assert 5 < len(boxes) < 60

@@ -97,7 +97,7 @@ def contrastive_loss(logits: Tensor, true: Tensor, false: Tensor) -> Tensor:
     Args:
         logits: (N, N) of regions and captions, or of captions and captions.
         true: (N, N) bool, pairs that match; those of the diagonal do.
-        false: (N, N) bool, pairs that do not match; pairs that are neither are left out.
+        false: (N, N) bool, pairs that do not match; pairs that are neither are skipped.
     """
     logits = logits.masked_fill(~(true | false), -torch.inf)
     losses = []

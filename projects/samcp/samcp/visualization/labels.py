@@ -45,7 +45,7 @@ class LegendEntry:
 def place_labels(labels: Sequence[Label], size: Sequence[int], font_size: int) -> list[tuple[Label, Box]]:
     """Find boxes inside a picture of `size` (height, width) that do not overlap.
 
-    A label that would overlap an earlier one is moved to the nearest free place, and left out if there is none nearby.
+    A label that would overlap an earlier one is moved to the nearest free place, and skipped if there is none nearby.
     """
     placed: list[tuple[Label, Box]] = []
     for label in labels:

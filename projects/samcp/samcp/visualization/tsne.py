@@ -72,7 +72,7 @@ def patch_features(scene: Scene, truth: Regions) -> PatchFeatures:
     """Return the features of the patches of one image before and after the patch encoder.
 
     The feature of the backbone is the mean of the feature map over the patch, as RoIAlign samples it. A patch gets the
-    label of the region that it is inside of by at least 80 %; other patches, and those of crowds, are left out.
+    label of the region that it is inside of by at least 80 %; other patches, and those of crowds, are skipped.
     """
     owner = _owners(scene.patches, truth)
     kept = np.flatnonzero(owner >= 0)

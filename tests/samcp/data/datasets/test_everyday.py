@@ -161,7 +161,7 @@ def test_cutouts():
 
 
 def test_hidden_object_is_no_object(base):
-    """An object that a pasted one hides by more than 85 % is left out, and the visible part of another one stays."""
+    """An object that a pasted one hides by more than 85 % is skipped, and the visible part of another one stays."""
     photograph = np.zeros(SIZE, np.int32)
     photograph[:, :3], photograph[0, 90:] = 1, 2
     person = np.ones(SIZE, np.int32)
@@ -194,7 +194,7 @@ def test_missing_files_are_named(base, missing):
 
 
 def test_named_regions(base, monkeypatch):
-    """Numbers are regions of the second coarsest of five segmentations, two halves; a missing image is left out."""
+    """Numbers are regions of the second coarsest of five segmentations, two halves; a missing image is skipped."""
     lines = (
         "# by eye",
         "bsds500/images/train/12.jpg: potted plant 1; sky 2",

@@ -110,9 +110,9 @@ class ImageNetNamer(Namer):
 
     def set_words(self, words: Words) -> None:
         self.classes = self._meanings(words)
-        left_out = [names for names, meanings in zip(words, self.classes, strict=True) if not meanings]
-        unknown = [names[0] for names in left_out if not self.knows(names)]
-        same = [names[0] for names in left_out if self.knows(names)]
+        skipped = [names for names, meanings in zip(words, self.classes, strict=True) if not meanings]
+        unknown = [names[0] for names in skipped if not self.knows(names)]
+        same = [names[0] for names in skipped if self.knows(names)]
         if unknown:
             logger.warning("%d of %d classes are unknown, such as %s", len(unknown), len(words), unknown[0])
         if same:

@@ -21,7 +21,7 @@ def write_named_regions(folder: Path) -> dict[str, str]:
     """Write words_{train,val}.json and words/*.png in COCO's panoptic format, all classes as things.
 
     Args:
-        folder: `everyday`, beside the folders of the datasets. Images that are not there are left out.
+        folder: `everyday`, beside the folders of the datasets. Images that are not there are skipped.
 
     Returns:
         split -> numbers of images and regions.

@@ -35,7 +35,7 @@ _VAL_EVERY = 5  # every fifth COCO image, in the order of ids, is for validation
 _GARMENTS_EVERY, _PERSONS_EVERY = 4, 8  # CCP has more images than the others together, all of one kind
 _CUTOUTS_EVERY = 2  # of CCP's images
 _COMPOSED = 800
-_MIN_SHARE = 0.001  # of the image; smaller objects are left out
+_MIN_SHARE = 0.001  # of the image; smaller objects are skipped
 _YAMLS = {
     "objects": """\
 splits:
@@ -159,11 +159,11 @@ def _part(content: dict[str, Any], ids: set[int]) -> dict[str, Any]:
 
 def _coco(folder: Path, panoptic: dict[str, Any], *, things_only: bool = False) -> Iterator[Source]:
     """Yield things and, as BSDS500 does not distinguish them, stuff."""
-    left_out = {c["id"] for c in panoptic["categories"] if things_only and not c["isthing"]}
+    skipped = {c["id"] for c in panoptic["categories"] if things_only and not c["isthing"]}
     names = {image["id"]: image["file_name"] for image in panoptic["images"]}
     for annotation in panoptic["annotations"]:
         segments = annotation["segments_info"]
-        ignored = [s["id"] for s in segments if s["iscrowd"] or s["category_id"] in left_out]
+        ignored = [s["id"] for s in segments if s["iscrowd"] or s["category_id"] in skipped]
         file = folder / "panoptic_train2017" / annotation["file_name"]
         yield folder / "train2017" / names[annotation["image_id"]], partial(_read_segments, file, ignored)
 
