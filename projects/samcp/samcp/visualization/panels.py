@@ -53,7 +53,7 @@ def quality_row(image: SegmentedImage, metadata: Metadata) -> Row:
 
 
 def side_by_side(pictures: Sequence[Picture]) -> Picture:
-    """Join pictures from left to right on white, aligned at the top."""
+    """Concatenate pictures from left to right on white, aligned at the top."""
     height = max(len(picture) for picture in pictures)
     columns = []
     for picture in pictures:

@@ -43,7 +43,7 @@ class PatchFeatures:
 
     @classmethod
     def concatenate(cls, parts: Sequence["PatchFeatures"]) -> "PatchFeatures":
-        """Join the patches of several images, whose instances get new numbers and colours."""
+        """Concatenate the patches of several images, whose instances get new numbers and colours."""
         instances, first = [], 0
         for part in parts:
             instances.append(np.where(part.instances >= 0, part.instances + first, -1))

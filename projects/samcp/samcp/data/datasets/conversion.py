@@ -77,11 +77,11 @@ def lists_images(path: Path, names: Collection[str]) -> bool:
     return {image["file_name"] for image in images} == {f"{name}.jpg" for name in names}
 
 
-def need_images(paths: Sequence[Path], way_out: str) -> None:
-    """Raise DataError if images are missing; ``way_out`` is the remedy in its message."""
+def need_images(paths: Sequence[Path], fix: str) -> None:
+    """Raise DataError if images are missing; ``fix`` says in the message how to get them."""
     missing = [path for path in paths if not path.exists()]
     if missing:
-        raise DataError(f"{len(missing)} of {len(paths)} images are missing, first {missing[0]}; {way_out}")
+        raise DataError(f"{len(missing)} of {len(paths)} images are missing, first {missing[0]}; {fix}")
 
 
 def check_count(what: str, found: int, expected: int) -> None:

@@ -76,17 +76,17 @@ def compare_things(
         return []
     things = _names([category for category in panoptic_categories if category["isthing"]])
     listed = _names(categories)
-    way_out = "both need the same things, with the same ids"
+    fix = "both need the same things, with the same ids"
     problems = [
-        f"{instances}: has no category {i!r} {name!r}, a thing of {panoptic}; {way_out}"
+        f"{instances}: has no category {i!r} {name!r}, a thing of {panoptic}; {fix}"
         for i, name in things.items()
         if i not in listed
     ]
     for i, name in listed.items():
         if i not in things:
-            problems.append(f"{instances}: category {i!r} {name!r} is not a thing of {panoptic}; {way_out}")
+            problems.append(f"{instances}: category {i!r} {name!r} is not a thing of {panoptic}; {fix}")
         elif word_key(name) != word_key(things[i]):
-            problems.append(f"{instances}: category {i!r} is {name!r}, but {things[i]!r} in {panoptic}; {way_out}")
+            problems.append(f"{instances}: category {i!r} is {name!r}, but {things[i]!r} in {panoptic}; {fix}")
     return problems
 
 

@@ -17,12 +17,12 @@ from samcp.data.image_io import read_image, read_image_size
 from samcp.data.parallel import parallel_map
 from samcp.data.patch_caches import image_root, read_patches
 from samcp.data.validation.coco_json import check_jsons, shown
-from samcp.data.validation.doubts import (
-    doubt_about_labels,
-    doubt_about_turned_images,
-    doubt_about_words,
+from samcp.data.validation.likely_errors import (
     is_turned_in_place,
+    label_remarks,
     turned_by_exif,
+    turned_image_remarks,
+    word_remarks,
 )
 from samcp.errors import DataError
 from samcp.vocabulary import Vocabulary
@@ -113,9 +113,9 @@ def check_dataset(name: str, *, cache: PatchCache | None = None, workers: int = 
     unused = [one.name for one in classes if not one.segments]
     remarks = [f"{len(unused)} of {len(classes)} classes never occur: {', '.join(unused)}"] if unused else []
     if "sem_seg_file_name" in records[0]:
-        remarks += doubt_about_labels(vocabulary.names, [bool(one.segments) for one in classes])
-    remarks += doubt_about_turned_images([finding.turned for finding in findings if finding.turned])
-    remarks += doubt_about_words(name, vocabulary) + _unused_labels(name, records) + _overlaps(records, findings)
+        remarks += label_remarks(vocabulary.names, [bool(one.segments) for one in classes])
+    remarks += turned_image_remarks([finding.turned for finding in findings if finding.turned])
+    remarks += word_remarks(name, vocabulary) + _unused_labels(name, records) + _overlaps(records, findings)
     if empty:
         remarks.append(f"{empty} of {len(records)} images have no segment of any class")
     return Report(len(records), problems, remarks, classes)

@@ -72,16 +72,16 @@ def check_classes(
         return
     vocabulary = read_vocabulary(path, content)
     names = [category["name"] for category in categories]
-    way_out = f"write them in the order of its category ids ({shown(names)}), or move this split to another yaml"
+    fix = f"write them in the order of its category ids ({shown(names)}), or move this split to another yaml"
     if len(vocabulary.names) != len(names):
         raise DataError(
-            f"{path}, {name}: classes has {len(vocabulary.names)}, but {listed} has {len(names)} categories; {way_out}"
+            f"{path}, {name}: classes has {len(vocabulary.names)}, but {listed} has {len(names)} categories; {fix}"
         )
     for word, is_thing, category in zip(vocabulary.names, vocabulary.is_thing, categories, strict=True):
         if not is_thing and category["id"] in things:
             raise DataError(
                 f"{path}, {name}: classes has {word + STUFF!r}, which is stuff, at the place of category "
-                f"{category['id']} {category['name']!r} of {listed}, which is a thing; {way_out}"
+                f"{category['id']} {category['name']!r} of {listed}, which is a thing; {fix}"
             )
 
 

@@ -14,7 +14,7 @@ from samcp.vocabulary import Vocabulary, word_key
 _SWAPPED = 5  # lowest EXIF orientation that swaps width and height
 
 
-def doubt_about_labels(names: Sequence[str], occurs: Sequence[bool]) -> list[str]:
+def label_remarks(names: Sequence[str], occurs: Sequence[bool]) -> list[str]:
     """Report labels that may count the classes from 1: their highest value is a valid label if the last class is rare.
 
     Args:
@@ -37,7 +37,7 @@ def doubt_about_labels(names: Sequence[str], occurs: Sequence[bool]) -> list[str
     return []
 
 
-def doubt_about_words(name: str, vocabulary: Vocabulary) -> list[str]:
+def word_remarks(name: str, vocabulary: Vocabulary) -> list[str]:
     """Report categories of a custom json whose class has other words: `classes` may be in the wrong order."""
     metadata = MetadataCatalog.get(name)
     listed = metadata.get("panoptic_json") or metadata.get("json_file")
@@ -52,7 +52,7 @@ def doubt_about_words(name: str, vocabulary: Vocabulary) -> list[str]:
     return [f"{listed}: {len(pairs)} categories have other words in classes: {shown(pairs)}"] if pairs else []
 
 
-def doubt_about_turned_images(paths: Sequence[str]) -> list[str]:
+def turned_image_remarks(paths: Sequence[str]) -> list[str]:
     """Report images that EXIF turns without changing their size, which cannot show if the annotations are turned."""
     if not paths:
         return []
