@@ -66,7 +66,7 @@ def predictions() -> tuple[Tensor, Tensor]:
 
 def compute(*layers: tuple[Tensor, Tensor], self_affinity: bool = True, weight: float = 0.5) -> dict[str, Tensor]:
     """Return the losses of layers, each given by its class logits and affinity logits."""
-    queries = QuerySet(torch.zeros(0), torch.zeros(0), torch.zeros(0), SEMANTIC, INSTANCE, DENOISING)
+    queries = QuerySet(torch.zeros(0), torch.zeros(0), torch.zeros(0), SEMANTIC, INSTANCE)
     nothing: Mapping[str, Any] = dict.fromkeys(
         ("semantic_classes", "thing_classes", "patches", "in_crowd", "regions", "instances")
     )

@@ -57,7 +57,7 @@ def build_batch(
     by_layer = builder.instance(
         outputs=outputs,
         class_logits=class_logits or [torch.zeros(batch, total, NUM_CLASSES)] * len(outputs),
-        queries=QuerySet(torch.zeros(0), torch.zeros(0), torch.zeros(0), len(SEMANTIC), num, 0),
+        queries=QuerySet(torch.zeros(0), torch.zeros(0), torch.zeros(0), len(SEMANTIC), num),
         thing_classes=THINGS,
         patches=patches,
         in_crowd=gather_in_crowd([image["patches"] for image in images], patches),
