@@ -110,7 +110,9 @@ def test_label_map_of_many_classes_has_16_bits(synthetic: Synthetic, tmp_path: P
     inference = Inference(thing_classes=[], num_classes=300)
     pixels = read_image(synthetic.folder / "val" / "val_00000.jpg")
     result = Result(Vocabulary(names, (False,) * 300), pixels, patches, predictions, inference, has_instances=False)
-    assert result.save(tmp_path, "val_00000") == [tmp_path / "val_00000.jpg", tmp_path / "semantic" / "val_00000.png"]
+    files = ("val_00000.jpg", "semantic/val_00000.png", "classes.json")
+    assert result.save(tmp_path, "val_00000") == [tmp_path / file for file in files]
+    assert json.loads((tmp_path / "classes.json").read_text())[299] == {"id": 299, "name": names[299], "isthing": 0}
     labels = read_label_map(str(tmp_path / "semantic" / "val_00000.png"))
     assert set(np.unique(labels).tolist()) <= {299, 65535}
     assert (labels == 299).any()
@@ -123,7 +125,9 @@ def test_errors(synthetic: Synthetic, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"lacks 1 of 1 images, for example beach; repeat the command that generated"):
         run("--weights", tmp_path / "no.pth", tmp_path / "photos", *where)
     where = (synthetic.folder / "val", *where)
-    with pytest.raises(SystemExit, match=r"error: .*no\.pth: no such checkpoint"):
+    with pytest.raises(
+        SystemExit, match=r"error: .*no\.pth: no such checkpoint, and none of the shipped models: samcp-"
+    ):
         run("--weights", tmp_path / "no.pth", *where)
     weights = save_model(tmp_path)
     with pytest.raises(SystemExit, match=r"error: device 'what' is not available; try cpu"):
@@ -132,7 +136,9 @@ def test_errors(synthetic: Synthetic, tmp_path: Path) -> None:
         run("--weights", weights, *where[:-1], weights / "out")
     with pytest.raises(SystemExit, match=r"error: .*has not learned 'kite' .near: nothing.; it knows"):
         run("--weights", weights, *where, "--words", "kite")
-    with pytest.raises(SystemExit, match=r"error: .*vocabulary ''"):  # for example, from an unset shell variable
+    with pytest.raises(
+        SystemExit, match=r"error: vocabulary: there are no words"
+    ):  # for example, from an unset shell variable
         run("--weights", weights, *where, "--words", "")
 
 
@@ -294,3 +300,58 @@ def test_demo_by_detectron2s_convention(synthetic: Synthetic, tmp_path: Path, mo
     )
     demo.main()
     assert (tmp_path / "out" / "val_00000.jpg").is_file()
+
+
+def test_instances_below_the_threshold_are_not_written(synthetic: Synthetic, tmp_path: Path) -> None:
+    where = (synthetic.folder / "val" / "val_00000.jpg", "--weights", save_model(tmp_path), "--task", "instance")
+    scores = {}
+    for threshold in (0, 1):
+        run(*where, "--output", tmp_path / "out", "--confidence-threshold", threshold)
+        scores[threshold] = json.loads((tmp_path / "out" / "instances.json").read_text())
+        categories = json.loads((tmp_path / "out" / "classes.json").read_text())
+        assert [category["id"] for category in categories] == list(range(len(categories)))
+    assert len(scores[0]) > 10
+    assert scores[1] == []
+
+
+def test_confidence_of_semantic_maps(synthetic: Synthetic, tmp_path: Path) -> None:
+    where = (synthetic.folder / "val" / "val_00000.jpg", "--weights", save_model(tmp_path), "--task", "semantic")
+    for threshold, unlabeled in ((0, False), (1, True)):
+        run(*where, "--output", tmp_path / "out", "--confidence-threshold", threshold)
+        labels = read_label_map(str(tmp_path / "out" / "semantic" / "val_00000.png"))
+        assert (labels == 255).all() == unlabeled
+    (tmp_path / "paper").mkdir()
+    paper = save_model(tmp_path / "paper", MODEL__SAMCP__TEST__MERGE="paper")
+    with pytest.raises(SystemExit, match="--confidence-threshold has no effect on the semantic maps of .*MERGE paper"):
+        run(*where[:2], paper, *where[3:], "--output", tmp_path / "out", "--confidence-threshold", 0.5)
+
+
+def test_words_that_are_not_found_are_named(
+    synthetic: Synthetic, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = save_model(tmp_path, MODEL__SAMCP__TEST__SCORE_THRESHOLD=0.02)
+    where = (synthetic.folder / "val" / "val_00000.jpg", "--weights", weights, "--output", tmp_path / "out")
+    run(*where, "--words", "disc, ring, star")
+    printed = capsys.readouterr()
+    [line] = [line for line in (printed.out + printed.err).splitlines() if "val_00000: " in line]
+    for name in ("disc", "ring", "star"):
+        assert name in line
+
+
+def test_unknown_classes_of_a_packaged_vocabulary_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAMCP_CACHE", str(tmp_path / "cache"))
+    Image.fromarray(data.chelsea()).resize((90, 60)).save(tmp_path / "cat.png")
+    run(tmp_path / "cat.png", "--words", "pascal_part", "--task", "semantic", "--output", tmp_path / "out")
+    assert "does not know or distinguish 90 of the 93 classes of pascal_part, such as" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "out" / "classes.json").read_text())) == 3
+    with pytest.raises(SystemExit, match=r"unknown without a text encoder: 'blorp'.*; and 2 more; use other words"):
+        run(tmp_path / "cat.png", "--words", "blorp,qqa,qqb,qqc,qqd,qqe,qqf", "--output", tmp_path / "out")
+
+
+def test_output_that_cannot_be_created(synthetic: Synthetic, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    where = (synthetic.folder / "val", "--weights", save_model(tmp_path), "--output", tmp_path / "file" / "out")
+    with pytest.raises(SystemExit, match=r"error: --output .*file/out cannot be created: Not a directory"):
+        run(*where)

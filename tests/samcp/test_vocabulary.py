@@ -47,7 +47,7 @@ def test_load_with_byte_order_mark(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("kite,,sea", "class 2: an empty name"),
-        ("", "class 1: an empty name"),
+        (" ", "there are no words; write them as in"),
         ("kite,~", "class 2: an empty name"),
         ("person:man|", "class 1: an empty name"),
         ("kite,sea,Kite", "class 3: 'Kite' is already a word of vocabulary 'kite,sea,Kite', class 1"),

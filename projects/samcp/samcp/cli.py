@@ -55,12 +55,13 @@ Patches are made by the generator contours, or by SAM with --checkpoint, and kep
 ~/.cache/samcp), so that the next call needs only the model. The output has a picture per image, KEY.jpg, a PNG of
 segment ids, panoptic/KEY.png, and panoptic.json in COCO's format. For a model without instances, or with --task
 semantic, it has label maps, semantic/KEY.png, with 255 for unlabeled pixels (with more than 255 classes: 16 bits,
-65535); with --task instance, instances.json in COCO's result format.
+65535), and classes.json; with --task instance, instances.json in COCO's result format, and classes.json.
 
-    samcp segment photo.jpg --task parts --parts "person: man | woman > head, torso; dog > head, tail"
+    samcp segment photo.jpg --task parts --parts "cup > espresso; person: man | woman > coat, hat"
 
-finds the objects before each >, makes finer patches inside each of them, and finds its parts there. The output has the
-format of panoptic segmentation, with categories such as "person head"; "part_of" is the id of the object.
+finds the objects before each >, makes finer patches inside each of them, and finds its parts there. The default model
+knows few names of parts; with --clip it knows any, such as "person > head, torso". The output has the format of
+panoptic segmentation, with categories such as "cup espresso"; "part_of" is the id of the object.
 """
 
 _TRAIN = """\
@@ -143,7 +144,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "--words",
         metavar="WORDS",
         help="classes separated by commas, a file with one class per line, or one of coco, ade20k, cityscapes, cod10k, "
-        "pascal_part (default: the training classes; for samcp-everyday-lite those of COCO)",
+        "pascal_part, as far as the model knows them (default: the training classes; for samcp-everyday-lite coco)",
     )
     parser.add_argument(
         "--task",
@@ -153,7 +154,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts",
         metavar="WORDS",
-        help="for --task parts: objects and their parts, as in 'person: man | woman > head, torso; dog > head, tail'",
+        help="for --task parts: objects and their parts, as in 'cup > espresso; person: man | woman > coat, hat'",
     )
     add_confidence_option(parser)
     parser.add_argument("--patches", type=Path, metavar="DIR", help="patch cache of the images (default: make patches)")

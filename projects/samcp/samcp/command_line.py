@@ -29,7 +29,8 @@ def add_confidence_option(parser: argparse.ArgumentParser) -> None:
         "--confidence-threshold",
         type=fraction,
         metavar="X",
-        help="minimum score of a segment, from 0 to 1 (default: the model's MODEL.SAMCP.TEST.SCORE_THRESHOLD)",
+        help="minimum score of a segment or, with --task semantic, of a pixel's class, from 0 to 1 (default: the "
+        "model's)",
     )
 
 

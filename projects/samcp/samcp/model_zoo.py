@@ -1,5 +1,6 @@
 """Models that are shipped with the package, by name; weights/README.md has their cards."""
 
+import json
 import re
 from pathlib import Path
 
@@ -25,10 +26,18 @@ def find(name: str) -> str:
 
 
 def table() -> str:
-    """Return a description of all models: name, purpose, size, licence and SHA-256, from weights/README.md."""
+    """Return a description of all models: name, purpose, size, licence, SHA-256 and classes, from weights/README.md."""
     rows = _ROW.findall((FOLDER / "README.md").read_text(encoding="utf-8"))
     lines = [
-        f"{name}: {purpose}\n    {size}, {licence}\n    sha256 {digest}"
+        f"{name}: {purpose}\n    {size}, {licence}\n    sha256 {digest}\n    {_classes(name)}"
         for name, purpose, size, licence, digest in rows
     ]
     return "\n".join(lines)
+
+
+def _classes(name: str) -> str:
+    from safetensors import safe_open
+
+    with safe_open(find(name), "np") as file:
+        classes = json.loads(file.metadata()["samcp.vocabulary"])["names"]
+    return f"classes: {', '.join(classes)}" if len(classes) > 1 else "classes: your words"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ def photo_patches(images: Sequence[ImageFile], generator: Generator) -> dict[str
         try:
             digests[image.key] = hashlib.sha256(image.fetch().data or b"").hexdigest()
         except ImageError as error:
+            print(f"warning: skipped: {error}", file=sys.stderr)
             found[image.key] = str(error)
     folder = cache_folder("patches") / generator_hash(generator)
     unique = {digests[image.key]: image for image in images if image.key in digests}

@@ -32,7 +32,6 @@ from samcp.download import fetch, is_url
 from samcp.errors import CheckpointError, DataError, UsageError
 from samcp.export import SUFFIX, ModelFile
 from samcp.modeling.meta_arch import SAMCP
-from samcp.modeling.naming import Namer
 from samcp.scene import Scene, check_size
 from samcp.vocabulary import Vocabulary
 
@@ -69,7 +68,7 @@ class Predictor:
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.generator: Generator = generator or ContourGenerator(device=str(model.device))
-        self.vocabulary = model.vocabulary if model.namer is None else _everyday_words(model.namer)
+        self.vocabulary = model.vocabulary if model.namer is None else self.distinct(Vocabulary.load("coco"))
         self.lock = threading.Lock()
 
     @classmethod
@@ -165,6 +164,15 @@ class Predictor:
         elif not all(vocabulary.known_to(self.model.trained_vocabulary)):
             self.model.namer.check_words(vocabulary.words)
 
+    def distinct(self, vocabulary: Vocabulary) -> Vocabulary:
+        """Return the classes that the model knows and, of several with the same meaning, only one.
+
+        >>> predictor.distinct(Vocabulary.parse("cat, elefant, kitty")).names
+        ('cat',)
+        """
+        namer = self.model.namer
+        return vocabulary if namer is None else vocabulary.select(namer.distinct(vocabulary.words))
+
     def __call__(self, image: Picture, patches: Patches | None = None) -> Scene:
         """Encode one image; see :meth:`batch`.
 
@@ -214,12 +222,6 @@ class Predictor:
             Scene(self, rgb, x.visible, x.mapping, encoded.image(i))
             for i, (rgb, x) in enumerate(zip(pixels, inputs, strict=True))
         ]
-
-
-def _everyday_words(namer: Namer) -> Vocabulary:
-    """Return the classes of COCO that a namer distinguishes."""
-    coco = Vocabulary.load("coco")
-    return coco.select(namer.distinct(coco.words))
 
 
 def default_device() -> str:

@@ -197,7 +197,7 @@ class Result:
         if task == "panoptic":
             prediction = {"panoptic_seg": self.panoptic}
         elif task == "instance":
-            prediction = {"instances": self._confident_instances}
+            prediction = {"instances": self.confident_instances}
         else:
             prediction = {"sem_seg": self.semantic}
         with _DRAWING:
@@ -233,24 +233,36 @@ class Result:
             ValueError: see :meth:`draw`.
         """
         task = self._check_task(task)
-        if task == "semantic":
-            classes = [c for c in self.semantic.unique().tolist() if c >= 0]
-        elif task == "instance":
-            classes = self._confident_instances.pred_classes.tolist()
-        else:
-            classes = [segment["category_id"] for segment in self.panoptic[1]]
         names, is_thing = self.vocabulary.names, self.vocabulary.is_thing
-        counts = Counter(classes)
+        counts = self._count_segments(task)
         found = sorted(counts, key=lambda c: (not is_thing[c], c))
         texts = [f"{counts[c]} {names[c]}" if is_thing[c] and task != "semantic" else names[c] for c in found]
         return ", ".join(texts) or "nothing found" + self._best_score(task)
+
+    def missing(self, task: str | None = None) -> tuple[str, ...]:
+        """Return the names of the classes that were not found; arguments as in :meth:`summary`.
+
+        >>> result.missing()
+        ('dog',)
+        """
+        found = self._count_segments(self._check_task(task))
+        return tuple(name for c, name in enumerate(self.vocabulary.names) if c not in found)
+
+    def _count_segments(self, task: str) -> Counter[int]:
+        """Return the number of segments of each class that was found."""
+        if task == "semantic":
+            return Counter(c for c in self.semantic.unique().tolist() if c >= 0)
+        if task == "instance":
+            return Counter(self.confident_instances.pred_classes.tolist())
+        return Counter(segment["category_id"] for segment in self.panoptic[1])
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
         return f"<Result {height} x {width}: {self.summary()}>"
 
     @property
-    def _confident_instances(self) -> Instances:
+    def confident_instances(self) -> Instances:
+        """Those of :attr:`instances` with at least the minimum score of the model."""
         return self.instances[self.instances.scores > self.inference.score_threshold]
 
     def _best_score(self, task: str) -> str:

@@ -30,12 +30,13 @@ def save_results(
 
     * KEY.jpg: the picture;
     * "panoptic": panoptic/KEY.png and panoptic.json, in COCO's panoptic format;
-    * "instance": instances.json, in COCO's result format;
-    * "semantic": semantic/KEY.png, with 255 for unlabeled pixels (with more than 255 classes: 16 bits, 65535).
+    * "instance": instances.json, the instances with at least the minimum score in COCO's result format;
+    * "semantic": semantic/KEY.png, with 255 for unlabeled pixels (with more than 255 classes: 16 bits, 65535);
+    * "instance" and "semantic": classes.json, the classes in the form of COCO's categories.
 
     >>> paths = save_results([("a", "a.jpg", result), ("b", "b.jpg", result)], "out", "instance")
     >>> [path.as_posix() for path in paths]
-    ['out/a.jpg', 'out/b.jpg', 'out/instances.json']
+    ['out/a.jpg', 'out/b.jpg', 'out/instances.json', 'out/classes.json']
 
     Args:
         results: (KEY, name of the image in the json, result), all of the same classes; may be a generator, so that one
@@ -60,7 +61,7 @@ def save_results(
         images.append({"id": key, "file_name": name, "height": height, "width": width})
         categories = _categories(result.vocabulary)
         if task == "instance":
-            annotations += to_coco_results(result.instances, key)
+            annotations += to_coco_results(result.confident_instances, key)
             continue
         paths.append(folder / task / f"{key}.png")
         if task == "panoptic":
@@ -73,6 +74,9 @@ def save_results(
     elif images and task == "instance":
         paths.append(folder / (json_name or "instances.json"))
         write_json(paths[-1], annotations)
+    if images and task != "panoptic":
+        paths.append(folder / "classes.json")
+        write_json(paths[-1], categories)
     return paths
 
 

@@ -100,8 +100,10 @@ class Vocabulary:
         """Parse classes of a command line: "kite, sea~, person: man | woman". A ``~`` marks stuff.
 
         Raises:
-            DataError: a name is empty or a duplicate, or a ``~`` is not at the end of a name.
+            DataError: there are no words, a name is empty or a duplicate, or a ``~`` is not at the end of a name.
         """
+        if not text.strip():
+            raise DataError('vocabulary: there are no words; write them as in "kite, sea~"')
         return cls._of_entries(
             (f"vocabulary {text!r}, class {i}", _words(item)) for i, item in enumerate(text.split(","), start=1)
         )
@@ -266,6 +268,11 @@ def nearest_words(word: str, known: Iterable[str]) -> list[str]:
 def is_path(text: str) -> bool:
     """Return whether a text has the form of a path, whether or not the file exists."""
     return text.endswith(".txt") or ("/" in text and "," not in text and ":" not in text)
+
+
+def packaged_names() -> tuple[str, ...]:
+    """Return the names of the packaged vocabularies."""
+    return tuple(_packaged())
 
 
 def _packaged() -> dict[str, Path]:

@@ -9,6 +9,7 @@ import torch
 
 from proposal_cache import Patches
 from samcp.modeling.inference import MERGE_RULES, Inference, Predictions
+from samcp.modeling.overlaps import UNLABELED
 
 THINGS, CLASSES = [0, 1, 2], 5
 
@@ -289,3 +290,20 @@ def test_vocabulary_without_things(toy: Any) -> None:
 def test_disabled_outputs_are_omitted(toy: Any) -> None:
     inference = Inference(thing_classes=THINGS, num_classes=CLASSES, semantic_on=False, panoptic_on=False)
     assert inference(make_predictions(4, semantic=[3], instances=4), toy.patches(4)).keys() == {"instances"}
+
+
+@pytest.mark.parametrize(("merge", "threshold"), [("nested", 0.5), ("paper", 0.0)])
+def test_semantic_map_of_low_scores(merge: str, threshold: float) -> None:
+    """Patches 0 to 2 are rows of an image; the third has an uncertain class."""
+    masks = np.zeros((3, 3, 4), bool)
+    masks[[0, 1, 2], [0, 1, 2]] = True
+    predictions = Predictions(
+        semantic_classes=torch.tensor([0, 1]),
+        semantic_scores=torch.tensor([0.9, 0.2]),
+        semantic_affinity=torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+        instance_scores=torch.zeros(0, 2),
+        instance_affinity=torch.zeros(0, 3),
+    )
+    inference = Inference(thing_classes=[], num_classes=2, merge=merge, semantic_threshold=0.5)
+    found = inference.semantic(predictions, Patches.from_masks(masks))[:, 0].tolist()
+    assert found == [0, UNLABELED, UNLABELED if threshold else 1]

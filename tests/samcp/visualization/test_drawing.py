@@ -124,6 +124,16 @@ def test_holes_of_instances_are_not_filled(metadata):
     assert (picture[90:230, 90:310] == 90).all()
 
 
+def test_text_of_a_large_picture_is_large(metadata):
+    """The legend takes the same share of the height of a picture and of one ten times as large."""
+    legends = []
+    for size in (400, 4000):
+        prediction = {"sem_seg": torch.zeros(size, size, dtype=torch.long)}
+        picture = draw_prediction(np.zeros((size, size, 3), np.uint8), prediction, metadata)
+        legends.append(picture.shape[0] / size - 1)
+    assert legends[0] == pytest.approx(legends[1], rel=0.15)
+
+
 def test_labels_do_not_overlap():
     """Sixty labels at one place: those that have no room nearby are skipped."""
     labels = [Label(f"person {i}", (200.0, 100.0), np.ones(3)) for i in range(60)]

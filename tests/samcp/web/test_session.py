@@ -116,11 +116,13 @@ class TestThresholds:
         assert not find_segments(changed.result, view).classes
         assert not np.array_equal(events.picture(session), events.picture(changed))
 
-    def test_semantic_view_has_a_confidence_by_the_rule_mean_only(self, cat):
+    @pytest.mark.parametrize("rule", ["mean", "nested"])
+    def test_semantic_view_has_a_confidence_except_by_the_rule_paper(self, cat, rule):
         semantic = events.show(cat, "semantic")
-        assert events.confidence(semantic) is None
         inference = copy.copy(cat.result.inference)
-        inference.merge = "mean"
+        inference.merge = "paper"
+        assert events.confidence(replace(semantic, result=replace(cat.result, inference=inference))) is None
+        inference.merge = rule
         semantic = replace(semantic, result=replace(cat.result, inference=inference))
         assert events.confidence(semantic) == inference.semantic_threshold
         assert not find_segments(events.merge_again(semantic, confidence=1, merging=0.5).result, "semantic").classes
@@ -203,7 +205,7 @@ class TestLookCloser:
     ("view", "files"),
     [
         ("panoptic", {"cat.jpg", "panoptic/cat.png", "cat.json", "view.png"}),
-        ("instance", {"cat.jpg", "cat.json", "view.png"}),
+        ("instance", {"cat.jpg", "cat.json", "classes.json", "view.png"}),
         ("patches", {"cat.jpg", "panoptic/cat.png", "cat.json", "view.png"}),
     ],
 )

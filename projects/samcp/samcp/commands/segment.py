@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from proposal_cache import PatchCache, Patches
+from proposal_cache.errors import reason
 from proposal_cache.generation.sources import (
     SUFFIXES,
     ImageError,
@@ -31,7 +32,7 @@ from samcp.photo_patches import photo_patches
 from samcp.predictor import Predictor
 from samcp.result import Result
 from samcp.result_files import picture_path, save_results
-from samcp.vocabulary import Vocabulary
+from samcp.vocabulary import Vocabulary, packaged_names
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -48,15 +49,18 @@ def run(arguments: argparse.Namespace) -> None:
     parts = _part_words(arguments)
     predictor = load_predictor(arguments)
     task = _check_task(arguments, predictor)
-    vocabulary = Vocabulary.read(arguments.words) if arguments.words is not None else predictor.vocabulary
+    _set_threshold(arguments.confidence_threshold, task, predictor)
+    vocabulary = _vocabulary(arguments.words, predictor)
     for words in (vocabulary,) if parts is None else (parts.wholes, *parts.parts):
         predictor.check_words(words)
+    _create(arguments.output)
     images = [_download(image) for image in images]
     if arguments.patches:
         patches = _from_cache(images, PatchCache(arguments.patches))
     else:
         patches = photo_patches(images, patch_generator(arguments, predictor))
-    written = _segment(images, patches, predictor, parts or vocabulary, task, arguments.output)
+    asked = arguments.words is not None and arguments.words.casefold() not in packaged_names()
+    written = _segment(images, patches, predictor, parts or vocabulary, task, arguments.output, asked=asked)
     if not written:
         raise UsageError("no image could be segmented")
     plural = "s" if len(written) > 1 else ""
@@ -72,9 +76,6 @@ def load_predictor(arguments: argparse.Namespace) -> Predictor:
     else:
         device = "" if arguments.device == "auto" else arguments.device
         predictor = Predictor.from_pretrained(arguments.weights, device=device, clip=arguments.clip)
-    threshold = getattr(arguments, "confidence_threshold", None)
-    if threshold is not None:
-        predictor.model.inference.score_threshold = threshold
     return predictor
 
 
@@ -86,6 +87,43 @@ def _check_task(arguments: argparse.Namespace, predictor: Predictor) -> str:
     return str(task)
 
 
+def _set_threshold(threshold: float | None, task: str, predictor: Predictor) -> None:
+    inference = predictor.model.inference
+    if threshold is None:
+        return
+    if task != "semantic":
+        inference.score_threshold = threshold
+    elif inference.merge == "paper":
+        raise UsageError("--confidence-threshold has no effect on the semantic maps of MODEL.SAMCP.TEST.MERGE paper")
+    else:
+        inference.semantic_threshold = threshold
+
+
+def _vocabulary(words: str | None, predictor: Predictor) -> Vocabulary:
+    """Return the classes of --words; those of a packaged vocabulary that the model does not know are skipped."""
+    if words is None:
+        return predictor.vocabulary
+    vocabulary = Vocabulary.read(words)
+    if words.casefold() not in packaged_names():
+        return vocabulary
+    known = predictor.distinct(vocabulary)
+    skipped = [name for name in vocabulary.names if name not in known.names]
+    if skipped:
+        print(
+            f"warning: the model does not know or distinguish {len(skipped)} of the {len(vocabulary.names)} classes of "
+            f"{words}, such as {skipped[0]}; they are skipped",
+            file=sys.stderr,
+        )
+    return known
+
+
+def _create(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {output} cannot be created: {reason(error)}") from error
+
+
 def _part_words(arguments: argparse.Namespace) -> PartWords | None:
     """Return the words of --parts, None without --parts.
 
@@ -93,7 +131,7 @@ def _part_words(arguments: argparse.Namespace) -> PartWords | None:
         UsageError: --parts, --task and --words do not go together.
     """
     if (arguments.task == "parts") != (arguments.parts is not None):
-        raise UsageError('--task parts and --parts need each other: --task parts --parts "person > head, torso"')
+        raise UsageError('--task parts and --parts need each other: --task parts --parts "cup > espresso"')
     if arguments.parts is None:
         return None
     if arguments.words is not None:
@@ -178,7 +216,10 @@ def _check_cache(images: Sequence[ImageFile], cache: PatchCache) -> None:
 
 def _from_cache(images: Sequence[ImageFile], cache: PatchCache) -> dict[str, Patches | str]:
     failures = cache.manifest.failures
-    return {i.key: f"{i.url}: {failures[i.key]}" if i.key in failures else cache[i.key] for i in images}
+    for image in images:
+        if image.key in failures:
+            print(f"warning: skipped: {image.url}: {failures[image.key]}", file=sys.stderr)
+    return {image.key: failures.get(image.key) or cache[image.key] for image in images}
 
 
 def patch_generator(arguments: argparse.Namespace, predictor: Predictor) -> Generator:
@@ -196,24 +237,27 @@ def _segment(
     words: Vocabulary | PartWords,
     task: str,
     output: Path,
+    *,
+    asked: bool,
 ) -> list[Path]:
-    """Write all outputs and print what was found; return the pictures."""
+    """Write all outputs and print what was found and, if the user asked for it, what was not; return the pictures."""
     shape = "panoptic" if task == "parts" else task
 
     def results() -> Iterator[tuple[str, str, Result]]:
         for image in tqdm(images, desc="segmentation", unit="image", mininterval=1):
             image_patches = patches[image.key]
             if isinstance(image_patches, str):
-                tqdm.write(f"skipped: {image_patches}", file=sys.stderr)
-                continue
+                continue  # a warning has said so
             try:
                 pixels = image.read()
             except ImageError as error:
-                tqdm.write(f"skipped: {error}", file=sys.stderr)
+                tqdm.write(f"warning: skipped: {error}", file=sys.stderr)
                 continue
             scene = predictor(pixels, image_patches)
             result = segment_parts(scene, words) if isinstance(words, PartWords) else scene.segment(words)
-            tqdm.write(f"{image.key}: {result.summary(shape)}")
+            missing = result.missing(shape) if asked else ()
+            others = f" (not found: {', '.join(missing)})" if 0 < len(missing) < len(result.vocabulary.names) else ""
+            tqdm.write(f"{image.key}: {result.summary(shape)}{others}")
             yield image.key, image.key + _file(image.url).suffix, result
 
     paths = save_results(results(), output, shape)

@@ -50,8 +50,8 @@ class Inference:
         num_classes: C.
         semantic_on, instance_on, panoptic_on: which outputs to make.
         top_instances: how many (query, class) pairs become instances, and how many queries panoptic entities.
-        semantic_threshold: minimum mean score of a pixel's class, by the rules "mean" of :meth:`semantic` and "nested"
-            of :meth:`panoptic`.
+        semantic_threshold: minimum score of a pixel's class, by the rules "mean" and "nested" of :meth:`semantic` and
+            "nested" of :meth:`panoptic`.
         score_threshold, affinity_threshold, overlap_threshold: minimum class score, maximum affinity and remaining
             fraction of the area of a panoptic entity.
         nested_threshold: a panoptic thing is dropped if it contains more than this fraction of a smaller one of its
@@ -125,8 +125,9 @@ class Inference:
         """Compute the class of each pixel.
 
         "paper" (4.1) and "nested": each class is the union of its queries' member patches, and a pixel gets the class
-        of the highest score. "mean": a pixel gets the class with the highest area-weighted mean of
-        :meth:`patch_class_scores` over the patches that cover it, if that exceeds ``semantic_threshold``.
+        of the highest score; by "nested" only if that exceeds ``semantic_threshold``. "mean": a pixel gets the class
+        with the highest area-weighted mean of :meth:`patch_class_scores` over the patches that cover it, if that
+        exceeds ``semantic_threshold``.
 
         Returns:
             (H, W) int64, ``UNLABELED`` where there is no patch or no class; or (C, H, W) float scores.
@@ -138,7 +139,8 @@ class Inference:
             )
         values = self.patch_class_scores(predictions)
         if self.merge != "mean" and not self.sem_seg_scores:
-            return torch.from_numpy(paint_best_class(values, patches))
+            threshold = self.semantic_threshold if self.merge == "nested" else 0.0
+            return torch.from_numpy(paint_best_class(values, patches, threshold))
         partition = patches.partition()
         scores = region_scores(values, partition, patches.areas, "mean" if self.merge == "mean" else "max")
         if self.sem_seg_scores:

@@ -113,18 +113,18 @@ def paint_things_first(
     return canvas, areas
 
 
-def paint_best_class(values: Tensor, patches: Patches) -> NDArray[np.int64]:
+def paint_best_class(values: Tensor, patches: Patches, threshold: float = 0.0) -> NDArray[np.int64]:
     """Assign each pixel the best class of the patch with the highest score, of equal scores of the smaller patch.
 
     Args:
         values: (N, C) scores of patches.
 
     Returns:
-        (H, W) class indices, UNLABELED where no patch has a score above 0.
+        (H, W) class indices, UNLABELED where no patch has a score above the threshold.
     """
     best, label = (column.numpy() for column in values.max(-1))
     order = np.lexsort((-patches.areas, best))
-    order = order[best[order] > 0]
+    order = order[best[order] > threshold]
     return paint(patches.rles, order, label, patches.height, patches.width, background=UNLABELED)
 
 

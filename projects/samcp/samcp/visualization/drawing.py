@@ -28,7 +28,7 @@ _HATCH_COLORS = (255, 0)  # of adjacent lines; one of them is visible on any ima
 _HATCH_OPACITY = 0.45
 _GREY = 128  # of unlabelled pixels in the legend
 _FONT_SHARE = 0.034  # size of the font relative to the shorter side
-_MIN_FONT, _MAX_FONT = 11, 40  # pixels
+_MIN_FONT = 11  # pixels
 _OUTLINE_SHARE = 400  # shorter side of the picture, in units of the width of an outline
 _MAX_DISTANCES = 500  # pixels per side, to find the middle of a region of a large picture
 _SMALL = 5  # height, in units of the font, below which a region's label is drawn above it
@@ -89,7 +89,7 @@ def draw_regions(image: Picture, regions: Regions, colors: Colors, metadata: Met
     outline = round(min(shape) / _OUTLINE_SHARE)
     canvas[maximum_filter(find_boundaries(owner, mode="inner"), max(1, outline))] = 255
     names = class_names(metadata)
-    font_size = int(np.clip(_FONT_SHARE * min(shape), _MIN_FONT, _MAX_FONT))
+    font_size = max(int(_FONT_SHARE * min(shape)), _MIN_FONT)
     labels = []
     for i in np.argsort(-regions.masks.areas, kind="stable").tolist():
         visible = owner == i

@@ -254,8 +254,8 @@ def _ask(session: Session, scene: Scene, vocabulary: Vocabulary) -> Session:
 
 def _confidence_key(session: Session) -> str | None:
     """Return the attribute of :class:`Inference` with the minimum score of a segment in the view."""
-    if session.view == "semantic":  # by the other rules, a pixel has the best class, whatever its score
-        return "semantic_threshold" if session.result.inference.merge == "mean" else None
+    if session.view == "semantic":  # by the rule "paper", a pixel has the best class, whatever its score
+        return "semantic_threshold" if session.result.inference.merge != "paper" else None
     return None if session.view == "patches" else "score_threshold"
 
 

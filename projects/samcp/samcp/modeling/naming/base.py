@@ -10,6 +10,7 @@ Words = Sequence[Sequence[str]]  # one sequence per class, the name of the class
 
 NAMES = "names"  # key of the namer's feature map beside those of the backbone
 _STRIDE = 32  # of the feature maps
+_HINTS = 5  # unknown words in a message
 _MAX_CELLS = 64  # of the longer side of a feature map, which limits the memory of long thin images
 
 
@@ -43,7 +44,9 @@ class Namer(ABC):
         """Raise ValueError if the encoder does not know a class."""
         unknown = [names[0] for names in words if not self.knows(names)]
         if unknown:
-            hints = [f"{name!r} (near: {', '.join(self.nearest(name)) or 'nothing'})" for name in unknown]
+            hints = [f"{name!r} (near: {', '.join(self.nearest(name)) or 'nothing'})" for name in unknown[:_HINTS]]
+            if len(unknown) > _HINTS:
+                hints.append(f"and {len(unknown) - _HINTS} more")
             raise ValueError(
                 f"unknown without a text encoder: {'; '.join(hints)}; use other words, add synonyms (as in 'sofa: "
                 "couch'), or use CLIP"
