@@ -43,6 +43,8 @@ def reason(error: Exception) -> str:
     """
     if isinstance(error, UnidentifiedImageError):
         return "its format is unknown"
+    if isinstance(error, FileNotFoundError) and error.strerror is None:  # fsspec's, whose message is the URL
+        return reason(error.__cause__) if isinstance(error.__cause__, Exception) else "it does not exist"
     return " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
 
 

@@ -20,6 +20,7 @@ from samcp.config import load_config
 from samcp.data.datasets.catalog import register, unregister
 from samcp.data.datasets.synthetic.prepare import make_synthetic_dataset
 from samcp.data.ground_truth import read_panoptic_ids
+from samcp.errors import UsageError
 from tests.toy_datasets import panoptic_dataset, split_segments, write_patches
 
 CONFIG = "configs/miniature/panoptic.yaml"
@@ -94,6 +95,12 @@ def test_training_writes_events_for_tensorboard(trained):
     assert accumulator.Scalars("panoptic_seg/PQ")[-1].value == pytest.approx(metrics["panoptic_seg/PQ"])
 
 
+def test_folder_that_cannot_be_created(toy, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"OUTPUT_DIR .*file/run cannot be created: Not a directory"):
+        train.run(arguments(toy, tmp_path / "file" / "run"))
+
+
 def test_training_ends_with_a_report(toy, tmp_path):
     """The page has results with the oracle beside, curves, the best and worst images, data and config."""
     train.main(arguments(toy, tmp_path, TEST__REPORT=True))
@@ -103,7 +110,7 @@ def test_training_ends_with_a_report(toy, tmp_path):
     results = re.search(r"model</th><th[^>]*>oracle.*?<tbody>(.*?)</tbody>", page, re.DOTALL).group(1)
     rows = re.findall(r"<th scope=\"row\">(.*?)</th><td>(.*?)</td><td>(.*?)</td>", results)
     assert {name: oracle for name, _, oracle in rows}["AP"] == "100.0"
-    assert page.count("<img") == 2 + 2 * 3 * 4, "two plots; image, patches, prediction and truth of three images twice"
+    assert page.count("<img") == 2 + 4 * 4, "two plots; image, patches, prediction and truth of four images"
     sources = re.findall(r'src="([^"]*)"', page)
     assert all(source.startswith("data:image/webp;base64,") for source in sources), "one file without others"
     assert "MAX_ITER: 2" in page
@@ -232,6 +239,7 @@ def test_logs_one_table_of_metrics(toy, tmp_path, caplog):
             r"nowhere: no patch cache; make it with: python scripts/generate",
         ),
         ((), {"DATASETS__TRAIN": "('imaginary',)"}, r"there is no dataset 'imaginary'"),
+        ((), {"DATASETS__TEST": "('imaginary',)", "DATASETS__PATCHES_TEST": "()"}, r"there is no dataset 'imaginary'"),
         ((), {"MODEL__WEIGHTS": "gone.pth"}, r"gone.pth: not found"),
         ((), {"SOLVER__MAXITER": "1"}, r"there is no config key SOLVER.MAXITER; did you mean SOLVER.MAX_ITER"),
         (("SEED", "1", "--eval-only"), {}, r"--eval-only is after the config key SEED; options go before the first"),

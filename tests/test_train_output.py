@@ -118,7 +118,7 @@ class TestImagesWithoutPatches:
     def test_are_no_images_of_the_report(self, toy, patches_of_three, tmp_path):
         keys = {"DATASETS__PATCHES_TEST": f"('{patches_of_three}',)", "TEST__REPORT": True}
         train.run(arguments(toy, tmp_path, **keys))
-        assert "<h2>Worst of the first 3 images" in (tmp_path / "report.html").read_text()
+        assert "<h2>The 3 images" in (tmp_path / "report.html").read_text()
 
     @pytest.mark.parametrize("options", [(), ("--eval-only",)])
     def test_strict_stops(self, toy, patches_of_three, tmp_path, options):

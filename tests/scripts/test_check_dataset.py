@@ -268,7 +268,7 @@ def test_custom_dataset_from_yaml_to_results(beach, tmp_path, monkeypatch, capsy
     trainer = Trainer(shrink(load_config(default_argument_parser().parse_args(["--config-file", config, *keys]))))
     trainer.train()
     trained = trainer._last_eval_results["sem_seg"]["mIoU"]
-    assert "Worst of the first 2 images of own_labels" in (tmp_path / "run" / "report.html").read_text()
+    assert "The 2 images of own_labels, the worst first" in (tmp_path / "run" / "report.html").read_text()
     del keys[:2]  # evaluation of a checkpoint does not need DATASETS.TRAIN
     with pytest.raises(DataError, match="DATASETS.TRAIN is empty"):
         Trainer(load_config(default_argument_parser().parse_args(["--config-file", config, *keys])))

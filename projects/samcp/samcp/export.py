@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from proposal_cache.store.durable import make_directory, write_durably
 from proposal_cache.torch_files import halve, read_torch_file
+from samcp import model_zoo
 from samcp.config import parse_config
 from samcp.config_overrides import merge_overrides
 from samcp.errors import CheckpointError, DataError
@@ -83,11 +84,10 @@ class ModelFile:
             data = read_torch_file(path)
             config, tensors, vocabulary = data["config"]["yaml"], data["model"], trained_vocabulary(data)
         except FileNotFoundError as error:
-            raise CheckpointError(f"{path}: no such checkpoint") from error
+            names = ", ".join(model_zoo.names())
+            raise CheckpointError(f"{path}: no such checkpoint, and none of the shipped models: {names}") from error
         except Exception as error:  # a damaged file raises many types
-            raise CheckpointError(
-                f"{path}: not a checkpoint of this project's train_net.py, or damaged ({error!r:.80})"
-            ) from error
+            raise CheckpointError(f"{path}: not a checkpoint of this project's train_net.py, or damaged") from error
         return cls(tensors, config, vocabulary or Vocabulary.of_config(parse_config(config)))
 
     def for_release(self, opts: Sequence[str]) -> "ModelFile":

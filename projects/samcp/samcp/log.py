@@ -7,6 +7,9 @@ import sys
 
 from detectron2.utils.logger import setup_logger
 
+from proposal_cache.errors import reason
+from samcp.errors import UsageError
+
 logger = logging.getLogger(__name__)
 
 # Loggers besides samcp's whose messages are of interest while a command runs. The others write environment, config,
@@ -26,7 +29,14 @@ def start_log(folder: str, rank: int) -> None:
     """Send messages to the console (rank 0) and to log.txt in a folder.
 
     Detectron2's `setup_logger` with the same arguments, as in its `default_setup`, then adds no second output.
+
+    Raises:
+        UsageError: the folder cannot be created.
     """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"OUTPUT_DIR {folder} cannot be created: {reason(error)}") from error
     logging.raiseExceptions = False  # on a full disk, each message would give a traceback
     loggers = (
         setup_logger(folder, distributed_rank=rank, name="fvcore"),

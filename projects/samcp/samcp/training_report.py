@@ -70,7 +70,7 @@ def _image_sections(cfg: CfgNode, model: SAMCP, dataset: str) -> list[Section]:
     images = itertools.islice(segment_images(predictor, dataset, records, cache), _RANKED)
     ranked: list[SegmentedImage] = by_quality(images)
     of = f"of the first {len(ranked)} images of {dataset}"
-    return [
-        images_section(f"Worst {of}", dataset, ranked[:_SHOWN]),
-        images_section(f"Best {of}", dataset, ranked[::-1][:_SHOWN]),
-    ]
+    worst, best = ranked[:_SHOWN], ranked[_SHOWN:][::-1][:_SHOWN]
+    if not best:
+        return [images_section(f"The {len(ranked)} images of {dataset}, the worst first", dataset, worst)]
+    return [images_section(f"Worst {of}", dataset, worst), images_section(f"Best {of}", dataset, best)]

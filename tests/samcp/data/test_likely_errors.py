@@ -51,6 +51,15 @@ class TestLabelsFromOne:
         assert not [remark for remark in check_dataset("own_labels").remarks if "label" in remark]
 
 
+def test_invalid_labels_that_count_from_1(folder):
+    rewrite_labels(folder, lambda labels: np.where(labels == 255, 255, labels + 1).astype(np.uint8))
+    problems = check_dataset("own_labels").problems
+    assert problems
+    assert all("if they count the classes from 1, subtract 1 from each of them" in problem for problem in problems)
+    rewrite_labels(folder, lambda labels: np.where(labels == 255, 255, labels + 1).astype(np.uint8))
+    assert not any("subtract" in problem for problem in check_dataset("own_labels").problems), "they are 2 and 3"
+
+
 class TestTurnedImages:
     """EXIF turns an image, but its annotations were made without that."""
 

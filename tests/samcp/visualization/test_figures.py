@@ -1,11 +1,14 @@
 """Plots: their curves have the values of the data."""
 
+import json
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
 from samcp.evaluation.patch_quality import ObjectFits
 from samcp.visualization import figures
+from samcp.visualization.report import read_metrics
 
 METRICS = [
     {"iteration": 19, "total_loss": 3.0, "loss_cls": 1.0, "loss_cls_0": 2.0, "lr": 0.1},
@@ -58,3 +61,14 @@ def test_recall_is_the_share_of_objects_with_at_least_an_iou(axes):
         for least in (0.1, 0.3, 0.5, 0.61, 1.0):
             step = np.searchsorted(x, least, side="left")  # "pre": the value of the next point on the right
             assert share[step] == pytest.approx((iou >= least).mean())
+
+
+def test_later_run_replaces_the_metrics_of_an_earlier_one(tmp_path):
+    """A training was stopped after iteration 59, resumed at 40 and, later, started again."""
+    runs = [(19, 1.0), (39, 2.0), (59, 3.0), (40, 4.0), (60, 5.0)]
+    lines = [json.dumps({"iteration": iteration, "total_loss": loss}) for iteration, loss in runs]
+    (tmp_path / "metrics.json").write_text("\n".join([*lines, '{"itera']))
+    assert [entry["total_loss"] for entry in read_metrics(tmp_path / "metrics.json")] == [1.0, 2.0, 4.0, 5.0]
+    with open(tmp_path / "metrics.json", "a") as file:
+        file.write("\n" + json.dumps({"iteration": 9, "total_loss": 6.0}) + "\n")
+    assert [entry["total_loss"] for entry in read_metrics(tmp_path / "metrics.json")] == [6.0]

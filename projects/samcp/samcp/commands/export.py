@@ -61,7 +61,6 @@ def show(path: Path) -> None:
     numbers = sum(tensor.numel() for tensor in model.tensors.values())
     print(f"{len(model.tensors)} tensors, {numbers / 1e6:.1f} M parameters")
     print(f"{len(names)} classes, {sum(is_thing)} of them things: {', '.join(names)}")
-    print(f"config:\n{model.config}")
 
 
 def _export_model_file(source: Path, target: Path, half: bool, opts: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """Data loaders of images and their cached patches."""
 
-import difflib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from proposal_cache import CacheError, PatchCache, image_key
 from proposal_cache.generation.sources import ImageFile, from_list
 from samcp.data import datasets as _datasets  # noqa: F401  (registers them)
 from samcp.data.dataset_mapper import SAMCPDatasetMapper
+from samcp.data.datasets.catalog import require_registered
 from samcp.data.patch_caches import cache_paths, check_keys, image_root, open_cache
 from samcp.data.sampling import MappedRecords, TrainingBatches, build_sampler
 from samcp.data.validation.annotations import require_instances
@@ -194,14 +194,6 @@ def _missing_files(name: str, error: Exception) -> DataError:
     folder = os.environ.get("DETECTRON2_DATASETS")
     where = f"DETECTRON2_DATASETS is {folder}" if folder else "DETECTRON2_DATASETS is not set: ./datasets is used"
     return DataError(f"dataset {name!r} cannot be read: {error}. {where}; set it to the folder that holds the dataset")
-
-
-def require_registered(name: str) -> None:
-    """Raise DataError unless a dataset of this name is registered."""
-    if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, list(DatasetCatalog), n=5, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else f"registered are: {', '.join(sorted(DatasetCatalog))}"
-        raise DataError(f"there is no dataset {name!r}; {hint}")
 
 
 def _warn_about_skipped(dataset: str, failed: Sequence[Record]) -> None:

@@ -1,6 +1,6 @@
 """Ground truth of an image as RLE segments, read from panoptic PNGs, label PNGs or instance annotations."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,13 +125,15 @@ def read_label_map(path: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def check_labels(path: str, labels: Iterable[int], num_classes: int, ignore_label: int) -> None:
+def check_labels(path: str, labels: Collection[int], num_classes: int, ignore_label: int) -> None:
     """Raise DataError if a label map has labels that are neither a class id nor ignore_label."""
     unknown = [label for label in labels if label != ignore_label and not 0 <= label < num_classes]
     if unknown:
+        from_one = 0 not in labels and unknown == [num_classes]
+        hint = "if they count the classes from 1, subtract 1 from each of them; otherwise, " if from_one else ""
         raise DataError(
             f"{path}: has the labels {unknown}, but the dataset has the classes 0..{num_classes - 1} and ignore_label "
-            f"{ignore_label}; correct the labels, the dataset's classes or its ignore_label"
+            f"{ignore_label}; {hint}correct the labels, the dataset's classes or its ignore_label"
         )
 
 

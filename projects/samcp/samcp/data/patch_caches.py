@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
 from proposal_cache import CacheError, PatchCache, Patches
+from samcp.data.datasets.catalog import require_registered
 
 _SHOWN_KEYS = 3
 
@@ -23,9 +24,12 @@ def cache_paths(cfg: CfgNode, is_train: bool) -> dict[str, str]:
 
     Raises:
         CacheError: a dataset is named twice, or the numbers of caches and datasets differ.
+        DataError: a dataset is not registered.
     """
     split = "TRAIN" if is_train else "TEST"
     names, caches = cfg.DATASETS[split], cfg.DATASETS[f"PATCHES_{split}"]
+    for name in names:
+        require_registered(name)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise CacheError(

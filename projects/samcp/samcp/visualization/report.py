@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -40,13 +41,22 @@ def curves_section(output_dir: str | os.PathLike[str], datasets: Sequence[str]) 
         output_dir: of the training; has Detectron2's metrics.json.
         datasets: of the evaluations.
     """
-    metrics = []
-    for line in Path(output_dir, "metrics.json").read_text().splitlines():
-        with suppress(ValueError):  # a full disk leaves an incomplete line
-            metrics.append(json.loads(line))
+    metrics = read_metrics(Path(output_dir, "metrics.json"))
     pictures = {"losses of the last decoder layer": plot_losses(metrics)}
     pictures |= {f"evaluations on {name}": plot_results(metrics, name) for name in datasets}
     return Section("Curves", rows=[Row("", pictures)])
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """Return the metrics of a training; those of a later run replace those of the same iterations and after."""
+    metrics: list[dict[str, Any]] = []
+    for line in file.read_text().splitlines():
+        with suppress(ValueError):  # a full disk leaves an incomplete line
+            entry = json.loads(line)
+            while metrics and metrics[-1]["iteration"] > entry["iteration"]:
+                metrics.pop()
+            metrics.append(entry)
+    return metrics
 
 
 def images_section(heading: str, dataset: str, images: Sequence[SegmentedImage]) -> Section:

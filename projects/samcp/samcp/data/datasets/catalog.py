@@ -1,5 +1,6 @@
 """Repeatable registration in Detectron2's catalogs."""
 
+import difflib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+
+from samcp.errors import DataError
 
 
 def register(name: str, load: Callable[[], list[dict[str, Any]]], **metadata: Any) -> None:
@@ -27,6 +30,14 @@ def unregister(name: str) -> None:
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+def require_registered(name: str) -> None:
+    """Raise DataError unless a dataset of this name is registered."""
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, list(DatasetCatalog), n=5, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"registered are: {', '.join(sorted(DatasetCatalog))}"
+        raise DataError(f"there is no dataset {name!r}; {hint}")
 
 
 def load_label_maps(images: Path, labels: Path, remedy: str) -> list[dict[str, Any]]:

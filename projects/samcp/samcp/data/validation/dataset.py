@@ -11,7 +11,8 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from proposal_cache import CacheError, PatchCache, image_key
-from samcp.data.build import load_dataset, require_registered
+from samcp.data.build import load_dataset
+from samcp.data.datasets.catalog import require_registered
 from samcp.data.ground_truth import GroundTruth, read_ground_truth, read_panoptic_ids
 from samcp.data.image_io import read_image, read_image_size
 from samcp.data.parallel import parallel_map
