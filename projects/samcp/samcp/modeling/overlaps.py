@@ -118,6 +118,7 @@ def paint_best_class(values: Tensor, patches: Patches, threshold: float = 0.0) -
 
     Args:
         values: (N, C) scores of patches.
+        threshold: minimum score of a pixel's class.
 
     Returns:
         (H, W) class indices, UNLABELED where no patch has a score above the threshold.
