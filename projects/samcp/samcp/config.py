@@ -178,7 +178,8 @@ def _add_inference_config(cfg: CN) -> None:
     # Rule for pixels where patches overlap: "mean" of their scores, "paper" (4.1), or "nested", with things in front
     # of stuff.
     cfg.MODEL.SAMCP.TEST.MERGE = "mean"
-    # Minimum mean score of a pixel's class, twice the initial class probability; other pixels are unlabeled.
+    # Except by "paper": minimum score of a pixel's class, by default twice the initial class probability; other pixels
+    # are unlabeled.
     cfg.MODEL.SAMCP.TEST.SEMANTIC_THRESHOLD = 0.02
     # Return "sem_seg" as C x H x W scores, as in Detectron2, instead of an H x W label map (-1: unlabeled).
     cfg.MODEL.SAMCP.TEST.SEM_SEG_SCORES = False

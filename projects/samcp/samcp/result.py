@@ -262,7 +262,7 @@ class Result:
 
     @property
     def confident_instances(self) -> Instances:
-        """Those of :attr:`instances` with at least the minimum score of the model."""
+        """Those of :attr:`instances` with more than the minimum score of the model."""
         return self.instances[self.instances.scores > self.inference.score_threshold]
 
     def _best_score(self, task: str) -> str:

@@ -167,8 +167,8 @@ class SAMCP(nn.Module):
 
         Raises:
             ValueError: the class embeddings are learned and do not include all of the classes.
-            CheckpointError, UsageError: the encoder of words cannot be loaded. Nothing has changed then, as after a
-                ValueError.
+            CheckpointError, UsageError: the encoder of words cannot be loaded. As after a ValueError, nothing has
+                changed then, unless the model has both a namer and CLIP's text encoder, and the latter failed.
         """
         self.class_embedding.check_words(vocabulary.words)
         self._set_names(vocabulary)
